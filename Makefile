@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# Every target that needs Python packages makes or updates .venv first (env/setup.sh).
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format lock render build push bench clean
+
+BIN := .venv/bin
+JOBS ?= 2
+TESTS := tests/unit tests/dist tests/faults
+PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
+SHELL_FILES = $(shell find .ci docker env scripts tests -type f \
+    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run \) 2>/dev/null)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make or update .venv from the lock (PYTHON=/path/to/python3 chooses the interpreter)
+	@env/setup.sh
+
+demo: setup ## the whole tour on this machine: synthetic data, train, validate, predict, export
+	$(BIN)/yolov12 demo
+
+test: setup ## the tests of every commit (JOBS=2 processes)
+	$(BIN)/bats --print-output-on-failure tests/shell
+	$(PYTEST) $(TESTS)
+
+test-all: setup ## the tests of `make test` and those too slow or too demanding for it, which it lists first
+	@echo "Beyond 'make test' this runs:"
+	@$(BIN)/pytest -q --collect-only -m slow $(TESTS) | grep '::' || echo "  no slow tests"
+	@$(BIN)/pytest -q --collect-only -m '' tests/gpu tests/image | grep '::' || echo "  no GPU or image tests"
+	$(BIN)/bats --print-output-on-failure tests/shell
+	$(PYTEST) -m '' -rs tests
+
+lint: setup ## ruff, mypy, shellcheck, shfmt, hadolint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck $(SHELL_FILES)
+	$(BIN)/shfmt -d $(SHELL_FILES)
+	$(BIN)/hadolint docker/Dockerfile
+
+format: setup ## let ruff and shfmt rewrite what they can
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/shfmt -w $(SHELL_FILES)
+
+lock: render ## resolve the pins of env/versions.yaml into env/locks (UPGRADE=1: newest of what is not pinned)
+	$(BIN)/python env/lock.py $(if $(UPGRADE),--upgrade)
+
+render: setup ## write the files that follow from env/*.yaml
+	$(BIN)/python env/render.py
+
+build: ## build the image yolov12:$VARIANT (VARIANT ARCHS BASE_IMAGE BUILD_NETWORK CA_BUNDLE, all optional)
+	docker/build.sh
+
+push: ## push a release (not in this version)
+	@echo "make push: pushing releases is not in this version. docker tag and docker push do it by hand." >&2; exit 2
+
+bench: setup ## run benchmarks beside stock ultralytics (BENCH="name ..." chooses, none lists them)
+	$(BIN)/python -m benchmarks $(if $(BENCH),run $(BENCH),list)
+
+clean: ## remove .venv and tool caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# GPU tests, then benchmarks, on a machine that has torch and a GPU but no network: everything else comes from what carry.py packed.
+#
+#   benchmarks/gpu.sh [NAME... and other arguments of `python -m benchmarks run`]     (default: bccd_wall attention)
+#
+# OUT=folder for records and logs   CARRY=.carry   PYTHON=python3   GPU_TESTS=0 skips tests/gpu   GPU_TESTS_LIMIT_S=120
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+carry=$(realpath "${CARRY:-.carry}")
+python=${PYTHON:-python3}
+out=${OUT:-benchmarks/records}
+[[ $# -gt 0 ]] || set -- bccd_wall attention
+if [[ ! -d $carry/wheels ]]; then
+    echo "error: $carry/wheels is missing: run \`python benchmarks/carry.py\` where there is a network, and bring .carry along" >&2
+    exit 2
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$carry"/wheels/*.whl
+export PYTHONPATH=$work/site:$PWD
+# A stand-in must not hide the real package, so it is put on the path only where that is missing.
+for stand_in in "$carry"/stand-ins/*.py; do
+    "$python" -c "import $(basename "$stand_in" .py)" 2>/dev/null || PYTHONPATH=$PYTHONPATH:$carry/stand-ins
+done
+
+mkdir -p "$out"
+tests=skipped
+if [[ ${GPU_TESTS:-1} != 0 ]]; then
+    # Failed tests are reported at the end: measurements on this machine are too dear to lose with them.
+    if YOLO_CONFIG_DIR=$work/config YOLO_OFFLINE=true timeout "${GPU_TESTS_LIMIT_S:-120}" \
+        "$python" -m pytest -q -rs -p no:cacheprovider tests/gpu >"$out/gpu-tests.log" 2>&1; then
+        tests=passed
+    else
+        tests="FAILED (exit code $?)"
+    fi
+    tail -n 15 "$out/gpu-tests.log"
+fi
+
+measured=ok
+YOLOV12_COMMIT=${YOLOV12_COMMIT:-$(<"$carry/commit")} YOLOV12_BCCD=$carry/bccd \
+    "$python" -m benchmarks run "$@" --records "$out" >/dev/null || measured="FAILED (exit code $?)"
+
+"$python" -m benchmarks report --records "$out"
+echo "tests/gpu: $tests; benchmarks: $measured"
+[[ $tests != FAILED* && $measured == ok ]]

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One training step on the GPU: forward, loss, backward, clip, optimizer, EMA, on a batch that already lies there.
+
+Stock is ultralytics' own modules in a bare loop, so the loader and the bookkeeping between steps are out of the picture. `tuned` is the
+same without determinism and with cuDNN's autotuner, which ultralytics never switches on. Ours is that loop with our attention installed.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from benchmarks import timing, training
+from benchmarks.harness import Benchmark, Job, Measured, Row
+
+CASES = {"train_step_n_b64": ("n", 64), "train_step_n_b256": ("n", 256)}
+ROWS = tuple(Row(name, "ms", "lower", f"yolov12{size}, batch {batch}") for name, (size, batch) in CASES.items())
+BOXES_PER_IMAGE = 7  # COCO's mean
+
+
+def run_side(job: Job) -> Measured:
+    """Median step time of each case."""
+    import torch
+
+    if job.side == "ours":
+        from yolov12.model import attention
+
+        attention.install()
+    _set_determinism(on=job.side == "stock")
+    device = torch.device(job.parameters["device"])
+    measured = Measured(declared=_declare(job))
+    for name in job.rows:
+        size, batch = CASES[name]
+        try:
+            spent_ms, peak_gib = _measure(size, batch // job.parameters["batch_divisor"], device, job)
+        except torch.OutOfMemoryError as error:
+            measured.failed[name] = f"out of memory: {str(error).splitlines()[0]}"
+            continue
+        measured.values[name] = spent_ms
+        measured.notes[name] = f"peak {peak_gib:.2f} GiB reserved" if peak_gib else "no GPU"
+    return measured
+
+
+def _set_determinism(on: bool) -> None:
+    """What ultralytics' trainer sets by default (utils/torch_utils.py:793), or its opposite with cuDNN's autotuner."""
+    import torch
+
+    torch.use_deterministic_algorithms(on, warn_only=True)
+    torch.backends.cudnn.deterministic = on
+    torch.backends.cudnn.benchmark = not on
+    torch.utils.deterministic.fill_uninitialized_memory = not on
+    torch.manual_seed(0)
+
+
+def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, float | None]:
+    """(median ms per step, peak GiB) after a warm-up in which kernels are chosen and the allocator has settled."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    step = _step(size, _batch(batch, job.parameters["imgsz"], device), device)
+    timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
+    return median(timing.times_ms(step, device.type, job.parameters["steps"])), training.peak_gib()
+
+
+def _step(size: str, batch: dict[str, Any], device: Any) -> Any:
+    """A call that makes one update, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
+    import torch
+    from ultralytics.cfg import get_cfg
+    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils.torch_utils import ModelEMA
+
+    on_gpu = device.type == "cuda"  # as in ultralytics, channels_last and autocast are for GPUs (engine/trainer.py:345)
+    layout = torch.channels_last if on_gpu else torch.contiguous_format
+    model = DetectionModel(f"yolo12{size}.yaml", verbose=False).to(device, memory_format=layout).train()
+    model.args = get_cfg()  # the loss reads its gains from there
+    optimizer = DetectionTrainer.build_optimizer(None, model, name="SGD", lr=1e-4, momentum=0.937, decay=5e-4)
+    ema = ModelEMA(model)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            loss, _ = model(batch)
+        loss.sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(model)
+
+    return step
+
+
+def _batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
+    """Random pixels and boxes in the form that `preprocess_batch` hands on (models/yolo/detect/train.py:107)."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    boxes = images * BOXES_PER_IMAGE
+    centres = 0.1 + 0.8 * torch.rand(boxes, 2, generator=draw)
+    sides = 0.02 + 0.3 * torch.rand(boxes, 2, generator=draw) ** 2
+    pixels = torch.rand(images, 3, imgsz, imgsz, generator=draw)
+    return {
+        "img": pixels.to(device),
+        "cls": torch.randint(80, (boxes, 1), generator=draw).float().to(device),
+        "bboxes": torch.cat([centres, sides], dim=1).to(device),
+        "batch_idx": torch.arange(images).repeat_interleave(BOXES_PER_IMAGE).float().to(device),
+    }
+
+
+def _declare(job: Job) -> dict[str, Any]:
+    import torch
+
+    return {
+        "dtype": "autocast bf16" if job.parameters["device"] == "cuda" else "fp32",
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "optimizer": "SGD",
+        "workers": None,
+        "cache": None,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "imgsz": job.parameters["imgsz"],
+    }
+
+
+BENCHMARK = Benchmark(
+    name="train_step",
+    claim="one whole training step on a synthetic GPU batch, bf16 autocast, SGD",
+    rows=ROWS,
+    needs="cuda",
+    run_side=run_side,
+    sides=("stock", "tuned", "ours"),
+    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 8, "steps": 20},
+)

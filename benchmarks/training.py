@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What benchmarks that call `model.train` share: a fresh copy of the data, a font for the plots, and what the run declares."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import BenchmarkError, Job
+
+BCCD = os.environ.get("YOLOV12_BCCD", "../shared/data/bccd")
+"""Folder of the BCCD data set: bccd.yaml, images/, labels/."""
+
+
+def yolo_class(side: str) -> Any:
+    """`YOLO` of ultralytics for stock and tuned, ours for ours."""
+    if side == "ours":
+        from yolov12 import YOLO
+    else:
+        from ultralytics import YOLO
+    return YOLO
+
+
+def prepare_dataset(parameters: Mapping[str, Any], scratch: Path) -> None:
+    """Copy the folder `parameters["data"]`, so that each run scans its labels as a first run does."""
+    source = Path(parameters["data"])
+    if not list(source.glob("*.yaml")):
+        raise BenchmarkError(f"no data yaml in {source}: give the folder with YOLOV12_BCCD or --set data=FOLDER")
+    copy_dataset(source, scratch / "data")
+    prepare_fonts(scratch)
+
+
+def copy_dataset(source: Path, target: Path) -> None:
+    """Copy files without their modes, so that the copy of a read-only data set takes label caches; leave its caches behind."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.suffix != ".cache":
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def prepare_fonts(scratch: Path) -> None:
+    """Put a font where ultralytics looks first (utils/checks.py:436): without one, plots wait for a download."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return
+    font = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+    folder = scratch / "config" / "Ultralytics"
+    folder.mkdir(parents=True)
+    for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+        shutil.copyfile(font, folder / name)
+
+
+def data_yaml(scratch: Path) -> str:
+    """The data yaml that `prepare_dataset` copied."""
+    return str(next((scratch / "data").glob("*.yaml")))
+
+
+class Watch:
+    """Callbacks that note when epochs end and what the trainer really ran with, read while it trains."""
+
+    def __init__(self, job: Job) -> None:
+        self.started_s = job.started_s
+        self.epoch_ends_s: list[float] = []
+        self.declared: dict[str, Any] = {}
+
+    def attach(self, model: Any) -> None:
+        """Register on an ultralytics model, before `train`."""
+        model.add_callback("on_train_epoch_start", self._read)
+        model.add_callback("on_fit_epoch_end", self._note_epoch)
+
+    def _note_epoch(self, trainer: Any) -> None:
+        self.epoch_ends_s.append(time.monotonic() - self.started_s)
+
+    def _read(self, trainer: Any) -> None:
+        import torch
+
+        if self.declared:
+            return
+        args = trainer.args
+        self.declared = {
+            "dtype": f"{'autocast ' + str(args.amp) if trainer.amp else 'fp32'}",
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "optimizer": type(trainer.optimizer).__name__,
+            "workers": trainer.train_loader.num_workers,
+            "cache": args.cache,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "compile": args.compile,
+            "batch": trainer.batch_size,
+            "accumulate": trainer.accumulate,
+            "imgsz": args.imgsz,
+            "seed": args.seed,
+        }
+
+
+def peak_gib() -> float | None:
+    """Peak of reserved GPU memory in GiB; None without a GPU."""
+    import torch
+
+    return torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_available() else None

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: AGPL-3.0-or-later
+# python-base.sh PYTHON_VERSION: the base's own python3, which must be that version, and tini.
+set -euo pipefail
+
+wanted=$1
+export DEBIAN_FRONTEND=noninteractive
+
+apt-get -qq update
+apt-get -qq install -y --no-install-recommends python3 tini >/dev/null
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log
+
+found=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [[ $found != "$wanted" ]]; then
+    echo "PYTHON_VERSION=$wanted, but python3 of the base image is $found: take another BASE_IMAGE, or another lock" >&2
+    exit 2
+fi

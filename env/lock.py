@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Resolve pyproject.toml under the pins of env/versions.yaml into the hash locks of env/locks/: `make lock`.
+
+A lock keeps the versions that it has where the pins allow it; `make lock UPGRADE=1` takes the newest of everything that is not pinned by
+name. Only wheels are accepted, so that installing a lock compiles nothing and runs no setup.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from render import ROOT, load, lock_name
+
+LOCKS = ROOT / "env/locks"
+# What installs the rest, so it must come through pip alone: env/setup.sh and the image's builder stage.
+BUILD_TOOLS = ["uv", "hatchling"]
+
+
+def compile_lock(target: Path, python: str, platform: str, source: list[str], upgrade: bool, stdin: str = "") -> None:
+    """Run `uv pip compile` from the repository root, so that the paths it writes into the lock are relative."""
+    command = [
+        *(str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--generate-hashes", "--no-build"),
+        *("--python-version", python, "--python-platform", platform),
+        *("--constraint", "env/locks/constraints.txt", "--override", "env/locks/overrides.txt"),
+        *("--custom-compile-command", "make lock", "--output-file", str(target.relative_to(ROOT))),
+        *(["--upgrade"] if upgrade else []),
+        *source,
+    ]
+    subprocess.run(command, cwd=ROOT, input=stdin, text=True, check=True)
+    print(f"locked: {target.relative_to(ROOT)}")
+
+
+def main(upgrade: bool) -> None:
+    """Write build.txt and one lock for each set and Python."""
+    pins = load()
+    groups = {group: entry["extras"] for group, entry in pins.matrix["locks"].items()}
+    groups["dev"] = sorted({extra for extras in groups.values() for extra in extras} | {"dev"})
+    platform, pythons = pins.versions["platform"]["name"], pins.lock_pythons
+    # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
+    tools = "".join(f"{name}\n" for name in BUILD_TOOLS)
+    compile_lock(LOCKS / "build.txt", pythons[0], platform, ["-"], upgrade, stdin=tools)
+    for python in pythons:
+        for group, extras in groups.items():
+            chosen = [argument for extra in extras for argument in ("--extra", extra)]
+            compile_lock(LOCKS / lock_name(group, python), python, platform, ["pyproject.toml", *chosen], upgrade)
+
+
+if __name__ == "__main__":
+    main(upgrade=sys.argv[1:] == ["--upgrade"])

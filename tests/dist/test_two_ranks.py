@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Two gloo ranks on the CPU: they equal one process, vote before they communicate, and fail together. Needs no GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.dist.ranks import run
+from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
+from yolov12.distributed import world
+from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
+from yolov12.distributed.vote import vote
+from yolov12.errors import RetryableError
+from yolov12.memory.micro_batch import split
+
+BOXES = [3, 0, 7, 1, 12, 2]
+OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def join() -> Any:
+    """Enter the groups of this test's world; return the group for votes."""
+    return world.join(world.from_environment(), torch.device("cpu"), timeout_s=60, rendezvous_timeout_s=60).votes
+
+
+def gradients_of_one_process(steps: int) -> dict[str, torch.Tensor]:
+    of = model()
+    runner = step(of)
+    for seed in range(steps):
+        runner.run(batch(BOXES, seed=seed))
+    runner.take_gradients()
+    return gradients(of)
+
+
+def _gradients_of_a_rank(rank: int, parts: int, steps: int, out_of_memory_on: int | None) -> dict[str, torch.Tensor]:
+    group = join()
+    of = model()
+    runner = step(of, vote_group=group)
+    if rank == out_of_memory_on:
+        calls = iter(range(1000))
+
+        def forward(one: dict[str, Any]) -> Any:
+            result = of(one)
+            if next(calls) == 0:
+                raise OUT_OF_MEMORY
+            return result
+
+        runner.forward_loss = forward
+    for seed in range(steps):
+        runner.run(split(batch(BOXES, seed=seed), parts)[rank])
+    runner.take_gradients()
+    return gradients(of)
+
+
+def test_two_ranks_equal_one_process_with_the_whole_batch() -> None:
+    expected = gradients_of_one_process(steps=2)
+    for answer in run(_gradients_of_a_rank, 2, 2, 2, None):
+        assert_equal_gradients(answer, expected, rtol=1e-5)
+
+
+def test_when_one_rank_runs_out_of_memory_both_repeat_the_step_and_still_equal_one_process() -> None:
+    expected = gradients_of_one_process(steps=1)
+    for answer in run(_gradients_of_a_rank, 2, 2, 1, 1):
+        assert_equal_gradients(answer, expected, rtol=1e-5)
+
+
+def _fails_on_the_second_rank(rank: int) -> None:
+    group = join()
+    of = model()
+    runner = step(of, vote_group=group)
+    if rank == 1:
+
+        def forward(one: dict[str, Any]) -> Any:
+            raise ValueError("a label is odd")
+
+        runner.forward_loss = forward
+    runner.run(batch([1, 2]))
+
+
+def test_when_one_rank_fails_both_end_and_the_other_names_it() -> None:
+    first, second = run(_fails_on_the_second_rank, 2)
+    assert isinstance(second, ValueError)
+    assert isinstance(first, RetryableError)
+    assert "rank 1: ValueError: a label is odd" in str(first)
+
+
+def _votes(rank: int, failing: set[int]) -> dict[int, str]:
+    return vote(f"reason {rank}" if rank in failing else None, join()).reasons
+
+
+@pytest.mark.parametrize("failing", [set(), {1}, {0, 2}])
+def test_every_rank_learns_who_failed_and_why(failing: set[int]) -> None:
+    expected = {rank: f"reason {rank}" for rank in failing}
+    assert run(_votes, 3, failing) == [expected] * 3
+
+
+def _reduced(rank: int) -> list[torch.Tensor]:
+    join()
+    tensors = [
+        torch.full((2, 3), float(rank + 1)),
+        torch.arange(6.0).view(2, 3).t() * (rank + 1),  # not contiguous
+        torch.full((5,), rank + 1, dtype=torch.int64),
+        torch.tensor(float(rank)),
+    ]
+    sum_over_ranks(tensors, bucket_bytes=32)
+    return tensors
+
+
+def test_sums_keep_shape_strides_and_dtype() -> None:
+    for square, transposed, whole, scalar in run(_reduced, 2):
+        assert torch.equal(square, torch.full((2, 3), 3.0))
+        assert torch.equal(transposed, torch.arange(6.0).view(2, 3).t() * 3)
+        assert torch.equal(whole, torch.full((5,), 3))
+        assert float(scalar) == 1.0
+
+
+def _broadcast(rank: int) -> list[torch.Tensor]:
+    join()
+    tensors = [torch.full((3, 2), float(rank + 7)), torch.tensor(rank + 7)]
+    broadcast_from_first(tensors)
+    return tensors
+
+
+def test_all_ranks_take_over_the_values_of_the_first() -> None:
+    for floats, integer in run(_broadcast, 2):
+        assert torch.equal(floats, torch.full((3, 2), 7.0))
+        assert int(integer) == 7
+
+
+def test_buckets_keep_order_and_size() -> None:
+    tensors = [torch.zeros(4), torch.zeros(4), torch.zeros(4), torch.zeros(100), torch.zeros(1, dtype=torch.float64)]
+    packed = buckets(tensors, bucket_bytes=32)
+    assert [[t.numel() for t in bucket] for bucket in packed] == [[4, 4], [4], [100], [1]]

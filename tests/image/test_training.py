@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The main job in the image: training on real photographs, as a stranger, on the CPU."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.image.harness import STRANGER, Image, docker, mount, wait_until
+
+QUICK = ("epochs=1", "imgsz=96", "batch=4", "workers=2", "plots=False")
+SCRIPT = """
+from ultralytics import YOLO
+if __name__ == "__main__":
+    model = YOLO("yolov12n.yaml")
+    model.train(data="bccd.yaml", epochs=1, imgsz=96, batch=4, workers=2, plots=False, device="cpu")
+    print("trainer:", type(model.trainer).__module__)
+"""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_a_stranger_trains_on_real_photographs(image: Image, photo_workspace: Path):
+    ran = image.run("train", "data=bccd.yaml", *QUICK, options=mount(photo_workspace, *STRANGER), timeout_s=600).check()
+    print(ran.out, ran.log)  # for the log of .ci/run
+    weights = photo_workspace / "runs/detect/train/weights/last.pt"
+    assert weights.stat().st_uid == 12345
+    assert "64" in next(line for line in ran.log.splitlines() if "shm" in line or "shared memory" in line)
+
+
+def test_root_trains_and_the_owner_of_the_folder_gets_the_outputs(
+    image: Image, photo_workspace: Path, foreign_workspace: Path
+):
+    assert foreign_workspace == photo_workspace
+    for path in photo_workspace.rglob("*"):
+        os.chown(path, 1001, 1002)
+    image.run("train", "data=bccd.yaml", *QUICK, options=mount(photo_workspace), timeout_s=600).check()
+    made = list((photo_workspace / "runs").rglob("*"))
+    assert made
+    assert {path.stat().st_uid for path in made} == {1001}
+
+
+def test_a_stock_script_trains_with_our_trainer(image: Image, photo_workspace: Path):
+    (photo_workspace / "my_script.py").write_text(SCRIPT)
+    ran = image.run("python", "my_script.py", options=mount(photo_workspace, *STRANGER), timeout_s=600).check()
+    assert "trainer: yolov12." in ran.out
+    assert (photo_workspace / "runs/detect/train/weights/best.pt").is_file()
+
+
+def test_a_stock_script_trains_in_two_processes(image: Image, photo_workspace: Path):
+    (photo_workspace / "my_script.py").write_text(SCRIPT)
+    command = ("torchrun", "--standalone", "--nproc-per-node=2", "my_script.py")
+    ran = image.run(
+        *command, options=mount(photo_workspace, *STRANGER, "--env=OMP_NUM_THREADS=1"), timeout_s=600
+    ).check()
+    assert ran.out.count("trainer: yolov12.") == 2
+    assert (photo_workspace / "runs/detect/train/weights/best.pt").is_file()
+
+
+def test_train_py_trains_in_two_processes(image: Image, photo_workspace: Path):
+    arguments = [word for pair in QUICK for word in (f"--{pair.split('=')[0]}", pair.split("=")[1])]
+    command = (
+        "torchrun",
+        "--standalone",
+        "--nproc-per-node=2",
+        "train.py",
+        "--data",
+        "/workspace/bccd.yaml",
+        *arguments,
+    )
+    options = mount(photo_workspace, *STRANGER, "--workdir=/root/yolov12", "--env=OMP_NUM_THREADS=1")
+    image.run(*command, options=options, timeout_s=600).check()
+    assert (photo_workspace / "runs/detect/train/weights/best.pt").is_file()
+
+
+def test_what_was_trained_validates_predicts_and_exports(image: Image, photo_workspace: Path):
+    options = mount(photo_workspace, *STRANGER)
+    image.run("train", "data=bccd.yaml", *QUICK, options=options, timeout_s=600).check()
+    best = "model=runs/detect/train/weights/best.pt"
+    image.run("val", best, "data=bccd.yaml", "imgsz=96", "plots=False", options=options, timeout_s=300).check()
+    image.run("predict", best, "source=images/val", "imgsz=96", options=options, timeout_s=300).check()
+    assert len(list((photo_workspace / "runs/detect/predict").glob("*.jpg"))) == 4
+    image.run("export", best, "format=onnx", "imgsz=96", options=options, timeout_s=300).check()
+    assert (photo_workspace / "runs/detect/train/weights/best.onnx").is_file()
+
+
+def test_docker_stop_ends_training_with_a_checkpoint_and_143(image: Image, photo_workspace: Path):
+    arguments = ("data=bccd.yaml", *QUICK, "epochs=500", "val=False")
+    with image.started("train", *arguments, options=mount(photo_workspace, *STRANGER)) as container:
+        wait_until(container, "2/500", timeout_s=300)
+        began = time.monotonic()
+        docker("stop", "--time", "30", container)
+        assert time.monotonic() - began < 10
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", container) == "143"
+    assert (photo_workspace / "runs/detect/train/weights/last.pt").is_file()
+
+
+def test_a_label_outside_the_names_is_a_usage_error(image: Image, photo_workspace: Path):
+    label = next((photo_workspace / "labels/train").iterdir())
+    label.write_text("9 0.5 0.5 0.1 0.1\n")
+    ran = image.run("train", "data=bccd.yaml", *QUICK, options=mount(photo_workspace, *STRANGER), timeout_s=300)
+    assert (ran.code, label.name in ran.log) == (2, True)
+
+
+def test_the_demo_runs_for_a_stranger(image: Image, workspace: Path):
+    ran = image.run("demo", options=mount(workspace, *STRANGER), timeout_s=800).check()
+    print(ran.out, ran.log)
+    assert list(workspace.rglob("*.onnx"))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The step on one process: equal to ultralytics' own arithmetic when nothing happens, and whole or absent when something does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
+from yolov12.engine.step import Step
+from yolov12.errors import RetryableError
+
+BOXES = [3, 0, 7, 1]
+
+
+def stock_gradients(of: Any, *batches: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The gradients that ultralytics' loop accumulates (engine/trainer.py:537-565)."""
+    for one in batches:
+        loss, _ = of(one)
+        loss.sum().backward()
+    return gradients(of)
+
+
+def our_gradients(of: Any, *batches: dict[str, Any], micro_batches: int = 1) -> dict[str, torch.Tensor]:
+    runner = step(of)
+    runner.micro_batches = micro_batches
+    for one in batches:
+        runner.run(one)
+    runner.take_gradients()
+    return gradients(of)
+
+
+class FailingForward:
+    """Runs the model, but raises at chosen calls; counts calls."""
+
+    def __init__(self, of: Any, fail_at: set[int], error: Exception) -> None:
+        self.of, self.fail_at, self.error, self.calls = of, fail_at, error, 0
+
+    def __call__(self, one: dict[str, Any]) -> Any:
+        self.calls += 1
+        result = self.of(one)  # the forward pass has moved the buffers and the random state before it fails
+        torch.rand(1)
+        if self.calls in self.fail_at:
+            raise self.error
+        return result
+
+
+def failing_step(of: Any, fail_at: set[int], error: Exception) -> tuple[Step, FailingForward]:
+    runner = step(of)
+    runner.forward_loss = FailingForward(of, fail_at, error)
+    return runner, runner.forward_loss
+
+
+OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_whole_batch_gives_the_very_bits_of_ultralytics() -> None:
+    expected = stock_gradients(model(frozen_batch_norm=False), batch(BOXES))
+    assert_equal_gradients(our_gradients(model(frozen_batch_norm=False), batch(BOXES)), expected, rtol=0)
+
+
+def test_accumulating_two_batches_gives_the_very_bits_of_ultralytics() -> None:
+    two = batch(BOXES), batch([1, 1, 2, 5], seed=2)
+    assert_equal_gradients(our_gradients(model(), *two), stock_gradients(model(), *two), rtol=0)
+
+
+@pytest.mark.parametrize("micro_batches", [2, 3, 4, 9])
+def test_parts_add_up_to_the_whole_batch_when_batch_norm_is_frozen(micro_batches: int) -> None:
+    expected = stock_gradients(model(), batch(BOXES))
+    assert_equal_gradients(our_gradients(model(), batch(BOXES), micro_batches=micro_batches), expected, rtol=1e-5)
+
+
+def test_parts_add_up_over_several_steps_whose_target_counts_differ() -> None:
+    three = batch(BOXES), batch([20, 1, 0, 0], seed=2), batch([0, 0, 0, 2], seed=3)
+    assert_equal_gradients(our_gradients(model(), *three, micro_batches=2), stock_gradients(model(), *three), rtol=1e-5)
+
+
+def test_a_batch_without_any_box_still_trains_the_classes() -> None:
+    expected = stock_gradients(model(), batch([0, 0]))
+    assert_equal_gradients(our_gradients(model(), batch([0, 0]), micro_batches=2), expected, rtol=1e-5)
+
+
+def test_the_mean_losses_of_parts_are_those_of_the_whole() -> None:
+    of = model()
+    _, expected = of(batch(BOXES))
+    runner = step(model())
+    runner.micro_batches = 2
+    items = runner.run(batch(BOXES)).items
+    for name, value in expected.items():
+        assert float(items[name]) == pytest.approx(float(value), rel=1e-6), name
+
+
+def test_frozen_parameters_get_no_gradient() -> None:
+    of = model()
+    frozen = dict(of.named_parameters())["model.0.conv.weight"]
+    frozen.requires_grad = False
+    our_gradients(of, batch(BOXES))
+    assert frozen.grad is None
+
+
+def test_an_end_to_end_head_is_weighted_by_images() -> None:
+    of = model(config="yolov10n.yaml")
+    runner = step(of)
+    runner.micro_batches = 2
+    runner.run(batch(BOXES))
+    first, second = batch(BOXES), batch(BOXES)
+    for part, images in ((first, slice(0, 2)), (second, slice(2, 4))):
+        inside = (part["batch_idx"] >= images.start) & (part["batch_idx"] < images.stop)
+        for key in ("cls", "bboxes", "batch_idx"):
+            part[key] = part[key][inside]
+        part["img"] = part["img"][images]
+        part["batch_idx"] = part["batch_idx"] - images.start
+    expected = stock_gradients(model(config="yolov10n.yaml"), first, second)
+    runner.take_gradients()
+    assert_equal_gradients(gradients(of), expected, rtol=1e-5)
+
+
+def test_out_of_memory_repeats_the_same_data_in_smaller_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    of = model()
+    runner, forward = failing_step(of, {1}, OUT_OF_MEMORY)
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert forward.calls == 1 + 2
+    assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
+    assert "micro-batches 1 -> 2" in capsys.readouterr().err
+
+
+def test_out_of_memory_in_a_later_part_drops_the_earlier_parts_too() -> None:
+    of = model()
+    runner, _ = failing_step(of, {1, 3}, OUT_OF_MEMORY)  # the whole, then the second of two halves
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert runner.micro_batches == 4
+    assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
+
+
+def test_a_repeated_step_starts_from_the_buffers_and_random_state_of_the_first_attempt() -> None:
+    undisturbed, disturbed = model(frozen_batch_norm=False), model(frozen_batch_norm=False)
+    torch.manual_seed(5)
+    reference = step(undisturbed)
+    reference.micro_batches = 2
+    reference.forward_loss = FailingForward(undisturbed, set(), OUT_OF_MEMORY)
+    reference.run(batch(BOXES))
+    after_reference = torch.rand(3)
+    torch.manual_seed(5)
+    runner, _ = failing_step(disturbed, {1}, OUT_OF_MEMORY)
+    runner.run(batch(BOXES))
+    assert torch.equal(torch.rand(3), after_reference)
+    for (name, ours), expected in zip(disturbed.named_buffers(), undisturbed.buffers(), strict=True):
+        assert torch.equal(ours, expected), name
+
+
+def test_gradients_of_earlier_steps_survive_a_repeated_one() -> None:
+    of = model()
+    runner, _ = failing_step(of, {2}, OUT_OF_MEMORY)
+    for one in (batch(BOXES), batch([1, 1, 2, 5], seed=2)):
+        runner.run(one)
+    runner.take_gradients()
+    expected = stock_gradients(model(), batch(BOXES), batch([1, 1, 2, 5], seed=2))
+    assert_equal_gradients(gradients(of), expected, rtol=1e-5)
+
+
+def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do() -> None:
+    runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
+    with pytest.raises(RetryableError, match="one image at a time.*smaller imgsz"):
+        runner.run(batch(BOXES))
+    assert forward.calls == 3  # whole, halves, single images: one failing call each
+
+
+def test_another_error_is_raised_as_it_is() -> None:
+    runner, _ = failing_step(model(), {1}, ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug") as caught:
+        runner.run(batch(BOXES))
+    assert caught.value.__traceback__ is not None
+
+
+def test_forgetting_drops_what_was_put_aside() -> None:
+    of = model()
+    runner = step(of)
+    runner.run(batch(BOXES))
+    runner.forget()
+    runner.take_gradients()
+    assert gradients(of) == {}

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Every pin stands once, has its reason, and goes together with the others."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from env import render
+
+ROOT = Path(__file__).resolve().parents[3]
+PINS = render.load()
+PACKAGES = PINS.versions["packages"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = sorted((ROOT / "env/locks").glob("*-py*.txt"))
+
+# Besides the generated files: the pins themselves, their locks, and prose and records, which say what was so when they were written.
+MAY_NAME_VERSIONS = ("env/versions.yaml", "env/locks/", "benchmarks/records/", "docs/", "CHANGELOG.md", "README.md")
+
+
+def locked(lock: Path) -> dict[str, str]:
+    """Canonical name -> version of each package of a lock."""
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock.read_text(), re.MULTILINE))
+
+
+def requirements_of(distribution: str) -> dict[str, SpecifierSet]:
+    """What an installed distribution asks for on Linux, by canonical name."""
+    found = [Requirement(text) for text in requires(distribution) or []]
+    return {
+        canonicalize_name(r.name): r.specifier for r in found if r.marker is None or r.marker.evaluate({"extra": ""})
+    }
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_pin_is_one_version_with_a_reason(name):
+    entry = PACKAGES[name]
+    assert re.fullmatch(r"[0-9]+(\.[0-9a-z]+)+", entry["version"]), (
+        f"{name}: {entry['version']!r} is not one exact version"
+    )
+    assert len(entry["why"]) > 10
+
+
+def test_what_is_not_a_package_has_its_reason_too():
+    for section in (PINS.versions["python"]["image"], PINS.versions["python"]["locks"], PINS.versions["platform"]):
+        assert section["why"]
+    assert all(image["why"] for image in PINS.versions["images"].values())
+    assert all(PINS.versions["left_out"].values())
+    assert all(PINS.matrix["exclusions"].values())
+
+
+def test_each_pin_tells_renovate_where_newer_versions_are():
+    text = (ROOT / "env/versions.yaml").read_text()
+    announced = re.findall(r"# renovate: datasource=(\w+) depName=(\S+)\n  (\S+):\n", text)
+    assert [key for source, name, key in announced if source == "pypi" and name == key] == list(PACKAGES)
+    assert [key for source, _, key in announced if source == "docker"] == list(PINS.versions["images"])
+
+
+def test_each_dependency_is_pinned_and_each_pin_is_of_something_locked():
+    names = [*PROJECT["dependencies"], *(name for extra in PROJECT["optional-dependencies"].values() for name in extra)]
+    assert set(names) <= set(PACKAGES), "a dependency without a pin in env/versions.yaml"
+    everything = {name for lock in LOCKS for name in locked(lock)}
+    assert {canonicalize_name(name) for name in PACKAGES} <= everything, "a pin that no lock uses"
+
+
+def test_a_lock_exists_for_each_python_that_the_package_accepts():
+    pythons = PINS.lock_pythons
+    groups = [*PINS.matrix["locks"], "dev"]
+    assert {lock.name for lock in LOCKS} == {render.lock_name(group, python) for group in groups for python in pythons}
+    accepted = SpecifierSet(PROJECT["requires-python"])
+    assert [f"3.{minor}" for minor in range(30) if f"3.{minor}" in accepted] == pythons
+    assert PINS.versions["python"]["image"]["version"] in pythons
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, ROOT / "env/locks/build.txt"], ids=lambda lock: lock.stem)
+def test_a_lock_has_the_pinned_versions_and_a_hash_for_each(lock):
+    pins = {canonicalize_name(name): entry["version"] for name, entry in PACKAGES.items()}
+    found = locked(lock)
+    assert {name: version for name, version in found.items() if pins.get(name, version) != version} == {}, (
+        "run `make lock`"
+    )
+    blocks = re.split(r"^(?=\S+==)", lock.read_text(), flags=re.MULTILINE)[1:]
+    assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
+    assert not set(found) & set(PINS.versions["left_out"])
+
+
+@pytest.mark.parametrize("lock", [*LOCKS, ROOT / "env/locks/build.txt"], ids=lambda lock: lock.stem)
+def test_a_lock_names_no_index_and_no_file(lock):
+    """A mirror or a developer's folder must not travel with the repository."""
+    text = lock.read_text()
+    assert "://" not in text
+    assert not re.search(r"^(--|-i |-f )|index-url|find-links| @ ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("python", PINS.lock_pythons)
+def test_the_dev_lock_holds_what_the_others_hold_at_the_same_versions(python):
+    dev = locked(ROOT / "env/locks" / render.lock_name("dev", python))
+    for smaller in [render.lock_name(group, python) for group in PINS.matrix["locks"]] + ["build.txt"]:
+        assert locked(ROOT / "env/locks" / smaller).items() <= dev.items(), f"{smaller} differs from the dev lock"
+
+
+@pytest.mark.parametrize("name", ["nvidia-nccl-cu13", "nvidia-cudnn-cu13", "triton", "cuda-toolkit"])
+def test_the_pins_that_follow_torch_are_what_torch_asks_for(name):
+    assert requirements_of("torch")[name] == SpecifierSet(f"=={PINS.version_of(name)}")
+
+
+def test_torchvision_is_built_for_the_pinned_torch():
+    assert requirements_of("torchvision")["torch"] == SpecifierSet(f"=={PINS.version_of('torch')}")
+
+
+def version_names() -> re.Pattern[str]:
+    """Matches a pinned version as a whole, with at least two dots, so that 3.11 or 0.1 of something else is not one."""
+    versions = [entry["version"] for entry in PACKAGES.values()] + [PINS.versions["images"]["base"]["digest"]]
+    return re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, versions)) + r")(?![\w]|\.\d)")
+
+
+def code_of(file: Path) -> str:
+    """The text of a source file without comments and docstrings, which may cite the version that was read."""
+    text = file.read_text()
+    if file.suffix != ".py":
+        return re.sub(r"(^|\s)#.*$", "", text, flags=re.MULTILINE)
+    tree = ast.parse(text)
+    docs = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    strings = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(node.value for node in strings if id(node) not in docs)
+
+
+def sources() -> list[Path]:
+    """Every text file that could hold a second copy of a pin."""
+    folders = [".ci", "benchmarks", "deploy", "docker", "env", "examples", "scripts", "tests", "yolov12"]
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    files += [file for file in ROOT.iterdir() if file.is_file()]
+    generated = {path.relative_to(ROOT).as_posix() for path in render.outputs()}
+    names = [file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts]
+    return [ROOT / name for name in names if name not in generated and not name.startswith(MAY_NAME_VERSIONS)]
+
+
+def test_a_pin_is_written_once():
+    pattern = version_names()
+    copies = []
+    for file in sources():
+        try:
+            found = pattern.search(code_of(file))
+        except UnicodeDecodeError:
+            continue  # a picture or a font
+        if found:
+            copies.append(f"{file.relative_to(ROOT)}: {found[1]}")
+    assert not copies, (
+        f"written outside env/versions.yaml (import yolov12.pins, or take it from the bake file): {copies}"
+    )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""ONNX files that stock's exporter writes for us. CPU, seconds; one small network is exported once and shared."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from yolov12.errors import UserError
+from yolov12.export import onnx, parity
+
+
+def lively_model(seed):
+    """A yolo12n whose outputs depend on its input: without batch-norm statistics a fresh one gives its biases alone."""
+    from ultralytics import YOLO
+
+    torch.manual_seed(seed)
+    model = YOLO("yolo12n.yaml")
+    norms = [module for module in model.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.model.train()(torch.rand(8, 3, 160, 160))
+    for norm in norms:
+        norm.momentum = 0.03
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return lively_model(seed=0)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    return onnx.export(model, tmp_path_factory.mktemp("exported") / "deep" / "small.onnx", imgsz=96)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, size, dtype=np.uint8) for size in ((80, 120, 3), (200, 64, 3), (96, 96, 3))]
+
+
+def test_the_file_is_written_where_it_was_asked_for(exported):
+    assert exported.name == "small.onnx"
+    assert exported.is_file()
+
+
+def test_the_model_does_not_remember_where_it_was_exported_to(model, exported):
+    assert "pt_path" not in vars(model.model)
+
+
+def test_a_checkpoint_keeps_its_own_path_after_an_export_elsewhere(model):
+    class Checkpoint:
+        class model:
+            pt_path = "weights/best.pt"
+
+    network = Checkpoint.model()
+    network.pt_path = "weights/best.pt"
+    with onnx._written_to(network, onnx.Path("elsewhere.onnx")):
+        assert network.pt_path == "elsewhere.pt"
+    assert network.pt_path == "weights/best.pt"
+
+
+def test_raw_outputs_are_those_of_the_source(model, exported, images):
+    measured = parity.require_raw(parity.compare_raw(model.model, exported, images))
+    assert measured.height_width == (96, 96)
+    assert measured.outputs[0].shape == (1, 84, 3 * 3 + 6 * 6 + 12 * 12)
+
+
+def test_another_network_is_told_apart(exported, images):
+    other = lively_model(seed=1).model
+    with pytest.raises(parity.ParityError, match="output0 by "):
+        parity.require_raw(parity.compare_raw(other, exported, images))
+
+
+def test_a_dynamic_file_agrees_at_a_size_it_was_not_traced_with(model, images, tmp_path):
+    dynamic = onnx.export(model, tmp_path / "dynamic.onnx", imgsz=(64, 96), dynamic=True)
+    assert parity.require_raw(parity.compare_raw(model.model, dynamic, images)).height_width == (64, 96)
+    assert parity.require_raw(parity.compare_raw(model.model, dynamic, images, imgsz=160)).height_width == (160, 160)
+
+
+def test_a_fixed_batch_is_filled_up(model, images, tmp_path):
+    pairs = onnx.export(model, tmp_path / "pairs.onnx", imgsz=64, batch=2)
+    measured = parity.require_raw(parity.compare_raw(model.model, pairs, images))
+    assert measured.images == 3
+    assert measured.outputs[0].shape[0] == 2
+
+
+def test_half_stores_half_the_bytes(model, exported, tmp_path):
+    half = onnx.export(model, tmp_path / "half.onnx", imgsz=96, half=True)
+    assert half.stat().st_size < 0.6 * exported.stat().st_size
+
+
+def test_a_file_with_nms_in_it_is_not_compared_as_raw_outputs(model, images, tmp_path):
+    with_nms = onnx.export(model, tmp_path / "nms.onnx", imgsz=64, nms=True)
+    with pytest.raises(parity.ParityError, match="without nms=True"):
+        parity.compare_raw(model.model, with_nms, images)
+
+
+def test_a_missing_package_is_named_instead_of_installed(model, monkeypatch, tmp_path):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxslim" else find_spec(name))
+    with pytest.raises(UserError, match="pip install onnxslim"):
+        onnx.export(model, tmp_path / "x.onnx")
+
+
+def test_another_suffix_is_refused(model, tmp_path):
+    with pytest.raises(UserError, match=r"model\.onnx"):
+        onnx.export(model, tmp_path / "model.pt")
+
+
+def test_a_folder_that_can_not_be_made_is_named(model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Can not write into"):
+        onnx.export(model, tmp_path / "file" / "x.onnx")

@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The command line with everything behind it replaced: what each verb calls, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from yolov12 import __version__, cli, compat, folders, log, settings, verbs
+from yolov12.declare import PREFIX
+from yolov12.errors import RetryableError, TerminatedError, UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Recorder:
+    """Stands for `yolov12.YOLO`: keeps what it was called with."""
+
+    calls: list[tuple[str, dict[str, Any]]]
+    task = "detect"
+    overrides: dict[str, Any]
+    failure: BaseException | None = None
+
+    def __init__(self, model: str, task: str | None = None) -> None:
+        self.calls.append(("YOLO", {"model": model, "task": task}))
+
+    def _call(self, method: str, arguments: dict[str, Any]) -> None:
+        self.calls.append((method, arguments))
+        if self.failure:
+            raise self.failure
+
+    def train(self, **arguments: Any) -> None:
+        self._call("train", arguments)
+
+    def val(self, **arguments: Any) -> None:
+        self._call("val", arguments)
+
+    def predict(self, **arguments: Any) -> list[int]:
+        self._call("predict", arguments)
+        return [1, 2]
+
+    def export(self, **arguments: Any) -> str:
+        self._call("export", arguments)
+        return "best.onnx"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch, tmp_path):
+    """An empty folder to stand in, no workspace, no settings, nothing said yet."""
+    before = dict(os.environ)
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            del os.environ[name]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "no-workspace")
+    monkeypatch.setattr(log, "_said", set())
+    settings._read.cache_clear()
+    settings._chosen.cache_clear()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def yolo(monkeypatch):
+    """The recorder in the place of YOLO, and stand-ins for the rooms behind the verbs."""
+    recorder = type("YOLO", (Recorder,), {"calls": [], "overrides": {}})
+    monkeypatch.setattr(compat, "yolo_class", lambda: recorder)
+    stand_ins = {
+        "yolov12.model.names": {"resolve": lambda name: name.replace("yolov12", "yolo12")},
+        "yolov12.data.check": {"dataset": checked_dataset(recorder)},
+        "yolov12.data.synth": {"bundled": lambda: Path("/bundled/data.yaml"), "write": drawn_dataset(recorder)},
+        "yolov12.model.weights": {"convert_file": lambda source, target: f"{source} -> {target}: turbo"},
+        "yolov12.tools.demo": {
+            "OPTIONS": ("epochs", "device"),
+            "main": lambda options: recorder.calls.append(("demo", options)) or 0,
+        },
+    }
+    for name, contents in stand_ins.items():
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    return recorder
+
+
+def checked_dataset(recorder):
+    def dataset(path, task):
+        recorder.calls.append(("check", {"path": path, "task": task}))
+        return SimpleNamespace(lines=lambda: ["2 images, 3 boxes"])
+
+    return dataset
+
+
+def drawn_dataset(recorder):
+    def write(out, **sizes):
+        recorder.calls.append(("synth", sizes))
+        return out / "data.yaml"
+
+    return write
+
+
+def called(recorder: type[Recorder], method: str) -> dict[str, Any]:
+    return next(arguments for name, arguments in recorder.calls if name == method)
+
+
+def error_of(capsys) -> str:
+    lines = capsys.readouterr().err.splitlines()
+    assert "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+# train
+
+
+ARTICLE = ["train", "--data", "coco.yaml", "--model", "yolov12s.yaml", "--batch", "256", "--device", "auto"]
+
+
+@pytest.mark.parametrize(
+    "line", [ARTICLE, ["train", "data=coco.yaml", "model=yolov12s.yaml", "batch=256", "device=auto"]]
+)
+def test_train_is_typed_as_in_the_articles_and_as_in_yolo(yolo, tmp_path, line):
+    assert cli.main(line) == 0
+    assert called(yolo, "YOLO") == {"model": "yolo12s.yaml", "task": None}
+    runs = str(tmp_path / "runs" / "detect")
+    assert called(yolo, "train") == {"data": "coco.yaml", "batch": 256, "device": "auto", "project": runs}
+
+
+@pytest.mark.parametrize(
+    "line", [["detect", "train", "data=a.yaml"], ["mode=train", "data=a.yaml"], ["data=a.yaml", "mode=train"]]
+)
+def test_the_verb_is_found_where_yolo_finds_it(yolo, line):
+    assert cli.main(line) == 0
+    assert called(yolo, "train")["data"] == "a.yaml"
+
+
+def test_train_checks_the_data_set_first(yolo):
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert [name for name, _ in yolo.calls] == ["YOLO", "check", "train"]
+    assert called(yolo, "check") == {"path": "a.yaml", "task": "detect"}
+
+
+def test_train_has_a_default_model_and_says_so(yolo, capsys):
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert called(yolo, "YOLO")["model"] == "yolo12n.yaml"
+    assert "model=yolov12n.yaml (the default" in capsys.readouterr().err
+
+
+def test_data_synth_is_the_bundled_set(yolo):
+    assert cli.main(["train", "data=synth"]) == 0
+    assert called(yolo, "train")["data"] == "/bundled/data.yaml"
+
+
+def test_train_without_data_is_refused(yolo, capsys):
+    assert cli.main(["train", "model=yolov12n.yaml"]) == 2
+    assert error_of(capsys) == "error: train needs a data set: type data=my.yaml, or data=synth for the bundled one"
+    assert yolo.calls == []
+
+
+def test_resume_with_a_path_loads_that_checkpoint_and_leaves_its_folder_alone(yolo):
+    assert cli.main(["train", "resume=runs/last.pt"]) == 0
+    assert called(yolo, "YOLO")["model"] == "runs/last.pt"
+    assert called(yolo, "train") == {"resume": True}
+
+
+def test_resume_without_a_path_is_refused(yolo, capsys):
+    assert cli.main(["train", "resume=True"]) == 2
+    assert "resume=runs/detect/train/weights/last.pt" in error_of(capsys)
+
+
+def test_a_task_that_is_not_the_models_is_refused(yolo, capsys):
+    assert cli.main(["segment", "train", "data=a.yaml", "model=yolov12n.pt"]) == 2
+    assert error_of(capsys).startswith("error: task=segment, but yolo12n.pt is a model for detect")
+
+
+# Folders
+
+
+def test_runs_go_to_the_workspace_if_there_is_one(yolo, tmp_path, monkeypatch):
+    (tmp_path / "workspace").mkdir()
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "workspace")
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert called(yolo, "train")["project"] == str(tmp_path / "workspace" / "runs" / "detect")
+
+
+@pytest.mark.parametrize(("project", "folder"), [("mine", "runs/detect/mine"), ("/mine", "/mine")])
+def test_a_project_is_taken_as_ultralytics_takes_it(yolo, tmp_path, project, folder):
+    assert cli.main(["train", "data=a.yaml", f"project={project}"]) == 0
+    assert called(yolo, "train")["project"] == str(tmp_path / folder)
+
+
+def test_a_save_dir_stands_alone(yolo, tmp_path):
+    assert cli.main(["train", "data=a.yaml", f"save_dir={tmp_path}/here"]) == 0
+    assert called(yolo, "train") == {"data": "a.yaml", "save_dir": f"{tmp_path}/here"}
+
+
+@pytest.mark.parametrize("key", ["project", "save_dir"])
+@pytest.mark.parametrize("verb", ["train data=a.yaml", "val model=a.pt data=a.yaml", "predict model=a.pt source=a.jpg"])
+def test_an_output_folder_that_can_not_be_written_is_refused_before_anything_is_loaded(
+    yolo, tmp_path, capsys, key, verb
+):
+    (tmp_path / "file").touch()
+    assert cli.main([*verb.split(), f"{key}={tmp_path}/file/runs"]) == 2
+    assert error_of(capsys).startswith(f"error: {key}={tmp_path}/file/runs: can not write to {tmp_path}/file/runs")
+    assert yolo.calls == []
+
+
+# Devices
+
+
+def test_a_device_that_does_not_exist_is_refused_first(yolo, capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cli.main(["train", "data=a.yaml", "device=7"]) == 2
+    assert error_of(capsys).startswith("error: device=7 does not exist: torch sees no GPU here: type device=cpu")
+    assert yolo.calls == []
+
+
+def test_the_error_names_the_devices_that_exist(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UserError, match=r"device=3,4 does not exist: torch sees 4 here: 0 to 3; type device=0"):
+        verbs.check_device("3,4")
+
+
+@pytest.mark.parametrize("device", ["3", (0, 1), "cuda:2", "cpu", "auto", -1, None])
+def test_a_device_that_exists_or_names_no_gpu_passes(device, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    verbs.check_device(device)
+
+
+def test_a_physical_index_among_the_visible_ones_passes(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
+    verbs.check_device("6")
+    with pytest.raises(UserError):
+        verbs.check_device("5")
+
+
+# val, predict, export
+
+
+def test_val_goes_back_to_the_data_set_of_the_weights(yolo):
+    yolo.overrides = {"data": "trained-on.yaml"}
+    assert cli.main(["val", "model=best.pt"]) == 0
+    assert called(yolo, "val")["data"] == "trained-on.yaml"
+
+
+def test_val_of_a_model_without_a_data_set_is_refused(yolo, capsys):
+    assert cli.main(["val", "model=yolov12n.yaml"]) == 2
+    assert error_of(capsys) == "error: yolo12n.yaml does not say what it was trained on: type data=my.yaml"
+
+
+def test_predict_streams_and_saves_pictures(yolo, tmp_path):
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0"]) == 0
+    runs = str(tmp_path / "runs" / "detect")
+    assert called(yolo, "predict") == {"source": 0, "save": True, "stream": True, "project": runs}
+
+
+def test_predict_keeps_no_pictures_where_told_so(yolo):
+    assert cli.main(["predict", "model=yolov12n.pt", "source=a.jpg", "save=False"]) == 0
+    assert called(yolo, "predict")["save"] is False
+
+
+def test_export_has_a_default_format_and_prints_the_file(yolo, capsys):
+    assert cli.main(["export", "model=best.pt"]) == 0
+    assert called(yolo, "export") == {"format": "onnx"}
+    assert capsys.readouterr().out == "best.onnx\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [("val", "model="), ("predict source=a.jpg", "model="), ("predict model=a.pt", "source="), ("export", "model=")],
+)
+def test_a_verb_says_what_it_misses(yolo, capsys, line, missing):
+    assert cli.main(line.split()) == 2
+    assert f"needs {missing}" in error_of(capsys)
+
+
+def test_an_exported_model_is_told_its_task(yolo):
+    assert cli.main(["detect", "predict", "model=best.onnx", "source=a.jpg"]) == 0
+    assert called(yolo, "YOLO") == {"model": "best.onnx", "task": "detect"}
+
+
+# data, convert, demo, bench
+
+
+def test_data_synth_writes_a_data_set_and_prints_its_path(yolo, capsys):
+    assert cli.main(["data", "synth", "out", "n_train=8", "--n-val", "4", "seed=1"]) == 0
+    assert called(yolo, "synth") == {"n_train": 8, "n_val": 4, "seed": 1}
+    assert capsys.readouterr().out == "out/data.yaml\n"
+
+
+def test_data_synth_wants_whole_numbers(yolo, capsys):
+    assert cli.main(["data", "synth", "out", "n_train=many"]) == 2
+    assert error_of(capsys) == "error: n_train=many: type a whole number"
+
+
+def test_data_check_prints_the_report(yolo, capsys):
+    assert cli.main(["data", "check", "my.yaml", "task=segment"]) == 0
+    assert called(yolo, "check") == {"path": "my.yaml", "task": "segment"}
+    assert capsys.readouterr().out == "2 images, 3 boxes\n"
+
+
+@pytest.mark.parametrize("line", ["data", "data synth", "data check", "data draw out"])
+def test_data_says_what_it_can_do(yolo, capsys, line):
+    assert cli.main(line.split()) == 2
+    assert "yolov12 data synth FOLDER, or yolov12 data check my.yaml" in error_of(capsys)
+
+
+def test_convert_prints_what_was_converted(yolo, capsys, tmp_path):
+    (tmp_path / "official.pt").touch()
+    assert cli.main(["convert", "official.pt", "converted.pt"]) == 0
+    assert capsys.readouterr().out == "official.pt -> converted.pt: turbo\n"
+
+
+@pytest.mark.parametrize("line", ["convert", "convert a.pt", "convert missing.pt b.pt"])
+def test_convert_wants_two_files(yolo, capsys, line):
+    assert cli.main(line.split()) == 2
+    assert error_of(capsys).startswith("error: ")
+
+
+def test_demo_gets_its_options(yolo):
+    assert cli.main(["demo", "epochs=1", "device=cpu"]) == 0
+    assert called(yolo, "demo") == {"epochs": 1, "device": "cpu"}
+
+
+def test_demo_refuses_what_it_has_no_use_for(yolo, capsys):
+    assert cli.main(["demo", "mosaic=0"]) == 2
+    assert "there is no argument 'mosaic'" in error_of(capsys)
+
+
+def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tmp_path, capfd):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(7)")
+    assert cli.main(["bench", "run", "bccd", "--repeats", "3"]) == 7
+    assert capfd.readouterr().out == "run bccd --repeats 3\n"
+
+
+def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(verbs, "REPOSITORY", tmp_path / "nowhere")
+    assert cli.main(["bench", "list"]) == 2
+    assert "run it in a clone of the repository" in error_of(capsys)
+
+
+@pytest.mark.parametrize("verb", verbs.LATER)
+def test_a_verb_of_later_says_so(verb, capsys):
+    assert cli.main([verb, "model=a.pt"]) == 2
+    assert error_of(capsys).startswith(f"error: `yolov12 {verb}` is planned and not in this version ({__version__})")
+
+
+# env and settings
+
+
+def test_env_prints_every_setting_with_its_origin(capsys):
+    os.environ["YOLOV12_AMP"] = "bf16"
+    assert cli.main(["env", "sync_bn=1"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["NAME", "VALUE", "ORIGIN"]
+    assert ["YOLOV12_AMP", "bf16", "environment"] in lines
+    assert ["YOLOV12_SYNC_BN", "1", "command", "line"] in lines
+    assert len(lines) == len(settings.DECLARED) + 1
+
+
+def test_env_speaks_json(capsys):
+    assert cli.main(["env", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert {"name": "YOLOV12_DIST_TIMEOUT_S", "value": 180, "origin": "default"} in records
+
+
+def test_env_prints_the_table_of_the_documentation(capsys):
+    assert cli.main(["env", "--markdown"]) == 0
+    assert capsys.readouterr().out in (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_a_setting_on_the_command_line_is_exported_and_not_passed_on(yolo):
+    assert cli.main(["train", "data=a.yaml", "--flash-attn", "0", "YOLOV12_OFFLINE=1"]) == 0
+    assert (settings.current().flash_attn, settings.current().offline) == ("0", True)
+    assert called(yolo, "train").keys() == {"data", "project"}
+
+
+def test_amp_is_a_setting_and_goes_on_to_ultralytics(yolo):
+    assert cli.main(["train", "data=a.yaml", "amp=bf16"]) == 0
+    assert called(yolo, "train")["amp"] == "bf16"
+    assert settings.origin("amp") == "command line"
+
+
+def test_a_wrong_setting_ends_with_2(yolo, capsys):
+    assert cli.main(["train", "data=a.yaml", "sync_bn=maybe"]) == 2
+    assert error_of(capsys) == "error: sync_bn=maybe: not a value of this setting; type 1 or 0"
+    assert yolo.calls == []
+
+
+def test_a_misspelt_variable_ends_with_2(yolo, capsys):
+    os.environ["YOLOV12_CHECKPIONT"] = "0"
+    assert cli.main(["train", "data=a.yaml"]) == 2
+    assert "did you mean YOLOV12_CHECKPOINT?" in error_of(capsys)
+
+
+def test_env_still_answers_when_a_variable_is_misspelt(capsys):
+    os.environ["YOLOV12_CHECKPIONT"] = "0"
+    assert cli.main(["env"]) == 0
+    assert "did you mean YOLOV12_CHECKPOINT?" in capsys.readouterr().err
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian data=a.yaml", "there is no verb 'trian'; did you mean train?"),
+        ("data=a.yaml train", "'data=a.yaml' comes before a verb: type, for example, yolov12 train data=a.yaml"),
+        ("train data=a.yaml epoch=3", "there is no argument 'epoch'; did you mean epochs"),
+        ("train data=a.yaml coco", "'coco' is not an argument here; arguments are key=value"),
+        ("train data=a.yaml user=root", "user is read before the command line is: set YOLOV12_USER in the environment"),
+    ],
+)
+def test_a_mistyped_line_ends_with_2_and_says_what_was_meant(yolo, capsys, line, message):
+    assert cli.main(line.split()) == 2
+    assert error_of(capsys).startswith(f"error: {message}")
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (UserError("label 7 in a.txt, but there are 3 classes"), 2),
+        (RetryableError("a peer is gone"), 75),
+        (TerminatedError("stopped after epoch 3"), 143),
+        (OSError(errno.ENOSPC, "No space left on device", "last.pt"), 75),
+        (FileNotFoundError("'a.yaml' does not exist"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_each_failure_has_its_exit_code_and_no_traceback(yolo, capsys, failure, code):
+    yolo.failure = failure
+    assert cli.main(["train", "data=a.yaml"]) == code
+    error_of(capsys)
+
+
+def test_a_bug_is_raised(yolo):
+    yolo.failure = AttributeError("'AAttn' object has no attribute 'qkv'")
+    with pytest.raises(AttributeError):
+        cli.main(["train", "data=a.yaml"])
+
+
+def test_among_several_ranks_the_error_names_its_rank(yolo, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train"]) == 2
+    assert error_of(capsys).startswith("error: [rank 1] train needs a data set")
+
+
+# Help
+
+
+@pytest.mark.parametrize("line", [[], ["help"], ["--help"], ["-h"]])
+def test_help_names_every_verb_and_every_setting(line, capsys):
+    assert cli.main(line) == 0
+    page = capsys.readouterr().out
+    for verb in (*verbs.VERBS, *verbs.LATER):
+        assert f" {verb}" in page
+    for item in settings.DECLARED.values():
+        assert item.env in page
+
+
+@pytest.mark.parametrize("line", [["train", "--help"], ["help", "train"], ["train", "data=a.yaml", "-h"]])
+def test_a_verb_has_its_own_help(line, capsys):
+    assert cli.main(line) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("yolov12 train: train a model\n")
+    assert " close_mosaic " in page
+
+
+@pytest.mark.parametrize("verb", verbs.VERBS.values(), ids=lambda verb: verb.name)
+def test_the_example_of_a_verb_can_be_read(verb):
+    from yolov12.arguments import parse
+
+    if verb.name == "bench":
+        return  # its words are the benchmarks' own
+    for example in verb.example.split("    |    "):
+        parse(example.split()[1:], verb.keys(), verb.max_words)
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"yolov12 {__version__}\n"
+
+
+@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["--version"], ["doctor"]])
+def test_help_imports_nothing_heavy(line):
+    code = f"import sys\nfrom yolov12 import cli\ncli.main({line!r})\n"
+    code += (
+        "print('HEAVY', {'torch', 'ultralytics', 'pydantic', 'pydantic_settings', 'numpy', 'cv2'} & set(sys.modules))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert child.stdout.splitlines()[-1] == "HEAVY set()"
+
+
+def test_the_module_runs_as_a_program():
+    child = subprocess.run(
+        [sys.executable, "-m", "yolov12.cli", "val"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (child.returncode, child.stderr) == (2, "error: val needs model=: for example model=yolov12n.pt\n")

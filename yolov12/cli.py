@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`yolov12 VERB key=value ...`: finds the verb, prints help, and turns a mistake into one sentence and an exit code.
+
+Exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted; 143 terminated after a checkpoint; 1 with a traceback is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+
+from yolov12 import __version__, settings, settings_page
+from yolov12.arguments import TASKS, parse
+from yolov12.errors import UserError
+from yolov12.log import rank
+from yolov12.mistakes import as_exit
+from yolov12.verbs import LATER, VERBS, Verb, not_yet
+
+HELP = ("help", "--help", "-h")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line and return its exit code. A bug is raised, so that its traceback is seen."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # what as_exit does not know is raised again
+        known = as_exit(error)
+        if known is None:
+            raise
+        where = f"[rank {rank()}] " if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1 else ""
+        print(f"error: {where}{known}", file=sys.stderr)
+        return known.exit_code
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line.
+
+    Raises:
+        ExitError: with the exit code of what went wrong.
+    """
+    name, tokens = split_verb(argv)
+    if name in ("--version", "version"):
+        print(f"yolov12 {__version__}")
+        return 0
+    wants_help = name in HELP or any(token in HELP[1:] for token in tokens)
+    if name in LATER:
+        raise not_yet(name)
+    if name in HELP and tokens and tokens[0] in VERBS:
+        name = tokens[0]
+    if name in VERBS and wants_help:
+        print("\n".join(verb_help(VERBS[name])))
+        return 0
+    if wants_help or not name:
+        print("\n".join(overview()))
+        return 0
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=2, cutoff=0.5)
+        meant = f"did you mean {' or '.join(near)}?" if near else "`yolov12 help` lists the verbs"
+        raise UserError(f"there is no verb {name!r}; {meant}")
+    settings.check_unknown(os.environ, strict=name != "env")
+    if name == "bench":
+        return VERBS[name].run(tokens, {})
+    verb = VERBS[name]
+    parsed = parse(tokens, verb.keys(), verb.max_words)
+    return verb.run(parsed.words, settings.apply_command_line(parsed.options))
+
+
+def split_verb(argv: list[str]) -> tuple[str, list[str]]:
+    """The verb and what follows it. As in `yolo`, a task may stand before the verb, and `mode=train` may stand for it."""
+    tokens = list(argv)
+    if tokens and tokens[0] in TASKS:
+        tokens = [*tokens[1:2], tokens[0], *tokens[2:]]
+    if tokens and "=" not in tokens[0]:
+        return tokens[0], tokens[1:]
+    modes = [token for token in tokens if token.startswith("mode=")]
+    if tokens and not modes:
+        raise UserError(f"{tokens[0]!r} comes before a verb: type, for example, yolov12 train {tokens[0]}")
+    return (modes[-1].partition("=")[2] if modes else ""), [token for token in tokens if token not in modes]
+
+
+def overview() -> Iterator[str]:
+    """The page of `yolov12 --help`, from the tables of verbs and settings."""
+    yield f"yolov12 {__version__}: train, validate, run and export YOLOv12 and its relatives, on NVIDIA GPUs or the CPU"
+    yield ""
+    yield "  yolov12 VERB key=value ...        --key value and --key=value do too"
+    yield ""
+    for verb in VERBS.values():
+        yield f"  {verb.name:9} {verb.summary}"
+        yield f"            yolov12 {verb.example}"
+    yield f"  planned: {', '.join(LATER)}"
+    yield "  yolov12 VERB --help says more about a verb"
+    yield ""
+    yield from _settings_help(settings_page.help_lines())
+    yield ""
+    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 143 terminated after a checkpoint"
+    yield "Unofficial: not affiliated with the authors of YOLOv12 or Ultralytics. AGPL-3.0-or-later."
+
+
+def verb_help(verb: Verb) -> Iterator[str]:
+    """The page of `yolov12 VERB --help`."""
+    yield f"yolov12 {verb.name}: {verb.summary}"
+    yield ""
+    yield f"  yolov12 {verb.example}"
+    yield from (f"  {note}" for note in verb.notes)
+    if keys := verb.keys():
+        yield ""
+        yield "arguments:"
+        yield textwrap.fill(" ".join(keys), 118, initial_indent="  ", subsequent_indent="  ")
+    yield ""
+    yield from _settings_help(settings_page.long_help_lines() if verb.name == "env" else settings_page.help_lines())
+
+
+def _settings_help(lines: Iterator[str]) -> Iterator[str]:
+    yield "settings, their defaults and values; YOLOV12_SYNC_BN=1 in the environment is sync_bn=1 here (yolov12 env --help says more):"
+    yield from (f"  {line}" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The one place where this room reaches into ultralytics: label caches, fonts, data downloads and the loader.
+
+Each stand-in has the name and the signature of what it replaces. `install` puts it wherever ultralytics has bound the original, since most of
+its modules import functions by name.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yolov12.data import datayaml, fonts, labelcache
+from yolov12.errors import UserError
+from yolov12.log import say, say_once
+from yolov12.seams import Seam
+
+SEAMS: tuple[Seam, ...] = ()
+
+_stock: dict[str, Callable[..., Any]] = {}
+"""What `install` replaced, by name; empty until it ran."""
+_promised_bytes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""Shared memory that the loaders alive in this process may still fill."""
+
+
+def install() -> None:
+    """Replace the functions of ultralytics that this module stands in for. Calling it again does nothing."""
+    if _stock:
+        return
+    import ultralytics.data.build
+    import ultralytics.data.dataset
+    import ultralytics.utils.plotting
+
+    replacements: tuple[tuple[Any, str, Any], ...] = (
+        (ultralytics.data.utils, "load_dataset_cache_file", load_dataset_cache_file),
+        (ultralytics.data.utils, "save_dataset_cache_file", save_dataset_cache_file),
+        (ultralytics.data.utils, "check_det_dataset", check_det_dataset),
+        (ultralytics.data.utils, "check_cls_dataset", check_cls_dataset),
+        (ultralytics.data.build, "build_dataloader", build_dataloader),
+        (ultralytics.utils.checks, "check_font", fonts.check_font),
+    )
+    for module, name, stand_in in replacements:
+        _stock[name] = vars(module)[name]
+        # inspect.getsource follows this, so that a seam's digest stays that of the pinned source.
+        stand_in.__wrapped__ = _stock[name]
+        _rebind(name, _stock[name], stand_in)
+
+
+def load_dataset_cache_file(path: Path) -> dict[str, Any]:
+    """The label cache that belongs to stock's `path`, read from our own file beside it; stock's file is never opened.
+
+    Raises:
+        FileNotFoundError, labelcache.UnreadableError: none there or not whole; the caller then scans the data set again.
+    """
+    file = labelcache.place(path)
+    try:
+        return labelcache.load(file)
+    except labelcache.UnreadableError as error:
+        say_once(f"label cache {file}", f"label cache: {error}; the data set is scanned again")
+        raise
+
+
+def save_dataset_cache_file(prefix: str, path: Path, x: dict[str, Any], version: str) -> None:
+    """Keep a scan's result `x` beside the labels, or say why not; `x` gets its `version` either way, as upstream's callers expect."""
+    del prefix  # upstream's colours for "train:" and "val:"
+    x["version"] = version
+    file = labelcache.place(path)
+    try:
+        labelcache.save(file, x)
+    except (OSError, labelcache.NotStorableError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        say_once(
+            f"label cache {file}",
+            f"label cache: not saved in {file.parent} ({why}); the next run scans the data set again",
+        )
+    else:
+        say(f"label cache: {file}")
+
+
+def check_det_dataset(dataset: str | Path, autodownload: bool = True, split: str = "") -> dict[str, Any]:
+    """Upstream's reading of a data yaml, except that a `download:` field is followed only for a data set of ultralytics' own list.
+
+    Such a field may be a script, and upstream runs it. The yamls that ultralytics ships are part of the pinned library, and naming one of
+    them names a public data set; any other yaml came from somewhere else.
+
+    Raises:
+        UserError: data are missing and are not fetched; says what to fetch and where to put it.
+    """
+    name = str(dataset)
+    allowed, reason = may_download(name)
+    if "://" in name and not allowed:
+        raise UserError(
+            f"data={name} is not fetched ({reason}): fetch and unpack it, then give the path of its data yaml"
+        )
+    try:
+        return _stock["check_det_dataset"](dataset, autodownload=autodownload and allowed, split=split)
+    except FileNotFoundError as error:
+        file = Path(name) if Path(name).is_file() else datayaml.shipped(name)
+        if allowed or file is None or file.suffix not in (".yaml", ".yml"):
+            raise
+        content = datayaml.read(file)
+        advice = datayaml.download_advice(content, datayaml.root_of(file, content))
+        if not advice:
+            raise
+        raise UserError(f"{str(error).splitlines()[0]}: {advice} ({reason})") from error
+
+
+def check_cls_dataset(dataset: str | Path, split: str = "") -> dict[str, Any]:
+    """Upstream's reading of a classification folder; with YOLOV12_OFFLINE=1 a missing one is an error instead of a download.
+
+    Raises:
+        UserError: offline, and there is no such folder.
+    """
+    from ultralytics.utils import DATASETS_DIR
+
+    allowed, reason = may_download(str(dataset))
+    if not allowed and not any(Path(place).exists() for place in (dataset, DATASETS_DIR / str(dataset))):
+        raise UserError(
+            f"data={dataset} is not here and is not fetched ({reason}): put its folder at {DATASETS_DIR / str(dataset)}"
+        )
+    return _stock["check_cls_dataset"](dataset, split=split)
+
+
+def may_download(dataset: str) -> tuple[bool, str]:
+    """Whether `data=dataset` may use the network: for an address or a name of ultralytics' list, which the user typed, it may."""
+    from ultralytics.utils import ROOT
+
+    from yolov12 import settings
+
+    if settings.current().offline:
+        return False, "YOLOV12_OFFLINE=1"
+    path = Path(dataset)
+    if path.exists() and ROOT not in path.resolve().parents:
+        return False, "only data sets that ultralytics lists are fetched"
+    return True, "named by the user"
+
+
+def build_dataloader(dataset: Any, batch: int, workers: int, *args: Any, **kwargs: Any) -> Any:
+    """Upstream's loader; where /dev/shm is too small for its batches, its workers hand them over by value, and one line says so."""
+    from yolov12.data import handover
+
+    loader = _stock["build_dataloader"](dataset, batch, workers, *args, **kwargs)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    image = bytes_per_image(dataset)
+    wanted = handover.wanted_bytes(loader.num_workers, loader.prefetch_factor or 0, loader.batch_size, image, ranks)
+    free = handover.free_bytes()
+    left = None if free is None else max(free - sum(_promised_bytes.values()), 0)
+    strategy, reason = handover.choose(wanted, left)
+    if strategy == "shared":
+        _promised_bytes[loader] = wanted
+    else:
+        loader.collate_fn = handover.ByValue(loader.collate_fn)
+        say_once(
+            "handover",
+            f"loader: workers hand batches over without shared memory: {reason} (docker run --shm-size=8g avoids the copies)",
+        )
+    return loader
+
+
+def bytes_per_image(dataset: Any) -> int:
+    """Upper estimate of what one sample of an ultralytics data set takes in a batch, padding aside."""
+    first = getattr(dataset, "datasets", [dataset])[0]
+    if not hasattr(first, "imgsz"):  # classification: float32, and only its transforms know the size
+        sizes = [size for step in first.torch_transforms.transforms for size in _as_sizes(getattr(step, "size", 0))]
+        return 3 * 4 * max(sizes, default=0) ** 2
+    side = max(_as_sizes(first.imgsz))
+    image = getattr(first, "channels", 3) * side**2
+    # Masks and depth maps: at most one float per pixel.
+    return image + (0 if _boxes_only(first) else 4 * side**2)
+
+
+def _boxes_only(dataset: Any) -> bool:
+    from ultralytics.data.augment import Format
+
+    return not getattr(dataset, "use_segments", False) and getattr(dataset, "format_class", Format) is Format
+
+
+def _as_sizes(size: Any) -> list[int]:
+    return [int(side) for side in size] if isinstance(size, (tuple, list)) else [int(size)]
+
+
+def _rebind(name: str, old: Any, new: Any) -> None:
+    """Put `new` wherever a loaded module of ultralytics has `old` under `name`; later imports find it at the source."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] == "ultralytics" and vars(module).get(name) is old:
+            setattr(module, name, new)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Ask all ranks whether an attempt succeeded, before any of them enters a collective that needs all of them.
+
+Out of memory on one rank is the common case: its peers would otherwise wait in the all-reduce of the gradients for a rank that is elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the ranks said of one attempt."""
+
+    reasons: dict[int, str]
+    """Rank -> why it failed; empty where all succeeded."""
+
+    @property
+    def all_succeeded(self) -> bool:
+        return not self.reasons
+
+    def first(self) -> str:
+        """The failure of the lowest rank, as one line."""
+        rank = min(self.reasons)
+        return f"rank {rank}: {self.reasons[rank]}"
+
+
+def vote(failure: str | None, group: dist.ProcessGroup | None) -> Verdict:
+    """Tell all ranks whether this one failed, and learn the same of them. Every rank must call it once per attempt.
+
+    Args:
+        failure: None for success, else the reason in one line.
+        group: a CPU group; None for a single process.
+
+    Raises:
+        RuntimeError: a peer did not vote within the group's timeout (from gloo).
+    """
+    if group is None:
+        return Verdict({} if failure is None else {0: failure})
+    failed = torch.tensor([0 if failure is None else 1], dtype=torch.int32)
+    dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=group)
+    if not failed.item():  # a CPU tensor: nothing waits for the GPU
+        return Verdict({})
+    # Objects are pickled and sent only after a failure; the common path is the four bytes above.
+    said: list[str | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(said, failure, group=group)
+    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None})

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Who takes part in a run: read from the launcher's environment, joined once, left once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the processes of the run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process trains by itself."""
+        return self.size == 1
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> World:
+    """The world that torchrun described in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a world of one without them."""
+
+    def number(name: str, default: int) -> int:
+        return int(environ.get(name) or default)
+
+    size = number("WORLD_SIZE", 1)
+    return World(number("RANK", 0), size, number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", size))
+
+
+@dataclass
+class Groups:
+    """The process groups of a run."""
+
+    votes: dist.ProcessGroup
+    """gloo on the CPU: votes never queue behind, or get lost among, the collectives of a GPU stream."""
+
+
+def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_s: int) -> Groups:
+    """Enter the run's process groups: NCCL for GPU tensors and gloo for votes, or gloo for both on the CPU.
+
+    Args:
+        timeout_s: how long a collective may take before it counts as hung.
+        rendezvous_timeout_s: how long to wait for peers that are not there yet.
+    """
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(
+            backend,
+            rank=world.rank,
+            world_size=world.size,
+            timeout=timedelta(seconds=max(timeout_s, rendezvous_timeout_s)),
+            # Naming the device makes NCCL connect now, where a failure is easy to read, and not inside the first step.
+            device_id=device if device.type == "cuda" else None,
+        )
+    return Groups(votes=dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)))
+
+
+def leave() -> None:
+    """Leave all groups; nothing to do where none was joined."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

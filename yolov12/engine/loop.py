@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The epochs of a run, in ultralytics' order and with its callbacks (engine/trainer.py:468), around our own step.
+
+What differs: the step (step.py), out of memory repeats a step instead of halving the batch, and the progress line reads the losses a few
+times a second instead of every step, because reading them waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
+from ultralytics.utils.torch_utils import autocast, unwrap_model
+
+from yolov12.engine.step import Step
+
+if TYPE_CHECKING:
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+IS_FIRST = RANK in {-1, 0}
+PROGRESS_INTERVAL_S = 0.25
+EMA_ATTRIBUTES = ["yaml", "nc", "args", "names", "stride", "class_weights"]
+
+
+class Loop:
+    """Drives a trainer whose `_setup_train` has run."""
+
+    def __init__(self, trainer: YOLOv12Trainer) -> None:
+        self.trainer = trainer
+        self.batches_per_epoch = len(trainer.train_loader)
+        self.warmup_iterations = trainer._get_warmup_iterations(self.batches_per_epoch)
+        self.nominal_accumulate = trainer.accumulate
+        self.last_update = -1
+        self.mosaic_is_closed = not trainer.args.close_mosaic
+        self.shown_at_s = 0.0
+        self.step = Step(
+            model=unwrap_model(trainer.model),
+            forward_loss=self._forward_loss,
+            autocast=self._autocast,
+            scale_loss=lambda loss: trainer.scaler.scale(loss),
+            vote_group=trainer.vote_group,
+        )
+
+    def run(self) -> None:
+        """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights."""
+        t = self.trainer
+        t.epoch_time = None
+        t.epoch_time_start = t.train_time_start = time.time()
+        t.run_callbacks("on_train_start")
+        self._announce()
+        if t.args.close_mosaic:
+            first_plain = (t.epochs - t.args.close_mosaic) * self.batches_per_epoch
+            t.plot_idx.extend([first_plain, first_plain + 1, first_plain + 2])
+        t.optimizer.zero_grad()
+        t.epoch = t.start_epoch
+        while True:
+            self._train_epoch()
+            self._validate()
+            if t._handle_nan_recovery(t.epoch):
+                self.step.forget()
+                self.last_update = -1
+                continue
+            t.nan_recovery_attempts = 0
+            self._save_epoch()
+            self._prepare_next_epoch()
+            if t.stop:
+                break
+            t.epoch += 1
+        self._finish()
+
+    def _announce(self) -> None:
+        t = self.trainer
+        length = f"{t.args.time} hours..." if t.args.time else f"{t.epochs} epochs..."
+        LOGGER.info(
+            f"Using {len(t.train_loader.dataset)} train, {len(t.test_loader.dataset)} val images for fraction={t.args.fraction} "
+            f"at imgsz={t.args.imgsz}\nUsing {t.train_loader.num_workers * max(t.world_size, 1)} dataloader workers\n"
+            f"Logging results to {colorstr('bold', t.save_dir)}\nStarting training for {length}"
+        )
+
+    def _train_epoch(self) -> None:
+        t = self.trainer
+        t.run_callbacks("on_train_epoch_start")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch wants optimizer.step() before the first scheduler.step()
+            t.scheduler.step()
+        t._model_train()
+        if RANK != -1:
+            t.train_loader.sampler.set_epoch(t.epoch)
+        if not self.mosaic_is_closed and t.epoch >= t.epochs - t.args.close_mosaic:
+            self.mosaic_is_closed = True
+            t._close_dataloader_mosaic()
+            t.train_loader.reset()
+        batches: Any = enumerate(t.train_loader)
+        if IS_FIRST:
+            if t.loss_names:
+                LOGGER.info(t.progress_string())
+            batches = TQDM(batches, total=self.batches_per_epoch)
+        t.tloss = None
+        for i, batch in batches:
+            self._train_batch(i, batch, batches)
+            if t.stop:
+                break
+        criterion = getattr(unwrap_model(t.model), "criterion", None)
+        if hasattr(criterion, "update"):
+            criterion.update()
+        t.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(t.optimizer.param_groups)}
+        t.run_callbacks("on_train_epoch_end")
+
+    def _train_batch(self, i: int, batch: dict[str, Any], progress: Any) -> None:
+        t = self.trainer
+        t.run_callbacks("on_train_batch_start")
+        iteration = i + self.batches_per_epoch * t.epoch
+        self._warm_up(iteration)
+        batch = t.preprocess_batch(batch)
+        result = self.step.run(batch)
+        t.loss, t.loss_items = result.loss, result.items
+        self._note_losses(i, result.items)
+        if iteration - self.last_update >= t.accumulate:
+            self.step.take_gradients()
+            t.optimizer_step()
+            self.last_update = iteration
+            if t.args.time:
+                t.stop = self._agreed(time.time() - t.train_time_start > t.args.time * 3600)
+        if IS_FIRST and not t.stop:
+            self._show_progress(i, batch, progress)
+            if t.args.plots and iteration in t.plot_idx:
+                t.plot_training_samples(batch, iteration)
+        t.run_callbacks("on_train_batch_end")
+
+    def _forward_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        model = self.trainer.model
+        if self.trainer.args.compile:
+            return unwrap_model(model).loss(batch, model(batch["img"]))
+        return model(batch)
+
+    def _autocast(self) -> Any:
+        t = self.trainer
+        return autocast(torch.bfloat16 if t.args.amp == "bf16" and t.amp else t.amp, device=t.device.type)
+
+    def _warm_up(self, iteration: int) -> None:
+        """Ramp accumulation, learning rates and momentum over the first iterations (engine/trainer.py:524)."""
+        t, last = self.trainer, self.warmup_iterations
+        if not last or iteration > last:
+            return
+
+        def ramp(start: float, end: float) -> float:
+            return float(np.interp(iteration, [0, last], [start, end]))
+
+        t.accumulate = max(1, round(ramp(1, self.nominal_accumulate)))
+        for group in t.optimizer.param_groups:
+            start = t.args.warmup_bias_lr if group.get("param_group") == "bias" else 0.0
+            group["lr"] = ramp(start, group["initial_lr"] * t.lf(t.epoch))
+            if "momentum" in group:
+                group["momentum"] = ramp(t.args.warmup_momentum, t.args.momentum)
+
+    def _note_losses(self, i: int, items: dict[str, Tensor]) -> None:
+        t = self.trainer
+        if not t.loss_names:  # the criterion names its losses in its first answer
+            t.loss_names = tuple(items)
+            if IS_FIRST:
+                LOGGER.info(t.progress_string())
+                t.metrics.update(dict.fromkeys(t.label_loss_items(prefix="val"), 0.0))
+        t.tloss = items if t.tloss is None else {name: (t.tloss[name] * i + item) / (i + 1) for name, item in items.items()}
+
+    def _show_progress(self, i: int, batch: dict[str, Any], progress: Any) -> None:
+        t, now_s = self.trainer, time.monotonic()
+        if now_s - self.shown_at_s < PROGRESS_INTERVAL_S and i + 1 < self.batches_per_epoch:
+            return
+        self.shown_at_s = now_s
+        losses = [float(loss) for loss in t.tloss.values()]  # waits for the GPU
+        memory = f"{t._get_memory():.3g}G"
+        objects = batch.get("cls", batch["img"]).shape[0]
+        progress.set_description(
+            ("%11s" * 2 + "%11.4g" * (2 + len(losses)))
+            % (f"{t.epoch + 1}/{t.epochs}", memory, *losses, objects, batch["img"].shape[-1])
+        )
+
+    def _validate(self) -> None:
+        t = self.trainer
+        if IS_FIRST:
+            t.ema.update_attr(t.model, include=EMA_ATTRIBUTES)
+        is_last = t.epoch + 1 >= t.epochs
+        if t.args.val or is_last or t.stopper.possible_stop or t.stop:
+            t._clear_memory(0.5)
+            t.metrics, t.fitness = t.validate()
+
+    def _save_epoch(self) -> None:
+        t = self.trainer
+        if not IS_FIRST:
+            return
+        is_last = t.epoch + 1 >= t.epochs
+        t.save_metrics(metrics={**t.label_loss_items(t.tloss), **t.metrics, **t.lr})
+        t.stop |= t.stopper(t.epoch + 1, t.fitness) or is_last
+        if t.args.time:
+            t.stop |= time.time() - t.train_time_start > t.args.time * 3600
+        if (t.args.save or is_last) and t.save_model():
+            t.run_callbacks("on_model_save")
+
+    def _prepare_next_epoch(self) -> None:
+        t, now_s = self.trainer, time.time()
+        t.epoch_time, t.epoch_time_start = now_s - t.epoch_time_start, now_s
+        if t.args.time:  # a time limit estimates the number of epochs anew after each
+            mean_epoch_s = (now_s - t.train_time_start) / (t.epoch - t.start_epoch + 1)
+            t.epochs = t.args.epochs = math.ceil(t.args.time * 3600 / mean_epoch_s)
+            self.warmup_iterations = t._get_warmup_iterations(self.batches_per_epoch)
+            t._setup_scheduler()
+            t.scheduler.last_epoch = t.epoch
+            t.stop |= t.epoch >= t.epochs
+        t.run_callbacks("on_fit_epoch_end")
+        t._clear_memory(0.5)
+        t.stop = self._agreed(t.stop)
+
+    def _agreed(self, stop: bool) -> bool:
+        """Rank 0's decision, on every rank."""
+        if RANK == -1:
+            return stop
+        said = [stop if RANK == 0 else None]
+        dist.broadcast_object_list(said, 0)
+        return bool(said[0])
+
+    def _finish(self) -> None:
+        t = self.trainer
+        hours = (time.time() - t.train_time_start) / 3600
+        LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
+        t.final_eval()
+        if IS_FIRST:
+            if t.args.plots:
+                t.plot_metrics()
+            t.run_callbacks("on_train_end")
+        t._clear_memory()
+        for loader in (t.train_loader, t.test_loader):
+            if hasattr(loader, "close"):
+                loader.close()

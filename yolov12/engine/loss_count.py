@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Loss sums and target counts, so that parts of a batch add up to the loss of the whole.
+
+ultralytics divides the summed loss of a batch by its summed target scores (utils/loss.py:464). Averaging such quotients over parts or ranks
+is not the quotient of the whole: a part with few objects would weigh as much as one with many. So a counted part contributes the sum
+(quotient times its own divisor), and the division by the divisor of the whole comes once, when all parts are known.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from ultralytics.utils.loss import v8DetectionLoss
+
+from yolov12.seams import Seam
+
+SEAMS = (Seam("utils/loss.py", 464, "ultralytics.utils.loss.v8DetectionLoss.get_assigned_targets_and_loss", "to-be-filled"),)
+
+# Positions among the arguments of BboxLoss.forward (utils/loss.py:127).
+TARGET_SCORES, TARGET_SCORES_SUM = 4, 5
+
+
+class TargetCounter:
+    """Listens to a detection criterion and notes by what it divided the last loss, and what it would have divided by unclamped."""
+
+    def __init__(self, criterion: v8DetectionLoss) -> None:
+        self.divisor: Tensor
+        """The divisor of the last loss: the sum of target scores, at least 1. A scalar on the loss's device."""
+        self.count: Tensor
+        """The sum of target scores itself; 0 for a part without objects."""
+        self._handle = criterion.bbox_loss.register_forward_pre_hook(self._note)
+
+    def _note(self, module: Any, args: tuple[Tensor, ...]) -> None:
+        del module
+        self.divisor = args[TARGET_SCORES_SUM].detach()
+        self.count = args[TARGET_SCORES].detach().sum()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._handle.remove()
+
+
+def counter_for(criterion: Any) -> TargetCounter | None:
+    """A counter for criteria with one divisor; None for others (end-to-end heads divide two losses by two different sums)."""
+    return TargetCounter(criterion) if type(criterion) is v8DetectionLoss else None

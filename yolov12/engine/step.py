@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One training step that either counts whole or not at all.
+
+    attempt    every part of the batch runs forward, loss and backward; gradients gather in `.grad`, nothing is communicated
+    vote       all ranks say on the CPU whether they made it
+    commit     gradients and counts are summed over the ranks, divided once, and put aside for the update
+    or retry   the attempt is dropped, random state and BN buffers are put back, and the same data runs again in smaller parts
+
+Loss sums and target counts are explained in loss_count.py.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov12.distributed.reduce import sum_over_ranks
+from yolov12.distributed.vote import vote
+from yolov12.engine.loss_count import TargetCounter, counter_for
+from yolov12.engine.snapshot import Snapshot
+from yolov12.errors import RetryableError
+from yolov12.log import say, say_once, warn
+from yolov12.memory.failure import is_out_of_memory
+from yolov12.memory.micro_batch import split
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a committed step has to tell."""
+
+    loss: Tensor
+    """The optimised loss of this rank's images (images times mean loss), a detached scalar on the device."""
+    items: dict[str, Tensor]
+    """Each component's mean loss over this rank's images, detached."""
+
+
+class Step:
+    """Runs batches through a model and keeps their gradients until the optimizer is due.
+
+    Args:
+        model: a detection model of ultralytics, unwrapped.
+        forward_loss: runs the model on a batch and returns `(loss * images, items)`, as `model(batch)` does in ultralytics.
+        autocast: makes the context of the forward pass and the loss.
+        scale_loss: multiplies the loss before backward (fp16's GradScaler), identity otherwise.
+        vote_group: CPU process group; None when this process is alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward_loss: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]],
+        autocast: Callable[[], AbstractContextManager[Any]],
+        scale_loss: Callable[[Tensor], Tensor],
+        vote_group: torch.distributed.ProcessGroup | None = None,
+    ) -> None:
+        self.model = model
+        self.forward_loss = forward_loss
+        self.autocast = autocast
+        self.scale_loss = scale_loss
+        self.vote_group = vote_group
+        self.micro_batches = 1
+        self.parameters = list(model.parameters())
+        self.held: list[Tensor | None] = [None] * len(self.parameters)
+        """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
+        self._targets_per_image = torch.ones((), device=self.parameters[0].device)
+        self._counter: TargetCounter | None = None
+        self._counted_criterion: Any = None
+
+    def run(self, batch: Batch) -> StepResult:
+        """Train on one batch and put its gradients aside. All ranks must call it equally often.
+
+        Raises:
+            RetryableError: a single image does not fit, or another rank failed for another reason than memory.
+        """
+        before = Snapshot.take(self.model)
+        while True:
+            attempt, error = self._attempt(batch)
+            verdict = vote(None if error is None else _one_line(error), self.vote_group)
+            if verdict.all_succeeded:
+                assert attempt is not None
+                return self._commit(attempt)
+            self._drop()
+            if error is not None and not is_out_of_memory(error):
+                raise error
+            if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
+                raise RetryableError(f"training stopped because another process failed, {verdict.first()}")
+            del attempt, error
+            before.restore(self.model)
+            self._use_smaller_parts(len(batch["img"]), verdict.first())
+
+    def take_gradients(self) -> None:
+        """Hand the gradients put aside to the parameters, where the optimizer looks for them."""
+        for parameter, gradient in zip(self.parameters, self.held, strict=True):
+            parameter.grad = gradient
+        self.held = [None] * len(self.parameters)
+
+    def forget(self) -> None:
+        """Drop everything that was put aside, for example after NaN recovery reloaded the weights."""
+        self._drop()
+        self.held = [None] * len(self.parameters)
+
+    def _attempt(self, batch: Batch) -> tuple[_Attempt | None, Exception | None]:
+        """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
+        try:
+            parts = split(batch, self.micro_batches)
+            if self.vote_group is None and len(parts) == 1:
+                return self._plain_attempt(parts[0]), None
+            return self._counted_attempt(parts), None
+        except Exception as error:  # whatever it is, the other ranks must hear of it before this one leaves
+            if is_out_of_memory(error):
+                # The traceback holds the activations of the failed pass; without it they are free before the retry.
+                error = error.with_traceback(None)
+            return None, error
+
+    def _plain_attempt(self, batch: Batch) -> _Attempt:
+        """The whole batch at once, alone: ultralytics' own loss is already that of the whole."""
+        with self.autocast():
+            loss, items = self.forward_loss(batch)
+            loss = loss.sum()
+        self.scale_loss(loss).backward()
+        return _Attempt(loss.detach(), items, counts=None)
+
+    def _counted_attempt(self, parts: list[Batch]) -> _Attempt:
+        """Each part contributes its loss sum over a provisional divisor, the same on all ranks; `_commit` corrects it."""
+        self._listen_to_criterion()
+        device = parts[0]["img"].device
+        images = sum(len(part["img"]) for part in parts)
+        loss_of_all = torch.zeros((), device=device)
+        targets = torch.zeros((), device=device)
+        summed_items: dict[str, Tensor] = {}
+        for part in parts:
+            with self.autocast():
+                loss, items = self.forward_loss(part)
+                loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
+            self.scale_loss(loss).backward()
+            # item = sum / divisor, so item * divisor adds up over parts; an uncounted criterion's items add up by images
+            divisor = self._counter.divisor if self._counter else torch.full_like(targets, len(part["img"]))
+            for name, item in items.items():
+                summed_items[name] = summed_items.get(name, 0) + item * divisor
+            loss_of_all += loss.detach()
+            targets += self._counter.count if self._counter else divisor
+        counts = torch.stack([targets, torch.full_like(targets, images)])
+        return _Attempt(loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts)
+
+    def _sum_over_provisional(self, images: int) -> Tensor | float:
+        """The factor that turns ultralytics' loss of a part, images * sum / divisor, into sum / provisional.
+
+        The provisional divisor is the last step's targets per image: it keeps the loss at the size that fp16's scaler is used to.
+        """
+        if self._counter is None:
+            return 1.0
+        return self._counter.divisor / (images * self._targets_per_image)
+
+    def _listen_to_criterion(self) -> None:
+        """Attach the counter to the model's criterion, which ultralytics makes at the first loss (nn/tasks.py:464) and sometimes anew."""
+        if getattr(self.model, "criterion", None) is None and hasattr(self.model, "init_criterion"):
+            self.model.criterion = self.model.init_criterion()
+        criterion = getattr(self.model, "criterion", None)
+        if criterion is self._counted_criterion:
+            return
+        if self._counter is not None:
+            self._counter.close()
+        self._counted_criterion, self._counter = criterion, counter_for(criterion)
+        if self._counter is None:
+            say_once(
+                f"uncounted {type(criterion).__name__}",
+                f"loss: {type(criterion).__name__} has no single divisor; parts and ranks are weighted by images, as ultralytics' DDP does",
+            )
+
+    def _commit(self, attempt: _Attempt) -> StepResult:
+        """Sum over the ranks, divide once, and add to what is put aside."""
+        if self.vote_group is not None:
+            self._fill_missing_gradients()
+        present = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        gradients = [self.parameters[i].grad for i in present]
+        self._drop()
+        if attempt.counts is not None:
+            if self.vote_group is not None:
+                sum_over_ranks([*gradients, attempt.counts])
+            if self._counter is not None:
+                targets, images = attempt.counts
+                targets_per_image = targets.clamp(min=1) / images
+                torch._foreach_mul_(gradients, self._targets_per_image / targets_per_image)
+                self._targets_per_image = targets_per_image
+        if all(self.held[i] is not None for i in present):
+            torch._foreach_add_([self.held[i] for i in present], gradients)
+        else:
+            for i, gradient in zip(present, gradients, strict=True):
+                held = self.held[i]
+                self.held[i] = gradient if held is None else held.add_(gradient)
+        return StepResult(attempt.loss, attempt.items)
+
+    def _fill_missing_gradients(self) -> None:
+        """Every rank must reduce the same list, also where one rank's data left a parameter unused."""
+        for parameter in self.parameters:
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _drop(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _use_smaller_parts(self, images: int, reason: str) -> None:
+        old = min(self.micro_batches, images)
+        if old >= images:
+            raise RetryableError(
+                f"out of memory with one image at a time ({reason}); use a smaller imgsz or model, or free the device's memory"
+            )
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.micro_batches = min(old * 2, images)
+        warn(f"out of memory ({reason}); the step is repeated on the same data: micro-batches {old} -> {self.micro_batches}")
+        if old == 1:
+            say("batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's")
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    loss: Tensor
+    items: dict[str, Tensor]
+    counts: Tensor | None
+    """(targets, images) of this rank where parts or ranks must be added up, else None."""
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+def _says_out_of_memory(reason: str) -> bool:
+    return is_out_of_memory(RuntimeError(reason))

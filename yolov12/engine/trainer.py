@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The detection trainer: ultralytics' set-up and bookkeeping around our loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import ultralytics.engine.trainer as upstream
+import ultralytics.engine.validator as upstream_validator
+import ultralytics.models.yolo.detect.val as upstream_detection_validator
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.modules.block import AAttn
+from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
+from ultralytics.utils.torch_utils import get_torch_device_backend, strip_optimizer
+
+from yolov12 import precision, settings
+from yolov12.distributed import devices, world
+from yolov12.distributed.reduce import broadcast_from_first
+from yolov12.engine.checkpoint import staged
+from yolov12.engine.loop import Loop
+from yolov12.engine.patches import install_patches
+from yolov12.log import say
+from yolov12.model import attention
+from yolov12.seams import Seam, replaced
+
+SEAMS = (
+    Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "to-be-filled"),
+    Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "to-be-filled"),
+    Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "to-be-filled"),
+    Seam("engine/trainer.py", 768, "ultralytics.engine.trainer.BaseTrainer.save_model", "to-be-filled"),
+    Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "to-be-filled"),
+)
+
+AMP_REQUEST = {True: "1", False: "0", "fp32": "0"}
+
+
+class YOLOv12Trainer(DetectionTrainer):
+    """Trains any detection model of ultralytics: same arguments, callbacks, files and logs.
+
+    The name contains "Trainer" because ultralytics attaches its loggers only to classes whose name does (utils/callbacks/base.py:197).
+    """
+
+    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None) -> None:
+        install_patches()
+        self.world = world.from_environment()
+        self.vote_group: dist.ProcessGroup | None = None
+        super().__init__(cfg, _with_devices_of(self.world, overrides or {}), _callbacks)
+        if not self.world.is_alone:
+            # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
+            self.world_size, self.ddp = self.world.size, False
+
+    def _setup_ddp(self) -> None:
+        """Join the other ranks: ours names a CPU group for votes, has a timeout in minutes, and works on the CPU."""
+        if self.device.type == "cuda":
+            index = int(self.args.device.split(",")[LOCAL_RANK])
+            self.device = torch.device("cuda", index)
+            self.accelerator = get_torch_device_backend(self.device)
+            torch.cuda.set_device(index)
+        current = settings.current()
+        groups = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
+        self.vote_group = groups.votes
+        self._agree_on_folder()
+
+    def _agree_on_folder(self) -> None:
+        """Only rank 0 counts a run's name up (cfg/__init__.py:568); the others take over its folder."""
+        said = [str(self.save_dir)]
+        dist.broadcast_object_list(said, 0)
+        self.save_dir = Path(said[0])
+        self.args.save_dir = said[0]
+        self.wdir = self.save_dir / "weights"
+        self.last, self.best, self.csv = self.wdir / "last.pt", self.wdir / "best.pt", self.save_dir / "results.csv"
+
+    def _setup_train(self) -> None:
+        dtype, reason = precision.choose(self.device, AMP_REQUEST.get(self.args.amp, self.args.amp))
+        self.args.amp = precision.ARGUMENT[dtype]
+        say(f"precision: {reason}")
+        # ultralytics would wrap the model in DDP (engine/trainer.py:443), and download a model to test AMP with (utils/checks.py:987),
+        # which precision.py has decided already.
+        no_reducer = replaced(nn.parallel, DistributedDataParallel=_SameOnAllRanks)
+        no_download = replaced(upstream, check_amp=lambda model: True)
+        with no_reducer, no_download:
+            super()._setup_train()
+        if any(isinstance(module, AAttn) for module in self.model.modules()):
+            attention.describe(self.device, dtype or torch.float32, training=True)
+
+    def _do_train(self) -> None:
+        if self.world_size > 1:
+            self._setup_ddp()
+        try:
+            self._setup_train()
+            Loop(self).run()
+        finally:
+            world.leave()
+
+    def save_model(self) -> bool:
+        """Write last.pt, and best.pt and epochN.pt when due, so that a reader never sees half a file.
+
+        Raises:
+            RetryableError: the disk is full; the checkpoints of earlier epochs are intact.
+        """
+        with staged(self.wdir) as scratch:
+            aside = {"wdir": scratch, "last": scratch / self.last.name, "best": scratch / self.best.name}
+            with replaced(self, **aside):
+                return super().save_model()
+
+    def final_eval(self) -> None:
+        """Strip the optimizer from the checkpoints and evaluate the best one.
+
+        The validator of ultralytics asks CUDA for the rank's device (engine/validator.py:193), so on the CPU rank 0 evaluates alone.
+        """
+        if RANK in {-1, 0}:
+            self._strip_checkpoints()
+        has_best = self._agreed_by_all(self.best.exists())
+        if not has_best:
+            return
+        if self.world.is_alone or self.device.type == "cuda":
+            self._evaluate_best()
+        elif RANK == 0:
+            alone = {"RANK": -1, "LOCAL_RANK": -1}
+            self.validator.dataloader = None  # its loader holds this rank's share of the images; the next one is made for all of them
+            with replaced(upstream_validator, **alone), replaced(upstream_detection_validator, **alone):
+                self._evaluate_best()
+
+    def _strip_checkpoints(self) -> None:
+        results = None
+        for checkpoint in (self.last, self.best):
+            if checkpoint.exists():
+                with staged(self.wdir) as scratch:
+                    updates = {"train_results": results} if results is not None else None
+                    stripped = strip_optimizer(checkpoint, s=str(scratch / checkpoint.name), updates=updates)
+                results = stripped.get("train_results") if checkpoint == self.last else results
+
+    def _agreed_by_all(self, answer: bool) -> bool:
+        """Rank 0's answer: it alone writes checkpoints, and the folder need not be shared between machines."""
+        if self.world.is_alone:
+            return answer
+        said = [answer]
+        dist.broadcast_object_list(said, 0)
+        return bool(said[0])
+
+    def _evaluate_best(self) -> None:
+        upstream.LOGGER.info(f"\nValidating {self.best}...")
+        self.validator.args.plots = self.args.plots
+        self.validator.args.compile = False
+        self.metrics = self.validator(model=self.best)
+        self.metrics.pop("fitness", None)
+        self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
+        self.run_callbacks("on_fit_epoch_end")
+        self.epoch -= 1
+
+
+def _with_devices_of(here: world.World, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Under a launcher that gives no device argument, name this machine's GPUs, one per local rank."""
+    if not here.is_alone and overrides.get("device") in {None, "", "auto"}:
+        device, reason = devices.auto(devices.visible_gpus(), here.local_size)
+        say(f"device: {device} ({reason})")
+        return {**overrides, "device": device}
+    return overrides
+
+
+class _SameOnAllRanks(nn.parallel.DistributedDataParallel):
+    """Stands in for DDP while ultralytics sets up: makes the weights equal on all ranks and hands back the bare model."""
+
+    def __new__(cls, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        broadcast_from_first([tensor.data for tensor in (*module.parameters(), *module.buffers())])
+        return module

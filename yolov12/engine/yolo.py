@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What our `YOLO` does before ultralytics' own: names, devices, settings given as arguments, and the choice of trainer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from yolov12 import settings
+from yolov12.log import say
+from yolov12.seams import Seam
+
+SEAMS = (
+    Seam("models/yolo/model.py", 59, "ultralytics.models.yolo.model.YOLO.__init__", "to-be-filled"),
+    Seam("models/yolo/model.py", 100, "ultralytics.models.yolo.model.YOLO.task_map", "to-be-filled"),
+    Seam("engine/model.py", 806, "ultralytics.engine.model.Model.train", "to-be-filled"),
+)
+
+
+class YOLOv12Mixin:
+    """Goes in front of `ultralytics.YOLO` (compat.py makes the class)."""
+
+    def __init__(self, model: Any = "yolo26n.pt", task: str | None = None, verbose: bool = False) -> None:
+        from yolov12.engine.patches import install_patches
+        from yolov12.model import names
+
+        install_patches()
+        settings.check_unknown(os.environ, strict=False)
+        if isinstance(model, (str, Path)):
+            model = names.resolve(str(model))
+        super().__init__(model=model, task=task, verbose=verbose)  # type: ignore[call-arg]  # the base is ultralytics' YOLO
+
+    @property
+    def task_map(self) -> dict[str, dict[str, Any]]:
+        """ultralytics' table with our trainer for detection; other tasks train as they do in stock."""
+        from yolov12.engine.trainer import YOLOv12Trainer
+
+        table = super().task_map  # type: ignore[misc]
+        return {**table, "detect": {**table["detect"], "trainer": YOLOv12Trainer}}
+
+    def train(self, trainer: Any = None, **kwargs: Any) -> Any:
+        """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`."""
+        return super().train(trainer=trainer, **_with_device(settings.apply_script_arguments(kwargs)))  # type: ignore[misc]
+
+    def val(self, validator: Any = None, **kwargs: Any) -> Any:
+        """`ultralytics.YOLO.val` that also takes `device="auto"`."""
+        return super().val(validator=validator, **_with_device(kwargs, count=1))  # type: ignore[misc]
+
+    def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
+        """`ultralytics.YOLO.predict` that also takes `device="auto"`."""
+        return super().predict(source, stream, predictor=predictor, **_with_device(kwargs, count=1))  # type: ignore[misc]
+
+    def export(self, **kwargs: Any) -> str:
+        """`ultralytics.YOLO.export` that also takes `device="auto"`."""
+        return super().export(**_with_device(kwargs, count=1))  # type: ignore[misc]
+
+
+def _with_device(kwargs: dict[str, Any], count: int | None = None) -> dict[str, Any]:
+    """Replace `device="auto"` by what it means here; the first `count` GPUs where a verb uses no more."""
+    if kwargs.get("device") != "auto":
+        return kwargs
+    from yolov12.distributed import devices, world
+
+    device, reason = devices.auto(devices.visible_gpus(), world.from_environment().local_size)
+    if count is not None:
+        device = ",".join(device.split(",")[:count])
+    say(f"device: {device} ({reason})")
+    return {**kwargs, "device": device}

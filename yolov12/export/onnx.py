@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""ONNX export: upstream's exporter, told where to write and kept from installing packages.
+
+There is no second exporter here. `ultralytics.engine.exporter.Exporter` (engine/exporter.py:1134 in 8.4.190) traces,
+simplifies and saves; it always writes beside the weights, and it runs pip when a package is missing. This module takes
+care of these two.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from yolov12.errors import UserError
+
+NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
+
+
+class Exportable(Protocol):
+    """What `export` asks of a model: `ultralytics.YOLO` has it, and so does ours."""
+
+    model: Any
+    """The torch module; its `pt_path` names the checkpoint that it came from."""
+
+    def export(self, **arguments: Any) -> str:
+        """Write the model in `format=` and return the path."""
+        ...
+
+
+def export(
+    model: Exportable,
+    out: str | Path | None = None,
+    *,
+    imgsz: int | tuple[int, int] | None = None,
+    batch: int = 1,
+    dynamic: bool = False,
+    half: bool = False,
+    **arguments: Any,
+) -> Path:
+    """Export a PyTorch YOLO to one ONNX file and return its path.
+
+    The file takes `images`, NCHW float32 RGB in 0..1, and for detection gives `output0` of shape (batch, 4 + classes,
+    anchors): box centre x and y, width and height in pixels of the input, then one score per class. NMS is not in it
+    unless `nms=True`.
+
+    Args:
+        model: a YOLO that holds a PyTorch model.
+        out: the file to write, ending in `.onnx`; without it, the checkpoint's name with that suffix.
+        imgsz: pixels, one number or (height, width); without it, the size that the model was trained with.
+        batch: images per call that a fixed-shape file takes.
+        dynamic: leave batch, height and width open.
+        half: store float16 weights; an export on the CPU keeps float32 inputs and outputs.
+        **arguments: any other export argument of ultralytics (`nms=`, `opset=`, `simplify=`, `device=`).
+
+    Raises:
+        UserError: a package is missing, `out` has another suffix, or its folder can not be written.
+    """
+    _require_packages()
+    if imgsz is not None:
+        arguments["imgsz"] = imgsz
+    if half:
+        arguments["quantize"] = 16  # upstream's present name for it: half= works there too, with a warning
+    with _written_to(model.model, None if out is None else Path(out)):
+        return Path(model.export(format="onnx", batch=batch, dynamic=dynamic, **arguments))
+
+
+def _require_packages() -> None:
+    """Say what is missing before upstream starts to install it (utils/checks.py:527)."""
+    missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(missing)
+        raise UserError(f"ONNX export needs packages that are not installed here: {names}. Type: pip install {names}")
+
+
+@contextmanager
+def _written_to(network: Any, out: Path | None) -> Iterator[None]:
+    """Let the exporter write `out`, whose place it takes from the network's `pt_path` (engine/exporter.py:909)."""
+    if out is None:
+        yield
+        return
+    if out.suffix != ".onnx":
+        raise UserError(f"out={out} does not end in .onnx. Type: out={out.with_suffix('.onnx')}")
+    _require_writable(out.parent)
+    before = vars(network).get("pt_path")
+    network.pt_path = str(out.with_suffix(".pt"))
+    try:
+        yield
+    finally:
+        del network.pt_path
+        if before is not None:
+            network.pt_path = before
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder, or say that it can not be written before a minute of export is spent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise UserError(f"Can not write into {folder}: {reason}. Name a file in a folder of yours: out=FILE.onnx.")

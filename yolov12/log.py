@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One line per fact, on stderr, so that a verb's result on stdout stays parseable.
+
+Rank 0 speaks for facts; any rank may warn.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_said: set[str] = set()
+
+
+def rank() -> int:
+    """This process's rank as the launcher set it; 0 for a single process."""
+    return max(int(os.environ.get("RANK", "0") or 0), 0)
+
+
+def say(line: str) -> None:
+    """State a fact once per run group: rank 0 prints it, the others stay silent."""
+    if rank() == 0:
+        print(line, file=sys.stderr, flush=True)
+
+
+def say_once(key: str, line: str) -> None:
+    """`say` the first time that `key` comes by in this process."""
+    if key not in _said:
+        _said.add(key)
+        say(line)
+
+
+def warn(line: str) -> None:
+    """Warn from whichever rank saw it, naming the rank when there are several."""
+    where = f"[rank {rank()}] " if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1 else ""
+    print(f"WARNING {where}{line}", file=sys.stderr, flush=True)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Telling a user's mistake, or a full disk, from a bug, where the exception comes from a library and not from us.
+
+What the table does not know keeps its traceback: a bug must be visible.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from yolov12.errors import ExitError, RetryableError, UserError
+from yolov12.folders import FULL
+
+OURS = ("yolov12", "ultralytics", "torch", "torchvision", "numpy", "cv2")
+"""Packages without which nothing works: one that can not be imported is a broken installation or a bug, not a mistake."""
+
+# (exception, pattern in its message). File names and lines are those of the pinned ultralytics 8.4.190.
+_KNOWN: tuple[tuple[type[Exception], str], ...] = (
+    (ValueError, r"Invalid (CUDA|NPU|XPU) 'device="),  # utils/torch_utils.py:343, select_device
+    (RuntimeError, r"Dataset '.*' error"),  # engine/trainer.py:864, get_dataset
+    (
+        ValueError,
+        r"'\w+=.*' (is (an )?invalid|is not a valid|invalid)",
+    ),  # cfg/__init__.py:397, check_cfg; utils/checks.py:258
+    (TypeError, r"'\w+=.*' is (of )?invalid"),  # the same
+    (ValueError, r"imgsz=.* is not a valid image size"),  # utils/checks.py:275
+    (ValueError, r"(Invalid export format=|Model is already in PyTorch format)"),  # engine/exporter.py:645
+    (AssertionError, r"ERROR .* is not supported"),  # engine/exporter.py:491, options of an export format
+    (TypeError, r"model='.*' should be a \*\.pt PyTorch model"),  # engine/model.py:285
+    (
+        ConnectionError,
+        r"(Download failure|Failed to open|Failed to read images from)",
+    ),  # utils/downloads.py:489, data/loaders.py:148
+    (ImportError, r"`from yolov12 import YOLO` cannot work here"),  # compat.py
+)
+
+
+def as_exit(error: BaseException) -> ExitError | None:
+    """The error to end with, if `error` is a mistake of the user or a full disk; None if it may be a bug.
+
+    Library code wraps what it catches (`RuntimeError("Dataset ...") from ...`), so that causes are asked first for an error of ours and for
+    a full disk.
+    """
+    causes = list(_chain(error))
+    for cause in causes:
+        if isinstance(cause, ExitError):
+            return cause
+        if _is_full_disk(cause):
+            return RetryableError(f"{sentence(cause)}: make room and run the same command again")
+    return next((UserError(words) for test in _TESTS if (words := test(error))), None)
+
+
+def sentence(error: BaseException) -> str:
+    """The message of an exception on one line, without the pictures that ultralytics puts into it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(re.sub(r"[^\x20-\x7e\u00a0-\u1fff\u3000-\ud7ff]", " ", str(error)).split())
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__
+    return found
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    # torch.save loses the number of the error on the way (caffe2/serialize/inline_container.cc).
+    return (
+        isinstance(error, RuntimeError)
+        and "inline_container" in str(error)
+        and bool(re.search(r"unexpected pos|write failed", str(error)))
+    )
+
+
+def _known_message(error: BaseException) -> str:
+    for kind, pattern in _KNOWN:
+        if isinstance(error, kind) and re.match(pattern, str(error).lstrip(), re.DOTALL):
+            # The device's error goes on with advice and a dump of the environment below its first line.
+            return (
+                sentence(error)
+                if kind is not ValueError
+                else sentence(type(error)(str(error).strip().partition("\n")[0]))
+            )
+    return ""
+
+
+def _bad_argument(error: BaseException) -> str:
+    """ultralytics raises SyntaxError for arguments and data files; one from the Python parser has a file name."""
+    return sentence(error) if isinstance(error, SyntaxError) and error.filename is None else ""
+
+
+def _missing_file(error: BaseException) -> str:
+    """Raised with a sentence and not by the system: someone looked for what the user named."""
+    return sentence(error) if isinstance(error, FileNotFoundError) and error.errno is None else ""
+
+
+def _forbidden_file(error: BaseException) -> str:
+    return (
+        sentence(error)
+        if isinstance(error, PermissionError) or getattr(error, "strerror", "") == "Read-only file system"
+        else ""
+    )
+
+
+def _malformed_yaml(error: BaseException) -> str:
+    """By name: importing yaml to ask would be for nothing on every other path."""
+    return (
+        f"not valid yaml: {sentence(error)}"
+        if any(kind.__name__ == "YAMLError" for kind in type(error).__mro__)
+        else ""
+    )
+
+
+def _missing_package(error: BaseException) -> str:
+    if not isinstance(error, ModuleNotFoundError) or not error.name or error.name.partition(".")[0] in OURS:
+        return ""
+    return f"this needs the Python package {error.name!r}, which this environment does not have (nothing is installed without being asked)"
+
+
+_TESTS: tuple[Callable[[BaseException], str], ...] = (
+    _known_message,
+    _bad_argument,
+    _missing_file,
+    _forbidden_file,
+    _malformed_yaml,
+    _missing_package,
+)

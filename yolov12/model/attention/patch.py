@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`AAttn.forward` replaced in place: one layout for every backend, and the same module to everyone else.
+
+The class stays ultralytics' own and instances hold nothing of ours, so state dicts, pickles and checkpoints are those
+of stock.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from ultralytics.nn.modules.block import AAttn
+
+from yolov12.model.attention import flops
+from yolov12.model.attention.dispatch import attend
+from yolov12.model.attention.op import merge_heads, split_heads
+from yolov12.seams import Seam
+
+SEAMS = (
+    Seam("nn/modules/block.py", 1699, "ultralytics.nn.modules.block.AAttn.forward", "f16c0ffa0bb6"),
+    Seam("nn/modules/block.py", 1674, "ultralytics.nn.modules.block.AAttn.__init__", "281c3cc9db2b"),
+)
+
+_upstream_forward = AAttn.forward
+
+
+def forward(self: AAttn, x: Tensor) -> Tensor:
+    """Area attention over (batch, channels, height, width), returned in channels_last.
+
+    Replaces ultralytics 8.4.190 nn/modules/block.py:1699. Into ONNX and TorchScript upstream's own forward is traced:
+    what leaves this package is the graph of stock, made of operators that every runtime knows. `torch.export` and
+    torch.compile get the fused kernel.
+    """
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return _upstream_forward(self, x)
+    batch, _, height, width = x.shape
+    q, k, v = split_heads(self.qkv(x), self.num_heads, self.head_dim, self.area)
+    attended = merge_heads(attend(q, k, v), batch, height, width)
+    return self.proj(attended + self.pe(merge_heads(v, batch, height, width)))
+
+
+def install() -> None:
+    """Replace `AAttn.forward`; again does nothing. Models that exist already change too."""
+    AAttn.forward = forward
+    flops.register()
+
+
+def uninstall() -> None:
+    """Put upstream's forward back."""
+    AAttn.forward = _upstream_forward
+    flops.unregister()

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The tour: data, training, validation, prediction, export and its proof, on whatever this machine has.
+
+`make demo` and `docker run IMAGE demo` run it. It needs no network and no data, and everything it makes lies in one
+folder. What went wrong ends it with the error of that stage.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolov12 import folders
+from yolov12.errors import UserError
+from yolov12.log import say
+
+MODEL = "yolov12n.yaml"
+CONFIDENCE = 0.25
+"""Boxes below this score are not shown: ultralytics' default for prediction."""
+CHECKED_IMAGES = 16
+"""Images on which the export is compared with its source."""
+OPTIONS = ("epochs", "imgsz", "batch", "device", "seed", "workers", "out")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much is trained on how much. Chosen so that boxes are found reliably, with time to spare."""
+
+    epochs: int
+    imgsz: int
+    batch: int
+    train_images: int
+    val_images: int
+    workers: int
+    seed: int = 0
+    device: str | int | None = None
+
+
+def main(args: Mapping[str, Any]) -> int:
+    """Run the tour and print where everything lies and the numbers; 0 when the exported model proved equal.
+
+    Args:
+        args: `epochs`, `imgsz`, `batch`, `device`, `seed` and `workers` change the recipe, `out` the folder.
+
+    Raises:
+        UserError: an option that the demo does not have, or a folder that is in use or can not be written.
+        ParityError: the export differs from the model, or the model found nothing to compare.
+    """
+    import torch
+
+    recipe = choose(torch.cuda.is_available(), os.cpu_count() or 1, args)
+    _describe_hardware(recipe)
+    out = make_folder(args.get("out"))
+    print("\n".join(Tour(recipe, out).run()))
+    return 0
+
+
+def choose(has_gpu: bool, cores: int, args: Mapping[str, Any]) -> Recipe:
+    """The recipe for this machine, with the user's changes.
+
+    Raises:
+        UserError: an option is unknown, or is no positive whole number.
+    """
+    if unknown := [name for name in args if name not in OPTIONS]:
+        raise UserError(f"demo has no {unknown[0]}=; it takes {', '.join(f'{name}=' for name in OPTIONS)}")
+    on_gpu = has_gpu and str(args.get("device")) != "cpu"
+    changes = {name: value for name, value in args.items() if name != "out" and value is not None}
+    for name in ("epochs", "imgsz", "batch"):
+        if name in changes and (not isinstance(changes[name], int) or changes[name] < 1):
+            raise UserError(f"{name}={changes[name]} is not a positive whole number; leave it out for the default")
+    size: dict[str, Any] = (
+        {"epochs": 20, "imgsz": 640, "batch": 16, "train_images": 400, "val_images": 80}
+        if on_gpu
+        else {"epochs": 10, "imgsz": 160, "batch": 8, "train_images": 200, "val_images": 40}
+    )
+    # A core for the network, the others for loading; with one or two, loading in the same process is faster.
+    return Recipe(**{**size, "workers": min(cores - 1, 8) if cores > 2 else 0, **changes})
+
+
+def make_folder(asked: str | Path | None) -> Path:
+    """The folder of this tour, empty: what was asked for, or the first free `demo-N` where runs go.
+
+    Raises:
+        UserError: it can not be made, or something is in it.
+    """
+    if asked is not None:
+        out = Path(asked).absolute()
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"out={asked} is not empty; name a new folder, or leave it out")
+        folders.check_writable(out, f"out={asked}")
+        out.mkdir(parents=True, exist_ok=True)
+        return out
+    runs, _ = folders.runs_folder()
+    folders.check_writable(runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            (runs / f"demo-{number}").mkdir()
+        except FileExistsError:  # an earlier tour, or one that started at the same moment
+            number += 1
+        else:
+            return runs / f"demo-{number}"
+
+
+@dataclass
+class Tour:
+    """The stages in order; each leaves its line for the summary."""
+
+    recipe: Recipe
+    out: Path
+    lines: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self) -> list[str]:
+        """Go through all stages and return the summary."""
+        from yolov12 import YOLO
+        from yolov12.data import synth
+        from yolov12.export import boxes, onnx, parity
+
+        recipe, out = self.recipe, self.out
+        common = {"imgsz": recipe.imgsz, "device": recipe.device, "project": str(out), "exist_ok": True}
+
+        with self.stage("data"):
+            data = synth.write(out / "data", recipe.train_images, recipe.val_images, recipe.imgsz, recipe.seed)
+            pictures = out / "data" / "images" / "val"
+        self.note("data", data, f"{recipe.train_images} images to train on, {recipe.val_images} to validate on")
+
+        with self.stage("train"):
+            model = YOLO(MODEL)
+            model.train(data=str(data), name="train", **training_arguments(recipe), **common)
+            best = out / "train" / "weights" / "best.pt"
+        self.note("train", best, f"{recipe.epochs} epochs of {MODEL}")
+
+        with self.stage("val"):
+            scores = YOLO(best).val(data=str(data), name="val", workers=recipe.workers, **common).box
+        self.note("val", out / "val", f"mAP50 {scores.map50:.3f}, mAP50-95 {scores.map:.3f}")
+
+        with self.stage("predict"):
+            found = YOLO(best).predict(pictures, save=True, conf=CONFIDENCE, verbose=False, name="predict", **common)
+        self.note("predict", out / "predict", f"{len(found)} pictures, {sum(map(len, found))} boxes")
+
+        with self.stage("export"):
+            exported = onnx.export(YOLO(best), out / "export" / "yolov12n.onnx", imgsz=recipe.imgsz)
+        self.note("export", exported, f"{exported.stat().st_size / 1e6:.1f} MB")
+
+        with self.stage("check"):
+            checked = sorted(pictures.glob("*.jpg"))[:CHECKED_IMAGES]
+            raw = parity.require_raw(parity.compare_raw(YOLO(best).model, exported, checked))
+            both = (boxes_of(YOLO(best), recipe.imgsz), boxes_of(YOLO(exported, task="detect"), recipe.imgsz))
+            same = boxes.require_boxes(boxes.compare_boxes(*both, checked))
+        self.note("check", None, f"raw outputs, ONNX against PyTorch: {raw} (allowed {parity.RAW_THRESHOLD:.0e})")
+        self.lines.append(f"{'':8} boxes after NMS: {same}")
+        return self.summary(best, pictures)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage and time it."""
+        say(f"\n--- {name} ---")
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+    def note(self, name: str, place: Path | None, words: str) -> None:
+        """A line of the summary; `place` is shown as the user would type it."""
+        self.lines.append(f"{name:8} {self.seconds[name]:6.1f} s  {words}")
+        if place is not None:
+            self.lines.append(f"{'':8} {'':8}  {_typed(place)}")
+
+    def summary(self, best: Path, pictures: Path) -> list[str]:
+        """The final block."""
+        total = sum(self.seconds.values())
+        size = f"{self.recipe.imgsz}x{self.recipe.imgsz}"
+        return [
+            "",
+            f"demo finished in {total:.0f} s at {size} pixels; everything lies in {_typed(self.out)}",
+            *self.lines,
+            f"next     yolov12 predict model={shlex.quote(_typed(best))} source={shlex.quote(_typed(pictures))}",
+        ]
+
+
+def training_arguments(recipe: Recipe) -> dict[str, Any]:
+    """What differs from ultralytics' defaults, which are made for hundreds of epochs on a large data set."""
+    return {
+        "epochs": recipe.epochs,
+        "batch": recipe.batch,
+        "workers": recipe.workers,
+        "seed": recipe.seed,
+        "nbs": recipe.batch,  # an update per batch: accumulating to 64 images would leave too few of them
+        "optimizer": "AdamW",
+        "lr0": 0.003,
+        "warmup_epochs": 1,
+        "mosaic": 0.0,  # four images in one make objects too small at these sizes
+        "close_mosaic": 0,
+        "verbose": False,
+    }
+
+
+def boxes_of(model: Any, imgsz: int) -> Any:
+    """A function image -> boxes after NMS (n, 6), on the CPU; rect=False because a fixed ONNX input is square."""
+
+    def predict(image: Any) -> Any:
+        (result,) = model.predict(image, imgsz=imgsz, conf=CONFIDENCE, rect=False, device="cpu", verbose=False)
+        return result.boxes.data.cpu().numpy()
+
+    return predict
+
+
+def _describe_hardware(recipe: Recipe) -> None:
+    """The first lines: what was found and what it means for the run."""
+    import torch
+
+    from yolov12 import precision
+    from yolov12.model import attention
+
+    on_gpu = torch.cuda.is_available() and str(recipe.device) != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    if on_gpu:
+        properties = torch.cuda.get_device_properties(device)
+        say(f"hardware: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {os.cpu_count()} CPU cores")
+    else:
+        why = "device=cpu" if torch.cuda.is_available() else "torch sees no NVIDIA GPU"
+        say(f"hardware: the CPU, {os.cpu_count()} cores ({why})")
+    dtype, _ = precision.choose(device)
+    attention.describe(device, dtype or torch.float32, training=True)
+
+
+def _typed(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What each verb of the command line does. Everything heavy is imported inside the verb that needs it, so that help stays instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolov12 import arguments, folders
+from yolov12.errors import NotYetError, UserError
+from yolov12.log import say
+
+REPOSITORY = Path("/root/yolov12")
+"""Where the image keeps the repository's programs."""
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: what help says about it, what may follow it, and what it does."""
+
+    name: str
+    summary: str
+    example: str
+    run: Callable[[list[str], Options], int]
+    """Takes the bare words and the options that are no settings; returns the exit code."""
+    keys: Callable[[], Mapping[str, Any]] = dict
+    """The valid keys besides the settings, with their defaults."""
+    max_words: int = 0
+    notes: tuple[str, ...] = field(default=())
+    """Lines for `yolov12 VERB --help`."""
+
+
+def train(words: list[str], options: Options) -> int:
+    """Train; without `model=` yolov12n.yaml, which is said."""
+    del words
+    resume = options.get("resume")
+    if isinstance(resume, str):
+        options["model"], options["resume"] = resume, True
+    elif resume and not options.get("model"):
+        raise UserError("resume=True does not say which run: type resume=runs/detect/train/weights/last.pt")
+    if not options.get("data") and not resume:
+        raise UserError("train needs a data set: type data=my.yaml, or data=synth for the bundled one")
+    if not options.get("model"):
+        options["model"] = "yolov12n.yaml"
+        say("model=yolov12n.yaml (the default: the smallest, from scratch)")
+    model = _model(options, check_folder=not resume)
+    options = _call_arguments(options)
+    if options.get("data"):
+        options["data"] = _checked_data(options["data"], model.task)
+    model.train(**(options if resume else _with_project(options, model.task)))
+    return 0
+
+
+def val(words: list[str], options: Options) -> int:
+    """Validate; without `data=` on the data set that the weights were trained on."""
+    del words
+    _require(options, "val", model="yolov12n.pt")
+    model = _model(options, check_folder=True)
+    trained_on = model.overrides.get("data")
+    if not (name := options.get("data") or trained_on):
+        raise UserError(f"{options['model']} does not say what it was trained on: type data=my.yaml")
+    options["data"] = _bundled_or(name)
+    model.val(**_with_project(_call_arguments(options), model.task))
+    return 0
+
+
+def predict(words: list[str], options: Options) -> int:
+    """Predict, and save the annotated pictures unless `save=False`."""
+    del words
+    _require(options, "predict", model="yolov12n.pt", source="pictures/")
+    options.setdefault("save", True)
+    model = _model(options, check_folder=bool(options["save"]))
+    # As a stream: results of a long video do not pile up in memory.
+    for _ in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
+        pass
+    return 0
+
+
+def export(words: list[str], options: Options) -> int:
+    """Export beside the weights; prints the path of what was made."""
+    del words
+    _require(options, "export", model="runs/detect/train/weights/best.pt")
+    if not options.get("format"):
+        options["format"] = "onnx"
+        say("format=onnx (the default; format=torchscript, engine, ... for others)")
+    weights = Path(str(options["model"]))
+    if weights.is_file():
+        folders.check_writable(weights.absolute().parent, f"model={weights}")
+    model = _model(options, check_folder=False)
+    if options.get("data"):
+        options["data"] = _bundled_or(options["data"])
+    print(model.export(**_call_arguments(options)))
+    return 0
+
+
+def env(words: list[str], options: Options) -> int:
+    """Print the settings with their values and origins; for programs as JSON, for the documentation as the table without values."""
+    del words
+    from yolov12 import settings_page
+
+    if options.get("markdown"):
+        print(settings_page.markdown_table(), end="")
+        return 0
+    rows = settings_page.describe()
+    print(json.dumps(settings_page.as_records(rows), indent=2) if options.get("json") else settings_page.as_table(rows))
+    return 0
+
+
+def convert(words: list[str], options: Options) -> int:
+    """Convert an official checkpoint to upstream's form."""
+    if len(words) != 2:
+        raise UserError("convert needs two files: yolov12 convert OFFICIAL.pt CONVERTED.pt")
+    del options
+    source, target = map(Path, words)
+    if not source.is_file():
+        raise UserError(f"{source}: there is no such file")
+    folders.check_writable(target.absolute().parent, str(target))
+    from yolov12.model.weights import convert_file
+
+    print(convert_file(source, target))
+    return 0
+
+
+def data(words: list[str], options: Options) -> int:
+    """`data synth OUT` writes a small data set, `data check FILE` reads one as training would."""
+    what, where = [*words, "", ""][:2]
+    if what == "synth" and where:
+        from yolov12.data.synth import write
+
+        if "task" in options:
+            raise UserError("data synth draws boxes only: leave task= out")
+        for key, value in options.items():
+            if not isinstance(value, int):
+                raise UserError(f"{key}={value}: type a whole number")
+        print(write(Path(where), **options))
+        return 0
+    if what == "check" and where:
+        from yolov12.data.check import dataset
+
+        if extra := [key for key in options if key != "task"]:
+            raise UserError(f"data check takes task= and no {extra[0]}=")
+        for line in dataset(where, options.get("task") or "detect").lines():
+            print(line)
+        return 0
+    raise UserError("data needs to know what to do: yolov12 data synth FOLDER, or yolov12 data check my.yaml")
+
+
+def demo(words: list[str], options: Options) -> int:
+    """The whole tour on the bundled data set."""
+    del words
+    check_device(options.get("device"))
+    from yolov12.tools.demo import main
+
+    return main(options)
+
+
+def bench(words: list[str], options: Options) -> int:
+    """Run the benchmarks of the repository in the current folder, or of the image; `words` are theirs, unread."""
+    del options
+    folder = next(
+        (found for found in (Path.cwd(), REPOSITORY) if (found / "benchmarks" / "__main__.py").is_file()), None
+    )
+    if folder is None:
+        raise UserError(
+            f"bench needs the folder `benchmarks`, which is neither here nor in {REPOSITORY}: run it in a clone of the repository"
+        )
+    return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
+
+
+def _model(options: Options, check_folder: bool) -> Any:
+    """`YOLO(model)`, after everything that can be refused without loading it.
+
+    Raises:
+        UserError: no such device or model, a folder that can not be written to, a model of another task than `task=`.
+    """
+    check_device(options.get("device"))
+    if check_folder:
+        _check_run_folder(options)
+    from yolov12.model.names import resolve
+
+    options["model"] = resolve(str(options["model"]))
+    from yolov12 import YOLO
+
+    # A yaml or .pt knows its task; an exported model may not.
+    knows_task = Path(options["model"]).suffix in (".pt", ".yaml", ".yml")
+    task = options.get("task")
+    model = YOLO(options["model"], task=None if knows_task else task)
+    if task and task != model.task:
+        raise UserError(
+            f"task={task}, but {options['model']} is a model for {model.task}: leave task= out, or name another model"
+        )
+    return model
+
+
+def check_device(device: Any) -> None:
+    """Refuse GPUs that are not there.
+
+    Raises:
+        UserError: names the device, what exists, and what to type.
+    """
+    if not (asked := arguments.requested_gpus(device)):
+        return  # nothing to ask torch about, which takes seconds to import
+    import torch
+
+    count = torch.cuda.device_count()
+    # An index among CUDA_VISIBLE_DEVICES means the physical GPU, as in ultralytics (utils/torch_utils.py:176).
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")[:count]
+    if all(index < count or str(index) in visible for index in asked):
+        return
+    there = (
+        f"torch sees {count} here: 0 to {count - 1}; type device=0 or device=auto"
+        if count > 1
+        else "torch sees one here: type device=0"
+    )
+    none = "torch sees no GPU here: type device=cpu, or leave device out (in a container: docker run --gpus all)"
+    raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
+
+
+def _checked_data(name: Any, task: str) -> str:
+    """The path of the data set, after every label was read."""
+    path = _bundled_or(name)
+    from yolov12.data.check import dataset
+
+    for line in dataset(path, task).lines():
+        say(line)
+    return path
+
+
+def _bundled_or(name: Any) -> str:
+    if str(name) != "synth":
+        return str(name)
+    from yolov12.data.synth import bundled
+
+    return str(bundled())
+
+
+def _require(options: Options, verb: str, **examples: str) -> None:
+    for key, example in examples.items():
+        if options.get(key) in (None, ""):
+            raise UserError(f"{verb} needs {key}=: for example {key}={example}")
+
+
+def _call_arguments(options: Options) -> Options:
+    """What the method of the model is called with: the model knows its own name and task."""
+    return {key: value for key, value in options.items() if key not in ("model", "task", "mode")}
+
+
+def _run_folder(options: Options, task: str) -> Path | None:
+    """Where a run's folder is to be made; None where the user named the run's own folder."""
+    if options.get("save_dir"):
+        return None
+    return folders.runs_folder()[0] / task / (options.get("project") or "")  # an absolute project stands alone
+
+
+def _with_project(options: Options, task: str) -> Options:
+    """`options` with the folder of runs made explicit: ultralytics would look it up in its settings file."""
+    folder = _run_folder(options, task)
+    return options if folder is None else options | {"project": str(folder)}
+
+
+def _check_run_folder(options: Options) -> None:
+    if options.get("save_dir"):
+        folders.check_writable(Path(options["save_dir"]), f"save_dir={options['save_dir']}")
+    elif folder := _run_folder(options, str(options.get("task") or "detect")):
+        folders.check_writable(folder, f"project={options['project']}" if options.get("project") else "")
+
+
+def _yolo_keys(*more: str) -> Callable[[], Mapping[str, Any]]:
+    return lambda: arguments.ultralytics_defaults() | dict.fromkeys(more)
+
+
+def _demo_keys() -> Mapping[str, Any]:
+    from yolov12.tools.demo import OPTIONS
+
+    return dict.fromkeys(OPTIONS)
+
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb(
+            "train",
+            "train a model",
+            "train data=my.yaml model=yolov12n.yaml epochs=100 batch=256 device=auto",
+            train,
+            _yolo_keys("ddp"),
+            notes=(
+                "data=   required: a data set's yaml; synth is the bundled one",
+                "model=  yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
+                "resume=PATH/last.pt continues a run",
+            ),
+        ),
+        Verb(
+            "val",
+            "validate a model",
+            "val model=runs/detect/train/weights/best.pt data=my.yaml",
+            val,
+            _yolo_keys(),
+            notes=("model=  required", "data=   default: what the weights were trained on"),
+        ),
+        Verb(
+            "predict",
+            "find objects in pictures and videos",
+            "predict model=yolov12n.pt source=pictures/",
+            predict,
+            _yolo_keys(),
+            notes=(
+                "model=  required",
+                "source= required: a file, folder, pattern, URL or camera number",
+                "save=False keeps no pictures",
+            ),
+        ),
+        Verb(
+            "export",
+            "write a model for another runtime",
+            "export model=runs/detect/train/weights/best.pt format=onnx",
+            export,
+            _yolo_keys(),
+            notes=("model=  required", "format= default onnx"),
+        ),
+        Verb(
+            "demo",
+            "the whole tour on bundled data",
+            "demo    |    demo out=FOLDER epochs=5 device=cpu",
+            demo,
+            _demo_keys,
+        ),
+        Verb(
+            "data",
+            "write a small data set, or check one",
+            "data synth FOLDER n_train=64 n_val=16 seed=0    |    data check my.yaml",
+            data,
+            lambda: dict.fromkeys(("n_train", "n_val", "imgsz", "seed", "task")),
+            max_words=2,
+        ),
+        Verb(
+            "convert",
+            "bring official YOLOv12 weights into upstream's form",
+            "convert OFFICIAL.pt CONVERTED.pt",
+            convert,
+            max_words=2,
+        ),
+        Verb(
+            "env",
+            "show the settings and where each value comes from",
+            "env    |    env --json",
+            env,
+            lambda: {"json": False, "markdown": False},
+        ),
+        Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
+    )
+}
+
+LATER = ("doctor", "verify", "lr-find", "cache", "nccl-test", "serve", "tune", "distill")
+"""Announced, and not there yet."""
+
+
+def not_yet(name: str) -> NotYetError:
+    """The error of an announced verb."""
+    from yolov12 import __version__
+
+    return NotYetError(
+        f"`yolov12 {name}` is planned and not in this version ({__version__}); `yolov12 help` lists what is"
+    )
