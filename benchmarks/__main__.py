@@ -14,7 +14,6 @@ from typing import Any, TextIO
 
 from benchmarks import record, report, sides, system
 from benchmarks.harness import (
-    SIDES,
     Benchmark,
     BenchmarkError,
     Measured,
@@ -32,7 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
     """0: done; 1: our side gave no value for a row; 2: can not be run as asked."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the running side
     try:
         if options.verb == "list":
             return _list()
@@ -81,22 +79,23 @@ def _run(options: argparse.Namespace, command: str) -> int:
     parameters = parse_settings(options.settings, wanted)
     plans = [(b, parameters[b.name], _sides(b, options.sides), _rows(b, options.rows)) for b in wanted]
     for benchmark, chosen, _, _ in plans:  # all before the first, which may take minutes
-        if _uses_gpu(benchmark, chosen) and not system.gpus():
+        needed, found = _gpus_used(benchmark, chosen), len(system.gpus())
+        if found < needed:
             hint = "; --set device=cpu runs it as a smoke test" if "device" in benchmark.parameters else ""
-            raise BenchmarkError(f"{benchmark.name} needs an NVIDIA GPU and nvidia-smi shows none{hint}")
+            raise BenchmarkError(f"{benchmark.name} needs {needed} NVIDIA GPU(s) and nvidia-smi shows {found}{hint}")
     complete = [_measure(benchmark, chosen, on, rows, options, command) for benchmark, chosen, on, rows in plans]
     return 0 if all(complete) else 1
 
 
-def _uses_gpu(benchmark: Benchmark, parameters: Mapping[str, Any]) -> bool:
-    return benchmark.needs == "cuda" and parameters.get("device") != "cpu"
+def _gpus_used(benchmark: Benchmark, parameters: Mapping[str, Any]) -> int:
+    return benchmark.gpus if benchmark.needs == "cuda" and parameters.get("device") != "cpu" else 0
 
 
 def _sides(benchmark: Benchmark, asked: list[str] | None) -> tuple[str, ...]:
-    wrong = sorted(set(asked or ()) - set(SIDES))
+    wrong = sorted(set(asked or ()) - set(benchmark.sides))
     if wrong:
-        raise BenchmarkError(f"--sides {','.join(wrong)}: expected some of {','.join(SIDES)}")
-    return tuple(side for side in (asked or benchmark.sides) if side in benchmark.sides)
+        raise BenchmarkError(f"--sides {','.join(wrong)}: {benchmark.name} has {','.join(benchmark.sides)}")
+    return tuple(asked or benchmark.sides)
 
 
 def _rows(benchmark: Benchmark, asked: list[str] | None) -> tuple[Row, ...]:
@@ -117,7 +116,7 @@ def _measure(
 ) -> bool:
     """Run one benchmark, write its record and log, print its table. True unless our side left a row without a value."""
     date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    device = system.device(_uses_gpu(benchmark, parameters))
+    device = system.device(_gpus_used(benchmark, parameters))
     log_path = record.path_of(options.records, date, device, benchmark.name, ".log")
     log_path.parent.mkdir(parents=True, exist_ok=True)
     names = tuple(row.name for row in rows)
@@ -135,19 +134,21 @@ def _measure(
             for side in on:
                 warm = sides.run_child(benchmark, side, {**parameters, **benchmark.warmup}, names, limit_s, log)
                 _say(f"{benchmark.name} {side} warm-up, discarded: {_summary(warm)}", log)
-        outcomes = alternate(on, repeats, run_one)
-    content = {
-        "benchmark": benchmark.name,
-        "date": date,
-        "device": device,
-        "command": command,
-        "commit": system.commit(),
-        "versions": _versions([o.measured for o in outcomes if o.measured]),
-        "parameters": _for_record(parameters, benchmark.parameters),
-        "declared": declared(outcomes),
-        "rows": rows_of(rows, outcomes),
-    }
-    record.write(options.records, content)
+        outcomes: list[Outcome] = []
+        for outcome in alternate(on, repeats, run_one):
+            outcomes.append(outcome)
+            content: dict[str, Any] = {
+                "benchmark": benchmark.name,
+                "date": date,
+                "device": device,
+                "command": command,
+                "commit": system.commit(),
+                "versions": _versions([o.measured for o in outcomes if o.measured]),
+                "parameters": _for_record(parameters, benchmark.parameters),
+                "declared": declared(outcomes),
+                "rows": rows_of(rows, outcomes),
+            }
+            record.write(options.records, content)  # after every turn: a run that is cut off keeps what it has
     print(report.render([content], age=lambda commit: ""))
     return "ours" not in on or all(row["ours"] for row in content["rows"])
 
@@ -179,4 +180,5 @@ def _say(line: str, log: TextIO) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the running side is ended too
     sys.exit(main())

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +66,8 @@ class Benchmark:
     rows: tuple[Row, ...]
     needs: Literal["cuda", "cpu"]
     run_side: Callable[[Job], Measured]
+    gpus: int = 1
+    """How many it uses, where it needs any."""
     sides: tuple[str, ...] = ("stock", "ours")
     parameters: Mapping[str, Setting] = field(default_factory=dict)
     """What `--set key=value` may change, with defaults of the type expected. A claim is made with the defaults."""
@@ -108,17 +110,15 @@ def schedule(sides: Iterable[str], repeats: int) -> list[tuple[int, str]]:
     return [(repeat, side) for repeat in range(1, repeats + 1) for side in sides]
 
 
-def alternate(sides: Iterable[str], repeats: int, run_one: Callable[[int, str], Outcome]) -> list[Outcome]:
+def alternate(sides: Iterable[str], repeats: int, run_one: Callable[[int, str], Outcome]) -> Iterator[Outcome]:
     """Run the schedule. A side that failed as a whole is not tried again: the reason is known."""
-    outcomes: list[Outcome] = []
     failed: set[str] = set()
     for repeat, side in schedule(sides, repeats):
         if side not in failed:
             outcome = run_one(repeat, side)
-            outcomes.append(outcome)
             if outcome.measured is None:
                 failed.add(side)
-    return outcomes
+            yield outcome
 
 
 def rows_of(wanted: Iterable[Row], outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -151,6 +151,7 @@ def _note(row: Row, outcomes: list[Outcome]) -> str:
         said = [run.measured.notes[row.name] for run in runs if run.measured and row.name in run.measured.notes]
         reasons = [_failure(row.name, run) for run in runs]
         parts += [f"{side}: {said[-1]}"] if said else []
+        parts += [f"{side}: not run"] if not runs and side != "tuned" else []
         parts += sorted({f"{side} FAILED: {reason}" for reason in reasons if reason})
     parts.append(differences(declared(outcomes)))
     return "; ".join(part for part in parts if part)

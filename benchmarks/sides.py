@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from benchmarks.harness import Benchmark, Measured, Outcome
 from benchmarks.system import ROOT, scrub
@@ -84,10 +85,17 @@ def run_child(
     return Outcome(side, Measured(**json.loads(answer)))
 
 
-def communicate(command: list[str], env: dict[str, str], limit_s: float, log: TextIO) -> tuple[str, str, str]:
-    """Run `command` to its end or its limit, its stderr going to `log`: (stdout, last line of stderr, how it ended badly or "")."""
-    timed_out = threading.Event()
-    last_line, code = "", None
+def communicate(command: list[str], env: Mapping[str, str], limit_s: float, log: TextIO) -> tuple[str, str, str]:
+    """Run `command` to its end or its limit, its stderr going to `log`: (stdout, last line of stderr, bad ending or "")."""
+    last_line, ending = "", ""
+
+    def copy(stream: IO[bytes]) -> None:
+        nonlocal last_line
+        for line in stream:
+            shown = _last_state(line.decode(errors="replace"))
+            last_line = shown or last_line
+            print(shown, file=log, flush=True)
+
     with tempfile.TemporaryFile("w+") as stdout:
         process = subprocess.Popen(
             [*command, "--started-s", repr(time.monotonic())],
@@ -96,31 +104,23 @@ def communicate(command: list[str], env: dict[str, str], limit_s: float, log: Te
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,  # as bytes: text mode would make a line of every "\r" of a progress bar
-            start_new_session=True,  # its loader workers and ranks go with it when the limit is reached
+            start_new_session=True,  # so that what it started can be ended with it
         )
-
-        def end() -> None:
-            timed_out.set()
-            os.killpg(process.pid, signal.SIGKILL)
-
-        timer = threading.Timer(limit_s, end)
-        timer.start()
         assert process.stderr is not None
+        reader = threading.Thread(target=copy, args=(process.stderr,))
+        reader.start()
         try:
-            for line in process.stderr:
-                shown = _last_state(line.decode(errors="replace"))
-                last_line = shown or last_line
-                print(shown, file=log, flush=True)
-            code = process.wait()
-        finally:
-            timer.cancel()
-            if code is None:  # we are being stopped: a side in its own session would run on
+            code = process.wait(limit_s)
+            ending = f"exit code {code}" if code else ""
+        except subprocess.TimeoutExpired:
+            ending = f"stopped at its limit of {limit_s:g} s"
+        finally:  # also when we are being stopped: nothing of a side may run on beside the next one
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            reader.join()
         stdout.seek(0)
-        answer = stdout.read().strip()
-    if timed_out.is_set():
-        return answer, last_line, f"stopped at its limit of {limit_s:g} s"
-    return answer, last_line, f"exit code {code}" if code else ""
+        return stdout.read().strip(), last_line, ending
 
 
 def _last_state(line: str) -> str:

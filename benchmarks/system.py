@@ -27,6 +27,7 @@ PACKAGES = (
     "triton",
     "nvidia-cudnn-cu13",
     "nvidia-dali-cuda130",
+    "polars",
 )
 _ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~])(?:/[\w.+@%-]+)+/([\w.+@%-]+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -58,9 +59,9 @@ def gpus() -> list[str]:
     return _nvidia_smi("name")
 
 
-def device(use_gpu: bool) -> str:
-    """The record's device: `nvidia-h100-80gb-hbm3`, with `-x2` for several, or `cpu-2-cores`."""
-    names = gpus() if use_gpu else []
+def device(gpus_used: int) -> str:
+    """The record's device: `nvidia-h100-80gb-hbm3`, with `-x2` for two of them, or `cpu-2-cores` for none."""
+    names = gpus()[:gpus_used]
     if not names:
         return f"cpu-{cores()}-cores"
     return slug(names[0]) + (f"-x{len(names)}" if len(names) > 1 else "")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -19,11 +20,7 @@ BCCD = os.environ.get("YOLOV12_BCCD", "../shared/data/bccd")
 
 def yolo_class(side: str) -> Any:
     """`YOLO` of ultralytics for stock and tuned, ours for ours."""
-    if side == "ours":
-        from yolov12 import YOLO
-    else:
-        from ultralytics import YOLO
-    return YOLO
+    return importlib.import_module("yolov12" if side == "ours" else "ultralytics").YOLO
 
 
 def prepare_dataset(parameters: Mapping[str, Any], scratch: Path) -> None:

@@ -5,15 +5,15 @@ Importing this package costs next to nothing: it runs at the start of every inte
 ultralytics are imported only when `YOLO` is first asked for.
 """
 
-from __future__ import annotations
-
-from typing import Any
+TYPE_CHECKING = False  # typing itself costs more to import than this package may (compat.py)
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["YOLO", "__version__"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Import `YOLO` on first use (PEP 562)."""
     if name == "YOLO":
         from yolov12 import compat

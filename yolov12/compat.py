@@ -2,17 +2,19 @@
 """The drop-in: `from ultralytics import YOLO` is ours, in scripts that have never heard of this package.
 
 A `.pth` file in site-packages calls `install` at the start of every interpreter of the environment, loader workers and torchrun ranks included.
-So this module imports nothing but `os` and `sys`, and `install` only puts a finder on `sys.meta_path`. The work happens when ultralytics is
-imported: the finder lets the pinned `ultralytics/models/yolo/model.py` run and puts our subclass in the place of its `YOLO`.
+So this module imports nothing but `os` and `sys`, not even `typing`, and `install` only puts a finder on `sys.meta_path`. The work happens
+when ultralytics is imported: the finder lets the pinned `ultralytics/models/yolo/model.py` run and puts our subclass in the place of its
+`YOLO`.
 
 With YOLOV12_DISABLE=1, or another version of ultralytics than the pinned one, ultralytics stays as it is.
 """
 
-from __future__ import annotations
-
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PACKAGE = "ultralytics"
 TARGET = "ultralytics.models.yolo.model"
@@ -48,7 +50,7 @@ def yolo_class() -> type:
     return module.YOLO
 
 
-def take_over(module: Any) -> bool:
+def take_over(module: "Any") -> bool:
     """Replace `module.YOLO` (ultralytics/models/yolo/model.py:32) by our subclass of it; say why when not. Idempotent."""
     reason = _reason_against()
     if reason:
@@ -58,7 +60,9 @@ def take_over(module: Any) -> bool:
     from yolov12.engine.yolo import YOLOv12Mixin
 
     if not issubclass(module.YOLO, YOLOv12Mixin):
-        module.YOLO = type("YOLO", (YOLOv12Mixin, module.YOLO), {"__module__": "yolov12", "__doc__": module.YOLO.__doc__})
+        module.YOLO = type(
+            "YOLO", (YOLOv12Mixin, module.YOLO), {"__module__": "yolov12", "__doc__": module.YOLO.__doc__}
+        )
     return True
 
 
@@ -77,7 +81,7 @@ class _Finder:
     """Meta-path finder that claims one module and leaves all others to the next finder."""
 
     @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         if name == PACKAGE:
             for key, value in QUIET_ENVIRONMENT.items():
                 os.environ.setdefault(key, value)
@@ -86,7 +90,7 @@ class _Finder:
             return None
         from importlib.machinery import PathFinder
 
-        spec = PathFinder.find_spec(name, path, target)
+        spec: "Any" = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec
@@ -95,15 +99,15 @@ class _Finder:
 class _Loader:
     """Runs the module as its own loader would, then takes it over."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: "Any") -> None:
         self.inner = inner
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> "Any":
         return getattr(self.inner, name)
 
-    def create_module(self, spec: Any) -> Any:
+    def create_module(self, spec: "Any") -> "Any":
         return self.inner.create_module(spec)
 
-    def exec_module(self, module: Any) -> None:
+    def exec_module(self, module: "Any") -> None:
         self.inner.exec_module(module)
         take_over(module)

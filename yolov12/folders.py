@@ -24,7 +24,7 @@ def why_not_writable(folder: Path) -> str:
         RetryableError: the disk is full.
     """
     if not folder.is_dir():
-        return "it is not a folder"
+        return "not a folder"
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ""
@@ -48,10 +48,9 @@ def check_writable(path: Path, words: str = "") -> None:
     path = path.absolute()
     nearest = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if reason := why_not_writable(nearest):
-        of = "" if nearest == path else f" of {nearest}"
-        raise UserError(
-            f"{words or path}: can not write to {path} because{of} {reason}; name another with project=FOLDER"
-        )
+        where = f"{words}: can not write to {path}" if words else f"can not write to {path}"
+        advice = "name another folder" if words else "name one with project=FOLDER"
+        raise UserError(f"{where} ({nearest}: {reason}); {advice}")
 
 
 def runs_folder() -> tuple[Path, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Telling a user's mistake, or a full disk, from a bug, where the exception comes from a library and not from us.
+"""Telling a user's mistake, and what is worth a retry, from a bug, where the exception comes from a library and not from us.
 
 What the table does not know keeps its traceback: a bug must be visible.
 """
@@ -19,28 +19,27 @@ OURS = ("yolov12", "ultralytics", "torch", "torchvision", "numpy", "cv2")
 _KNOWN: tuple[tuple[type[Exception], str], ...] = (
     (ValueError, r"Invalid (CUDA|NPU|XPU) 'device="),  # utils/torch_utils.py:343, select_device
     (RuntimeError, r"Dataset '.*' error"),  # engine/trainer.py:864, get_dataset
-    (
-        ValueError,
-        r"'\w+=.*' (is (an )?invalid|is not a valid|invalid)",
-    ),  # cfg/__init__.py:397, check_cfg; utils/checks.py:258
+    (ValueError, r"'\w+=.*' (is (an )?)?invalid"),  # cfg/__init__.py:397, check_cfg
     (TypeError, r"'\w+=.*' is (of )?invalid"),  # the same
-    (ValueError, r"imgsz=.* is not a valid image size"),  # utils/checks.py:275
+    (ValueError, r"'?imgsz=.* is not a valid image size"),  # utils/checks.py:258 and :275
     (ValueError, r"(Invalid export format=|Model is already in PyTorch format)"),  # engine/exporter.py:645
+    (ValueError, r"(YAML syntax error in|'.*' is not a valid YAML mapping)"),  # utils/__init__.py:692, YAML.load
     (AssertionError, r"ERROR .* is not supported"),  # engine/exporter.py:491, options of an export format
     (TypeError, r"model='.*' should be a \*\.pt PyTorch model"),  # engine/model.py:285
-    (
-        ConnectionError,
-        r"(Download failure|Failed to open|Failed to read images from)",
-    ),  # utils/downloads.py:489, data/loaders.py:148
     (ImportError, r"`from yolov12 import YOLO` cannot work here"),  # compat.py
 )
 
+# Addresses that do not answer: a download (utils/downloads.py:489), a video stream (data/loaders.py:148).
+_UNREACHABLE = re.compile(r"Download failure|Failed to open|Failed to read images from")
+
+_PICTURES = re.compile(r" *[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]+")
+
 
 def as_exit(error: BaseException) -> ExitError | None:
-    """The error to end with, if `error` is a mistake of the user or a full disk; None if it may be a bug.
+    """The error to end with, if `error` is a mistake of the user or worth a retry; None if it may be a bug.
 
-    Library code wraps what it catches (`RuntimeError("Dataset ...") from ...`), so that causes are asked first for an error of ours and for
-    a full disk.
+    Library code wraps what it catches (`RuntimeError("Dataset ...") from ...`), so causes are asked first for an error of ours, a full disk
+    and an address that does not answer.
     """
     causes = list(_chain(error))
     for cause in causes:
@@ -48,6 +47,8 @@ def as_exit(error: BaseException) -> ExitError | None:
             return cause
         if _is_full_disk(cause):
             return RetryableError(f"{sentence(cause)}: make room and run the same command again")
+        if isinstance(cause, ConnectionError) and _UNREACHABLE.search(str(cause)):
+            return RetryableError(sentence(cause))
     return next((UserError(words) for test in _TESTS if (words := test(error))), None)
 
 
@@ -55,7 +56,7 @@ def sentence(error: BaseException) -> str:
     """The message of an exception on one line, without the pictures that ultralytics puts into it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(re.sub(r"[^\x20-\x7e\u00a0-\u1fff\u3000-\ud7ff]", " ", str(error)).split())
+    return " ".join(_PICTURES.sub("", str(error)).split())
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

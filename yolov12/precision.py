@@ -10,7 +10,9 @@ import torch
 from yolov12.errors import UserError
 
 # Turing and Kepler cards on which fp16 autocast gives NaN; the list is ultralytics' own (utils/checks.py:1010).
-FAULTY_FP16 = re.compile(r"(nvidia|geforce|quadro|tesla).*?(1660|1650|1630|t400|t550|t600|t1000|t1200|t2000|k40m)", re.I)
+FAULTY_FP16 = re.compile(
+    r"(nvidia|geforce|quadro|tesla).*?(1660|1650|1630|t400|t550|t600|t1000|t1200|t2000|k40m)", re.I
+)
 
 ARGUMENT = {torch.bfloat16: "bf16", torch.float16: "fp16", None: False}
 """The value of ultralytics' `amp` argument for each choice."""
@@ -28,7 +30,9 @@ def choose(device: torch.device, request: str = "1") -> tuple[torch.dtype | None
     """
     if device.type != "cuda":
         if request in {"bf16", "fp16"}:
-            raise UserError(f"amp={request} needs a CUDA device and this run is on {device.type}; use amp=True or amp=False")
+            raise UserError(
+                f"amp={request} needs a CUDA device and this run is on {device.type}; use amp=True or amp=False"
+            )
         return None, f"fp32: autocast brings nothing on {device.type}"
     name = torch.cuda.get_device_name(device)
     return choose_for_gpu(name, torch.cuda.get_device_capability(device), request)

@@ -50,7 +50,8 @@ def _find(qualname: str) -> Any:
             continue
         for name in parts[end:]:
             found = inspect.getattr_static(found, name)
-        return getattr(found, "__func__", found)
+        found = getattr(found, "fget", found)  # a property's source is its getter's
+        return getattr(found, "__func__", found)  # a static method's is the function's
     raise ModuleNotFoundError(f"no module in {qualname!r}")
 
 

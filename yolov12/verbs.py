@@ -14,7 +14,7 @@ from typing import Any
 
 from yolov12 import arguments, folders
 from yolov12.errors import NotYetError, UserError
-from yolov12.log import say
+from yolov12.log import say, say_once
 
 REPOSITORY = Path("/root/yolov12")
 """Where the image keeps the repository's programs."""
@@ -43,6 +43,8 @@ def train(words: list[str], options: Options) -> int:
     del words
     resume = options.get("resume")
     if isinstance(resume, str):
+        if not Path(resume).is_file():
+            raise UserError(f"resume={resume}: there is no such file")
         options["model"], options["resume"] = resume, True
     elif resume and not options.get("model"):
         raise UserError("resume=True does not say which run: type resume=runs/detect/train/weights/last.pt")
@@ -52,6 +54,8 @@ def train(words: list[str], options: Options) -> int:
         options["model"] = "yolov12n.yaml"
         say("model=yolov12n.yaml (the default: the smallest, from scratch)")
     model = _model(options, check_folder=not resume)
+    if resume:
+        _check_resumable(model, options["model"])
     options = _call_arguments(options)
     if options.get("data"):
         options["data"] = _checked_data(options["data"], model.task)
@@ -224,6 +228,20 @@ def check_device(device: Any) -> None:
     raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
 
 
+def _check_resumable(model: Any, path: str) -> None:
+    """Refuse weights without the state of a run: ultralytics would begin a new one, on a data set of its choice (engine/model.py:877).
+
+    Raises:
+        UserError: the run is finished, or the file never held one.
+    """
+    checkpoint = model.ckpt or {}
+    if checkpoint.get("epoch", -1) < 0 or checkpoint.get("optimizer") is None:
+        raise UserError(
+            f"{path} can not be resumed: its run is finished, or it holds weights only;"
+            f" to train on from it, type model={path} data=my.yaml"
+        )
+
+
 def _checked_data(name: Any, task: str) -> str:
     """The path of the data set, after every label was read."""
     path = _bundled_or(name)
@@ -257,7 +275,10 @@ def _run_folder(options: Options, task: str) -> Path | None:
     """Where a run's folder is to be made; None where the user named the run's own folder."""
     if options.get("save_dir"):
         return None
-    return folders.runs_folder()[0] / task / (options.get("project") or "")  # an absolute project stands alone
+    runs, reason = folders.runs_folder()
+    if folders.WORKSPACE.exists() and folders.WORKSPACE not in runs.parents:
+        say_once("runs", f"runs go to {runs} ({reason})")
+    return runs / task / (options.get("project") or "")  # an absolute project stands alone
 
 
 def _with_project(options: Options, task: str) -> Options:

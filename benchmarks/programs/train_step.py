@@ -7,6 +7,8 @@ same without determinism and with cuDNN's autotuner, which ultralytics never swi
 
 from __future__ import annotations
 
+import gc
+import os
 from statistics import median
 from typing import Any
 
@@ -45,6 +47,8 @@ def _set_determinism(on: bool) -> None:
     """What ultralytics' trainer sets by default (utils/torch_utils.py:793), or its opposite with cuDNN's autotuner."""
     import torch
 
+    if on:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(on, warn_only=True)
     torch.backends.cudnn.deterministic = on
     torch.backends.cudnn.benchmark = not on
@@ -57,6 +61,7 @@ def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, float
     import torch
 
     if device.type == "cuda":
+        gc.collect()  # the model of the case before is full of cycles
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     step = _step(size, _batch(batch, job.parameters["imgsz"], device), device)

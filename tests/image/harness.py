@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ STRANGER = ("--network", "none", "--read-only", "--tmpfs", "/tmp", "--user", "12
 class Ran:
     """How a container ended, and what it said."""
 
+    command: str
     code: int
     out: str
     log: str
@@ -29,9 +31,12 @@ class Ran:
 
     def check(self) -> Ran:
         """Itself, if it ended well and warned of nothing."""
-        assert self.code == 0, f"exit code {self.code}\n{self.out}\n{self.log}"
-        assert "WARNING" not in self.out + self.log, f"{self.out}\n{self.log}"
+        assert self.code == 0, str(self)
+        assert "WARNING" not in self.out + self.log, str(self)
         return self
+
+    def __str__(self) -> str:
+        return f"$ {self.command}\n{self.out}{self.log}[exit code {self.code}]"
 
 
 class Image:
@@ -42,15 +47,16 @@ class Image:
 
     def run(self, *command: str, options: Sequence[str] = (), timeout_s: float = 120) -> Ran:
         """`docker run IMAGE command...` without a terminal."""
+        line = ["docker", "run", "--rm", *_offline(options), self.name, *command]
         done = subprocess.run(
-            ["docker", "run", "--rm", *_offline(options), self.name, *command],
+            line,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
         )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return Ran(shlex.join(line), done.returncode, done.stdout, done.stderr)
 
     def python(self, program: str, options: Sequence[str] = STRANGER) -> str:
         """What a Python program prints in the image."""

@@ -52,7 +52,9 @@ def test_process_1_reaps_and_forwards(image: Image):
 
 
 def test_tini_does_not_mind_being_another_process(image: Image):
-    image.run("-c", "/usr/bin/tini -s -- /usr/local/bin/entrypoint.sh env; exit $?", options=("--entrypoint=bash",)).check()
+    image.run(
+        "-c", "/usr/bin/tini -s -- /usr/local/bin/entrypoint.sh env; exit $?", options=("--entrypoint=bash",)
+    ).check()
 
 
 def test_sigterm_reaches_the_command(image: Image):

@@ -27,6 +27,7 @@ class Recorder:
     calls: list[tuple[str, dict[str, Any]]]
     task = "detect"
     overrides: dict[str, Any]
+    ckpt: dict[str, Any] | None = None
     failure: BaseException | None = None
 
     def __init__(self, model: str, task: str | None = None) -> None:
@@ -164,10 +165,26 @@ def test_train_without_data_is_refused(yolo, capsys):
     assert yolo.calls == []
 
 
-def test_resume_with_a_path_loads_that_checkpoint_and_leaves_its_folder_alone(yolo):
-    assert cli.main(["train", "resume=runs/last.pt"]) == 0
-    assert called(yolo, "YOLO")["model"] == "runs/last.pt"
+def test_resume_with_a_path_loads_that_checkpoint_and_leaves_its_folder_alone(yolo, tmp_path):
+    (tmp_path / "last.pt").touch()
+    yolo.ckpt = {"epoch": 3, "optimizer": {}}
+    assert cli.main(["train", "resume=last.pt"]) == 0
+    assert called(yolo, "YOLO")["model"] == "last.pt"
     assert called(yolo, "train") == {"resume": True}
+
+
+@pytest.mark.parametrize("checkpoint", [None, {"epoch": -1, "optimizer": None}, {"epoch": 3, "optimizer": None}])
+def test_what_can_not_be_resumed_does_not_start_a_new_run(yolo, capsys, tmp_path, checkpoint):
+    (tmp_path / "last.pt").touch()
+    yolo.ckpt = checkpoint
+    assert cli.main(["train", "resume=last.pt"]) == 2
+    assert "last.pt can not be resumed" in error_of(capsys)
+    assert [name for name, _ in yolo.calls] == ["YOLO"]
+
+
+def test_resume_of_a_file_that_is_not_there_is_refused(yolo, capsys):
+    assert cli.main(["train", "resume=nowhere.pt"]) == 2
+    assert error_of(capsys) == "error: resume=nowhere.pt: there is no such file"
 
 
 def test_resume_without_a_path_is_refused(yolo, capsys):
@@ -188,6 +205,14 @@ def test_runs_go_to_the_workspace_if_there_is_one(yolo, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "workspace")
     assert cli.main(["train", "data=a.yaml"]) == 0
     assert called(yolo, "train")["project"] == str(tmp_path / "workspace" / "runs" / "detect")
+
+
+def test_a_workspace_that_can_not_be_written_is_passed_over_aloud(yolo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "workspace").touch()  # a file: what root can not write to either
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "workspace")
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert called(yolo, "train")["project"] == str(tmp_path / "runs" / "detect")
+    assert f"runs go to {tmp_path}/runs ({tmp_path}/workspace: not a folder)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("project", "folder"), [("mine", "runs/detect/mine"), ("/mine", "/mine")])

@@ -18,15 +18,13 @@ def test_a_folder_that_does_not_exist_yet_is_judged_by_its_nearest_parent_and_no
 
 def test_a_folder_below_a_file_is_refused_with_the_users_words(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(
-        UserError, match=r"^project=file: can not write to .*/file/runs because of .*/file it is not a folder"
-    ):
+    with pytest.raises(UserError, match=r"^project=file: can not write to .*/file/runs \(.*/file: not a folder\)"):
         folders.check_writable(tmp_path / "file" / "runs", "project=file")
 
 
 def test_a_file_as_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    assert folders.why_not_writable(tmp_path / "file") == "it is not a folder"
+    assert folders.why_not_writable(tmp_path / "file") == "not a folder"
 
 
 def test_a_full_disk_is_worth_a_retry(tmp_path, monkeypatch):
@@ -54,7 +52,7 @@ def test_runs_go_to_the_workspace_if_it_can_be_written(tmp_path, monkeypatch):
 def test_runs_go_below_the_current_folder_without_a_workspace(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
-    assert folders.runs_folder() == (tmp_path / "runs", f"{tmp_path}/nowhere: it is not a folder")
+    assert folders.runs_folder() == (tmp_path / "runs", f"{tmp_path}/nowhere: not a folder")
 
 
 def test_a_workspace_whose_cache_belongs_to_someone_else_is_passed_over_with_the_reason(tmp_path, monkeypatch):

@@ -96,8 +96,18 @@ def test_a_data_file_without_its_keys_is_a_mistake(tmp_path):
     (tmp_path / "data.yaml").write_text("train: images\n")
     known = as_exit(raised_by(check_det_dataset, str(tmp_path / "data.yaml")))
     assert isinstance(known, UserError)
-    assert "'val:' key missing" in str(known)
-    assert str(known).isascii()
+    assert "'val:' key missing. 'train' and 'val' are required" in str(known)
+
+
+def test_a_malformed_data_file_is_a_mistake(tmp_path):
+    from ultralytics.utils import YAML
+
+    (tmp_path / "data.yaml").write_text("train: [")
+    known = as_exit(raised_by(YAML.load, tmp_path / "data.yaml"))
+    assert isinstance(known, UserError)
+    assert str(known).startswith(f"YAML syntax error in '{tmp_path}/data.yaml'")
+    (tmp_path / "data.yaml").write_text("[1, 2]")
+    assert isinstance(as_exit(raised_by(YAML.load, tmp_path / "data.yaml")), UserError)
 
 
 def test_training_an_exported_model_is_a_mistake():
@@ -106,6 +116,14 @@ def test_training_an_exported_model_is_a_mistake():
     known = as_exit(raised_by(Model._check_is_pytorch_model, SimpleNamespace(model="some.onnx")))
     assert isinstance(known, UserError)
     assert "model='some.onnx' should be a *.pt PyTorch model" in str(known)
+
+
+@pytest.mark.parametrize(
+    "message", ["Download failure for https://x/y.zip. Retry limit", "1/1: rtsp://x... Failed to open rtsp://x"]
+)
+def test_an_address_that_does_not_answer_is_worth_a_retry(message):
+    assert isinstance(as_exit(ConnectionError(message)), RetryableError)
+    assert isinstance(as_exit(raised_from(RuntimeError("Dataset 'x' error"), ConnectionError(message))), RetryableError)
 
 
 # Kinds
@@ -190,6 +208,7 @@ def test_a_syntax_error_in_a_file_of_python_is_a_bug():
 
 def test_a_message_is_one_line_without_pictures():
     assert sentence(RuntimeError("\U0001f680 data.yaml \u274c\n  not found \u26a0\ufe0f")) == "data.yaml not found"
+    assert sentence(RuntimeError("\u6570\u636e.yaml is missing")) == "\u6570\u636e.yaml is missing"
     assert sentence(OSError(errno.EIO, "Input/output error")) == "Input/output error"
 
 

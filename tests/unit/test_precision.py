@@ -23,7 +23,9 @@ from yolov12.errors import UserError
         ("NVIDIA H100 80GB HBM3", (9, 0), "0", None),
     ],
 )
-def test_each_card_gets_the_format_it_computes_in(name: str, capability: tuple[int, int], request_: str, dtype: torch.dtype | None) -> None:
+def test_each_card_gets_the_format_it_computes_in(
+    name: str, capability: tuple[int, int], request_: str, dtype: torch.dtype | None
+) -> None:
     chosen, reason = precision.choose_for_gpu(name, capability, request_)
     assert chosen == dtype
     assert reason

@@ -26,8 +26,9 @@ for module in sys.argv[1:]:
     for seam in importlib.import_module(module).SEAMS:
         row = {"module": module, "file": seam.file, "line": seam.line, "qualname": seam.qualname, "digest": seam.digest}
         try:
-            found = {"digest": digest_of(seam.qualname), "line": line_of(seam.qualname), "file": inspect.getsourcefile(_find(seam.qualname))}
-        except (ImportError, AttributeError) as error:
+            file = inspect.getsourcefile(inspect.unwrap(_find(seam.qualname)))
+            found = {"digest": digest_of(seam.qualname), "line": line_of(seam.qualname), "file": file}
+        except (ImportError, AttributeError, TypeError) as error:
             found = {"error": repr(error)}
         rows.append(row | {"found": found})
 print(json.dumps(rows))
@@ -57,7 +58,7 @@ def complaint(row: dict) -> str:
     place = f"{row['module']}: {row['qualname']} (ultralytics/{row['file']}:{row['line']})"
     found = row["found"]
     if "error" in found:
-        return f"{place} is gone: {found['error']}"
+        return f"{place} is gone, or has no source of its own: {found['error']}"
     if found["digest"] != row["digest"]:
         return f"{place} changed: digest {row['digest']} -> {found['digest']}, now line {found['line']}. Read it again before updating SEAMS."
     if found["line"] != row["line"]:

@@ -19,7 +19,22 @@ from yolov12.errors import UserError
 from yolov12.log import say, say_once
 from yolov12.seams import Seam
 
-SEAMS: tuple[Seam, ...] = ()
+SEAMS: tuple[Seam, ...] = (
+    # Replaced.
+    Seam("data/utils.py", 984, "ultralytics.data.utils.load_dataset_cache_file", "1c6cea96ce88"),
+    Seam("data/utils.py", 1002, "ultralytics.data.utils.save_dataset_cache_file", "ff400df7acf0"),
+    Seam("data/utils.py", 717, "ultralytics.data.utils.check_det_dataset", "249c3aeec11e"),
+    Seam("data/utils.py", 839, "ultralytics.data.utils.check_cls_dataset", "2232af93b000"),
+    Seam("data/build.py", 349, "ultralytics.data.build.build_dataloader", "4f01bd7501fe"),
+    Seam("utils/checks.py", 434, "ultralytics.utils.checks.check_font", "ccf9e94073e9"),
+    # Followed rule by rule, in labels.py, pictures.py and check.py.
+    Seam("data/utils.py", 439, "ultralytics.data.utils.verify_image_label", "cb95816950c4"),
+    Seam("data/utils.py", 256, "ultralytics.data.utils.check_image", "902e15d6d69e"),
+    Seam("data/utils.py", 134, "ultralytics.data.utils.img2label_paths", "ecc069842dba"),
+    Seam("data/base.py", 189, "ultralytics.data.base.BaseDataset.get_img_files", "baca2eb4485f"),
+    # What handover.ByValue wraps; it relies on this one allocating no shared memory.
+    Seam("data/dataset.py", 433, "ultralytics.data.dataset.YOLODataset.collate_fn", "124bfcaa1739"),
+)
 
 _stock: dict[str, Callable[..., Any]] = {}
 """What `install` replaced, by name; empty until it ran."""

@@ -151,7 +151,7 @@ def _check_label(path: str, rules: labels.Rules, found: Split) -> None:
 
 
 def label_path(image: str) -> str:
-    """Where the labels of `image` are: the last folder `images` becomes `labels`, the ending .txt (data/utils.py:117-129)."""
+    """Where the labels of `image` are: the last folder `images` becomes `labels`, the ending .txt (data/utils.py:134-147)."""
     before, folder, after = image.rpartition(f"{os.sep}images{os.sep}")
     moved = f"{before}{os.sep}labels{os.sep}{after}" if folder else image
     return moved.rsplit(".", 1)[0] + ".txt"

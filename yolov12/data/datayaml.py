@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Reading a data yaml and finding its folders, with the meaning that ultralytics gives them and errors that say what to type.
 
-The rules are those of `check_det_dataset` (data/utils.py:711-836 of 8.4.190); a test compares the two. What is left out on purpose: nothing
+The rules are those of `check_det_dataset` (data/utils.py:717-836 of 8.4.190); a test compares the two. What is left out on purpose: nothing
 here downloads, unpacks or runs anything that a yaml names.
 """
 

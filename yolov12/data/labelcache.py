@@ -2,9 +2,15 @@
 """Label caches without pickle: what a scan of a data set found, kept so that the next start need not read every file again.
 
 Stock ultralytics pickles this dictionary (data/utils.py:984-1025 of 8.4.190), so opening somebody's data folder can run somebody's code.
-Here the same tree of dictionaries, lists, tuples, texts, numbers and arrays becomes one `.npz` file: the arrays are joined by number
-format, the rest is JSON that says where each array lies. It is read with pickle forbidden. Stock's file is left alone: it is never
-opened, and ours has another name, so each side rescans rather than reading the other's.
+Here the same tree of dictionaries, lists, tuples, texts, numbers and arrays becomes JSON that says where each array lies, followed by the
+arrays' bytes, joined by number format. Stock's file is left alone: it is never opened, and ours has another name, so each side rescans
+rather than reading the other's.
+
+    16 bytes  "yolov12-labels1\n"
+     8 bytes  checksum (crc32) of all that follows it
+     8 bytes  length of the JSON
+    JSON      {"arrays": [[number format, how many], ...], "tree": see `encode`}
+    arrays    one after the other, each beginning at a multiple of 64 bytes
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ from __future__ import annotations
 import gc
 import json
 import os
-import zipfile
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +28,11 @@ from typing import Any
 import numpy as np
 
 SUFFIX = ".yolov12-cache"
-_TREE = "tree"
+_MAGIC = b"yolov12-labels1\n"
+_HEAD = struct.Struct("<16sQQ")
+_ALIGNMENT = 64
+_STORABLE_KINDS = "biuf"
+"""Numbers only: a format with objects in it could run code."""
 
 
 class NotStorableError(TypeError):
@@ -42,17 +52,22 @@ def save(path: Path, value: Any) -> None:
     """Write `value` to `path`: aside first, then fsync, then rename, so that a reader meets the old file or the whole new one.
 
     Raises:
-        NotStorableError: `value` holds an object other than None, bool, int, float, str, list, tuple, dict with text keys, Path or plain array.
+        NotStorableError: `value` holds something else than None, bool, int, float, str, list, tuple, dict with text keys, Path, plain arrays.
         OSError: the folder can not be written, or the disk is full.
     """
     tree, arrays = encode(value)
-    text = json.dumps(tree, separators=(",", ":")).encode("ascii")
-    members: dict[str, Any] = {f"array{index}": array for index, array in enumerate(arrays)}
-    members[_TREE] = np.frombuffer(text, np.uint8)
+    formats = [[array.dtype.str, array.size] for array in arrays]
+    text = json.dumps({"arrays": formats, "tree": tree}, separators=(",", ":")).encode("ascii")
+    body = [struct.pack("<Q", len(text)), *_padded(_HEAD.size, text)]
+    for array in arrays:
+        body += _padded(0, array.tobytes())
+    checksum = 0
+    for piece in body:
+        checksum = zlib.crc32(piece, checksum)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(aside, "wb") as file:
-            np.savez(file, **members)
+            file.writelines([_MAGIC, struct.pack("<Q", checksum), *body])
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -61,32 +76,48 @@ def save(path: Path, value: Any) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read what `save` wrote. Arrays come back writable, and those of one number format share one block of memory.
+    """Read what `save` wrote. Arrays come back writable, all in one block of memory.
 
     Raises:
         FileNotFoundError: there is no such file.
         UnreadableError: the file is damaged or something else.
     """
+    block = np.fromfile(path, np.uint8)
+    if block.size < _HEAD.size:
+        raise UnreadableError(f"{path} is cut short")
+    magic, checksum, text_bytes = _HEAD.unpack(block[: _HEAD.size].tobytes())
+    if magic != _MAGIC:
+        raise UnreadableError(f"{path} is no label cache")
+    if zlib.crc32(block.data[len(_MAGIC) + 8 :]) != checksum:
+        raise UnreadableError(f"{path} is damaged")
     try:
-        with open(path, "rb") as file, _no_garbage_collection():
-            if not zipfile.is_zipfile(file):  # np.load would try other formats
-                raise UnreadableError(f"{path} is no label cache, or is cut short")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                tree = json.loads(stored[_TREE].tobytes())
-                arrays = [stored[f"array{index}"] for index in range(len(stored.files) - 1)]
-            return decode(tree, arrays)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise UnreadableError(f"{path} is damaged ({type(error).__name__}: {error})") from error
+        with _no_garbage_collection():
+            return _read(block, text_bytes)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise UnreadableError(f"{path} is no label cache ({type(error).__name__}: {error})") from error
+
+
+def _read(block: np.ndarray, text_bytes: int) -> Any:
+    head = json.loads(block[_HEAD.size : _HEAD.size + text_bytes].tobytes())
+    start = _aligned(_HEAD.size + text_bytes)
+    arrays = []
+    for number_format, count in head["arrays"]:
+        dtype = np.dtype(number_format)
+        if dtype.kind not in _STORABLE_KINDS:
+            raise UnreadableError(f"number format {number_format!r}")
+        arrays.append(block[start : start + count * dtype.itemsize].view(dtype))
+        start = _aligned(start + count * dtype.itemsize)
+    return decode(head["tree"], arrays)
+
+
+def _aligned(position: int) -> int:
+    return -(-position // _ALIGNMENT) * _ALIGNMENT
+
+
+def _padded(before: int, content: bytes) -> list[bytes]:
+    """`content`, which begins at position `before`, and the zeros up to the next multiple of the alignment."""
+    end = before + len(content)
+    return [content, bytes(_aligned(end) - end)]
 
 
 def encode(value: Any) -> tuple[Any, list[np.ndarray]]:
@@ -113,7 +144,7 @@ def encode(value: Any) -> tuple[Any, list[np.ndarray]]:
             return {"d": {key: node(each) for key, each in item.items()}}
         if isinstance(item, Path):
             return {"p": str(item)}
-        if isinstance(item, np.ndarray) and item.dtype.kind in "biuf":
+        if isinstance(item, np.ndarray) and item.dtype.kind in _STORABLE_KINDS:
             kind = item.dtype.str
             start = lengths.get(kind, 0)
             lengths[kind] = start + item.size

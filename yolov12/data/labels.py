@@ -100,9 +100,9 @@ def _range_faults(rows: list[tuple[int, list[str]]], values: np.ndarray, polygon
     lengths = np.array([len(words) for _, words in rows])
     starts = np.cumsum(lengths) - lengths
     classes = values[starts]
-    table = _boxes_around(values, starts, lengths) if polygons else values.reshape(len(rows), -1)[:, 1:]
-    low, high = _limits(table.shape[1], rules)
-    with np.errstate(invalid="ignore"):  # inf is what this looks for
+    low, high = _limits(int(lengths[0]) - 1 if not polygons else len(_BOX), rules)
+    with np.errstate(invalid="ignore"):  # inf and NaN are what this looks for
+        table = _boxes_around(values, starts, lengths) if polygons else values.reshape(len(rows), -1)[:, 1:]
         outside = ~((table >= low) & (table <= high))  # negated, so that NaN counts as outside
         whole = (classes >= 0) & (classes % 1 == 0)
     beyond = whole & (classes >= rules.classes) & (not rules.single_class)

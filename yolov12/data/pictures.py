@@ -2,7 +2,7 @@
 """Finding a split's pictures, and telling damaged ones by their first and last bytes.
 
 A picture is decoded here only if its ends look wrong: the whole set is decoded often enough later. What is reported matches what
-ultralytics does when it scans (`check_image`, data/utils.py:223-249 of 8.4.190): a JPEG that can not be decoded is left out of the run, and one
+ultralytics does when it scans (`check_image`, data/utils.py:256-282 of 8.4.190): a JPEG that can not be decoded is left out of the run, and one
 that merely lacks its end mark is written anew, in place.
 """
 
@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from yolov12.errors import UserError
 
 FORMATS = frozenset(["avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp"])
-"""File endings that ultralytics takes for pictures (data/utils.py:34-48)."""
+"""File endings that ultralytics takes for pictures (data/utils.py:38-52)."""
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND\xae\x42\x60\x82"
@@ -23,7 +24,7 @@ _WITH_MARKS = (".jpg", ".jpeg", ".png")
 
 
 def listed(places: list[Path]) -> list[str]:
-    """The pictures of a split, sorted: all below a folder, or those that a text file lists (`get_img_files`, data/base.py:188-228 of 8.4.190).
+    """The pictures of a split, sorted: all below a folder, or those that a text file lists (`get_img_files`, data/base.py:189-227 of 8.4.190).
 
     In a list, a path that starts with `./` starts from the list's folder, any other from the current one.
     """
@@ -57,24 +58,40 @@ def damage(path: str) -> tuple[str, str]:
         return "keep", "whole JPEG"
     if start == _PNG_START and end == _PNG_END:
         return "keep", "whole PNG"
-    return _decode(path)
+    return _decode(path, start)
 
 
-def _decode(path: str) -> tuple[str, str]:
-    """The same answer from the decoder."""
-    from PIL import Image
+def _decode(path: str, start: bytes) -> tuple[str, str]:
+    """The same answer from Pillow's decoders.
 
+    They are called by name, since ultralytics replaces `PIL.Image.open` by a function that may install a package when it does not know a file.
+    """
+    from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+    if start.startswith(_JPEG_START):
+        decoder: Any = JpegImagePlugin.jpeg_factory
+    elif start == _PNG_START:
+        decoder = PngImagePlugin.PngImageFile
+    else:
+        return _other_content(path)
     try:
-        with Image.open(path) as picture:
-            is_jpeg = picture.format == "JPEG"
-            picture.verify()
-        if is_jpeg:
-            with Image.open(path) as picture:  # verify leaves a picture unusable
+        with open(path, "rb") as file:
+            decoder(file, path).verify()
+        with open(path, "rb") as file:  # verify leaves a picture unusable
+            picture = decoder(file, path)
+            if picture.format == "JPEG":
                 picture.load()
     # What Pillow's readers raise on broken files.
     except (OSError, SyntaxError, ValueError, IndexError, EOFError, Image.DecompressionBombError) as error:
-        return "skip", f"{error}".replace(f" {path!r}", "")
-    return ("rewrite", "a JPEG without its end mark") if is_jpeg else ("keep", "decodes")
+        return "skip", str(error)
+    return ("rewrite", "a JPEG without its end mark") if picture.format == "JPEG" else ("keep", "decodes")
+
+
+def _other_content(path: str) -> tuple[str, str]:
+    """A file that is called JPEG or PNG and is neither: perhaps another kind of picture, which then is read all the same."""
+    import cv2
+
+    return ("keep", "another kind of picture") if cv2.haveImageReader(path) else ("skip", "not a picture")
 
 
 def _below(folder: Path) -> Iterator[str]:

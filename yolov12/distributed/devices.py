@@ -43,7 +43,10 @@ def auto(gpus: list[Gpu], local_size: int = 1) -> tuple[str, str]:
     if local_size > 1:
         return ",".join(str(gpu.index) for gpu in gpus[:local_size]), f"the launcher started {local_size} ranks here"
     kinds = {gpu.name for gpu in gpus}
-    kind = max(kinds, key=lambda name: (sum(g.name == name for g in gpus), max(g.total_bytes for g in gpus if g.name == name), name))
+    kind = max(
+        kinds,
+        key=lambda name: (sum(g.name == name for g in gpus), max(g.total_bytes for g in gpus if g.name == name), name),
+    )
     chosen = [gpu for gpu in gpus if gpu.name == kind]
     left_out = f", leaving out {len(gpus) - len(chosen)} of another kind" if len(kinds) > 1 else ""
     free_gib = min(gpu.free_bytes for gpu in chosen) / 2**30

@@ -16,7 +16,9 @@ from torch import Tensor
 BUCKET_BYTES = 64 * 2**20
 
 
-def sum_over_ranks(tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None, bucket_bytes: int = BUCKET_BYTES) -> None:
+def sum_over_ranks(
+    tensors: Sequence[Tensor], group: dist.ProcessGroup | None = None, bucket_bytes: int = BUCKET_BYTES
+) -> None:
     """Replace each tensor by its sum over all ranks, in place.
 
     Args:

@@ -107,7 +107,7 @@ class Loop:
             self._train_batch(i, batch, batches)
             if t.stop:
                 break
-        criterion = getattr(unwrap_model(t.model), "criterion", None)
+        criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
             criterion.update()
         t.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(t.optimizer.param_groups)}
@@ -167,7 +167,9 @@ class Loop:
             if IS_FIRST:
                 LOGGER.info(t.progress_string())
                 t.metrics.update(dict.fromkeys(t.label_loss_items(prefix="val"), 0.0))
-        t.tloss = items if t.tloss is None else {name: (t.tloss[name] * i + item) / (i + 1) for name, item in items.items()}
+        t.tloss = (
+            items if t.tloss is None else {name: (t.tloss[name] * i + item) / (i + 1) for name, item in items.items()}
+        )
 
     def _show_progress(self, i: int, batch: dict[str, Any], progress: Any) -> None:
         t, now_s = self.trainer, time.monotonic()

@@ -15,7 +15,9 @@ from ultralytics.utils.loss import v8DetectionLoss
 
 from yolov12.seams import Seam
 
-SEAMS = (Seam("utils/loss.py", 464, "ultralytics.utils.loss.v8DetectionLoss.get_assigned_targets_and_loss", "to-be-filled"),)
+SEAMS = (
+    Seam("utils/loss.py", 423, "ultralytics.utils.loss.v8DetectionLoss.get_assigned_targets_and_loss", "b35c13578262"),
+)
 
 # Positions among the arguments of BboxLoss.forward (utils/loss.py:127).
 TARGET_SCORES, TARGET_SCORES_SUM = 4, 5

@@ -35,7 +35,7 @@ class Snapshot:
         on_gpu = any(parameter.is_cuda for parameter in model.parameters())
         return cls(
             python=random.getstate(),
-            numpy=np.random.get_state(legacy=False),  # type: ignore[arg-type]  # numpy's stub does not know that this returns a dict
+            numpy=np.random.get_state(legacy=False),
             torch_cpu=torch.get_rng_state(),
             torch_cuda=torch.cuda.get_rng_state() if on_gpu else None,
             buffers=copies,

@@ -114,7 +114,7 @@ class Step:
             if self.vote_group is None and len(parts) == 1:
                 return self._plain_attempt(parts[0]), None
             return self._counted_attempt(parts), None
-        except Exception as error:  # whatever it is, the other ranks must hear of it before this one leaves
+        except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 # The traceback holds the activations of the failed pass; without it they are free before the retry.
                 error = error.with_traceback(None)
@@ -148,7 +148,9 @@ class Step:
             loss_of_all += loss.detach()
             targets += self._counter.count if self._counter else divisor
         counts = torch.stack([targets, torch.full_like(targets, images)])
-        return _Attempt(loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts)
+        return _Attempt(
+            loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts
+        )
 
     def _sum_over_provisional(self, images: int) -> Tensor | float:
         """The factor that turns ultralytics' loss of a part, images * sum / divisor, into sum / provisional.
@@ -161,8 +163,9 @@ class Step:
 
     def _listen_to_criterion(self) -> None:
         """Attach the counter to the model's criterion, which ultralytics makes at the first loss (nn/tasks.py:464) and sometimes anew."""
-        if getattr(self.model, "criterion", None) is None and hasattr(self.model, "init_criterion"):
-            self.model.criterion = self.model.init_criterion()
+        make: Any = getattr(self.model, "init_criterion", None)
+        if getattr(self.model, "criterion", None) is None and make is not None:
+            self.model.criterion = make()
         criterion = getattr(self.model, "criterion", None)
         if criterion is self._counted_criterion:
             return
@@ -179,8 +182,8 @@ class Step:
         """Sum over the ranks, divide once, and add to what is put aside."""
         if self.vote_group is not None:
             self._fill_missing_gradients()
-        present = [i for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        gradients = [self.parameters[i].grad for i in present]
+        present = [(i, parameter.grad) for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        gradients = [gradient for _, gradient in present]
         self._drop()
         if attempt.counts is not None:
             if self.vote_group is not None:
@@ -190,10 +193,11 @@ class Step:
                 targets_per_image = targets.clamp(min=1) / images
                 torch._foreach_mul_(gradients, self._targets_per_image / targets_per_image)
                 self._targets_per_image = targets_per_image
-        if all(self.held[i] is not None for i in present):
-            torch._foreach_add_([self.held[i] for i in present], gradients)
-        else:
-            for i, gradient in zip(present, gradients, strict=True):
+        earlier = [held for i, _ in present if (held := self.held[i]) is not None]
+        if len(earlier) == len(gradients):
+            torch._foreach_add_(earlier, gradients)
+        else:  # the first step since an update, or a parameter that was frozen until now
+            for i, gradient in present:
                 held = self.held[i]
                 self.held[i] = gradient if held is None else held.add_(gradient)
         return StepResult(attempt.loss, attempt.items)
@@ -218,9 +222,13 @@ class Step:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.micro_batches = min(old * 2, images)
-        warn(f"out of memory ({reason}); the step is repeated on the same data: micro-batches {old} -> {self.micro_batches}")
+        warn(
+            f"out of memory ({reason}); the step is repeated on the same data: micro-batches {old} -> {self.micro_batches}"
+        )
         if old == 1:
-            say("batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's")
+            say(
+                "batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's"
+            )
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from yolov12.model import attention
 from yolov12.seams import Seam, replaced
 
 SEAMS = (
-    Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "to-be-filled"),
-    Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "to-be-filled"),
-    Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "to-be-filled"),
-    Seam("engine/trainer.py", 768, "ultralytics.engine.trainer.BaseTrainer.save_model", "to-be-filled"),
-    Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "to-be-filled"),
+    Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "87a635e3bfc4"),
+    Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "aecd0c111afe"),
+    Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
+    Seam("engine/trainer.py", 768, "ultralytics.engine.trainer.BaseTrainer.save_model", "47f61ede98e6"),
+    Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
 AMP_REQUEST = {True: "1", False: "0", "fp32": "0"}
@@ -44,7 +44,13 @@ class YOLOv12Trainer(DetectionTrainer):
     The name contains "Trainer" because ultralytics attaches its loggers only to classes whose name does (utils/callbacks/base.py:197).
     """
 
-    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None) -> None:
+    # Set by ultralytics; declared because mypy sees only our assignments.
+    device: torch.device
+    save_dir: Path
+
+    def __init__(
+        self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
+    ) -> None:
         install_patches()
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
@@ -121,7 +127,9 @@ class YOLOv12Trainer(DetectionTrainer):
             self._evaluate_best()
         elif RANK == 0:
             alone = {"RANK": -1, "LOCAL_RANK": -1}
-            self.validator.dataloader = None  # its loader holds this rank's share of the images; the next one is made for all of them
+            self.validator.dataloader = (
+                None  # its loader holds this rank's share of the images; the next one is made for all of them
+            )
             with replaced(upstream_validator, **alone), replaced(upstream_detection_validator, **alone):
                 self._evaluate_best()
 

@@ -12,9 +12,9 @@ from yolov12.log import say
 from yolov12.seams import Seam
 
 SEAMS = (
-    Seam("models/yolo/model.py", 59, "ultralytics.models.yolo.model.YOLO.__init__", "to-be-filled"),
-    Seam("models/yolo/model.py", 100, "ultralytics.models.yolo.model.YOLO.task_map", "to-be-filled"),
-    Seam("engine/model.py", 806, "ultralytics.engine.model.Model.train", "to-be-filled"),
+    Seam("models/yolo/model.py", 60, "ultralytics.models.yolo.model.YOLO.__init__", "fe8f932a2cd9"),
+    Seam("models/yolo/model.py", 99, "ultralytics.models.yolo.model.YOLO.task_map", "e4472cd8a5c4"),
+    Seam("engine/model.py", 807, "ultralytics.engine.model.Model.train", "478371e11f2a"),
 )
 
 

@@ -63,9 +63,12 @@ def require_boxes(
     largest_score_difference: float = LARGEST_SCORE_DIFFERENCE,
 ) -> BoxParity:
     """Give the measurement back when both found the same boxes and enough of them, raise `ParityError` when not."""
-    problems = []
     if parity.source_boxes < least_boxes:
-        problems.append(f"the source found {parity.source_boxes}, at least {least_boxes} needed for a comparison")
+        raise ParityError(
+            f"Nothing is proved: the model found {parity.source_boxes} boxes on {parity.images} images, and a comparison "
+            f"needs at least {least_boxes}. Train longer, or compare on other images."
+        )
+    problems = []
     if parity.images_with_unpaired_boxes:
         problems.append(
             f"{parity.images_with_unpaired_boxes} of {parity.images} images have a box without partner "

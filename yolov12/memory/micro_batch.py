@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def split(batch: dict[str, Any], parts: int) -> list[dict[str, Any]]:
     if parts <= 1:
         return [batch]
     edges = [images * i // parts for i in range(parts + 1)]
-    return [_between(batch, images, first, end) for first, end in zip(edges, edges[1:], strict=False)]
+    return [_between(batch, images, first, end) for first, end in pairwise(edges)]
 
 
 def _between(batch: dict[str, Any], images: int, first: int, end: int) -> dict[str, Any]:

@@ -76,10 +76,14 @@ def _download(url: str, target: Path, sha256: str | None, by_hand: str) -> None:
             _show_progress(target.name, done, done + len(chunk), total)
             done += len(chunk)
         if done == 0 or done < total:
-            raise RetryableError(f"{_shown(url)} broke off after {done} of {total} bytes: run the same command again, or {by_hand}")
+            raise RetryableError(
+                f"{_shown(url)} broke off after {done} of {total} bytes: run the same command again, or {by_hand}"
+            )
         found = digest.hexdigest()
         if sha256 is not None and found != sha256:
-            raise UserError(f"{_shown(url)} has sha256 {found}, expected {sha256}: it is not the file that was meant and was not kept")
+            raise UserError(
+                f"{_shown(url)} has sha256 {found}, expected {sha256}: it is not the file that was meant and was not kept"
+            )
     pinned = "as pinned" if sha256 else "hash not pinned, shown so that you can"
     log.say(f"download: {target} ({done / 1e6:.1f} MB), sha256 {found} ({pinned})")
 
@@ -97,7 +101,9 @@ def _opened(url: str, by_hand: str) -> Iterator[http.client.HTTPResponse]:
     except (ValueError, http.client.InvalidURL) as error:
         raise UserError(f"{_shown(url)} is not an address that can be fetched: {error}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise RetryableError(f"can not reach {_shown(url)} ({_reason(error)}): run the same command later, or {by_hand}") from error
+        raise RetryableError(
+            f"can not reach {_shown(url)} ({_reason(error)}): run the same command later, or {by_hand}"
+        ) from error
     with answer:
         yield answer
 
@@ -108,7 +114,9 @@ def _chunks(answer: http.client.HTTPResponse, url: str, by_hand: str) -> Iterato
         try:
             chunk = answer.read(_CHUNK_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise RetryableError(f"{_shown(url)} broke off ({_reason(error)}): run the same command again, or {by_hand}") from error
+            raise RetryableError(
+                f"{_shown(url)} broke off ({_reason(error)}): run the same command again, or {by_hand}"
+            ) from error
         if not chunk:
             return
         yield chunk
@@ -117,9 +125,13 @@ def _chunks(answer: http.client.HTTPResponse, url: str, by_hand: str) -> Iterato
 def _check_start(chunk: bytes, content_type: str, url: str, name: str, by_hand: str) -> None:
     """Proxies and login pages answer 200 with a web page; what is not the file must not end up in the cache under its name."""
     if "html" in content_type.lower() or chunk.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{_shown(url)} answers with a web page instead of the file (a proxy, or a login page?): {by_hand}")
+        raise UserError(
+            f"{_shown(url)} answers with a web page instead of the file (a proxy, or a login page?): {by_hand}"
+        )
     if name.endswith(".pt") and not chunk.startswith(_ZIP_MAGIC):
-        raise UserError(f"{_shown(url)} is not a checkpoint (it starts with {chunk[:8]!r}): check the address, or {by_hand}")
+        raise UserError(
+            f"{_shown(url)} is not a checkpoint (it starts with {chunk[:8]!r}): check the address, or {by_hand}"
+        )
 
 
 def _show_progress(name: str, before: int, after: int, total: int) -> None:

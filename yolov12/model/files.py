@@ -23,13 +23,7 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        file = open(part, "wb")
-    except OSError as error:
-        if error.errno in FULL:
-            raise RetryableError(f"{path.parent}: {error.strerror}: make room and run the same command again") from error
-        raise UserError(f"can not write {path}: {(error.strerror or str(error)).lower()}") from error
-    try:
-        with file:
+        with open(part, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -37,7 +31,11 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno in FULL:
-            raise RetryableError(f"{path.parent}: {error.strerror}: make room and run the same command again") from error
+            raise RetryableError(
+                f"{path.parent}: {error.strerror}: make room and run the same command again"
+            ) from error
+        if error.filename == str(part):
+            raise UserError(f"can not write {path}: {(error.strerror or str(error)).lower()}") from error
         raise
     finally:
         part.unlink(missing_ok=True)

@@ -103,10 +103,14 @@ def _remote(url: str) -> str:
     parts = urlsplit(url)
     file = Path(parts.path).name
     if parts.scheme in {"http", "https"} and file.lower().endswith(_FILES):
-        place = f"from/{parts.hostname}/{hashlib.sha256(url.encode()).hexdigest()[:12]}"  # many addresses end in best.pt
+        place = (
+            f"from/{parts.hostname}/{hashlib.sha256(url.encode()).hexdigest()[:12]}"  # many addresses end in best.pt
+        )
         return str(download.fetch(file, url, folder=place))
     if parts.scheme not in {"http", "https", "grpc"} and settings.current().offline:
-        raise UserError(f"model={url} needs the network, and YOLOV12_OFFLINE=1 forbids it: fetch the file and give its path")
+        raise UserError(
+            f"model={url} needs the network, and YOLOV12_OFFLINE=1 forbids it: fetch the file and give its path"
+        )
     return url
 
 
@@ -117,13 +121,17 @@ def _architecture(text: str) -> str:
         return text
     path = Path(text)
     if path.parent != Path():
-        if any((_package().parent / name).is_file() for name in (text, unsized)):  # ultralytics/cfg/models/12/yolo12n.yaml
+        if any(
+            (_package().parent / name).is_file() for name in (text, unsized)
+        ):  # ultralytics/cfg/models/12/yolo12n.yaml
             return text
         raise UserError(f"model={text}: no such file{_by_name_alone(path.name)}")
     upstream = re.sub(r"^yolov12", "yolo12", text)
     if any(Path(name).stem in _yaml_files() and name.endswith(".yaml") for name in (upstream, _unsized(upstream))):
         return upstream
-    raise UserError(f"model={text}: no such file, and no architecture has that name{_nearest(text, known_architectures())}")
+    raise UserError(
+        f"model={text}: no such file, and no architecture has that name{_nearest(text, known_architectures())}"
+    )
 
 
 def _weights(text: str) -> str:
@@ -140,7 +148,9 @@ def _weights(text: str) -> str:
         raise UserError(f"model={text}: no such file")
     yaml = f"{name.removesuffix('.pt')}.yaml"
     from_scratch = f"; there is an architecture of that name: {yaml}" if yaml in known_architectures() else ""
-    raise UserError(f"model={text}: no such file, and no released weights have that name{from_scratch or _nearest(name, known)}")
+    raise UserError(
+        f"model={text}: no such file, and no released weights have that name{from_scratch or _nearest(name, known)}"
+    )
 
 
 def _released(name: str) -> str:
@@ -201,4 +211,3 @@ def _by_name_alone(name: str) -> str:
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
     return f"; nearest: {', '.join(near)}" if near else "; docs/weights.md lists the names"
-

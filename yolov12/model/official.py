@@ -29,8 +29,8 @@ from yolov12.errors import UserError
 from yolov12.seams import Seam
 
 SEAMS = (
-    Seam("nn/modules/block.py", 1672, "ultralytics.nn.modules.block.AAttn.__init__", "to-be-filled"),
-    Seam("nn/tasks.py", 2076, "ultralytics.nn.tasks.parse_model", "to-be-filled"),
+    Seam("nn/modules/block.py", 1674, "ultralytics.nn.modules.block.AAttn.__init__", "281c3cc9db2b"),
+    Seam("nn/tasks.py", 2069, "ultralytics.nn.tasks.parse_model", "7da6bb141028"),
 )
 
 HEAD_DIM = 32
@@ -48,6 +48,10 @@ _SCALED = frozenset(
     "Conv ConvTranspose DWConv DWConvTranspose2d nn.ConvTranspose2d GhostConv Focus Bottleneck GhostBottleneck BottleneckCSP SPP SPPF SPPELAN "
     "C1 C2 C2f C2fCIB C2fPSA C2PSA C3 C3Ghost C3TR C3k2 C3x PSA RepC3 RepNCSPELAN4 ELAN1 ADown AConv SCDown A2C2f".split()
 )
+
+
+class UnfitError(UserError):
+    """The weights can not be converted."""
 
 
 @dataclass(frozen=True)
@@ -122,21 +126,28 @@ def explicit_yaml(yaml: Mapping[str, Any], mlp_ratio: float = TURBO_MLP_RATIO) -
     return new
 
 
-def rebuild(model: nn.Module, yaml: dict[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+def rebuild(model: Any, yaml: dict[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
     """The net that this version builds from `yaml`, with the weights `state` and everything else that `model` says about itself.
 
+    Args:
+        model: a model of ultralytics.nn.tasks.
+        yaml: becomes the new model's.
+        state: strictly for that net, fused or not.
+
     Raises:
-        UserError: the weights do not fit the net.
+        UnfitError: the weights do not fit the net.
     """
     channels = yaml.get("channels") or model.yaml.get("ch", 3)
-    with torch.random.fork_rng(devices=[]):  # the net is first filled with random weights: leave the caller's sequence alone
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the net is first filled with random weights: leave the caller's sequence alone
         new = type(model)(yaml, ch=channels, verbose=False)
     if not any(key.endswith(".bn.weight") for key in state):
         new.fuse(verbose=False)
     try:
         new.load_state_dict(state, strict=True)
     except RuntimeError as error:
-        raise UserError(
+        raise UnfitError(
             f"the weights do not fit the net that their own YAML describes, so they can not be converted ({_first_line(error)})"
         ) from error
     new.to(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point()))
@@ -152,13 +163,13 @@ def convert_checkpoint(checkpoint: dict[str, Any]) -> Conversion | None:
     The optimizer's state belongs to the old tensors: it goes, and with it the possibility to resume (fine-tuning is not affected).
 
     Raises:
-        UserError: the weights do not fit the net that their YAML describes.
+        UnfitError: the weights do not fit the net that their YAML describes.
     """
-    conversion = None
+    conversion: Conversion | None = None
     version = str(checkpoint.get("version") or "unknown")
     for key in ("model", "ema"):
-        model = checkpoint.get(key)
-        if not isinstance(model, nn.Module) or not isinstance(getattr(model, "yaml", None), dict):
+        model: Any = checkpoint.get(key)
+        if not _is_model(model):
             continue
         state = model.state_dict()
         if detect_kind(state) == "official-turbo":
@@ -170,7 +181,9 @@ def convert_checkpoint(checkpoint: dict[str, Any]) -> Conversion | None:
             conversion = Conversion("official V1.0", version, ("same layout", "modules rebuilt by this version"))
     if conversion is not None and checkpoint.get("optimizer") is not None:
         checkpoint.update(optimizer=None, epoch=-1)
-        conversion = Conversion(conversion.kind, version, (*conversion.changes, "optimizer state dropped (fine-tune, do not resume)"))
+        conversion = Conversion(
+            conversion.kind, version, (*conversion.changes, "optimizer state dropped (fine-tune, do not resume)")
+        )
     return conversion
 
 
@@ -188,7 +201,13 @@ def _check_heads(model: nn.Module) -> None:
     """Channels of another head size would be reordered wrongly without any error."""
     for module in model.modules():
         if hasattr(module, "qk") and (size := getattr(module, "head_dim", HEAD_DIM)) != HEAD_DIM:
-            raise UserError(f"attention heads of {size} channels: only {HEAD_DIM}, as in the released models, can be converted")
+            raise UnfitError(
+                f"attention heads of {size} channels: only {HEAD_DIM}, as in the released models, can be converted"
+            )
+
+
+def _is_model(thing: object) -> bool:
+    return isinstance(thing, nn.Module) and isinstance(getattr(thing, "yaml", None), dict)
 
 
 def _has_attention(state: Mapping[str, Tensor]) -> bool:

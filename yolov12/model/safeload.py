@@ -36,7 +36,7 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from yolov12.seams import Seam
 
-SEAMS = (Seam("nn/tasks.py", 1697, "ultralytics.nn.tasks._SafeLoad", "to-be-filled"),)
+SEAMS = (Seam("nn/tasks.py", 1696, "ultralytics.nn.tasks._SafeLoad", "5907cde1e845"),)
 
 
 class RefusedError(pickle.UnpicklingError):
@@ -58,7 +58,7 @@ class _Call:
 class _Class:
     """Stands for a class in the unpickler's stack, where only NEWOBJ can use it, and `getattr` for its `forward`."""
 
-    cls: type
+    cls: Any
 
 
 def _ordered_dict(items: Any = ()) -> OrderedDict[Any, Any]:
@@ -210,6 +210,11 @@ class _Instructions(dict[int, Callable[[Any], None]]):
 class _Unpickler(pickle._Unpickler):
     """The standard library's unpickler in Python, with the instructions that act replaced. torch.load adds the reading of tensors."""
 
+    # Attributes of the base class that its type stub does not have.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
     def find_class(self, module: str, name: str) -> Any:
         module, name = _current_name(module, name)
         full = f"{module}.{name}"
@@ -272,15 +277,18 @@ class _Unpickler(pickle._Unpickler):
             raise RefusedError(f"adding items to {_describe(self.stack[-1])}")
         return self.stack[-1]
 
-    dispatch = _Instructions({getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}) | {
-        pickle.REDUCE[0]: load_reduce,
-        pickle.NEWOBJ[0]: load_newobj,
-        pickle.BUILD[0]: load_build,
-        pickle.APPEND[0]: load_append,
-        pickle.APPENDS[0]: load_appends,
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
-    }
+    dispatch = _Instructions(
+        {
+            **{getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES},
+            pickle.REDUCE[0]: load_reduce,
+            pickle.NEWOBJ[0]: load_newobj,
+            pickle.BUILD[0]: load_build,
+            pickle.APPEND[0]: load_append,
+            pickle.APPENDS[0]: load_appends,
+            pickle.SETITEM[0]: load_setitem,
+            pickle.SETITEMS[0]: load_setitems,
+        }
+    )
 
 
 class _TrustingUnpickler(pickle.Unpickler):
@@ -291,7 +299,9 @@ class _TrustingUnpickler(pickle.Unpickler):
 
 
 def _describe(thing: Any) -> str:
-    return getattr(getattr(thing, "cls", None) or getattr(thing, "function", None) or type(thing), "__qualname__", "something")
+    return getattr(
+        getattr(thing, "cls", None) or getattr(thing, "function", None) or type(thing), "__qualname__", "something"
+    )
 
 
 def _no_plain_load(*_args: Any, **_kwargs: Any) -> Any:

@@ -227,8 +227,13 @@ def _describe_hardware(recipe: Recipe) -> None:
     else:
         why = "device=cpu" if torch.cuda.is_available() else "torch sees no NVIDIA GPU"
         say(f"hardware: the CPU, {os.cpu_count()} cores ({why})")
-    dtype, _ = precision.choose(device)
-    attention.describe(device, dtype or torch.float32, training=True)
+    dtype, reason = precision.choose(device)
+    say(f"precision: {reason}")
+    # Asked as training will ask: its deterministic=True rules some kernels out.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    backend, reason = attention.describe(device, dtype or torch.float32, training=True)
+    torch.use_deterministic_algorithms(False)
+    say(f"attention: {backend}: {reason}")
 
 
 def _typed(path: Path) -> str:

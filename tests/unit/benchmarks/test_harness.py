@@ -29,23 +29,30 @@ def test_sides_take_turns():
 
 
 def test_a_failed_side_is_not_tried_again_and_the_other_goes_on():
-    outcomes = harness.alternate(
+    turns = harness.alternate(
         ("stock", "ours"),
         3,
-        lambda repeat, side: Outcome(side, None, "out of memory") if side == "stock" else Outcome(side, measured(repeat)),
+        lambda repeat, side: (
+            Outcome(side, None, "out of memory") if side == "stock" else Outcome(side, measured(repeat))
+        ),
     )
-    assert [outcome.side for outcome in outcomes] == ["stock", "ours", "ours", "ours"]
+    assert [outcome.side for outcome in turns] == ["stock", "ours", "ours", "ours"]
 
 
 def test_a_row_has_every_repeat_in_running_order_and_the_ratio_of_the_medians():
-    outcomes = [Outcome(side, measured(value)) for side, value in [("stock", 9), ("ours", 4), ("stock", 8), ("ours", 2)]]
+    outcomes = [
+        Outcome(side, measured(value)) for side, value in [("stock", 9), ("ours", 4), ("stock", 8), ("ours", 2)]
+    ]
     (row,) = harness.rows_of((WALL,), outcomes)
     assert (row["stock"], row["ours"], row["tuned"]) == ([9, 8], [4, 2], [])
     assert row["ratio"] == pytest.approx(8.5 / 3, abs=1e-4)
 
 
 def test_a_side_that_died_is_named_in_the_note_with_its_reason():
-    outcomes = [Outcome("stock", None, "exit code 1: OutOfMemoryError: CUDA out of memory"), Outcome("ours", measured(4))]
+    outcomes = [
+        Outcome("stock", None, "exit code 1: OutOfMemoryError: CUDA out of memory"),
+        Outcome("ours", measured(4)),
+    ]
     (row,) = harness.rows_of((WALL,), outcomes)
     assert row["stock"] == []
     assert row["ratio"] is None
@@ -61,6 +68,11 @@ def test_a_row_that_a_side_could_not_measure_is_named_in_the_note_with_its_reaso
 def test_a_side_that_silently_gave_no_value_is_named_too():
     (row,) = harness.rows_of((WALL,), [Outcome("ours", Measured(declared=DECLARED))])
     assert "ours FAILED: gave no value" in row["note"]
+
+
+def test_a_side_that_was_not_asked_for_is_said_to_be_missing():
+    (row,) = harness.rows_of((WALL,), [Outcome("stock", measured(4))])
+    assert row["note"] == "what a user waits; ours: not run"
 
 
 def test_a_setting_in_which_the_sides_differ_is_flagged():
@@ -82,16 +94,20 @@ def test_equal_settings_are_not_flagged():
 def test_a_note_of_a_side_reaches_the_row():
     told = Measured(declared=DECLARED, values={"wall": 1}, notes={"wall": "first epoch ended at 32.0 s"})
     (row,) = harness.rows_of((WALL,), [Outcome("ours", told)])
-    assert row["note"] == "what a user waits; ours: first epoch ended at 32.0 s"
+    assert row["note"] == "what a user waits; stock: not run; ours: first epoch ended at 32.0 s"
 
 
 def test_settings_take_the_type_of_their_default():
-    chosen = harness.parse_settings(["epochs=3", "fraction=0.5", "graph=1"], [benchmark(epochs=100, fraction=1.0, graph=False)])
+    chosen = harness.parse_settings(
+        ["epochs=3", "fraction=0.5", "graph=1"], [benchmark(epochs=100, fraction=1.0, graph=False)]
+    )
     assert chosen == {"b": {"epochs": 3, "fraction": 0.5, "graph": True}}
 
 
 def test_a_setting_applies_to_every_named_benchmark_that_knows_it():
-    chosen = harness.parse_settings(["imgsz=64"], [benchmark("a", imgsz=640), benchmark("b", imgsz=640), benchmark("c")])
+    chosen = harness.parse_settings(
+        ["imgsz=64"], [benchmark("a", imgsz=640), benchmark("b", imgsz=640), benchmark("c")]
+    )
     assert chosen == {"a": {"imgsz": 64}, "b": {"imgsz": 64}, "c": {}}
 
 

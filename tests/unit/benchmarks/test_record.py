@@ -8,7 +8,7 @@ import json
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import record
@@ -143,6 +143,7 @@ def test_lower_and_higher_are_each_others_inverse(base, ours):
     assert exact == inverse
 
 
+@settings(deadline=None)  # a slow machine is no failure
 @given(st.lists(positive, max_size=5), st.lists(positive, max_size=5), st.lists(positive, max_size=5), st.text())
 def test_rows_made_of_any_measurement_are_valid(stock, tuned, ours, words):
     row = record.row("a_row", "ms", "lower", {"stock": stock, "tuned": tuned, "ours": ours}, note=words or "why")

@@ -29,7 +29,10 @@ def lines(*contents: dict, age: str = "") -> str:
 
 def test_a_row_shows_median_spread_count_and_ratios():
     shown = lines(content(stock=[205, 204, 209], tuned=[120], ours=[60, 61, 59]))
-    assert "| bccd_wall | s, lower is better | 205 (204..209, n=3) | 120 (n=1) | 60 (59..61, n=3) | 3.42x | 2.00x |" in shown
+    assert (
+        "| bccd_wall | s, lower is better | 205 (204..209, n=3) | 120 (n=1) | 60 (59..61, n=3) | 3.42x | 2.00x |"
+        in shown
+    )
 
 
 def test_a_side_without_values_is_a_dash_and_its_reason_follows():
@@ -49,7 +52,9 @@ def test_a_record_of_an_older_commit_is_called_that():
 
 
 def test_a_smoke_run_is_not_mistaken_for_the_claim():
-    assert "**not the claim's parameters: epochs, imgsz changed**" in lines(content(changed=("epochs", "imgsz"), ours=[60]))
+    assert "**not the claim's parameters: epochs, imgsz changed**" in lines(
+        content(changed=("epochs", "imgsz"), ours=[60])
+    )
 
 
 def test_no_records_say_how_to_make_one():

@@ -40,20 +40,25 @@ def commit_all(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     ("name", "slug"),
-    [("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"), ("Tesla T4", "tesla-t4"), ("NVIDIA A100-SXM4-40GB", "nvidia-a100-sxm4-40gb")],
+    [
+        ("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"),
+        ("Tesla T4", "tesla-t4"),
+        ("NVIDIA A100-SXM4-40GB", "nvidia-a100-sxm4-40gb"),
+    ],
 )
 def test_a_gpus_name_becomes_a_slug(name, slug):
     assert system.slug(name) == slug
 
 
-def test_several_gpus_are_counted(monkeypatch):
-    monkeypatch.setattr(system, "gpus", lambda: ["NVIDIA H200", "NVIDIA H200"])
-    assert system.device(use_gpu=True) == "nvidia-h200-x2"
+def test_the_gpus_that_are_used_are_counted_and_not_those_that_are_there(monkeypatch):
+    monkeypatch.setattr(system, "gpus", lambda: ["NVIDIA H200"] * 4)
+    assert system.device(gpus_used=1) == "nvidia-h200"
+    assert system.device(gpus_used=2) == "nvidia-h200-x2"
 
 
 def test_a_benchmark_that_needs_no_gpu_is_a_cpus_even_beside_one(monkeypatch):
     monkeypatch.setattr(system, "gpus", lambda: ["NVIDIA H200"])
-    assert system.device(use_gpu=False) == f"cpu-{system.cores()}-cores"
+    assert system.device(gpus_used=0) == f"cpu-{system.cores()}-cores"
 
 
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):
@@ -148,4 +153,4 @@ def test_logs_lose_the_hosts_name(monkeypatch):
 
 
 def test_a_device_slug_is_what_the_schema_accepts():
-    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", system.device(use_gpu=True))
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", system.device(gpus_used=1))

@@ -12,6 +12,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from yolov12.engine.step import Step
+from yolov12.model import attention
 
 CLASSES = 3
 
@@ -19,6 +20,8 @@ CLASSES = 3
 def model(frozen_batch_norm: bool = True, seed: int = 0, config: str = "yolo12n.yaml") -> DetectionModel:
     """A float64 detector with fixed weights, in training mode; with frozen batch norm a part's output does not depend on its neighbours."""
     torch.set_num_threads(1)
+    # Upstream's own attention hands the CPU batch norm of torch 2.11 a gradient that it misreads for a batch of one image (patch.py).
+    attention.install()
     torch.manual_seed(seed)
     made = DetectionModel(config, nc=CLASSES, verbose=False).double()
     made.args = get_cfg()
@@ -28,7 +31,9 @@ def model(frozen_batch_norm: bool = True, seed: int = 0, config: str = "yolo12n.
     for norm in norms:
         norm.momentum = 1.0
     with torch.no_grad():
-        made(batch([0] * 8, imgsz=128)["img"])  # gives the running statistics real values: untouched ones let the signal die out
+        made(
+            batch([0] * 8, imgsz=128)["img"]
+        )  # gives the running statistics real values: untouched ones let the signal die out
     for norm in norms:
         norm.momentum = momentum
         norm.train(not frozen_batch_norm)

@@ -22,8 +22,17 @@ PACKAGES = PINS.versions["packages"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "env/locks").glob("*-py*.txt"))
 
-# Besides the generated files: the pins themselves, their locks, and prose and records, which say what was so when they were written.
-MAY_NAME_VERSIONS = ("env/versions.yaml", "env/locks/", "benchmarks/records/", "docs/", "CHANGELOG.md", "README.md")
+# Besides the generated files: the pins themselves, their locks, prose and records, which say what was so when they were written, and tests,
+# whose sample records do.
+MAY_NAME_VERSIONS = (
+    "env/versions.yaml",
+    "env/locks/",
+    "benchmarks/records/",
+    "docs/",
+    "tests/",
+    "CHANGELOG.md",
+    "README.md",
+)
 
 
 def locked(lock: Path) -> dict[str, str]:

@@ -71,5 +71,5 @@ def test_another_score_is_reported():
 
 
 def test_agreement_on_nothing_proves_nothing():
-    with pytest.raises(ParityError, match="found 0, at least 1 needed"):
+    with pytest.raises(ParityError, match="found 0 boxes on 1 images"):
         boxes.require_boxes(compare(found(), found()))

@@ -23,6 +23,8 @@ def test_a_lack_of_memory_is_recognised(error: RuntimeError) -> None:
     assert is_out_of_memory(error)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("expected scalar type Half"), ValueError("out of memory"), MemoryError("host")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("expected scalar type Half"), ValueError("out of memory"), MemoryError("host")]
+)
 def test_other_errors_are_not(error: Exception) -> None:
     assert not is_out_of_memory(error)

@@ -34,7 +34,11 @@ def forward(self: AAttn, x: Tensor) -> Tensor:
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return _upstream_forward(self, x)
     batch, _, height, width = x.shape
-    q, k, v = split_heads(self.qkv(x), self.num_heads, self.head_dim, self.area)
+    qkv = self.qkv(x)
+    if batch == 1 and qkv.requires_grad and qkv.device.type == "cpu":
+        # The gradient of one image in NHWC looks like NCHW to the CPU batch norm of torch 2.11, which then returns wrong numbers.
+        qkv.register_hook(Tensor.contiguous)
+    q, k, v = split_heads(qkv, self.num_heads, self.head_dim, self.area)
     attended = merge_heads(attend(q, k, v), batch, height, width)
     return self.proj(attended + self.pe(merge_heads(v, batch, height, width)))
 

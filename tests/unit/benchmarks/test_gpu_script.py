@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""benchmarks/gpu.sh with a stub in Python's place, which writes down how it was called."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks/gpu.sh"
+STUB = """#!/bin/bash
+echo "$*|PYTHONPATH=$PYTHONPATH|COMMIT=${YOLOV12_COMMIT:-}|BCCD=${YOLOV12_BCCD:-}" >>"$CALLS"
+case "$*" in
+  "-c import polars") exit "${NO_POLARS:-1}" ;;
+  "-m pytest"*) echo "2 passed"; exit "${PYTEST_FAILS:-0}" ;;
+  "-m benchmarks run"*) exit "${RUN_FAILS:-0}" ;;
+  "-m benchmarks report"*) echo "the table" ;;
+esac
+"""
+
+
+class Machine:
+    """A folder with a stub Python and a carried folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.calls_file = folder, folder / "calls"
+        (folder / "python").write_text(STUB)
+        (folder / "python").chmod(0o755)
+        for name in ("carry/wheels/u-1-py3-none-any.whl", "carry/stand-ins/polars.py"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        (folder / "carry/commit").write_text("0123456789ab:abc\n")
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        told = {
+            "PYTHON": self.folder / "python",
+            "CARRY": self.folder / "carry",
+            "OUT": self.folder / "out",
+            "CALLS": self.calls_file,
+        }
+        inherited = {"PATH": os.environ["PATH"]}
+        env = inherited | {key: str(value) for key, value in told.items()} | environment
+        return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, env=env, check=False)
+
+    def calls(self, start: str) -> list[str]:
+        return [line for line in self.calls_file.read_text().splitlines() if line.startswith(start)]
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_the_carried_wheels_are_installed_without_network_first(machine):
+    machine.run()
+    first = machine.calls_file.read_text().splitlines()[0]
+    assert first.startswith("-m pip install --quiet --no-index --no-deps --no-compile --target ")
+    assert "u-1-py3-none-any.whl" in first
+
+
+def test_tests_run_before_the_benchmarks_and_the_table_comes_last(machine):
+    done = machine.run()
+    order = [
+        line.split("|")[0].split()[1:3] for line in machine.calls_file.read_text().splitlines() if line.startswith("-m")
+    ]
+    assert order == [["pip", "install"], ["pytest", "-q"], ["benchmarks", "run"], ["benchmarks", "report"]]
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-2:] == ["the table", "tests/gpu: passed; benchmarks: ok"]
+
+
+def test_the_commit_and_the_photos_come_from_what_was_carried(machine):
+    machine.run()
+    (call,) = machine.calls("-m benchmarks run")
+    assert call.endswith(f"|COMMIT=0123456789ab:abc|BCCD={machine.folder}/carry/bccd")
+
+
+def test_a_commit_that_is_given_wins(machine):
+    machine.run(YOLOV12_COMMIT="fedcba9876")
+    assert "|COMMIT=fedcba9876|" in machine.calls("-m benchmarks run")[0]
+
+
+def test_tests_do_not_see_what_is_meant_for_the_benchmarks(machine):
+    machine.run()
+    assert machine.calls("-m pytest")[0].endswith("|COMMIT=|BCCD=")
+
+
+def test_names_and_arguments_reach_the_benchmarks(machine):
+    machine.run("train_step", "--repeats", "1")
+    assert machine.calls("-m benchmarks run train_step --repeats 1 --records ")
+
+
+def test_failed_tests_do_not_cost_the_measurements_but_show_at_the_end(machine):
+    done = machine.run(PYTEST_FAILS="1")
+    assert machine.calls("-m benchmarks run")
+    assert done.returncode == 1
+    assert "tests/gpu: FAILED (exit code 1); benchmarks: ok" in done.stdout
+
+
+def test_a_failed_benchmark_shows_at_the_end_after_the_table(machine):
+    done = machine.run(RUN_FAILS="1")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-2:] == ["the table", "tests/gpu: passed; benchmarks: FAILED (exit code 1)"]
+
+
+def test_tests_can_be_left_out(machine):
+    assert "tests/gpu: skipped" in machine.run(GPU_TESTS="0").stdout
+    assert machine.calls("-m pytest") == []
+
+
+def test_a_stand_in_is_used_only_where_the_package_is_missing(machine):
+    machine.run()
+    assert machine.calls("-m benchmarks run")[0].count("/carry/stand-ins") == 1
+    machine.calls_file.unlink()
+    machine.run(NO_POLARS="0")
+    assert "stand-ins" not in machine.calls("-m benchmarks run")[0]
+
+
+def test_without_carried_wheels_it_says_how_to_get_them(machine):
+    done = machine.run(CARRY=str(machine.folder))
+    assert done.returncode == 2
+    assert "run `python benchmarks/carry.py`" in done.stderr

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`python -m benchmarks`: from a command to a record, with sides that answer at once instead of in their own processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import benchmarks.__main__ as command
+from benchmarks import record, sides, system
+from benchmarks.harness import Benchmark, Measured, Outcome, Row
+
+DECLARED = {"dtype": "bf16", "deterministic": True, "optimizer": "SGD", "workers": 16, "cache": False}
+ROWS = (Row("wall", "s", "lower"), Row("map", "mAP", "higher"))
+
+
+class Sides:
+    """Answers for sides.run_child: stock takes 10 s, ours 5 s; `broken` sides fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, dict, tuple[str, ...]]] = []
+        self.broken: set[str] = set()
+
+    def run_child(self, benchmark, side, parameters, rows, limit_s, log):
+        self.calls.append((side, dict(parameters), rows))
+        log.write(f"{side} ran\n")
+        if side in self.broken:
+            return Outcome(side, None, "exit code 1: ValueError: no such thing")
+        values = {"wall": 10.0 if side == "stock" else 5.0, "map": 0.57}
+        return Outcome(side, Measured(DECLARED, {name: values[name] for name in rows}, versions={"torch": "2.11.0"}))
+
+    @property
+    def order(self) -> list[str]:
+        return [side for side, _, _ in self.calls]
+
+
+@pytest.fixture
+def answers(monkeypatch) -> Sides:
+    fake = Sides()
+    monkeypatch.setattr(sides, "run_child", fake.run_child)
+    monkeypatch.setattr(system, "gpus", lambda: [])
+    known = [
+        Benchmark(
+            "speed", "ours is fast", ROWS, "cpu", print, parameters={"epochs": 100}, warmup={"epochs": 1}, repeats=2
+        ),
+        Benchmark("kernel", "ours is faster", ROWS, "cuda", print, parameters={"device": "cuda"}, repeats=2),
+    ]
+    monkeypatch.setattr(command, "discover", lambda: {one.name: one for one in known})
+    return fake
+
+
+def run(tmp_path: Path, *arguments: str) -> int:
+    return command.main(["run", *arguments, "--records", str(tmp_path)])
+
+
+def written(tmp_path: Path) -> dict:
+    (path,) = tmp_path.glob("*/*.json")
+    return json.loads(path.read_text())
+
+
+def test_a_run_writes_a_valid_record_with_its_log_beside_it(tmp_path, answers):
+    assert run(tmp_path, "speed") == 0
+    content = written(tmp_path)
+    jsonschema.validate(content, json.loads(record.SCHEMA.read_text()))
+    assert content["device"] == f"cpu-{system.cores()}-cores"
+    (log,) = tmp_path.glob("*/speed.log")
+    assert "stock ran" in log.read_text()
+
+
+def test_sides_take_turns_after_one_discarded_warm_up_each(tmp_path, answers):
+    run(tmp_path, "speed")
+    assert answers.order == ["stock", "ours"] + ["stock", "ours"] * 2
+    assert [parameters["epochs"] for _, parameters, _ in answers.calls] == [1, 1, 100, 100, 100, 100]
+    assert written(tmp_path)["rows"][0]["stock"] == [10.0, 10.0]
+
+
+def test_a_warm_machine_needs_no_warm_up(tmp_path, answers):
+    run(tmp_path, "speed", "--no-warmup", "--repeats", "1")
+    assert answers.order == ["stock", "ours"]
+
+
+def test_the_record_says_what_was_typed_without_the_machines_paths(tmp_path, answers):
+    run(tmp_path, "speed", "--set", "epochs=3")
+    content = written(tmp_path)
+    assert content["command"].startswith("python -m benchmarks run speed --set epochs=3 --records .../")
+    assert str(tmp_path) not in json.dumps(content)
+    assert content["parameters"] == {"epochs": 3, "changed": ["epochs"]}
+
+
+def test_only_the_rows_that_were_asked_for_are_measured(tmp_path, answers):
+    run(tmp_path, "speed", "--rows", "map")
+    assert {rows for _, _, rows in answers.calls} == {("map",)}
+    assert [row["name"] for row in written(tmp_path)["rows"]] == ["map"]
+
+
+def test_one_side_alone_can_be_measured(tmp_path, answers):
+    assert run(tmp_path, "speed", "--sides", "stock") == 0
+    assert set(answers.order) == {"stock"}
+
+
+def test_stock_may_fail_and_the_record_says_why(tmp_path, answers):
+    answers.broken = {"stock"}
+    assert run(tmp_path, "speed") == 0
+    assert "stock FAILED: exit code 1: ValueError: no such thing" in written(tmp_path)["rows"][0]["note"]
+
+
+def test_if_ours_fails_the_record_is_written_and_the_exit_code_is_1(tmp_path, answers):
+    answers.broken = {"ours"}
+    assert run(tmp_path, "speed") == 1
+    assert written(tmp_path)["rows"][0]["stock"] == [10.0, 10.0]
+
+
+def test_a_run_that_is_cut_off_keeps_what_it_has(tmp_path, answers, monkeypatch):
+    def cut_off(*arguments):
+        if len(answers.calls) == 3:
+            raise KeyboardInterrupt
+        return answers.run_child(*arguments)
+
+    monkeypatch.setattr(sides, "run_child", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, "speed", "--no-warmup")
+    row = written(tmp_path)["rows"][0]
+    assert (row["stock"], row["ours"]) == ([10.0, 10.0], [5.0])
+
+
+def test_the_table_of_a_run_is_printed(tmp_path, answers, capsys):
+    run(tmp_path, "speed")
+    assert "| wall | s, lower is better | 10 (10..10, n=2) | - | 5 (5..5, n=2) | 2.00x | - |" in capsys.readouterr().out
+
+
+def test_report_reads_what_run_wrote(tmp_path, answers, capsys):
+    run(tmp_path, "speed")
+    capsys.readouterr()
+    assert command.main(["report", "--records", str(tmp_path)]) == 0
+    assert "### speed" in capsys.readouterr().out
+
+
+def test_without_a_gpu_a_gpu_benchmark_refuses_before_anything_runs(tmp_path, answers, capsys):
+    assert run(tmp_path, "speed", "kernel") == 2
+    assert answers.calls == []
+    assert "kernel needs 1 NVIDIA GPU(s) and nvidia-smi shows 0; --set device=cpu" in capsys.readouterr().err
+
+
+def test_a_gpu_benchmark_can_be_smoked_on_the_cpu_and_says_so(tmp_path, answers):
+    assert run(tmp_path, "kernel", "--set", "device=cpu") == 0
+    content = written(tmp_path)
+    assert content["device"].startswith("cpu-")
+    assert content["parameters"]["changed"] == ["device"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["spede"], "no benchmark called spede; there are: speed, kernel"),
+        (["speed", "--set", "epoch=1"], "among: epochs"),
+        (["speed", "--sides", "theirs"], "speed has stock,ours"),
+        (["speed", "--rows", "walls"], "speed has wall, map"),
+    ],
+)
+def test_a_wrong_argument_gets_one_sentence_and_exit_code_2(tmp_path, answers, capsys, arguments, words):
+    assert run(tmp_path, *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_names_every_benchmark_with_its_rows(answers, capsys):
+    assert command.main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "speed: ours is fast (needs cpu; 2 x stock, ours)" in listed
+    assert "rows: wall map" in listed

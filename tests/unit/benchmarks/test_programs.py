@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Each program with small parameters on the CPU. The numbers mean nothing here; that they come, from the right side, does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jsonschema
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from benchmarks import harness, record, system, training
+from benchmarks.harness import Job
+
+COMMAND = [sys.executable, "-m", "benchmarks"]
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A data set in BCCD's form: grey pictures with one white square each."""
+    folder = tmp_path / "photos"
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(4):
+            picture = np.full((64, 64, 3), 114, np.uint8)
+            picture[16:48, 16:48] = 255
+            cv2.imwrite(str(folder / "images" / split / f"{number}.jpg"), picture)
+            (folder / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (folder / "bccd.yaml").write_text("train: images/train\nval: images/val\nnames: {0: square}\n")
+    return folder
+
+
+@pytest.fixture
+def global_settings():
+    """Put back what a side sets for its whole process."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def run(records: Path, *arguments: str) -> dict:
+    """The record of `python -m benchmarks run`."""
+    done = subprocess.run(
+        [*COMMAND, "run", *arguments, "--records", str(records)], cwd=system.ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr + "".join(log.read_text() for log in records.glob("*/*.log"))
+    (path,) = records.glob("*/*.json")
+    content = json.loads(path.read_text())
+    jsonschema.validate(content, json.loads(record.SCHEMA.read_text()))
+    return content
+
+
+def job(name: str, side: str, rows: tuple[str, ...], scratch: Path, **parameters: object) -> Job:
+    defaults = harness.discover()[name].parameters
+    return Job(side, {**defaults, **parameters}, rows, scratch, time.monotonic())
+
+
+def test_a_training_run_gives_time_and_accuracy_for_both_sides(photos, tmp_path):
+    small = {"epochs": 1, "imgsz": 32, "batch": 4, "workers": 0, "device": "cpu", "data": photos}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    content = run(tmp_path / "records", "bccd_wall", "--no-warmup", *settings)
+    assert [row["name"] for row in content["rows"]] == ["bccd_wall", "bccd_map50_95", "bccd_map50"]
+    assert all(len(row["stock"]) == len(row["ours"]) == 1 for row in content["rows"])
+    assert content["rows"][0]["note"].count("first epoch ended at") == 2
+    assert {side: declared["optimizer"] for side, declared in content["declared"].items()} == {
+        "stock": "SGD",
+        "ours": "SGD",
+    }
+
+
+def test_a_training_run_leaves_the_data_set_as_it_was(photos, tmp_path):
+    before = sorted(photos.rglob("*"))
+    training.prepare_dataset({"data": str(photos)}, tmp_path / "scratch")
+    assert sorted(photos.rglob("*")) == before
+    assert training.data_yaml(tmp_path / "scratch") == str(tmp_path / "scratch/data/bccd.yaml")
+
+
+def test_a_folder_without_a_data_yaml_is_refused(tmp_path):
+    with pytest.raises(harness.BenchmarkError, match="YOLOV12_BCCD or --set data="):
+        training.prepare_dataset({"data": str(tmp_path)}, tmp_path / "scratch")
+
+
+def test_plots_find_a_font_without_network(tmp_path):
+    training.prepare_fonts(tmp_path)
+    assert (tmp_path / "config/Ultralytics/Arial.ttf").stat().st_size > 100_000
+
+
+def test_one_attention_row_is_measured_on_both_sides_and_lists_the_backends(tmp_path):
+    small = ["--set", "device=cpu", "--set", "batch_divisor=64", "--set", "budget_ms=1", "--repeats", "1"]
+    content = run(tmp_path / "records", "attention", "--rows", "attn_fwd_n_b1_bf16", *small)
+    (row,) = content["rows"]
+    assert row["stock"][0] > 0
+    assert row["ours"][0] > 0
+    assert "us per module, p4 + p5: plain " in row["note"]
+
+
+def test_attention_trains_too(tmp_path):
+    program = harness.discover()["attention"]
+    row = "attn_fwdbwd_n_b1_bf16"
+    measured = program.run_side(job("attention", "stock", (row,), tmp_path, device="cpu", budget_ms=1.0))
+    assert measured.values[row] > 0
+
+
+@pytest.mark.parametrize(("side", "deterministic"), [("stock", True), ("tuned", False)])
+def test_a_training_step_is_measured_under_the_settings_it_declares(tmp_path, global_settings, side, deterministic):
+    program = harness.discover()["train_step"]
+    small = {"device": "cpu", "imgsz": 32, "batch_divisor": 32, "warmup_steps": 1, "steps": 1}
+    measured = program.run_side(job("train_step", side, ("train_step_n_b64",), tmp_path, **small))
+    assert measured.values["train_step_n_b64"] > 0
+    assert measured.declared["deterministic"] is deterministic
+    assert measured.notes["train_step_n_b64"] == "no GPU"
+
+
+def test_the_drop_in_is_read_in_fresh_interpreters(tmp_path):
+    content = run(
+        tmp_path / "records", "start", "--rows", "dropin_start_ms", "--set", "light_starts=2", "--repeats", "1"
+    )
+    (row,) = content["rows"]
+    assert row["stock"][0] > 0
+    assert row["ours"][0] > 0
+
+
+def test_a_start_that_fails_is_a_reason_and_not_a_time(tmp_path, monkeypatch):
+    program = harness.discover()["start"]
+    monkeypatch.setitem(
+        program.run_side.__globals__["PROCESSES"], ("cli_help_ms", "ours"), "raise SystemExit('broken')"
+    )
+    measured = program.run_side(job("start", "ours", ("cli_help_ms",), tmp_path, heavy_starts=1))
+    assert measured.failed == {"cli_help_ms": "broken"}
+
+
+def test_every_program_declares_what_a_reader_must_know(tmp_path):
+    done = subprocess.run(
+        [*COMMAND[:2], "benchmarks.side", "start", "stock", "--rows", "dropin_start_ms"], cwd=system.ROOT, **CAPTURE
+    )
+    assert set(record.DECLARED) <= set(json.loads(done.stdout)["declared"])
+
+
+def test_stopping_the_program_stops_the_side_that_it_runs(tmp_path):
+    arguments = [
+        "run",
+        "start",
+        "--rows",
+        "dropin_start_ms",
+        "--set",
+        "light_starts=100000",
+        "--records",
+        str(tmp_path),
+    ]
+    parent = psutil.Popen([*COMMAND, *arguments], cwd=system.ROOT, stderr=subprocess.DEVNULL)
+    side = wait_for(lambda: [child for child in parent.children() if "benchmarks.side" in child.cmdline()])[0]
+    parent.terminate()
+    assert parent.wait(30) == 143
+    wait_for(lambda: not side.is_running() or side.status() == psutil.STATUS_ZOMBIE)
+
+
+CAPTURE = {"capture_output": True, "text": True, "check": True, "env": {**os.environ, "PYTHONPATH": str(system.ROOT)}}
+
+
+def wait_for(condition, limit_s: float = 60):
+    """What `condition` gives once it is true."""
+    end_s = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < end_s, "waited too long"
+        time.sleep(0.05)
+    return found

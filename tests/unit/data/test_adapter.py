@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.faults.bad_data import CASES, write_good
+from yolov12 import log
+from yolov12.data import adapter, fonts, labelcache, synth
+from yolov12.errors import UserError
+from yolov12.seams import digest_of
+
+NAMES = {0: "circle", 1: "square"}
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter.install()
+    monkeypatch.setattr(log, "_said", set())
+
+
+def scan(folder: Path, task: str = "detect", **data: Any) -> list[dict[str, Any]]:
+    """The labels of the training split, as ultralytics reads them."""
+    from ultralytics.data.dataset import YOLODataset
+
+    description = {"names": NAMES, **data}
+    return YOLODataset(img_path=str(folder / "images" / "train"), imgsz=64, data=description, task=task).labels
+
+
+def test_every_module_of_ultralytics_gets_the_stand_ins():
+
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "ultralytics"]
+    for name in adapter._stock:
+        expected = fonts.check_font if name == "check_font" else getattr(adapter, name)
+        bound = [vars(module)[name] for module in modules if name in vars(module)]
+        assert len(bound) >= 2
+        assert all(function is expected for function in bound), name
+
+
+def test_installing_again_changes_nothing():
+    before = dict(adapter._stock)
+    adapter.install()
+    assert adapter._stock == before
+
+
+def test_a_seams_digest_is_that_of_the_pinned_source_after_installation():
+    assert [seam.qualname for seam in adapter.SEAMS if digest_of(seam.qualname) != seam.digest] == []
+
+
+def test_a_scan_is_kept_in_our_file_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_good(tmp_path)
+    first = scan(tmp_path)
+    assert [path.name for path in (tmp_path / "labels").iterdir() if path.is_file()] == ["train.yolov12-cache"]
+    assert f"label cache: {tmp_path}/labels/train.yolov12-cache" in capsys.readouterr().err
+    (tmp_path / "labels" / "train.yolov12-cache").touch()
+    second = scan(tmp_path)
+    assert capsys.readouterr().err == ""  # nothing written: it was read
+    for left, right in zip(first, second, strict=True):
+        assert left.keys() == right.keys()
+        assert all(np.array_equal(left[key], right[key]) for key in left)
+
+
+def test_a_changed_label_is_scanned_again(tmp_path: Path):
+    write_good(tmp_path)
+    scan(tmp_path)
+    (tmp_path / "labels" / "train" / "0.txt").write_text("1 .5 .5 .1 .1\n")
+    assert scan(tmp_path)[0]["cls"].tolist() == [[1.0]]
+
+
+POLYGON = "0 .1 .1 .5 .1 .5 .5 .2 .6\n1 .2 .2 .4 .2 .4 .5 .1 .7\n"
+TASKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "segment": (POLYGON, {}),
+    "obb": (POLYGON, {}),
+    "pose": ("0 .5 .5 .2 .2 .4 .4 2 .6 .6 1\n", {"kpt_shape": [2, 3]}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_other_tasks_read_back_what_their_scan_found(task: str, tmp_path: Path):
+    write_good(tmp_path)
+    text, extra = TASKS[task]
+    for label in (tmp_path / "labels" / "train").iterdir():
+        label.write_text(text)
+    first, second = scan(tmp_path, task, **extra), scan(tmp_path, task, **extra)
+    for left, right in zip(first, second, strict=True):
+        assert [polygon.tolist() for polygon in left["segments"]] == [polygon.tolist() for polygon in right["segments"]]
+        assert (left["keypoints"] is None) == (right["keypoints"] is None)
+        assert np.array_equal(left["bboxes"], right["bboxes"])
+
+
+def test_classification_reads_back_what_its_scan_found(tmp_path: Path):
+    from ultralytics.cfg import get_cfg
+    from ultralytics.data.dataset import ClassificationDataset
+
+    for name in ("cat", "dog"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "train" / name / "0.jpg"), np.zeros((32, 32, 3), np.uint8))
+    first = ClassificationDataset(str(tmp_path / "train"), get_cfg()).samples
+    assert (tmp_path / "train.yolov12-cache").is_file()
+    assert ClassificationDataset(str(tmp_path / "train"), get_cfg()).samples == first
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_pickle_in_stocks_place_is_neither_opened_nor_changed(tmp_path: Path):
+    write_good(tmp_path)
+    stock = tmp_path / "labels" / "train.cache"
+    np.save(stock.open("wb"), np.array(Trap(tmp_path / "ran"), dtype=object))
+    before = stock.read_bytes()
+    assert len(scan(tmp_path)) == 4
+    assert not (tmp_path / "ran").exists()
+    assert stock.read_bytes() == before
+
+
+def test_a_pickle_in_our_place_does_not_run_and_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_good(tmp_path)
+    ours = tmp_path / "labels" / "train.yolov12-cache"
+    ours.write_bytes(pickle.dumps(Trap(tmp_path / "ran")))
+    assert len(scan(tmp_path)) == 4
+    assert not (tmp_path / "ran").exists()
+    assert "is no label cache; the data set is scanned again" in capsys.readouterr().err
+    assert labelcache.load(ours)["version"]
+
+
+def test_a_cache_that_is_cut_short_is_replaced_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_good(tmp_path)
+    scan(tmp_path)
+    ours = tmp_path / "labels" / "train.yolov12-cache"
+    ours.write_bytes(ours.read_bytes()[:200])
+    capsys.readouterr()
+    assert len(scan(tmp_path)) == 4
+    assert capsys.readouterr().err.count("is damaged; the data set is scanned again") == 1
+
+
+def test_labels_that_can_not_be_written_beside_are_one_line_not_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write_good(tmp_path)
+
+    def read_only(path: Path, value: Any) -> None:  # root, who runs the tests in a container, may write anywhere
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(labelcache, "save", read_only)
+    assert len(scan(tmp_path)) == 4
+    said = [line for line in capsys.readouterr().err.splitlines() if "label cache" in line]
+    assert said == [
+        f"label cache: not saved in {tmp_path}/labels (Read-only file system); the next run scans the data set again"
+    ]
+
+
+def test_a_scripts_download_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import ultralytics.data.utils
+
+    monkeypatch.chdir(tmp_path)
+    data = CASES["missing data with a script"].build(tmp_path)
+    with pytest.raises(UserError, match="is a script, which is never run"):
+        ultralytics.data.utils.check_det_dataset(str(data))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_address_in_somebodys_yaml_is_not_fetched(tmp_path: Path):
+    import ultralytics.data.utils
+
+    data = CASES["missing data with an address"].build(tmp_path)
+    with pytest.raises(UserError, match=r"https://example\.org/set\.zip.*only data sets that ultralytics lists"):
+        ultralytics.data.utils.check_det_dataset(str(data))
+
+
+def test_a_yaml_without_download_fails_as_in_stock(tmp_path: Path):
+    import ultralytics.data.utils
+
+    data = CASES["missing folder"].build(tmp_path)
+    with pytest.raises(FileNotFoundError, match="images not found"):
+        ultralytics.data.utils.check_det_dataset(str(data))
+
+
+@pytest.mark.parametrize("name", ["coco8.yaml", "coco8", "https://example.org/set.zip"])
+def test_offline_nothing_is_fetched_even_if_named(name: str, monkeypatch: pytest.MonkeyPatch):
+    import ultralytics.data.utils
+
+    monkeypatch.setenv("YOLOV12_OFFLINE", "1")
+    with pytest.raises(UserError, match="YOLOV12_OFFLINE=1"):
+        ultralytics.data.utils.check_det_dataset(name)
+
+
+def test_offline_no_classification_set_is_fetched(monkeypatch: pytest.MonkeyPatch):
+    import ultralytics.data.utils
+
+    monkeypatch.setenv("YOLOV12_OFFLINE", "1")
+    with pytest.raises(UserError, match="YOLOV12_OFFLINE=1"):
+        ultralytics.data.utils.check_cls_dataset("mnist160")
+
+
+@pytest.mark.parametrize("name", ["coco8.yaml", "coco8", "https://example.org/set.zip"])
+def test_online_what_the_user_named_may_be_fetched(name: str):
+    assert adapter.may_download(name)[0]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch of training and validation with plots; the network is refused by conftest.py."""
+    from ultralytics import YOLO
+
+    adapter.install()
+    root = tmp_path_factory.mktemp("run")
+    data = synth.write(root / "data", n_train=4, n_val=2, imgsz=64)
+    YOLO("yolo12n.yaml").train(
+        data=str(data), epochs=1, imgsz=64, batch=2, device="cpu", workers=0, plots=True, project=str(root), name="out"
+    )
+    return root
+
+
+def test_a_run_draws_its_plots_without_the_network(finished_run: Path):
+    drawn = {path.name for path in (finished_run / "out").iterdir()}
+    assert {"train_batch0.jpg", "val_batch0_labels.jpg", "labels.jpg", "confusion_matrix.png"} <= drawn
+
+
+def test_a_run_leaves_label_caches_of_ours_only(finished_run: Path):
+    found = {path.name for path in (finished_run / "data" / "labels").iterdir() if path.is_file()}
+    assert found == {"train.yolov12-cache", "val.yolov12-cache"}

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from yolov12.data import adapter, fonts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    adapter.install()
+
+
+def test_the_bundled_font_is_there_and_draws():
+    assert fonts.bundled().is_file()
+    assert ImageFont.truetype(str(fonts.bundled()), 12).getbbox("circle")[2] > 10
+
+
+def test_without_any_arial_the_bundled_font_is_taken_and_nothing_is_written(tmp_path: Path):
+    assert fonts.find("No such font.ttf", tmp_path) == (
+        fonts.bundled(),
+        "comes with matplotlib; No such font.ttf is not here",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_font_that_the_user_put_there_wins(tmp_path: Path):
+    (tmp_path / "Arial.ttf").write_bytes(b"")
+    assert fonts.find("Arial.ttf", tmp_path) == (tmp_path / "Arial.ttf", "put there by the user")
+
+
+def test_a_font_named_by_its_path_is_taken(tmp_path: Path):
+    (tmp_path / "mine.ttf").write_bytes(b"")
+    assert fonts.find(str(tmp_path / "mine.ttf"), tmp_path / "config")[0] == tmp_path / "mine.ttf"
+
+
+def test_an_installed_font_is_found_by_name(tmp_path: Path):
+    path, reason = fonts.find("DejaVuSerif.ttf", tmp_path)
+    assert (path.name, reason) == ("DejaVuSerif.ttf", "installed on this system")
+
+
+LETTERS = {
+    "Latin": "Grüße žluťoučký İstanbul",
+    "Greek": "αβγδ",
+    "Cyrillic": "кот їжак",
+    "Armenian": "կատու",
+    "Georgian": "კატა",
+    "Hebrew": "חתול",
+    "Arabic": "قطة",
+}
+MISSING = {"Chinese": "猫", "Japanese": "ねこ", "Korean": "고양이", "Thai": "แมว", "Devanagari": "बिल्ली"}
+
+
+def missing_glyphs(text: str) -> set[str]:
+    """Letters that the font draws as it draws a letter which no font has."""
+    font = ImageFont.truetype(str(fonts.bundled()), 32)
+    unknown = font.getmask("\U0010fffd").getbbox(), bytes(font.getmask("\U0010fffd"))
+    return {letter for letter in text if (font.getmask(letter).getbbox(), bytes(font.getmask(letter))) == unknown}
+
+
+@pytest.mark.parametrize("script", LETTERS)
+def test_the_scripts_that_the_docs_promise_are_covered(script: str):
+    assert missing_glyphs(LETTERS[script]) == set()
+
+
+@pytest.mark.parametrize("script", MISSING)
+def test_the_scripts_that_the_docs_exclude_are_indeed_missing(script: str):
+    assert missing_glyphs(MISSING[script])
+
+
+@pytest.mark.parametrize("names", [{0: "circle"}, {0: "круг"}])
+def test_a_mosaic_of_a_batch_is_drawn_without_the_network(names: dict[int, str], tmp_path: Path):
+    import torch
+    from ultralytics.utils.plotting import plot_images
+
+    labels = {
+        "img": torch.zeros(1, 3, 64, 64),
+        "cls": torch.zeros(1, 1),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]]),
+        "batch_idx": torch.zeros(1),
+    }
+    plot_images(labels, paths=["a.jpg"], fname=tmp_path / "plot.jpg", names=names, threaded=False)
+    assert np.asarray(Image.open(tmp_path / "plot.jpg")).max() > 100
+
+
+def test_who_needs_other_letters_is_told_once_where_to_put_a_font(capsys: pytest.CaptureFixture[str]):
+    from ultralytics.utils import USER_CONFIG_DIR, checks
+
+    from yolov12 import log
+
+    log._said.discard("font")
+    fonts.check_font.cache_clear()
+    path = checks.check_font("Arial.Unicode.ttf")
+    told = capsys.readouterr().err
+    if path == fonts.bundled():
+        assert str(USER_CONFIG_DIR / "Arial.Unicode.ttf") in told
+    checks.check_font("Arial.Unicode.ttf")
+    assert capsys.readouterr().err == ""

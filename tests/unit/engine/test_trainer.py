@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Whole CPU runs of the trainer, each in a process of its own, beside stock ultralytics where they must agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yolov12.data import synth
+
+REPOSITORY = Path(__file__).parents[3]
+
+TRAIN = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from ultralytics import YOLO
+events = []
+model = YOLO(sys.argv[4])
+for event in ("on_train_start", "on_train_epoch_start", "on_train_batch_end", "on_train_epoch_end", "on_fit_epoch_end",
+              "on_model_save", "on_train_end"):
+    model.add_callback(event, lambda trainer, event=event: events.append(event))
+arguments = dict(data=sys.argv[1], project=sys.argv[2], name="run", epochs=2, imgsz=64, batch=4, device="cpu", optimizer="SGD",
+                 seed=3, nbs=8, close_mosaic=1, plots=False, exist_ok=True, verbose=False)
+model.train(**{**arguments, **json.loads(sys.argv[3])})
+weights = torch.load(f"{sys.argv[2]}/run/weights/last.pt", weights_only=False)["model"].state_dict()
+checksum = {name: tensor.double().sum().item() for name, tensor in weights.items()}
+print(json.dumps({"trainer": type(model.trainer).__name__, "events": events, "weights": checksum}))
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synth.write(tmp_path_factory.mktemp("data") / "synth", n_train=10, n_val=4, imgsz=64)
+
+
+def train(
+    data: Path, out: Path, *launcher: str, model: str = "yolov12n.yaml", arguments: dict | None = None, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the script above with our drop-in installed, as a stock script would run in the image."""
+    script = out / "script.py"
+    out.mkdir(parents=True, exist_ok=True)
+    script.write_text("import yolov12.compat; yolov12.compat.install()\n" + TRAIN)
+    return subprocess.run(
+        [sys.executable, *launcher, str(script), str(data), str(out), json.dumps(arguments or {}), model],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environ},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"trainer"')))
+
+
+def test_a_run_gives_the_very_weights_and_callbacks_of_stock(data: Path, tmp_path: Path) -> None:
+    """yolo11n has no area attention, whose layout is ours: everything else must agree to the bit."""
+    ours = answer(train(data, tmp_path / "ours", model="yolo11n.yaml"))
+    stock = answer(train(data, tmp_path / "stock", model="yolo11n.yaml", YOLOV12_DISABLE="1"))
+    assert (ours["trainer"], stock["trainer"]) == ("YOLOv12Trainer", "DetectionTrainer")
+    assert ours["events"] == stock["events"]
+    different = [name for name in stock["weights"] if ours["weights"][name] != stock["weights"][name]]
+    assert not different, f"{len(different)} of {len(stock['weights'])} tensors differ, first {different[0]}"
+
+
+def test_a_stock_script_trains_on_two_ranks_under_torchrun(data: Path, tmp_path: Path) -> None:
+    done = train(
+        data, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", arguments={"epochs": 1}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "weights" / "last.pt").exists()
+    assert (
+        len((tmp_path / "run" / "results.csv").read_text().splitlines()) == 2
+    )  # a header and one epoch, written by rank 0 alone
