@@ -117,7 +117,7 @@ def verb_help(verb: Verb) -> Iterator[str]:
 
 
 def _settings_help(lines: Iterator[str]) -> Iterator[str]:
-    yield "settings, their defaults and values; YOLOV12_SYNC_BN=1 in the environment is sync_bn=1 here (yolov12 env --help says more):"
+    yield "settings, their defaults and values; YOLOV12_OFFLINE=1 in the environment is offline=1 here (yolov12 env --help says more):"
     yield from (f"  {line}" for line in lines)
 
 

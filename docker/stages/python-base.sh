@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# python-base.sh PYTHON_VERSION: the base's own python3, which must be that version, and tini.
+# python-base.sh PYTHON_VERSION: the base's own python3, which must be that version; tini; and a name for the container itself.
 set -euo pipefail
 
 wanted=$1
 export DEBIAN_FRONTEND=noninteractive
 
 apt-get -qq update
-apt-get -qq install -y --no-install-recommends python3 tini >/dev/null
+# myhostname: with `--network none` nothing else resolves the container's own name, by which the processes of torchrun find each other.
+apt-get -qq install -y --no-install-recommends python3 tini libnss-myhostname >/dev/null
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log
 
 found=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')

@@ -51,6 +51,10 @@ def test_process_1_reaps_and_forwards(image: Image):
     assert image.run("cat", "/proc/1/comm").out == "tini\n"
 
 
+def test_without_a_network_the_container_still_knows_its_own_name(image: Image):
+    image.python("import socket; socket.create_server((socket.gethostname(), 0))")
+
+
 def test_tini_does_not_mind_being_another_process(image: Image):
     image.run(
         "-c", "/usr/bin/tini -s -- /usr/local/bin/entrypoint.sh env; exit $?", options=("--entrypoint=bash",)

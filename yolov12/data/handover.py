@@ -2,10 +2,10 @@
 """How loader workers hand batches to the training process when /dev/shm is too small.
 
 PyTorch moves every tensor from a worker through shared memory, whatever the sharing strategy is called ("file_system" keeps its files in
-/dev/shm too). A container has 64 MiB of it unless told otherwise, and a worker that runs out dies with a bus error in the middle of
-an epoch. NumPy arrays are different: they are pickled by value and travel through the worker's pipe. So where shared memory is short, a
-worker's batch is sent as arrays and is turned back into tensors, without another copy, while it is unpickled on the other side. The
-loader, its pinning thread and the trainer see the same batches as before; each costs a few more copies.
+/dev/shm too). A container has 64 MiB of it unless told otherwise. A worker that runs out dies with a bus error, or loses its batch, and then
+the training process waits for it for ever. NumPy arrays are different: they are pickled by value and travel through the worker's pipe. So
+where shared memory is short, a batch leaves its worker as arrays and is turned back into tensors, without another copy, while it is unpickled
+on the other side. The loader, its pinning thread and the trainer see the same batches as before; each costs a few more copies.
 """
 
 from __future__ import annotations

@@ -9,13 +9,12 @@ care of these two.
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from yolov12 import folders
 from yolov12.errors import UserError
+from yolov12.export.adapter import written_to
 
 NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 
@@ -64,8 +63,16 @@ def export(
         arguments["imgsz"] = imgsz
     if half:
         arguments["quantize"] = 16  # upstream's present name for it: half= works there too, with a warning
-    with _written_to(model.model, None if out is None else Path(out)):
-        return Path(model.export(format="onnx", batch=batch, dynamic=dynamic, **arguments))
+    arguments |= {"format": "onnx", "batch": batch, "dynamic": dynamic}
+    if out is None:
+        return Path(model.export(**arguments))
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise UserError(f"out={out} does not end in .onnx. Type: out={out.with_suffix('.onnx')}")
+    folders.check_writable(out.parent, f"out={out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_to(model.model, out):
+        return Path(model.export(**arguments))
 
 
 def _require_packages() -> None:
@@ -74,33 +81,3 @@ def _require_packages() -> None:
     if missing:
         names = " ".join(missing)
         raise UserError(f"ONNX export needs packages that are not installed here: {names}. Type: pip install {names}")
-
-
-@contextmanager
-def _written_to(network: Any, out: Path | None) -> Iterator[None]:
-    """Let the exporter write `out`, whose place it takes from the network's `pt_path` (engine/exporter.py:909)."""
-    if out is None:
-        yield
-        return
-    if out.suffix != ".onnx":
-        raise UserError(f"out={out} does not end in .onnx. Type: out={out.with_suffix('.onnx')}")
-    _require_writable(out.parent)
-    before = vars(network).get("pt_path")
-    network.pt_path = str(out.with_suffix(".pt"))
-    try:
-        yield
-    finally:
-        del network.pt_path
-        if before is not None:
-            network.pt_path = before
-
-
-def _require_writable(folder: Path) -> None:
-    """Make the folder, or say that it can not be written before a minute of export is spent."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(folder, os.W_OK) else "Permission denied"
-    except OSError as error:
-        reason = str(error.strerror)
-    if reason:
-        raise UserError(f"Can not write into {folder}: {reason}. Name a file in a folder of yours: out=FILE.onnx.")

@@ -7,7 +7,6 @@ boxes.py.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.utils.patches import imread
 
 from yolov12.errors import UserError
+from yolov12.export.adapter import as_exported
 
 Image = str | Path | np.ndarray
 """A file, or pixels as OpenCV has them: (height, width, 3), uint8, BGR."""
@@ -94,7 +94,7 @@ def compare_raw(
     names = [output.name for output in session.get_outputs()]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
     height_width = _input_size(session, imgsz)
-    reference = _exportable_copy(source)
+    reference = as_exported(source)
     calls = []
     for start in range(0, len(images), batch):
         chunk = [images[(start + offset) % len(images)] for offset in range(batch)]  # a fixed batch is always full
@@ -163,15 +163,6 @@ def _letterboxed(image: Image, height_width: tuple[int, int]) -> np.ndarray:
         raise UserError(f"Can not read the image {image}. Give a JPEG or PNG file.")
     boxed = np.asarray(LetterBox(height_width, auto=False)(image=pixels))
     return np.ascontiguousarray(boxed[:, :, ::-1].transpose(2, 0, 1), dtype=np.float32) / 255
-
-
-def _exportable_copy(source: torch.nn.Module) -> torch.nn.Module:
-    """A float32 CPU copy whose heads return what is exported, the decoded outputs alone (engine/exporter.py:937)."""
-    network = copy.deepcopy(source).cpu().float().eval()
-    for module in network.modules():
-        if hasattr(module, "export") and hasattr(module, "format"):
-            vars(module).update(export=True, format="onnx")
-    return network
 
 
 def _tensors(outputs: Any) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a model name that the user typed stands for: a local file, an architecture of ultralytics, or released weights.
 
-ultralytics knows `yolo12n.yaml` and not `yolov12n.yaml` (nn/tasks.py:2299 looks for a file `yolov12.yaml`, which it does not have), and has no
+ultralytics knows `yolo12n.yaml` and not `yolov12n.yaml` (nn/tasks.py:2300 looks for a file `yolov12.yaml`, which it does not have), and has no
 names for the weights that the authors of YOLOv12 released. docs/weights.md has the table.
 
 torch is not imported, except for names that are nowhere else to be found.
@@ -115,7 +115,7 @@ def _remote(url: str) -> str:
 
 
 def _architecture(text: str) -> str:
-    """A YAML name that is no local file. nn/tasks.py:2295 takes the size out of the name and looks again: so do we."""
+    """A YAML name that is no local file. nn/tasks.py:2300 takes the size out of the name and looks again: so do we."""
     unsized = _unsized(text)
     if Path(unsized).is_file():  # the user's own yolov12.yaml, asked for as yolov12s.yaml
         return text
@@ -168,7 +168,7 @@ def _found_by_stock(name: str) -> Path | None:
 
 
 def _unsized(text: str) -> str:
-    """The name without its size, by the patterns of nn/tasks.py:2290-2299: yolo12n-seg.yaml -> yolo12-seg.yaml, yolov5n6 -> yolov5-p6."""
+    """The name without its size, by the patterns of nn/tasks.py:2294-2300: yolo12n-seg.yaml -> yolo12-seg.yaml, yolov5n6 -> yolov5-p6."""
     path = Path(text)
     name = re.sub(r"^(yolov[58])([nsmlx])6(?=\.)", r"\1\2-p6", path.name)
     return str(path.with_name(re.sub(r"(\d+)([nslmx])(.+)?$", r"\1\3", name)))

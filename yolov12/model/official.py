@@ -4,7 +4,7 @@
 V1.0 has upstream's layout. Turbo, the fork's main branch, differs in four places (facts: the fork's nn/modules/block.py and nn/tasks.py):
 
 - attention has a `qk` convolution (2C channels: all of q, then all of k) and a `v` convolution; upstream has one `qkv` convolution whose
-  channels go head by head: q, k and v of head 0, then of head 1, ... (nn/modules/block.py:1723). This is a permutation of output channels.
+  channels go head by head: q, k and v of head 0, then of head 1, ... (nn/modules/block.py:1715). This is a permutation of output channels.
 - the position encoding `pe` is a 5x5 depthwise convolution; upstream's is 7x7. A border of zeros makes it one, with equal results.
 - the MLP of sizes l and x is 1.5 times as wide as its input; upstream's parse_model writes 1.2 for them (nn/tasks.py:2207).
 - the second and fourth convolution of the backbone are grouped. Its YAML says so, upstream understands it.
@@ -43,7 +43,7 @@ FIRST_WITH_YOLO12 = (8, 3, 78)
 """ultralytics' first release with YOLO12: attention from an older version is the fork's."""
 
 _QK = ".qk.conv.weight"
-# Modules whose first argument is output channels that parse_model scales (nn/tasks.py:2101). Classify is the one that it does not scale.
+# Modules whose first argument is output channels that parse_model scales (nn/tasks.py:2109). Classify is the one that it does not scale.
 _SCALED = frozenset(
     "Conv ConvTranspose DWConv DWConvTranspose2d nn.ConvTranspose2d GhostConv Focus Bottleneck GhostBottleneck BottleneckCSP SPP SPPF SPPELAN "
     "C1 C2 C2f C2fCIB C2fPSA C2PSA C3 C3Ghost C3TR C3k2 C3x PSA RepC3 RepNCSPELAN4 ELAN1 ADown AConv SCDown A2C2f".split()

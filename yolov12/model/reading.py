@@ -18,6 +18,12 @@ from ultralytics.nn import tasks
 from yolov12 import log
 from yolov12.errors import UserError
 from yolov12.model import official, safeload
+from yolov12.seams import Seam
+
+SEAMS = (
+    Seam("nn/tasks.py", 1714, "ultralytics.nn.tasks._SafeLoad.restricted", "4a1451ae2e96"),
+    Seam("nn/tasks.py", 1791, "ultralytics.nn.tasks._SafeLoad.activation", "36eda5639ce2"),
+)
 
 TRUST = "YOLOV12_TRUST_WEIGHTS=1"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -60,7 +66,7 @@ def read(path: Path, trust: bool) -> tuple[dict[str, Any], official.Conversion |
 
 
 def forbid_eval() -> None:
-    """Make parse_model build activations without eval (nn/tasks.py:2096), for good.
+    """Make parse_model build activations without eval (nn/tasks.py:2101), for good.
 
     The YAML inside a checkpoint is read again whenever a net is rebuilt from it: in a conversion, and by a trainer long after loading.
     """
@@ -132,7 +138,7 @@ def _checked(path: Path, loaded: Any) -> dict[str, Any]:
 def _drop_addresses(path: Path, checkpoint: dict[str, Any]) -> None:
     """Forget training arguments that are addresses.
 
-    ultralytics validates and trains on the data set that a checkpoint names if the user names none (engine/model.py:1161), downloads it if
+    ultralytics validates and trains on the data set that a checkpoint names if the user names none (engine/model.py:1164), downloads it if
     that is an address, and runs the `download:` script that it contains (data/utils.py). The user named none of that.
     """
     args = checkpoint.get("train_args")

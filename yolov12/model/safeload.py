@@ -11,7 +11,7 @@ instruction that acts checks what it acts on:
 
 So what a file can bring in is data inside instances of known layers. It can still be wrong, large or useless.
 
-ultralytics has such a list of its own (nn/tasks.py:1697, `_SafeLoad`, off by default), used with torch.load(weights_only=True). The names
+ultralytics has such a list of its own (nn/tasks.py:1696, `_SafeLoad`, off by default), used with torch.load(weights_only=True). The names
 below follow it. The loader is not used, since it lets a file run code after all: REDUCE may call the constructors of the listed classes, among
 them `DistillationModel(teacher, ..)`, which loads the file or address that it is given without any restriction; and torch's own list has
 `_rebuild_from_type_v2`, which calls the function that it is given.
@@ -165,7 +165,7 @@ _MOVED = {
 
 
 def _current_name(module: str, name: str) -> tuple[str, str]:
-    """Today's place of a name: protocol 2 writes Python 2's modules, old ultralytics had other ones (nn/tasks.py:1906)."""
+    """Today's place of a name: protocol 2 writes Python 2's modules, old ultralytics had other ones (nn/tasks.py:1904)."""
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     for old, new in _MOVED.items():
         if module == old or module.startswith(f"{old}."):

@@ -65,6 +65,7 @@ def job(name: str, side: str, rows: tuple[str, ...], scratch: Path, **parameters
     return Job(side, {**defaults, **parameters}, rows, scratch, time.monotonic())
 
 
+@pytest.mark.timeout(900)  # two whole training processes, a minute of CPU time together
 def test_a_training_run_gives_time_and_accuracy_for_both_sides(photos, tmp_path):
     small = {"epochs": 1, "imgsz": 32, "batch": 4, "workers": 0, "device": "cpu", "data": photos}
     settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]

@@ -16,7 +16,7 @@ from ultralytics.data import ClassificationDataset, build_yolo_dataset
 from ultralytics.data.build import build_dataloader as stock
 
 
-def main(data: str, task: str, whose: str) -> None:
+def main(data: str, task: str, whose: str, patience_s: str) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     build = stock
@@ -31,6 +31,7 @@ def main(data: str, task: str, whose: str) -> None:
     else:
         dataset = build_yolo_dataset(args, f"{data}/images/train", 8, {"names": {0: "a", 1: "b", 2: "c"}})
     loader = build(dataset, batch=8, workers=2, shuffle=True, device="cpu")
+    loader.timeout = float(patience_s)
     digest, writable, kinds = hashlib.sha256(), True, set()
     for _ in range(2):
         for batch in loader:

@@ -168,24 +168,24 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def child(prefix: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*prefix, sys.executable, str(Path(__file__).with_name("shm_child.py")), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
 
 
 @pytest.mark.parametrize("task", ["detect", "classify"])
 def test_real_workers_deliver_the_same_batches_through_a_megabyte_of_shared_memory(task: str, pictures: dict[str, str]):
     small = namespace_command()
-    ours = child(small, pictures[task], task, "ours")
+    ours = child(small, pictures[task], task, "ours", "120")
     assert ours.returncode == 0, ours.stderr
     line = "loader: workers hand batches over without shared memory: /dev/shm has 1 MiB free"
     assert ours.stderr.count(line) == 1
     arrived = json.loads(ours.stdout.splitlines()[-1])
-    roomy = child([], pictures[task], task, "stock")
+    roomy = child([], pictures[task], task, "stock", "120")
     assert roomy.returncode == 0, roomy.stderr
     assert arrived == json.loads(roomy.stdout.splitlines()[-1])
     assert arrived["workers"] == 2
 
 
 def test_stock_fails_there_so_that_the_test_above_means_something(pictures: dict[str, str]):
-    failed = child(namespace_command(), pictures["detect"], "detect", "stock")
+    failed = child(namespace_command(), pictures["detect"], "detect", "stock", "20")
     assert failed.returncode != 0
-    assert "shared memory" in failed.stderr or "Bus error" in failed.stderr or "No space left" in failed.stderr
+    assert "unable to allocate shared memory" in failed.stderr or "bus error" in failed.stderr.lower()

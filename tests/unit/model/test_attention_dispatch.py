@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from yolov12 import log
 from yolov12.errors import UserError
 from yolov12.model.attention import dispatch, kernels

@@ -9,6 +9,7 @@ import types
 import pytest
 import torch
 from torch import Tensor
+
 from yolov12.model.attention import flash_package, kernels
 from yolov12.model.attention.op import merge_heads, split_heads
 

@@ -16,6 +16,7 @@ from ultralytics.nn.modules.block import AAttn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import get_flops
+
 from yolov12.model import attention
 from yolov12.model.attention import dispatch, kernels, patch
 

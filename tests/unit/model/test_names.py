@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,3 +199,11 @@ def test_common_names_need_no_torch():
         "import sys; from yolov12.model import names; names.resolve('yolov12n.yaml'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_the_documentation_lists_every_released_name_with_its_address(repository: Path):
+    text = (repository / "docs" / "weights.md").read_text(encoding="utf-8")
+    for name, release in names.RELEASES.items():
+        pattern = re.sub(r"^(yolov?12)[nsmlx]", r"\1{n,s,m,l,x}", name)
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{pattern}`"))
+        assert f"`{release.url.rpartition('/')[0]}`" in row
