@@ -90,7 +90,7 @@ class _Finder:
             return None
         from importlib.machinery import PathFinder
 
-        spec: "Any" = PathFinder.find_spec(name, path, target)
+        spec: Any = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec

@@ -22,7 +22,10 @@ def run(function: Callable[..., Any], size: int, *args: Any, timeout_s: int = 15
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     port = _free_port()
-    ranks = [context.Process(target=_rank, args=(function, rank, size, port, answers, args), daemon=True) for rank in range(size)]
+    ranks = [
+        context.Process(target=_rank, args=(function, rank, size, port, answers, args), daemon=True)
+        for rank in range(size)
+    ]
     for process in ranks:
         process.start()
     try:
@@ -36,10 +39,12 @@ def run(function: Callable[..., Any], size: int, *args: Any, timeout_s: int = 15
 
 def _rank(function: Callable[..., Any], rank: int, size: int, port: int, answers: Any, args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank)
+    )
     try:
         answer = function(rank, *args)
-    except Exception as error:  # handed to the test, which says what it expected
+    except Exception as error:  # noqa: BLE001  # handed to the test, which says what it expected
         answer = error
     # As bytes: a tensor would travel as shared memory, which is gone when this process ends.
     packed = io.BytesIO()

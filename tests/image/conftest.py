@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.harness import Image
+from tests.image.harness import Image, exists
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def image() -> Image:
     name = os.environ.get("TEST_IMAGE", "yolov12:train")
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.skip("needs a docker engine that answers")
-    if subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False).returncode:
+    if not exists(name):
         pytest.skip(f"needs the image {name} (make build)")
     return Image(name)
 

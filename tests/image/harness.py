@@ -96,6 +96,11 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def exists(image: str) -> bool:
+    """Whether the engine has an image of that name."""
+    return not subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
+
+
 def _offline(options: Sequence[str]) -> Sequence[str]:
     """No test needs a network, and an engine without a bridge can not give one."""
     return options if "--network" in options else ("--network", "none", *options)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.harness import STRANGER, Image, mount
+from tests.image.harness import STRANGER, Image, exists, mount
 
 WHO = ("bash", "-c", "id -u; id -g; touch made-here && stat -c %u:%g made-here")
 
@@ -67,3 +67,12 @@ def test_a_stranger_leaves_files_that_are_his(image: Image, workspace: Path):
 
 def test_the_images_user_is_a_number(image: Image):
     assert image.inspect("{{.Config.User}}") == "0:0"
+
+
+def test_the_nonroot_image_is_the_same_with_a_number_that_is_not_root_s(image: Image):
+    nonroot = Image("yolov12:train-nonroot")
+    if not exists(nonroot.name):
+        pytest.skip("needs the image yolov12:train-nonroot (make build VARIANT=train-nonroot)")
+    assert nonroot.inspect("{{.Config.User}}") == "1000:0"
+    assert nonroot.inspect("{{json .RootFS.Layers}}") == image.inspect("{{json .RootFS.Layers}}")
+    assert nonroot.run(*WHO).check().out.split() == ["1000", "0", "1000:0"]

@@ -177,12 +177,13 @@ def build_dataloader(dataset: Any, batch: int, workers: int, *args: Any, **kwarg
 
 
 def bytes_per_image(dataset: Any) -> int:
-    """Upper estimate of what one sample of an ultralytics data set takes in a batch, padding aside."""
+    """Upper estimate of what one sample of an ultralytics data set takes in a batch, padding aside; 640 x 640 where it does not tell."""
     first = getattr(dataset, "datasets", [dataset])[0]
     if not hasattr(first, "imgsz"):  # classification: float32, and only its transforms know the size
-        sizes = [size for step in first.torch_transforms.transforms for size in _as_sizes(getattr(step, "size", 0))]
-        return 3 * 4 * max(sizes, default=0) ** 2
-    side = max(_as_sizes(first.imgsz))
+        steps = getattr(getattr(first, "torch_transforms", None), "transforms", [])
+        sizes = [side for step in steps for side in _sides(getattr(step, "size", None) or 0)]
+        return 3 * 4 * max(sizes, default=640) ** 2
+    side = max(_sides(first.imgsz))
     image = getattr(first, "channels", 3) * side**2
     # Masks and depth maps: at most one float per pixel.
     return image + (0 if _boxes_only(first) else 4 * side**2)
@@ -194,7 +195,7 @@ def _boxes_only(dataset: Any) -> bool:
     return not getattr(dataset, "use_segments", False) and getattr(dataset, "format_class", Format) is Format
 
 
-def _as_sizes(size: Any) -> list[int]:
+def _sides(size: Any) -> list[int]:
     return [int(side) for side in size] if isinstance(size, (tuple, list)) else [int(size)]
 
 

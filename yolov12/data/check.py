@@ -137,8 +137,8 @@ def _check_chunk(paths: list[str], rules: labels.Rules) -> Split:
 def _check_label(path: str, rules: labels.Rules, found: Split) -> None:
     """Count one label file into `found`."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read()
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8-sig")
     except FileNotFoundError:
         found.unlabelled += 1
         return

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import struct
 import zlib
@@ -159,21 +160,25 @@ def encode(value: Any) -> tuple[Any, list[np.ndarray]]:
 def decode(tree: Any, arrays: list[np.ndarray]) -> Any:
     """The inverse of `encode`."""
     if type(tree) is list:
-        return [decode(each, arrays) for each in tree]
+        return _decode_each(tree, arrays)
     if type(tree) is not dict:
         return tree
     ((kind, body),) = tree.items()
     if kind == "d":
-        return {key: decode(each, arrays) for key, each in body.items()}
+        # Written out for speed: most of a large cache is leaves of dictionaries.
+        return {key: decode(each, arrays) if type(each) in (dict, list) else each for key, each in body.items()}
     if kind == "t":
-        return tuple([decode(each, arrays) for each in body])
+        return tuple(_decode_each(body, arrays))
     if kind == "a":
         which, start, *shape = body
-        size = int(np.prod(shape, dtype=np.int64))
-        return arrays[which][start : start + size].reshape(shape)
+        return arrays[which][start : start + math.prod(shape)].reshape(shape)
     if kind == "p":
         return Path(body)
     raise UnreadableError(f"unknown kind {kind!r}")
+
+
+def _decode_each(trees: list[Any], arrays: list[np.ndarray]) -> list[Any]:
+    return [decode(each, arrays) if type(each) in (dict, list) else each for each in trees]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch.distributed as dist
 import ultralytics.engine.trainer as upstream
 import ultralytics.engine.validator as upstream_validator
 import ultralytics.models.yolo.detect.val as upstream_detection_validator
+import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.modules.block import AAttn
 from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
 from ultralytics.utils.torch_utils import get_torch_device_backend, strip_optimizer
 
@@ -24,7 +25,6 @@ from yolov12.engine.checkpoint import staged
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.log import say
-from yolov12.model import attention
 from yolov12.seams import Seam, replaced
 
 SEAMS = (
@@ -90,8 +90,6 @@ class YOLOv12Trainer(DetectionTrainer):
         no_download = replaced(upstream, check_amp=lambda model: True)
         with no_reducer, no_download:
             super()._setup_train()
-        if any(isinstance(module, AAttn) for module in self.model.modules()):
-            attention.describe(self.device, dtype or torch.float32, training=True)
 
     def _do_train(self) -> None:
         if self.world_size > 1:
@@ -127,9 +125,8 @@ class YOLOv12Trainer(DetectionTrainer):
             self._evaluate_best()
         elif RANK == 0:
             alone = {"RANK": -1, "LOCAL_RANK": -1}
-            self.validator.dataloader = (
-                None  # its loader holds this rank's share of the images; the next one is made for all of them
-            )
+            # Its loader holds this rank's share of the images; the next one is made for all of them.
+            self.validator.dataloader = None
             with replaced(upstream_validator, **alone), replaced(upstream_detection_validator, **alone):
                 self._evaluate_best()
 
@@ -137,10 +134,12 @@ class YOLOv12Trainer(DetectionTrainer):
         results = None
         for checkpoint in (self.last, self.best):
             if checkpoint.exists():
-                with staged(self.wdir) as scratch:
+                # its own log line would name the scratch folder as the place of the file
+                with staged(self.wdir) as scratch, replaced(upstream_torch_utils, LOGGER=logging.getLogger(__name__)):
                     updates = {"train_results": results} if results is not None else None
                     stripped = strip_optimizer(checkpoint, s=str(scratch / checkpoint.name), updates=updates)
                 results = stripped.get("train_results") if checkpoint == self.last else results
+                upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
 
     def _agreed_by_all(self, answer: bool) -> bool:
         """Rank 0's answer: it alone writes checkpoints, and the folder need not be shared between machines."""

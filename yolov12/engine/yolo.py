@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import settings
+from yolov12.errors import UserError
 from yolov12.log import say
 from yolov12.seams import Seam
 
@@ -40,7 +41,17 @@ class YOLOv12Mixin:
         return {**table, "detect": {**table["detect"], "trainer": YOLOv12Trainer}}
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`."""
+        """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`.
+
+        Raises:
+            UserError: `resume=True` on weights that are no unfinished run. ultralytics would begin a new run on a data set of its own choice,
+                and download it.
+        """
+        if kwargs.get("resume") is True and not _is_unfinished(self.ckpt):  # type: ignore[attr-defined]
+            raise UserError(
+                f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "  # type: ignore[attr-defined]
+                "load the run's weights/last.pt, or leave resume out and name data= for a new run"
+            )
         return super().train(trainer=trainer, **_with_device(settings.apply_script_arguments(kwargs)))  # type: ignore[misc]
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
@@ -54,6 +65,12 @@ class YOLOv12Mixin:
     def export(self, **kwargs: Any) -> str:
         """`ultralytics.YOLO.export` that also takes `device="auto"`."""
         return super().export(**_with_device(kwargs, count=1))  # type: ignore[misc]
+
+
+def _is_unfinished(checkpoint: dict[str, Any] | None) -> bool:
+    """Whether a checkpoint holds what resuming needs (ultralytics engine/model.py:877)."""
+    known = checkpoint or {}
+    return known.get("epoch", -1) >= 0 and known.get("optimizer") is not None
 
 
 def _with_device(kwargs: dict[str, Any], count: int | None = None) -> dict[str, Any]:

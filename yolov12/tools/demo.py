@@ -77,7 +77,7 @@ def choose(has_gpu: bool, cores: int, args: Mapping[str, Any]) -> Recipe:
     size: dict[str, Any] = (
         {"epochs": 20, "imgsz": 640, "batch": 16, "train_images": 400, "val_images": 80}
         if on_gpu
-        else {"epochs": 10, "imgsz": 160, "batch": 8, "train_images": 200, "val_images": 40}
+        else {"epochs": 8, "imgsz": 160, "batch": 8, "train_images": 200, "val_images": 40}
     )
     # A core for the network, the others for loading; with one or two, loading in the same process is faster.
     return Recipe(**{**size, "workers": min(cores - 1, 8) if cores > 2 else 0, **changes})

@@ -139,6 +139,7 @@ def test_the_size_of_a_sample_is_estimated_for_every_kind_of_set():
     assert adapter.bytes_per_image(masks) == 7 * 640 * 640
     assert adapter.bytes_per_image(several) == 3 * 640 * 640
     assert adapter.bytes_per_image(pictures) == 12 * 256 * 256
+    assert adapter.bytes_per_image(SimpleNamespace()) == 12 * 640 * 640
 
 
 def namespace_command() -> list[str]:

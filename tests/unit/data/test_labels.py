@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from yolov12.data import labels
 from yolov12.data.labels import Problem, Rules, check
 
 THREE = Rules(classes=3)
@@ -100,8 +101,14 @@ def row_of(columns: int) -> st.SearchStrategy[str]:
     return st.tuples(class_word, *[coordinate] * (columns - 1)).map(" ".join)
 
 
+def sound_row(numbers: int) -> st.SearchStrategy[str]:
+    return st.tuples(st.sampled_from("0123"), *[st.floats(0, 1.005).map(str)] * numbers).map(" ".join)
+
+
 label_text = st.one_of(
     st.lists(row_of(5), max_size=4),
+    st.lists(sound_row(4), max_size=3),
+    st.lists(st.one_of(sound_row(6), sound_row(8)), max_size=3),
     st.lists(st.one_of(row_of(7), row_of(9)), max_size=3),
     st.lists(st.integers(1, 9).flatmap(row_of), max_size=3),
 ).map("\n".join)
@@ -137,6 +144,22 @@ def test_a_file_has_problems_exactly_where_upstream_drops_the_picture(picture: P
 def test_a_pose_file_that_upstream_drops_has_problems(picture: Path, text: str):
     problems = check(text, Rules(3, "pose", (2, 3)))[1]
     assert problems or not upstream_drops(picture, text, (2, 3), False, pose=True)
+
+
+@settings(deadline=None)
+@given(text=label_text, task=st.sampled_from(["detect", "segment", "obb", "pose"]))
+def test_the_short_cut_agrees_with_the_rules(text: str, task: str):
+    rules = Rules(3, task, (2, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        short = check(text, rules)
+        patch.setattr(labels, "_plainly_sound", lambda *_: False)
+        assert check(text, rules) == short
+
+
+@pytest.mark.parametrize("text", ["", "0 .5 .5 .1 .1\n2 0 1 1 0", "1 0 0 1 1 0 1", "0 .1 .1 .9 .1 .9 .9 .1 .9"])
+def test_ordinary_files_take_the_short_cut(text: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(labels, "_range_faults", lambda *_: pytest.fail("took the long way"))
+    assert check(text, THREE)[1] == []
 
 
 @given(st.text())

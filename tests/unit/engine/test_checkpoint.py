@@ -27,7 +27,7 @@ def test_nothing_else_is_left_beside_them(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_the_old_file_and_asks_for_a_retry(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"old")
-    with pytest.raises(RetryableError, match="no space left.*intact"), staged(tmp_path) as scratch:
+    with pytest.raises(RetryableError, match=r"no space left.*intact"), staged(tmp_path) as scratch:
         (scratch / "last.pt").write_bytes(b"ne")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (tmp_path / "last.pt").read_bytes() == b"old"

@@ -164,7 +164,7 @@ def test_gradients_of_earlier_steps_survive_a_repeated_one() -> None:
 
 def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do() -> None:
     runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
-    with pytest.raises(RetryableError, match="one image at a time.*smaller imgsz"):
+    with pytest.raises(RetryableError, match=r"one image at a time.*smaller imgsz"):
         runner.run(batch(BOXES))
     assert forward.calls == 3  # whole, halves, single images: one failing call each
 
