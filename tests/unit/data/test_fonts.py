@@ -45,15 +45,21 @@ def test_an_installed_font_is_found_by_name(tmp_path: Path):
 
 
 LETTERS = {
-    "Latin": "Grüße žluťoučký İstanbul",
-    "Greek": "αβγδ",
-    "Cyrillic": "кот їжак",
-    "Armenian": "կատու",
-    "Georgian": "კატა",
-    "Hebrew": "חתול",
-    "Arabic": "قطة",
+    "Latin": "Gr\u00fc\u00dfe \u017elu\u0165ou\u010dk\u00fd \u0130stanbul",
+    "Greek": "\u03b1\u03b2\u03b3\u03b4",
+    "Cyrillic": "\u043a\u043e\u0442 \u0457\u0436\u0430\u043a",
+    "Armenian": "\u056f\u0561\u057f\u0578\u0582",
+    "Georgian": "\u10d9\u10d0\u10e2\u10d0",
+    "Hebrew": "\u05d7\u05ea\u05d5\u05dc",
+    "Arabic": "\u0642\u0637\u0629",
 }
-MISSING = {"Chinese": "猫", "Japanese": "ねこ", "Korean": "고양이", "Thai": "แมว", "Devanagari": "बिल्ली"}
+MISSING = {
+    "Chinese": "\u732b",
+    "Japanese": "\u306d\u3053",
+    "Korean": "\uace0\uc591\uc774",
+    "Thai": "\u0e41\u0e21\u0e27",
+    "Devanagari": "\u092c\u093f\u0932\u094d\u0932\u0940",
+}
 
 
 def missing_glyphs(text: str) -> set[str]:
@@ -73,7 +79,7 @@ def test_the_scripts_that_the_docs_exclude_are_indeed_missing(script: str):
     assert missing_glyphs(MISSING[script])
 
 
-@pytest.mark.parametrize("names", [{0: "circle"}, {0: "круг"}])
+@pytest.mark.parametrize("names", [{0: "circle"}, {0: "\u043a\u0440\u0443\u0433"}])
 def test_a_mosaic_of_a_batch_is_drawn_without_the_network(names: dict[int, str], tmp_path: Path):
     import torch
     from ultralytics.utils.plotting import plot_images

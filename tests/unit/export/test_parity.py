@@ -10,21 +10,22 @@ from yolov12.errors import UserError
 from yolov12.export import parity
 
 
-def measured(*max_abs_diffs):
+def measured(*max_abs_diffs, rounding=0.0):
     outputs = tuple(
-        parity.OutputParity(f"output{index}", (1, 84, 8400), 640.0, difference, difference / 10)
+        parity.OutputParity(f"output{index}", (1, 84, 8400), 640.0, difference, difference / 10, rounding)
         for index, difference in enumerate(max_abs_diffs)
     )
     return parity.Parity(outputs, 4, (640, 640))
 
 
 def test_distances_are_taken_over_all_calls():
-    first = (np.zeros((1, 2)), np.array([[0.0, 0.5]]))
-    second = (np.full((1, 2), -8.0), np.array([[-8.0, -8.25]]))
+    first = (np.zeros((1, 2)), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
+    second = (np.full((1, 2), -8.0), np.array([[-8.0, -8.25]]), np.array([[-8.0, -8.125]]))
     output = parity._output_parity("output0", [first, second])
     assert output.max_abs_diff == 0.5
     assert output.mean_abs_diff == (0.25 + 0.125) / 2
     assert output.largest_value == 8.0
+    assert output.rounding == 0.125
 
 
 def test_a_difference_within_the_threshold_passes():
@@ -32,8 +33,17 @@ def test_a_difference_within_the_threshold_passes():
 
 
 def test_a_larger_difference_names_the_output_and_the_numbers():
-    with pytest.raises(parity.ParityError, match=r"output1 by 2\.00e-03 .*allowed is 1e-03"):
+    with pytest.raises(parity.ParityError, match=r"output1 by 2\.00e-03 .*allowed 1\.0e-03"):
         parity.require_raw(measured(1e-5, 2e-3))
+
+
+def test_a_source_that_rounds_more_than_the_threshold_is_not_held_against_the_export():
+    assert parity.require_raw(measured(2.3e-3, rounding=1.6e-3)).allowed() == 3.2e-3
+
+
+def test_three_times_the_sources_rounding_is_another_computation():
+    with pytest.raises(parity.ParityError, match=r"allowed 3\.2e-03"):
+        parity.require_raw(measured(4.8e-3, rounding=1.6e-3))
 
 
 def test_nan_never_passes():

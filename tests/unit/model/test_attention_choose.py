@@ -39,8 +39,10 @@ def without_flash_attn(name: str, case: Case) -> str | None:
 @pytest.mark.parametrize(
     ("case", "with_package", "without_package"),
     [
-        (gpu(9, 0, FP16, training=True), "sdpa-cudnn", "sdpa-cudnn"),
-        (gpu(9, 0, BF16, training=True), "sdpa-cudnn", "sdpa-cudnn"),
+        (gpu(9, 0, FP16, training=True, large=True), "sdpa-cudnn", "sdpa-cudnn"),
+        (gpu(9, 0, BF16, training=True, large=True), "sdpa-cudnn", "sdpa-cudnn"),
+        (gpu(9, 0, BF16, training=True), "flash-attn", "sdpa-flash"),
+        (gpu(8, 0, BF16, training=True, large=True), "flash-attn", "sdpa-flash"),
         (gpu(9, 0, FP16, training=False), "flash-attn", "sdpa-flash"),
         (gpu(8, 6, BF16, training=True), "flash-attn", "sdpa-flash"),
         (gpu(8, 0, FP16, training=False), "flash-attn", "sdpa-flash"),
@@ -79,7 +81,7 @@ def test_the_reason_says_when_nothing_was_measured_on_the_device():
 
 
 def test_strict_determinism_excludes_a_kernel_without_a_deterministic_backward():
-    choice = choose(gpu(9, 0, deterministic="strict"), "1", without_flash_attn)
+    choice = choose(gpu(9, 0, deterministic="strict", large=True), "1", without_flash_attn)
     assert choice.backend == "sdpa-flash"
     assert "sdpa-cudnn: has no deterministic backward" in choice.reason
     assert choose(gpu(9, 0, training=False, deterministic="strict"), "sdpa-cudnn").backend == "sdpa-cudnn"
@@ -97,7 +99,7 @@ def test_a_backend_that_fails_its_trial_run_is_passed_over_with_its_error():
     def broken_cudnn(name: str, case: Case) -> str | None:
         return "failed a trial run: no plan" if name == "sdpa-cudnn" else without_flash_attn(name, case)
 
-    choice = choose(gpu(9, 0), "1", broken_cudnn)
+    choice = choose(gpu(9, 0, large=True), "1", broken_cudnn)
     assert choice.backend == "sdpa-flash"
     assert "sdpa-cudnn: failed a trial run: no plan" in choice.reason
 
@@ -145,13 +147,14 @@ def test_an_unknown_name_is_refused_with_the_nearest_one():
 
 
 CASES = [
-    Case(device, capability, dtype, training, head_dim, deterministic)
-    for (device, capability), dtype, training, head_dim, deterministic in itertools.product(
+    Case(device, capability, dtype, training, head_dim, deterministic, large=large)
+    for (device, capability), dtype, training, head_dim, deterministic, large in itertools.product(
         [("cpu", None), ("mps", None), *(("cuda", sm) for sm in [(7, 0), (7, 5), (8, 0), (8, 9), (9, 0), (12, 1)])],
         [FP16, BF16, FP32, FP64],
         [True, False],
         [8, 20, 32, 160],
         ["off", "warn", "strict"],
+        [True, False],
     )
 ]
 

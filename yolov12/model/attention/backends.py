@@ -31,6 +31,8 @@ class Case:
     """off | warn | strict, as `torch.use_deterministic_algorithms(mode, warn_only=...)` left it."""
     beside_gpu: bool = False
     """On the CPU of a machine with a GPU: there ultralytics builds and measures models before they move."""
+    large: bool = False
+    """Whether there is so much to attend that a kernel which prepares a plan for each shape can win (`choose.LARGE_ROWS`)."""
 
     @property
     def device(self) -> str:
@@ -43,7 +45,8 @@ class Case:
         return DTYPE_NAMES.get(self.dtype, str(self.dtype))
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.dtype_name}, {'training' if self.training else 'inference'}"
+        size = ", large" if self.large else ""
+        return f"{self.device}, {self.dtype_name}, {'training' if self.training else 'inference'}{size}"
 
 
 @dataclass(frozen=True)

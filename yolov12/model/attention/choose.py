@@ -2,8 +2,7 @@
 """Which backend serves a case, and why: a table read from the top, as pure functions.
 
 What the table knows was measured with head_dim 32 and areas of 400 tokens, as every YOLOv12 has them at 640 pixels: on
-sm_90, and on a CPU. Where nothing was measured, the reason says so. The batch size is no column: what leads in inference
-leads at every batch, and training was measured at large ones, where it matters.
+sm_90 (benchmarks/records, `attention`), and on a CPU. Where nothing was measured, the reason says so.
 """
 
 from __future__ import annotations
@@ -19,6 +18,10 @@ from yolov12.errors import UserError
 from yolov12.model.attention.backends import BACKENDS, DTYPE_NAMES, HALVES, Case, why_not
 
 WhyNot = Callable[[str, Case], str | None]
+
+LARGE_ROWS = 400_000
+"""Query rows (images * areas * tokens of an area * heads) from which on cuDNN's backward leads on sm_90: 13 % at 409,600 rows, nothing at
+204,800. Below, it would not earn back the 0.1 to 0.2 s that it takes to prepare a plan for each new shape."""
 
 BF16 = (torch.bfloat16,)
 FP32 = (torch.float32,)
@@ -46,6 +49,8 @@ class Row:
     dtypes: tuple[torch.dtype, ...] = HALVES
     training: bool | None = None
     """None: both directions."""
+    large: bool | None = None
+    """None: any size."""
 
     def matches(self, case: Case) -> bool:
         """Whether the row speaks about this case; whether its backend can run is another question."""
@@ -54,6 +59,7 @@ class Row:
             case.device_type == self.device_type
             and case.dtype in self.dtypes
             and self.training in (None, case.training)
+            and self.large in (None, case.large)
             and (case.capability is None or first <= case.capability <= last)
         )
 
@@ -66,9 +72,20 @@ TABLE = (
         capabilities=SM_90,
         training=False,
     ),
-    Row("sdpa-cudnn", "fastest of the measured kernels on {device} in training", capabilities=SM_90, training=True),
-    Row("flash-attn", "second of the measured kernels on {device} in training", capabilities=SM_90, training=True),
-    Row("sdpa-flash", "third of the measured kernels on {device} in training", capabilities=SM_90, training=True),
+    Row(
+        "sdpa-cudnn",
+        "fastest measured kernel on {device} for training with large batches",
+        capabilities=SM_90,
+        training=True,
+        large=True,
+    ),
+    Row("flash-attn", "no measured kernel is faster on {device} at this size", capabilities=SM_90, training=True),
+    Row(
+        "sdpa-flash",
+        "close to the fastest measured kernel on {device} at this size, and prepares nothing per image shape",
+        capabilities=SM_90,
+        training=True,
+    ),
     Row("flash-attn", "not measured on {device}; faster than sdpa-flash on sm_90", capabilities=FROM_SM_80),
     Row("sdpa-flash", "not measured on {device}; the flash kernel that torch brings for it", capabilities=FROM_SM_80),
     Row("sdpa-efficient", "no flash kernel runs below sm_80; not measured on {device}", capabilities=BELOW_SM_80),
@@ -146,7 +163,9 @@ def as_markdown() -> str:
     lines = ["| device | dtype | direction | backend | reason |", "|---|---|---|---|---|"]
     for row in TABLE:
         dtypes = ", ".join(DTYPE_NAMES[dtype] for dtype in row.dtypes)
-        direction = {None: "both", True: "training", False: "inference"}[row.training]
+        direction = {None: "both", True: "training", False: "inference"}[row.training] + (
+            ", large" if row.large else ""
+        )
         reason = row.reason.format(device="sm_90" if row.capabilities == SM_90 else "the device")
         lines.append(f"| {_devices(row)} | {dtypes} | {direction} | `{row.backend}` | {reason} |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from torch import Tensor
 from yolov12.log import say_once
 from yolov12.model.attention import backends
 from yolov12.model.attention.backends import BACKENDS, Case, Kernel
-from yolov12.model.attention.choose import Choice, choose, validated
+from yolov12.model.attention.choose import LARGE_ROWS, Choice, choose, validated
 
 _request: str | None = None
 """What `configure` was told; None: ask the settings at the first decision."""
@@ -24,6 +24,7 @@ class _Key(NamedTuple):
     dtype: torch.dtype
     training: bool
     head_dim: int
+    large: bool
     deterministic: str
 
 
@@ -41,9 +42,11 @@ def configure(flash_attn: str) -> None:
     _decided.clear()
 
 
-def describe(device: torch.device | str, dtype: torch.dtype, training: bool, head_dim: int = 32) -> tuple[str, str]:
+def describe(
+    device: torch.device | str, dtype: torch.dtype, training: bool, head_dim: int = 32, large: bool = False
+) -> tuple[str, str]:
     """(backend, reason) that a forward of this kind would get; `UserError` if it would be refused. Prints nothing."""
-    key = _Key(torch.device(device), dtype, training, head_dim, _deterministic())
+    key = _Key(torch.device(device), dtype, training, head_dim, large, _deterministic())
     return _decide(key, _case(key))
 
 
@@ -51,13 +54,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention over (batch, tokens, heads, head_dim) on the backend for these tensors. Says once what was chosen."""
     if _override is not None:
         return _override(q, k, v)
-    return BACKENDS[_backend_for(q.device, q.dtype, q.requires_grad, q.shape[-1])].run(q, k, v)
+    is_large = q.shape[0] * q.shape[1] * q.shape[2] >= LARGE_ROWS
+    return BACKENDS[_backend_for(q.device, q.dtype, q.requires_grad, q.shape[-1], is_large)].run(q, k, v)
 
 
 @torch.compiler.assume_constant_result
-def _backend_for(device: torch.device, dtype: torch.dtype, training: bool, head_dim: int) -> str:
+def _backend_for(device: torch.device, dtype: torch.dtype, training: bool, head_dim: int, is_large: bool) -> str:
     """The decision as a name. Under torch.compile it is made while tracing: the graph holds the chosen kernel alone."""
-    key = _Key(device, dtype, training, head_dim, _deterministic())
+    key = _Key(device, dtype, training, head_dim, is_large, _deterministic())
     known = _decided.get(key)
     if known is not None:
         return known
@@ -89,6 +93,7 @@ def _case(key: _Key) -> Case:
         dtype=key.dtype,
         training=key.training,
         head_dim=key.head_dim,
+        large=key.large,
         deterministic=key.deterministic,
         beside_gpu=not on_gpu and torch.cuda.is_available(),
     )

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from yolov12.model.attention import flash_package
 
@@ -25,6 +27,8 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def sdpa_flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """FlashAttention-2 as torch brings it."""
     q, k, v = _heads_first(q, k, v)
+    if torch.compiler.is_compiling():
+        return _traceable(SDPBackend.FLASH_ATTENTION, q, k, v)
     return torch._scaled_dot_product_flash_attention(q, k, v)[0].transpose(1, 2)
 
 
@@ -33,6 +37,8 @@ def sdpa_cudnn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if k.shape[1] == 1:
         return v  # cuDNN takes no sequence of one token; the softmax over one score is 1
     q, k, v = _heads_first(q, k, v)
+    if torch.compiler.is_compiling():
+        return _traceable(SDPBackend.CUDNN_ATTENTION, q, k, v)
     return torch._scaled_dot_product_cudnn_attention(q, k, v, None, torch.is_grad_enabled())[0].transpose(1, 2)
 
 
@@ -52,6 +58,15 @@ def flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The installed `flash_attn` package, whose layout is the one used here."""
     _require_rows(q, k, v)
     return flash_package.attend(q, k, v)
+
+
+def _traceable(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same kernel for torch.compile, which in torch 2.11 can not trace a kernel by name that also returns random state.
+
+    With one backend allowed sdpa raises too where that one can not run, and the flags are set while tracing only.
+    """
+    with sdpa_kernel([backend]):
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def _heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
