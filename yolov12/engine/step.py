@@ -70,6 +70,7 @@ class Step:
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
+        self._before = Snapshot(model)
         self._targets_per_image = torch.ones((), device=self.parameters[0].device)
         self._counter: TargetCounter | None = None
         self._counted_criterion: Any = None
@@ -80,7 +81,7 @@ class Step:
         Raises:
             RetryableError: a single image does not fit, or another rank failed for another reason than memory.
         """
-        before = Snapshot.take(self.model)
+        self._before.take()
         while True:
             attempt, error = self._attempt(batch)
             verdict = vote(None if error is None else _one_line(error), self.vote_group)
@@ -93,7 +94,7 @@ class Step:
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
                 raise RetryableError(f"training stopped because another process failed, {verdict.first()}")
             del attempt, error
-            before.restore(self.model)
+            self._before.restore()
             self._use_smaller_parts(len(batch["img"]), verdict.first())
 
     def take_gradients(self) -> None:

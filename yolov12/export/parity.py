@@ -26,8 +26,8 @@ Image = str | Path | np.ndarray
 
 RAW_THRESHOLD = 1e-3
 """Largest difference that is always allowed: pixels for boxes, probability for scores."""
-ROUNDINGS = 2
-"""How many times its own float32 rounding the source may be away from the export: each of the two rounds once.
+ROUNDINGS = 4
+"""How many times its own float32 rounding the source may be away from the export: both round, and not equally badly.
 
 It matters for boxes that nobody sees. Where there is no object, an anchor's distribution over box edges may have two
 peaks far apart, and its mean then moves by more than RAW_THRESHOLD pixels with the last digit of a float32.
@@ -126,7 +126,7 @@ def compare_raw(
 
 
 def require_raw(parity: Parity, threshold: float = RAW_THRESHOLD) -> Parity:
-    """Give the measurement back when it is within the threshold, or twice the source's own rounding where that is more.
+    """Give the measurement back when it is within the threshold, or the source's own rounding explains it.
 
     Raises:
         ParityError: it is not, or there is a NaN.

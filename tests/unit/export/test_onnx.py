@@ -39,9 +39,10 @@ def exported(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def images():
-    rng = np.random.default_rng(0)
-    return [rng.integers(0, 256, size, dtype=np.uint8) for size in ((80, 120, 3), (200, 64, 3), (96, 96, 3))]
+def images(repository):
+    """Two photos of blood cells, and noise that is taller than wide."""
+    photos = sorted((repository / "tests" / "data" / "bccd-mini" / "images" / "train").glob("*.jpg"))[:2]
+    return [*photos, np.random.default_rng(0).integers(0, 256, (200, 64, 3), dtype=np.uint8)]
 
 
 def test_the_file_is_written_where_it_was_asked_for(exported):
@@ -86,9 +87,12 @@ def test_a_fixed_batch_is_filled_up(model, images, tmp_path):
     assert measured.outputs[0].shape[0] == 2
 
 
-def test_half_stores_half_the_bytes(model, exported, tmp_path):
+def test_half_stores_half_the_bytes_and_needs_another_threshold(model, exported, images, tmp_path):
     half = onnx.export(model, tmp_path / "half.onnx", imgsz=96, half=True)
     assert half.stat().st_size < 0.6 * exported.stat().st_size
+    measured = parity.compare_raw(model.model, half, images)
+    with pytest.raises(parity.ParityError, match="half=False"):
+        parity.require_raw(measured)
 
 
 def test_a_file_with_nms_in_it_is_not_compared_as_raw_outputs(model, images, tmp_path):
