@@ -21,10 +21,14 @@ from yolov12.errors import UserError
 from yolov12.log import say
 
 MODEL = "yolov12n.yaml"
+LEAST_PICTURE_PX = 320
+"""Pictures are drawn at least this large, so that the words on the boxes do not cover them."""
 CONFIDENCE = 0.25
 """Boxes below this score are not shown: ultralytics' default for prediction."""
 CHECKED_IMAGES = 16
 """Images on which the export is compared with its source."""
+INDENT = " " * 19
+"""Below the words of a line of the summary."""
 OPTIONS = ("epochs", "imgsz", "batch", "device", "seed", "workers", "out")
 
 
@@ -128,7 +132,8 @@ class Tour:
         common = {"imgsz": recipe.imgsz, "device": recipe.device, "project": str(out), "exist_ok": True}
 
         with self.stage("data"):
-            data = synth.write(out / "data", recipe.train_images, recipe.val_images, recipe.imgsz, recipe.seed)
+            size_px = max(recipe.imgsz, LEAST_PICTURE_PX)
+            data = synth.write(out / "data", recipe.train_images, recipe.val_images, size_px, recipe.seed)
             pictures = out / "data" / "images" / "val"
         self.note("data", data, f"{recipe.train_images} images to train on, {recipe.val_images} to validate on")
 
@@ -156,7 +161,7 @@ class Tour:
             both = (boxes_of(YOLO(best), recipe.imgsz), boxes_of(YOLO(exported, task="detect"), recipe.imgsz))
             same = boxes.require_boxes(boxes.compare_boxes(*both, checked))
         self.note("check", None, f"raw outputs, ONNX against PyTorch: {raw} (allowed {raw.allowed():.1e})")
-        self.lines.append(f"{'':8} boxes after NMS: {same}")
+        self.lines.append(f"{INDENT}boxes after NMS: {same}")
         return self.summary(best, pictures)
 
     @contextmanager
@@ -171,7 +176,7 @@ class Tour:
         """A line of the summary; `place` is shown as the user would type it."""
         self.lines.append(f"{name:8} {self.seconds[name]:6.1f} s  {words}")
         if place is not None:
-            self.lines.append(f"{'':8} {'':8}  {_typed(place)}")
+            self.lines.append(f"{INDENT}{_typed(place)}")
 
     def summary(self, best: Path, pictures: Path) -> list[str]:
         """The final block."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -169,7 +170,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def child(prefix: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*prefix, sys.executable, str(Path(__file__).with_name("shm_child.py")), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=250, env=environment)
 
 
 @pytest.mark.parametrize("task", ["detect", "classify"])
