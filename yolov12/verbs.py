@@ -58,7 +58,7 @@ def train(words: list[str], options: Options) -> int:
         _check_resumable(model, options["model"])
     options = _call_arguments(options)
     if options.get("data"):
-        options["data"] = _checked_data(options["data"], model.task)
+        options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
     model.train(**(options if resume else _with_project(options, model.task)))
     return 0
 
@@ -129,7 +129,7 @@ def convert(words: list[str], options: Options) -> int:
     folders.check_writable(target.absolute().parent, str(target))
     from yolov12.model.weights import convert_file
 
-    print(convert_file(source, target))
+    print("\n".join(convert_file(source, target).lines()))
     return 0
 
 
@@ -242,12 +242,12 @@ def _check_resumable(model: Any, path: str) -> None:
         )
 
 
-def _checked_data(name: Any, task: str) -> str:
+def _checked_data(name: Any, task: str, single_class: bool) -> str:
     """The path of the data set, after every label was read."""
     path = _bundled_or(name)
     from yolov12.data.check import dataset
 
-    for line in dataset(path, task).lines():
+    for line in dataset(path, task, single_class=single_class).lines():
         say(line)
     return path
 

@@ -79,7 +79,9 @@ def yolo(monkeypatch):
         "yolov12.model.names": {"resolve": lambda name: name.replace("yolov12", "yolo12")},
         "yolov12.data.check": {"dataset": checked_dataset(recorder)},
         "yolov12.data.synth": {"bundled": lambda: Path("/bundled/data.yaml"), "write": drawn_dataset(recorder)},
-        "yolov12.model.weights": {"convert_file": lambda source, target: f"{source} -> {target}: turbo"},
+        "yolov12.model.weights": {
+            "convert_file": lambda source, target: Report([f"{source} -> {target}: turbo", "written"])
+        },
         "yolov12.tools.demo": {
             "OPTIONS": ("epochs", "device"),
             "main": lambda options: recorder.calls.append(("demo", options)) or 0,
@@ -92,8 +94,15 @@ def yolo(monkeypatch):
     return recorder
 
 
+class Report(list):
+    """Lines, as our reports hand them out."""
+
+    def lines(self):
+        return list(self)
+
+
 def checked_dataset(recorder):
-    def dataset(path, task):
+    def dataset(path, task, single_class=False):
         recorder.calls.append(("check", {"path": path, "task": task}))
         return SimpleNamespace(lines=lambda: ["2 images, 3 boxes"])
 
@@ -350,7 +359,7 @@ def test_data_says_what_it_can_do(yolo, capsys, line):
 def test_convert_prints_what_was_converted(yolo, capsys, tmp_path):
     (tmp_path / "official.pt").touch()
     assert cli.main(["convert", "official.pt", "converted.pt"]) == 0
-    assert capsys.readouterr().out == "official.pt -> converted.pt: turbo\n"
+    assert capsys.readouterr().out == "official.pt -> converted.pt: turbo\nwritten\n"
 
 
 @pytest.mark.parametrize("line", ["convert", "convert a.pt", "convert missing.pt b.pt"])
@@ -371,6 +380,7 @@ def test_demo_refuses_what_it_has_no_use_for(yolo, capsys):
 
 def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tmp_path, capfd):
     (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()  # a package without it would lose to the checkout's own
     (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(7)")
     assert cli.main(["bench", "run", "bccd", "--repeats", "3"]) == 7
     assert capfd.readouterr().out == "run bccd --repeats 3\n"

@@ -3,11 +3,16 @@
 
 `compare_raw` only measures; `require_raw` decides, and raises `ParityError` with the numbers. For boxes after NMS see
 boxes.py.
+
+What a detector says where it sees nothing is measured apart. An anchor without an object may have two likely places for
+an edge, far from each other, and then the edge moves by whole thousandths of a pixel with the last digit of a float32:
+in any runtime, and to nobody's harm. Such rounding is measured too, as the source's own distance from itself in float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +32,11 @@ Image = str | Path | np.ndarray
 RAW_THRESHOLD = 1e-3
 """Largest difference that is always allowed: pixels for boxes, probability for scores."""
 ROUNDINGS = 4
-"""How many times its own float32 rounding the source may be away from the export: both round, and not equally badly.
-
-It matters for boxes that nobody sees. Where there is no object, an anchor's distribution over box edges may have two
-peaks far apart, and its mean then moves by more than RAW_THRESHOLD pixels with the last digit of a float32.
-"""
+"""How many times its own float32 rounding the source may be away from the export: both round, and not equally badly."""
+SEEN_SCORE = 1e-3
+"""An anchor that scores less is not looked at by anyone: ultralytics validates from here on (engine/validator.py:144)."""
+WITH_ANCHORS = ("detect", "segment", "pose", "obb")
+"""Tasks whose first output is (batch, 4 + classes + others, anchors)."""
 
 
 class ParityError(UserError):
@@ -39,20 +44,18 @@ class ParityError(UserError):
 
 
 @dataclass(frozen=True)
-class OutputParity:
-    """One output of the exported file against the same output of the source."""
+class Distance:
+    """One output of the exported file against the same output of the source, or a part of it."""
 
     name: str
-    shape: tuple[int, ...]
-    """Of one call: (batch, channels, anchors) for a detector."""
-    largest_value: float
     max_abs_diff: float
     """NaN when one side has a NaN: no threshold accepts it."""
     mean_abs_diff: float
+    largest_value: float
     rounding: float
     """Largest difference between the source in float32 and itself in float64."""
 
-    def allowed(self, threshold: float) -> float:
+    def allowed(self, threshold: float = RAW_THRESHOLD) -> float:
         """The largest difference that is no sign of another computation."""
         return max(threshold, ROUNDINGS * self.rounding)
 
@@ -61,14 +64,17 @@ class OutputParity:
 class Parity:
     """Raw outputs over all images."""
 
-    outputs: tuple[OutputParity, ...]
+    outputs: tuple[Distance, ...]
+    """Each output: all scores, and all else of the anchors that score at least SEEN_SCORE."""
+    unseen: tuple[Distance, ...]
+    """All else of the other anchors. Empty where outputs have no anchors, or every one of them is seen."""
     images: int
     height_width: tuple[int, int]
     """Pixels at which both were run."""
 
     @property
     def max_abs_diff(self) -> float:
-        """Largest difference of any element of any output."""
+        """Largest difference of any element of any output that is looked at."""
         return float(np.max([output.max_abs_diff for output in self.outputs]))
 
     @property
@@ -76,13 +82,11 @@ class Parity:
         """Largest of the outputs' mean differences."""
         return float(np.max([output.mean_abs_diff for output in self.outputs]))
 
-    def allowed(self, threshold: float = RAW_THRESHOLD) -> float:
-        """The largest difference that `require_raw` lets any output have."""
-        return max(output.allowed(threshold) for output in self.outputs)
-
     def __str__(self) -> str:
         height, width = self.height_width
-        return f"max {self.max_abs_diff:.1e}, mean {self.mean_abs_diff:.1e} on {self.images} images at {width}x{height}"
+        seen = f"max {self.max_abs_diff:.1e}, mean {self.mean_abs_diff:.1e} on {self.images} images at {width}x{height}"
+        below = (f"; {part.name}: max {part.max_abs_diff:.1e}, rounding {part.rounding:.1e}" for part in self.unseen)
+        return seen + "".join(below)
 
 
 def compare_raw(
@@ -121,8 +125,15 @@ def compare_raw(
         got = session.run(names, {entry.name: pixels.astype(np.float16 if "float16" in entry.type else np.float32)})
         _require_same_shapes(onnx_path, expected, got)
         calls.append(list(zip(expected, got, precise, strict=True)))
-    outputs = (_output_parity(name, of_calls) for name, of_calls in zip(names, zip(*calls, strict=True), strict=True))
-    return Parity(tuple(outputs), len(images), height_width)
+    classes = _classes_per_anchor(session)
+    seen: list[Distance] = []
+    unseen: list[Distance] = []
+    for index, name in enumerate(names):
+        all_calls = [np.concatenate(arrays) for arrays in zip(*(call[index] for call in calls), strict=True)]
+        mask = seen_elements(all_calls[0], classes if index == 0 else None)
+        seen += distance(name, *(array[mask] for array in all_calls))
+        unseen += distance(f"{name} below score {SEEN_SCORE}", *(array[~mask] for array in all_calls))
+    return Parity(tuple(seen), tuple(unseen), len(images), height_width)
 
 
 def require_raw(parity: Parity, threshold: float = RAW_THRESHOLD) -> Parity:
@@ -131,12 +142,13 @@ def require_raw(parity: Parity, threshold: float = RAW_THRESHOLD) -> Parity:
     Raises:
         ParityError: it is not, or there is a NaN.
     """
-    wrong = [output for output in parity.outputs if not output.max_abs_diff <= output.allowed(threshold)]  # also NaN
+    everything = (*parity.outputs, *parity.unseen)
+    wrong = [part for part in everything if not part.max_abs_diff <= part.allowed(threshold)]  # also NaN
     if wrong:
         differences = "; ".join(
-            f"{output.name} by {output.max_abs_diff:.2e} (mean {output.mean_abs_diff:.2e}, values up to "
-            f"{output.largest_value:.3g}, allowed {output.allowed(threshold):.1e})"
-            for output in wrong
+            f"{part.name} by {part.max_abs_diff:.2e} (mean {part.mean_abs_diff:.2e}, values up to "
+            f"{part.largest_value:.3g}, allowed {part.allowed(threshold):.1e})"
+            for part in wrong
         )
         raise ParityError(
             f"The exported model differs from its source on {parity.images} images: {differences}. Do not use this "
@@ -145,17 +157,32 @@ def require_raw(parity: Parity, threshold: float = RAW_THRESHOLD) -> Parity:
     return parity
 
 
-def _output_parity(name: str, calls: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> OutputParity:
-    """Distances of one output over all calls; each is (expected, got, expected in float64), of equal shape."""
-    distances = [np.abs(got.astype(np.float32) - expected) for expected, got, _ in calls]
-    return OutputParity(
-        name=name,
-        shape=calls[0][0].shape,
-        largest_value=float(np.max([np.abs(expected).max() for expected, _, _ in calls])),
-        max_abs_diff=float(np.max([distance.max() for distance in distances])),
-        mean_abs_diff=float(np.mean([distance.mean() for distance in distances])),
-        rounding=float(np.max([np.abs(expected - precise).max() for expected, _, precise in calls])),
-    )
+def seen_elements(expected: np.ndarray, classes: int | None) -> np.ndarray:
+    """Which elements of an output are looked at: bool, of the shape of `expected`.
+
+    Args:
+        expected: (batch, 4 + classes + others, anchors) where `classes` is given, else of any shape.
+        classes: how many channels after the box's four are scores; None for an output without anchors.
+    """
+    mask = np.ones(expected.shape, bool)
+    if classes is not None:
+        scores = slice(4, 4 + classes)
+        mask[:] = expected[:, scores].max(axis=1, keepdims=True) >= SEEN_SCORE
+        mask[:, scores] = True
+    return mask
+
+
+def distance(name: str, expected: np.ndarray, got: np.ndarray, precise: np.ndarray) -> Iterator[Distance]:
+    """How far `got` lies from `expected`, and that from itself in float64; nothing for arrays without elements."""
+    if expected.size:
+        difference = np.abs(got.astype(np.float32) - expected)
+        yield Distance(
+            name=name,
+            max_abs_diff=float(difference.max()),
+            mean_abs_diff=float(difference.mean()),
+            largest_value=float(np.abs(expected).max()),
+            rounding=float(np.abs(expected - precise).max()),
+        )
 
 
 def _require_same_shapes(onnx_path: str | Path, expected: list[np.ndarray], got: list[np.ndarray]) -> None:
@@ -167,14 +194,22 @@ def _require_same_shapes(onnx_path: str | Path, expected: list[np.ndarray], got:
         )
 
 
+def _classes_per_anchor(session: onnxruntime.InferenceSession) -> int | None:
+    """How many scores an anchor has, from what upstream writes into the file (engine/exporter.py:993); None: no anchors."""
+    metadata = session.get_modelmeta().custom_metadata_map
+    if metadata["task"] not in WITH_ANCHORS or metadata["end2end"] == "True":
+        return None
+    return len(ast.literal_eval(metadata["names"]))
+
+
 def _input_size(session: onnxruntime.InferenceSession, imgsz: int | tuple[int, int] | None) -> tuple[int, int]:
     """(height, width): the file's own where it is fixed, else what was asked, else what upstream's metadata says."""
     height, width = session.get_inputs()[0].shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         return height, width
     if imgsz is None:
-        traced_height, traced_width = session.get_modelmeta().custom_metadata_map["imgsz"].strip("[]").split(",")
-        return int(traced_height), int(traced_width)
+        traced_height, traced_width = ast.literal_eval(session.get_modelmeta().custom_metadata_map["imgsz"])
+        return traced_height, traced_width
     return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
 
 

@@ -160,7 +160,7 @@ class Tour:
             raw = parity.require_raw(parity.compare_raw(YOLO(best).model, exported, checked))
             both = (boxes_of(YOLO(best), recipe.imgsz), boxes_of(YOLO(exported, task="detect"), recipe.imgsz))
             same = boxes.require_boxes(boxes.compare_boxes(*both, checked))
-        self.note("check", None, f"raw outputs, ONNX against PyTorch: {raw} (allowed {raw.allowed():.1e})")
+        self.note("check", None, f"raw outputs, ONNX against PyTorch (allowed {parity.RAW_THRESHOLD:.0e}): {raw}")
         self.lines.append(f"{INDENT}boxes after NMS: {same}")
         return self.summary(best, pictures)
 

@@ -165,7 +165,12 @@ def test_stopping_the_program_stops_the_side_that_it_runs(tmp_path):
     wait_for(lambda: not side.is_running() or side.status() == psutil.STATUS_ZOMBIE)
 
 
-CAPTURE = {"capture_output": True, "text": True, "check": True, "env": {**os.environ, "PYTHONPATH": str(system.ROOT)}}
+CAPTURE = {
+    "capture_output": True,
+    "text": True,
+    "check": True,
+    "env": {**os.environ, "PYTHONPATH": str(system.ROOT), "YOLOV12_DISABLE": "1"},
+}
 
 
 def wait_for(condition, limit_s: float = 60):

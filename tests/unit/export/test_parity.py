@@ -10,22 +10,36 @@ from yolov12.errors import UserError
 from yolov12.export import parity
 
 
-def measured(*max_abs_diffs, rounding=0.0):
-    outputs = tuple(
-        parity.OutputParity(f"output{index}", (1, 84, 8400), 640.0, difference, difference / 10, rounding)
-        for index, difference in enumerate(max_abs_diffs)
-    )
-    return parity.Parity(outputs, 4, (640, 640))
+def measured(*max_abs_diffs, rounding=0.0, unseen=()):
+    def distances(values):
+        return tuple(
+            parity.Distance(f"output{index}", value, value / 10, 640.0, rounding) for index, value in enumerate(values)
+        )
+
+    return parity.Parity(distances(max_abs_diffs), distances(unseen), 4, (640, 640))
 
 
-def test_distances_are_taken_over_all_calls():
-    first = (np.zeros((1, 2)), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
-    second = (np.full((1, 2), -8.0), np.array([[-8.0, -8.25]]), np.array([[-8.0, -8.125]]))
-    output = parity._output_parity("output0", [first, second])
-    assert output.max_abs_diff == 0.5
-    assert output.mean_abs_diff == (0.25 + 0.125) / 2
-    assert output.largest_value == 8.0
-    assert output.rounding == 0.125
+def test_a_distance_has_its_mean_its_largest_and_the_sources_own_rounding():
+    expected, got, precise = np.array([[0.0, -8.0]]), np.array([[0.5, -8.25]]), np.array([[0.0, -8.125]])
+    (found,) = parity.distance("output0", expected, got, precise)
+    assert (found.max_abs_diff, found.mean_abs_diff, found.largest_value, found.rounding) == (0.5, 0.375, 8.0, 0.125)
+
+
+def test_nothing_to_compare_has_no_distance():
+    assert list(parity.distance("output0", *[np.zeros((0,))] * 3)) == []
+
+
+def test_the_box_of_an_anchor_that_scores_nothing_is_not_looked_at():
+    anchors = np.zeros((1, 4 + 2 + 1, 3))  # box, two scores, one mask coefficient; three anchors
+    anchors[0, 4:6] = [[0.9, 0.0, 0.0002], [0.0, 0.001, 0.0003]]
+    mask = parity.seen_elements(anchors, classes=2)
+    np.testing.assert_array_equal(mask[0, 0], [True, True, False])
+    np.testing.assert_array_equal(mask[0, 6], [True, True, False])
+    assert mask[0, 4:6].all()
+
+
+def test_every_element_is_looked_at_where_there_are_no_anchors():
+    assert parity.seen_elements(np.zeros((1, 32, 8, 8)), classes=None).all()
 
 
 def test_a_difference_within_the_threshold_passes():
@@ -38,12 +52,19 @@ def test_a_larger_difference_names_the_output_and_the_numbers():
 
 
 def test_a_source_that_rounds_more_than_the_threshold_is_not_held_against_the_export():
-    assert parity.require_raw(measured(2.3e-3, rounding=1.6e-3)).allowed() == 6.4e-3
+    assert parity.require_raw(measured(2.3e-3, rounding=1.6e-3)).outputs[0].allowed() == 6.4e-3
 
 
 def test_five_times_the_sources_rounding_is_another_computation():
     with pytest.raises(parity.ParityError, match=r"allowed 6\.4e-03"):
         parity.require_raw(measured(8e-3, rounding=1.6e-3))
+
+
+def test_what_nobody_sees_is_not_the_headline_and_is_still_checked():
+    odd = measured(1e-5, unseen=(2e-3,))
+    assert odd.max_abs_diff == 1e-5
+    with pytest.raises(parity.ParityError, match=r"output0 by 2\.00e-03"):
+        parity.require_raw(odd)
 
 
 def test_nan_never_passes():

@@ -311,7 +311,7 @@ again = tasks.DetectionModel(model.yaml, verbose=False)  # as retraining starts
 again.load(model, verbose=False)
 assert again.state_dict().keys() == model.state_dict().keys()
 assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.state_dict().items())
-assert "yolov12" not in sys.modules
+assert "yolov12.model" not in sys.modules
 """
 
 

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Bad input through the command line, with the real rooms behind it: one clear sentence, the exit code, nothing lost. Needs no GPU."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from ultralytics import YOLO as StockOrOurs
+
+from tests.faults.bad_data import CASES, write_damaged, write_good
+from yolov12 import cli
+
+SMALL = ("epochs=1", "imgsz=64", "batch=2", "device=cpu", "plots=False", "val=False", "optimizer=SGD")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLOV12_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def run(*words: str) -> int:
+    return cli.main([*words])
+
+
+def the_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that begins with `error:`, after which nothing is said."""
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith("error: "), said[-5:]
+    assert not [line for line in said if "Traceback" in line]
+    return said[-1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_data_set_ends_with_2_before_training(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = CASES[name].build(tmp_path / "data")
+    assert run("train", f"data={data}", *SMALL) == 2
+    message = the_error(capsys)
+    assert [words for words in CASES[name].says if words not in message] == [], message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_picture_is_skipped_counted_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data, picture = write_damaged(tmp_path / "data", "truncated")
+    assert run("train", f"data={data}", *SMALL) == 0
+    said = capfd.readouterr().err
+    assert "1 " in said
+    assert picture.name in said
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("empty.pt", "empty"),
+        ("noise.pt", "noise.pt"),
+        ("yolov12q.yaml", "yolov12"),
+        ("folder/missing.pt", "folder/missing.pt"),
+    ],
+)
+def test_bad_weights_and_unknown_models_end_with_2(
+    model: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "noise.pt").write_bytes(bytes(range(256)) * 40)
+    data = write_good(tmp_path / "data")
+    assert run("train", f"data={data}", f"model={model}", *SMALL) == 2
+    assert says in the_error(capsys)
+
+
+def test_weights_of_another_task_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    StockOrOurs("yolo11n-cls.yaml").save("cls.pt")
+    data = write_good(tmp_path / "data")
+    assert run("train", f"data={data}", "model=cls.pt", "task=detect", *SMALL) == 2
+    assert "classify" in the_error(capsys)
+
+
+def test_an_output_folder_that_can_not_be_written_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    data = write_good(tmp_path / "data")
+    assert run("train", f"data={data}", f"project={tmp_path / 'file' / 'runs'}", *SMALL) == 2
+    assert "file/runs" in the_error(capsys)
+
+
+def test_a_device_that_does_not_exist_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_good(tmp_path / "data")
+    assert run("train", f"data={data}", *SMALL, "device=97") == 2
+    assert "device=97 does not exist" in the_error(capsys)
+
+
+def test_a_disk_that_fills_up_while_saving_ends_with_75_and_keeps_the_old_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_good(tmp_path / "data")
+    save_bytes = Path.write_bytes
+    saved: list[Path] = []
+
+    def fills_up_at_the_second_epoch(self: Path, content: bytes) -> int:
+        if self.name == "last.pt":
+            saved.append(self)
+            if len(saved) == 2:
+                save_bytes(self, content[: len(content) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return save_bytes(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fills_up_at_the_second_epoch)
+    assert run("train", f"data={data}", *SMALL, "epochs=3", "name=full") == 75
+    message = the_error(capsys)
+    assert "no space left" in message.lower()
+    weights = tmp_path / "runs" / "detect" / "full" / "weights"
+    assert torch.load(weights / "last.pt", weights_only=False)["epoch"] == 0
+    assert not list(weights.glob(".partial*"))
