@@ -159,7 +159,10 @@ def data(words: list[str], options: Options) -> int:
 
 def demo(words: list[str], options: Options) -> int:
     """The whole tour on the bundled data set."""
-    del words
+    if words == ["oom"]:
+        raise not_yet("demo oom")
+    if words:
+        raise UserError(f"demo knows no {words[0]!r}: type yolov12 demo")
     check_device(options.get("device"))
     from yolov12.tools.demo import main
 
@@ -353,6 +356,7 @@ VERBS: dict[str, Verb] = {
             "demo    |    demo out=FOLDER epochs=5 device=cpu",
             demo,
             _demo_keys,
+            max_words=1,
         ),
         Verb(
             "data",

@@ -373,6 +373,11 @@ def test_demo_gets_its_options(yolo):
     assert called(yolo, "demo") == {"epochs": 1, "device": "cpu"}
 
 
+def test_the_demo_of_running_out_of_memory_is_announced(capsys):
+    assert cli.main(["demo", "oom"]) == 2
+    assert "`yolov12 demo oom` is planned" in error_of(capsys)
+
+
 def test_demo_refuses_what_it_has_no_use_for(yolo, capsys):
     assert cli.main(["demo", "mosaic=0"]) == 2
     assert "there is no argument 'mosaic'" in error_of(capsys)
