@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Train, validate, export and serve YOLOv12 on NVIDIA GPUs, on top of the pinned ultralytics.
+"""Train, validate and export YOLOv12 on NVIDIA GPUs, on top of the pinned ultralytics.
 
 Importing this package costs next to nothing: it runs at the start of every interpreter of the image (compat.py), so torch and
 ultralytics are imported only when `YOLO` is first asked for.

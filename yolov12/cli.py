@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`yolov12 VERB key=value ...`: finds the verb, prints help, and turns a mistake into one sentence and an exit code.
 
-Exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted; 143 terminated after a checkpoint; 1 with a traceback is a bug.
+Exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted; 143 terminated; 1 with a traceback is a bug.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def overview() -> Iterator[str]:
     yield ""
     yield from _settings_help(settings_page.help_lines())
     yield ""
-    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 143 terminated after a checkpoint"
+    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 143 terminated"
     yield "Unofficial: not affiliated with the authors of YOLOv12 or Ultralytics. AGPL-3.0-or-later."
 
 

@@ -27,9 +27,3 @@ class RetryableError(ExitError):
     """Something outside the input failed (disk full, a peer is gone): the same command may succeed later."""
 
     exit_code = 75
-
-
-class TerminatedError(ExitError):
-    """The run was asked to stop (SIGTERM) and did so after saving a checkpoint."""
-
-    exit_code = 143

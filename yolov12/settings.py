@@ -124,13 +124,13 @@ class Settings:
     dist_timeout_s: int = setting(
         180,
         accepts="seconds, at least 1",
-        doc="After how many seconds a collective among ranks counts as hung.",
+        doc="After how many seconds a rank that does not take part in a step's vote counts as hung.",
         at_least=1,
     )
     rdzv_timeout_s: int = setting(
         600,
         accepts="seconds, at least 1",
-        doc="How many seconds ranks wait for each other at the start.",
+        doc="How many seconds ranks wait for each other at the start, and at least in collectives other than the vote.",
         at_least=1,
     )
     offline: bool = setting(

@@ -71,7 +71,7 @@ def val(words: list[str], options: Options) -> int:
     trained_on = model.overrides.get("data")
     if not (name := options.get("data") or trained_on):
         raise UserError(f"{options['model']} does not say what it was trained on: type data=my.yaml")
-    options["data"] = _bundled_or(name)
+    options["data"] = _checked_data(name, model.task, bool(options.get("single_cls")))
     model.val(**_with_project(_call_arguments(options), model.task))
     return 0
 

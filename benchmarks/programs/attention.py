@@ -141,7 +141,8 @@ def _backends_note(case: Case, job: Job) -> str:
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[case.dtype]
     kind = (torch.device(job.parameters["device"]), dtype, case.direction == "fwdbwd")
-    chosen, _ = attention.describe(*kind)
+    at_each_size = [attention.describe(*kind, large=large)[0] for large in (False, True)]
+    chosen = " or, from 400,000 query rows on, ".join(dict.fromkeys(at_each_size))
     parts = []
     for name in BACKENDS:
         attention.configure(name)

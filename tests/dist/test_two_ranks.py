@@ -96,6 +96,15 @@ def test_every_rank_learns_who_failed_and_why(failing: set[int]) -> None:
     assert run(_votes, 3, failing) == [expected] * 3
 
 
+def _hears_of_stop(rank: int, asking: int) -> bool:
+    of = model()
+    return step(of, vote_group=join()).run(batch([1, 2]), stop=rank == asking).stop
+
+
+def test_a_rank_that_asks_to_stop_is_heard_by_all_after_the_same_step() -> None:
+    assert run(_hears_of_stop, 2, 1) == [True, True]
+
+
 def _reduced(rank: int) -> list[torch.Tensor]:
     join()
     tensors = [

@@ -16,7 +16,7 @@ import pytest
 
 from yolov12 import __version__, cli, compat, folders, log, settings, verbs
 from yolov12.declare import PREFIX
-from yolov12.errors import RetryableError, TerminatedError, UserError
+from yolov12.errors import RetryableError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -481,7 +481,6 @@ def test_a_mistyped_line_ends_with_2_and_says_what_was_meant(yolo, capsys, line,
     [
         (UserError("label 7 in a.txt, but there are 3 classes"), 2),
         (RetryableError("a peer is gone"), 75),
-        (TerminatedError("stopped after epoch 3"), 143),
         (OSError(errno.ENOSPC, "No space left on device", "last.pt"), 75),
         (FileNotFoundError("'a.yaml' does not exist"), 2),
         (KeyboardInterrupt(), 130),

@@ -18,6 +18,8 @@ class Verdict:
 
     reasons: dict[int, str]
     """Rank -> why it failed; empty where all succeeded."""
+    stop: bool = False
+    """Whether some rank asked to stop."""
 
     @property
     def all_succeeded(self) -> bool:
@@ -29,23 +31,25 @@ class Verdict:
         return f"rank {rank}: {self.reasons[rank]}"
 
 
-def vote(failure: str | None, group: dist.ProcessGroup | None) -> Verdict:
+def vote(failure: str | None, group: dist.ProcessGroup | None, stop: bool = False) -> Verdict:
     """Tell all ranks whether this one failed, and learn the same of them. Every rank must call it once per attempt.
 
     Args:
         failure: None for success, else the reason in one line.
         group: a CPU group; None for a single process.
+        stop: whether this rank wants the run to end; the verdict says whether any does.
 
     Raises:
         RuntimeError: a peer did not vote within the group's timeout (from gloo).
     """
     if group is None:
-        return Verdict({} if failure is None else {0: failure})
-    failed = torch.tensor([0 if failure is None else 1], dtype=torch.int32)
-    dist.all_reduce(failed, op=dist.ReduceOp.MAX, group=group)
-    if not failed.item():  # a CPU tensor: nothing waits for the GPU
-        return Verdict({})
-    # Objects are pickled and sent only after a failure; the common path is the four bytes above.
+        return Verdict({} if failure is None else {0: failure}, stop)
+    flags = torch.tensor([failure is not None, stop], dtype=torch.int32)
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group)
+    any_failed, any_stop = flags.tolist()  # a CPU tensor: nothing waits for the GPU
+    if not any_failed:
+        return Verdict({}, bool(any_stop))
+    # Objects are pickled and sent only after a failure; the common path is the eight bytes above.
     said: list[str | None] = [None] * dist.get_world_size(group)
     dist.all_gather_object(said, failure, group=group)
-    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None})
+    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None}, bool(any_stop))

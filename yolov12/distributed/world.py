@@ -20,11 +20,13 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    is_launched: bool = False
+    """Whether a launcher such as torchrun started this process, be it as the only rank."""
 
     @property
     def is_alone(self) -> bool:
-        """Whether this process trains by itself."""
-        return self.size == 1
+        """Whether this process trains by itself, without process groups. ultralytics' loaders want a group wherever RANK is set."""
+        return not self.is_launched
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> World:
@@ -34,7 +36,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> World:
         return int(environ.get(name) or default)
 
     size = number("WORLD_SIZE", 1)
-    return World(number("RANK", 0), size, number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", size))
+    return World(number("RANK", 0), size, number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", size), "RANK" in environ)
 
 
 @dataclass

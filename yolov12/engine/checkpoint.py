@@ -6,12 +6,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from yolov12.errors import RetryableError
 
+PARTIAL = ".partial-"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -24,10 +26,11 @@ def staged(folder: Path) -> Iterator[Path]:
     Raises:
         RetryableError: the disk is full.
     """
-    scratch = folder / f".partial-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_behind in folder.glob(f"{PARTIAL}*"):  # by a process that was killed while it saved
+        shutil.rmtree(left_behind, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
         yield scratch
         written = sorted(scratch.iterdir())
         for file in written:

@@ -40,6 +40,8 @@ class Loop:
         self.last_update = -1
         self.mosaic_is_closed = not trainer.args.close_mosaic
         self.shown_at_s = 0.0
+        self.all_stop = False
+        """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -105,7 +107,7 @@ class Loop:
         t.tloss = None
         for i, batch in batches:
             self._train_batch(i, batch, batches)
-            if t.stop:
+            if t.stop if t.vote_group is None else self.all_stop:
                 break
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
@@ -119,7 +121,9 @@ class Loop:
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = t.preprocess_batch(batch)
-        result = self.step.run(batch)
+        result = self.step.run(batch, stop=t.stop)
+        if t.vote_group is not None:
+            t.stop = self.all_stop = result.stop
         t.loss, t.loss_items = result.loss, result.items
         self._note_losses(i, result.items)
         if iteration - self.last_update >= t.accumulate:
@@ -127,7 +131,7 @@ class Loop:
             t.optimizer_step()
             self.last_update = iteration
             if t.args.time:
-                t.stop = self._agreed(time.time() - t.train_time_start > t.args.time * 3600)
+                t.stop = self.all_stop = self._agreed(time.time() - t.train_time_start > t.args.time * 3600)
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
@@ -142,7 +146,7 @@ class Loop:
 
     def _autocast(self) -> Any:
         t = self.trainer
-        return autocast(torch.bfloat16 if t.args.amp == "bf16" and t.amp else t.amp, device=t.device.type)
+        return autocast(torch.bfloat16 if t.amp_dtype is torch.bfloat16 else t.amp, device=t.device.type)
 
     def _warm_up(self, iteration: int) -> None:
         """Ramp accumulation, learning rates and momentum over the first iterations (engine/trainer.py:524)."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Loss sums and target counts, so that parts of a batch add up to the loss of the whole.
 
-ultralytics divides the summed loss of a batch by its summed target scores (utils/loss.py:464). Averaging such quotients over parts or ranks
+ultralytics divides the summed loss of a batch by its summed target scores (utils/loss.py:462). Averaging such quotients over parts or ranks
 is not the quotient of the whole: a part with few objects would weigh as much as one with many. So a counted part contributes the sum
 (quotient times its own divisor), and the division by the divisor of the whole comes once, when all parts are known.
 """

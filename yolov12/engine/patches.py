@@ -3,12 +3,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
+from yolov12 import precision
+from yolov12.seams import Seam
+
+SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079b89ebc804"),)
+
 
 def install_patches() -> None:
-    """Put our attention, weight loading and data adapters into ultralytics. May be called again."""
+    """Put our attention, weight loading, data adapters and AMP check into ultralytics. May be called again."""
+    import ultralytics.engine.trainer
+
     from yolov12.data import adapter
     from yolov12.model import attention, weights
 
     attention.install()
     weights.install()
     adapter.install()
+    ultralytics.engine.trainer.check_amp = amp_works
+
+
+def amp_works(model: Any) -> bool:
+    """Whether autocast to fp16 can be trusted on the model's device, by the list of faulty cards.
+
+    Stands in for ultralytics' check (utils/checks.py:987), which downloads a model to predict with; trainers of all tasks call it.
+    """
+    device = next(model.parameters()).device
+    return device.type == "cuda" and not precision.FAULTY_FP16.search(torch.cuda.get_device_name(device))

@@ -37,9 +37,11 @@ class StepResult:
     """What a committed step has to tell."""
 
     loss: Tensor
-    """The optimised loss of this rank's images (images times mean loss), a detached scalar on the device."""
+    """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
     items: dict[str, Tensor]
     """Each component's mean loss over this rank's images, detached."""
+    stop: bool = False
+    """Whether some rank asked to stop."""
 
 
 class Step:
@@ -75,8 +77,12 @@ class Step:
         self._counter: TargetCounter | None = None
         self._counted_criterion: Any = None
 
-    def run(self, batch: Batch) -> StepResult:
+    def run(self, batch: Batch, stop: bool = False) -> StepResult:
         """Train on one batch and put its gradients aside. All ranks must call it equally often.
+
+        Args:
+            batch: this rank's images and boxes, on the device.
+            stop: whether this rank wants the run to end; the result says whether any rank does.
 
         Raises:
             RetryableError: a single image does not fit, or another rank failed for another reason than memory.
@@ -84,10 +90,10 @@ class Step:
         self._before.take()
         while True:
             attempt, error = self._attempt(batch)
-            verdict = vote(None if error is None else _one_line(error), self.vote_group)
+            verdict = vote(None if error is None else _one_line(error), self.vote_group, stop)
             if verdict.all_succeeded:
                 assert attempt is not None
-                return self._commit(attempt)
+                return self._commit(attempt, verdict.stop)
             self._drop()
             if error is not None and not is_out_of_memory(error):
                 raise error
@@ -107,6 +113,7 @@ class Step:
         """Drop everything that was put aside, for example after NaN recovery reloaded the weights."""
         self._drop()
         self.held = [None] * len(self.parameters)
+        self._targets_per_image.fill_(1)
 
     def _attempt(self, batch: Batch) -> tuple[_Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
@@ -179,21 +186,26 @@ class Step:
                 f"loss: {type(criterion).__name__} has no single divisor; parts and ranks are weighted by images, as ultralytics' DDP does",
             )
 
-    def _commit(self, attempt: _Attempt) -> StepResult:
+    def _commit(self, attempt: _Attempt, stop: bool) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
         if self.vote_group is not None:
             self._fill_missing_gradients()
         present = [(i, parameter.grad) for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         gradients = [gradient for _, gradient in present]
         self._drop()
+        loss = attempt.loss
         if attempt.counts is not None:
             if self.vote_group is not None:
                 sum_over_ranks([*gradients, attempt.counts])
             if self._counter is not None:
                 targets, images = attempt.counts
                 targets_per_image = targets.clamp(min=1) / images
-                torch._foreach_mul_(gradients, self._targets_per_image / targets_per_image)
-                self._targets_per_image = targets_per_image
+                correction = self._targets_per_image / targets_per_image
+                torch._foreach_mul_(gradients, correction)
+                loss = loss * correction
+                # A count of NaN (the weights are NaN) must not outlive the step that recovery throws away.
+                finite = targets_per_image.isfinite()
+                self._targets_per_image = torch.where(finite, targets_per_image, self._targets_per_image)
         earlier = [held for i, _ in present if (held := self.held[i]) is not None]
         if len(earlier) == len(gradients):
             torch._foreach_add_(earlier, gradients)
@@ -201,7 +213,7 @@ class Step:
             for i, gradient in present:
                 held = self.held[i]
                 self.held[i] = gradient if held is None else held.add_(gradient)
-        return StepResult(attempt.loss, attempt.items)
+        return StepResult(loss, attempt.items, stop)
 
     def _fill_missing_gradients(self) -> None:
         """Every rank must reduce the same list, also where one rank's data left a parameter unused."""

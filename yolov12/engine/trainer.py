@@ -24,6 +24,7 @@ from yolov12.distributed.reduce import broadcast_from_first
 from yolov12.engine.checkpoint import staged
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
+from yolov12.errors import UserError
 from yolov12.log import say
 from yolov12.seams import Seam, replaced
 
@@ -62,7 +63,13 @@ class YOLOv12Trainer(DetectionTrainer):
     def _setup_ddp(self) -> None:
         """Join the other ranks: ours names a CPU group for votes, has a timeout in minutes, and works on the CPU."""
         if self.device.type == "cuda":
-            index = int(self.args.device.split(",")[LOCAL_RANK])
+            ids = self.args.device.split(",")
+            if len(ids) <= LOCAL_RANK:
+                raise UserError(
+                    f"device={self.args.device} names {len(ids)} GPU(s) for {self.world.local_size} ranks on this machine; "
+                    "leave device out, or start one rank for each GPU"
+                )
+            index = int(ids[LOCAL_RANK])
             self.device = torch.device("cuda", index)
             self.accelerator = get_torch_device_backend(self.device)
             torch.cuda.set_device(index)
@@ -81,18 +88,16 @@ class YOLOv12Trainer(DetectionTrainer):
         self.last, self.best, self.csv = self.wdir / "last.pt", self.wdir / "best.pt", self.save_dir / "results.csv"
 
     def _setup_train(self) -> None:
-        dtype, reason = precision.choose(self.device, AMP_REQUEST.get(self.args.amp, self.args.amp))
-        self.args.amp = precision.ARGUMENT[dtype]
+        self.amp_dtype, reason = precision.choose(self.device, AMP_REQUEST.get(self.args.amp, self.args.amp))
         say(f"precision: {reason}")
-        # ultralytics would wrap the model in DDP (engine/trainer.py:443), and download a model to test AMP with (utils/checks.py:987),
-        # which precision.py has decided already.
+        # ultralytics would wrap the model in DDP (engine/trainer.py:443). The format that was chosen for this device is told to it for the
+        # set-up only: checkpoints keep what was asked for, so that a run resumed on another device chooses anew.
         no_reducer = replaced(nn.parallel, DistributedDataParallel=_SameOnAllRanks)
-        no_download = replaced(upstream, check_amp=lambda model: True)
-        with no_reducer, no_download:
+        with no_reducer, replaced(self.args, amp=precision.ARGUMENT[self.amp_dtype]):
             super()._setup_train()
 
     def _do_train(self) -> None:
-        if self.world_size > 1:
+        if not self.world.is_alone:
             self._setup_ddp()
         try:
             self._setup_train()
@@ -142,7 +147,7 @@ class YOLOv12Trainer(DetectionTrainer):
                 upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
 
     def _agreed_by_all(self, answer: bool) -> bool:
-        """Rank 0's answer: it alone writes checkpoints, and the folder need not be shared between machines."""
+        """Rank 0's answer, which alone writes checkpoints."""
         if self.world.is_alone:
             return answer
         said = [answer]
@@ -162,7 +167,7 @@ class YOLOv12Trainer(DetectionTrainer):
 
 def _with_devices_of(here: world.World, overrides: dict[str, Any]) -> dict[str, Any]:
     """Under a launcher that gives no device argument, name this machine's GPUs, one per local rank."""
-    if not here.is_alone and overrides.get("device") in {None, "", "auto"}:
+    if not here.is_alone and overrides.get("device") in (None, "", "auto"):
         device, reason = devices.auto(devices.visible_gpus(), here.local_size)
         say(f"device: {device} ({reason})")
         return {**overrides, "device": device}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov12 import folders
+from yolov12 import folders, settings
 from yolov12.errors import UserError
 from yolov12.log import say
 
@@ -232,7 +232,7 @@ def _describe_hardware(recipe: Recipe) -> None:
     else:
         why = "device=cpu" if torch.cuda.is_available() else "torch sees no NVIDIA GPU"
         say(f"hardware: the CPU, {os.cpu_count()} cores ({why})")
-    dtype, reason = precision.choose(device)
+    dtype, reason = precision.choose(device, settings.current().amp)
     say(f"precision: {reason}")
     # Asked as training will ask: its deterministic=True rules some kernels out.
     torch.use_deterministic_algorithms(True, warn_only=True)

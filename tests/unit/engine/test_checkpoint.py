@@ -34,6 +34,14 @@ def test_a_full_disk_leaves_the_old_file_and_asks_for_a_retry(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_what_a_killed_process_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".partial-1").mkdir()
+    (tmp_path / ".partial-1" / "last.pt").write_bytes(b"half")
+    with staged(tmp_path) as scratch:
+        (scratch / "last.pt").write_bytes(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
 def test_any_other_failure_leaves_the_old_file_and_is_raised_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"old")
     with pytest.raises(ZeroDivisionError), staged(tmp_path) as scratch:

@@ -176,6 +176,19 @@ def test_another_error_is_raised_as_it_is() -> None:
     assert caught.value.__traceback__ is not None
 
 
+def test_after_forgetting_a_nan_step_the_next_one_is_as_on_a_fresh_start() -> None:
+    of = model()
+    runner = step(of)
+    runner.micro_batches = 2
+    poisoned = batch(BOXES)
+    poisoned["img"] = poisoned["img"] * float("nan")
+    runner.run(poisoned)
+    runner.forget()
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert_equal_gradients(gradients(of), our_gradients(model(), batch(BOXES), micro_batches=2), rtol=0)
+
+
 def test_forgetting_drops_what_was_put_aside() -> None:
     of = model()
     runner = step(of)

@@ -70,12 +70,11 @@ def test_a_run_gives_the_very_weights_and_callbacks_of_stock(data: Path, tmp_pat
     assert not different, f"{len(different)} of {len(stock['weights'])} tensors differ, first {different[0]}"
 
 
-def test_a_stock_script_trains_on_two_ranks_under_torchrun(data: Path, tmp_path: Path) -> None:
-    done = train(
-        data, tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", arguments={"epochs": 1}
-    )
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_stock_script_trains_under_torchrun(ranks: int, data: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}")
+    done = train(data, tmp_path, *launcher, arguments={"epochs": 1})
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "weights" / "last.pt").exists()
-    assert (
-        len((tmp_path / "run" / "results.csv").read_text().splitlines()) == 2
-    )  # a header and one epoch, written by rank 0 alone
+    rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    assert len(rows) == 2  # a header and one epoch, written by rank 0 alone

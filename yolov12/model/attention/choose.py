@@ -21,7 +21,7 @@ WhyNot = Callable[[str, Case], str | None]
 
 LARGE_ROWS = 400_000
 """Query rows (images * areas * tokens of an area * heads) from which on cuDNN's backward leads on sm_90: 13 % at 409,600 rows, nothing at
-204,800. Below, it would not earn back the 0.1 to 0.2 s that it takes to prepare a plan for each new shape."""
+204,800 (record `attention`). Below, it would not earn back the time that it takes to prepare a plan for each new shape."""
 
 BF16 = (torch.bfloat16,)
 FP32 = (torch.float32,)
@@ -65,7 +65,12 @@ class Row:
 
 
 TABLE = (
-    Row("flash-attn", "no measured kernel is faster on {device} in inference", capabilities=SM_90, training=False),
+    Row(
+        "flash-attn",
+        "installed, and made for these heads; no record of it on {device} yet",
+        capabilities=SM_90,
+        training=False,
+    ),
     Row(
         "sdpa-flash",
         "close to the fastest measured kernel on {device}, and prepares nothing per image shape",
@@ -79,14 +84,19 @@ TABLE = (
         training=True,
         large=True,
     ),
-    Row("flash-attn", "no measured kernel is faster on {device} at this size", capabilities=SM_90, training=True),
+    Row(
+        "flash-attn",
+        "installed, and made for these heads; no record of it on {device} yet",
+        capabilities=SM_90,
+        training=True,
+    ),
     Row(
         "sdpa-flash",
         "close to the fastest measured kernel on {device} at this size, and prepares nothing per image shape",
         capabilities=SM_90,
         training=True,
     ),
-    Row("flash-attn", "not measured on {device}; faster than sdpa-flash on sm_90", capabilities=FROM_SM_80),
+    Row("flash-attn", "installed, and made for these heads; not measured on {device}", capabilities=FROM_SM_80),
     Row("sdpa-flash", "not measured on {device}; the flash kernel that torch brings for it", capabilities=FROM_SM_80),
     Row("sdpa-efficient", "no flash kernel runs below sm_80; not measured on {device}", capabilities=BELOW_SM_80),
     Row("sdpa-efficient", "the only fused kernel for fp32; not measured in fp32", dtypes=FP32),

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The AMP check that trainers of all tasks call, without a GPU and without a download."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from yolov12.engine import patches
+
+
+def model_on(device: str) -> SimpleNamespace:
+    return SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]))
+
+
+@pytest.mark.parametrize(("card", "works"), [("NVIDIA H100 80GB HBM3", True), ("NVIDIA GeForce GTX 1660", False)])
+def test_fp16_is_trusted_on_all_cards_but_the_faulty_ones(
+    card: str, works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
+    assert patches.amp_works(model_on("cuda")) is works
+
+
+def test_there_is_no_autocast_on_the_cpu() -> None:
+    assert not patches.amp_works(model_on("cpu"))
+
+
+def test_trainers_of_all_tasks_ask_it() -> None:
+    import ultralytics.engine.trainer
+
+    patches.install_patches()
+    assert ultralytics.engine.trainer.check_amp is patches.amp_works
