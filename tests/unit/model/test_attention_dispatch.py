@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -207,3 +210,10 @@ def test_the_trial_run_of_a_kernel_can_happen_while_compiling(monkeypatch):
     (graph,) = graphs_of(dispatch.attend, *(rows(training=True) for _ in range(3)))
     assert tried == [None]
     assert "_scaled_dot_product_flash_attention_for_cpu" in graph
+
+
+def test_attention_does_not_import_the_compiler():
+    """torch._dynamo takes seconds to import, which every run would pay before its first epoch."""
+    code = "import sys; from yolov12.model import attention; attention.install(); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

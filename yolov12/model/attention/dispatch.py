@@ -58,7 +58,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return BACKENDS[_backend_for(q.device, q.dtype, q.requires_grad, q.shape[-1], is_large)].run(q, k, v)
 
 
-@torch.compiler.assume_constant_result
 def _backend_for(device: torch.device, dtype: torch.dtype, training: bool, head_dim: int, is_large: bool) -> str:
     """The decision as a name. Under torch.compile it is made while tracing: the graph holds the chosen kernel alone."""
     key = _Key(device, dtype, training, head_dim, is_large, _deterministic())
@@ -71,6 +70,11 @@ def _backend_for(device: torch.device, dtype: torch.dtype, training: bool, head_
         say_once(f"attention {case} {backend}", f"attention: {backend} ({case}): {reason}")
     _decided[key] = backend
     return backend
+
+
+# What torch.compiler.assume_constant_result does (torch/_dynamo/decorators.py:177), without importing the whole of dynamo for it, which
+# takes seconds at the start of every run.
+_backend_for._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _decide(key: _Key, case: Case) -> Choice:
