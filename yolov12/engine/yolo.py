@@ -22,6 +22,11 @@ SEAMS = (
 class YOLOv12Mixin:
     """Goes in front of `ultralytics.YOLO` (compat.py makes the class)."""
 
+    # Set by ultralytics (engine/model.py:88).
+    ckpt: dict[str, Any] | None
+    ckpt_path: str | None
+    model_name: str | None
+
     def __init__(self, model: Any = "yolo26n.pt", task: str | None = None, verbose: bool = False) -> None:
         from yolov12.engine.patches import install_patches
         from yolov12.model import names
@@ -47,9 +52,9 @@ class YOLOv12Mixin:
             UserError: `resume=True` on weights that are no unfinished run. ultralytics would begin a new run on a data set of its own choice,
                 and download it.
         """
-        if kwargs.get("resume") is True and not _is_unfinished(self.ckpt):  # type: ignore[attr-defined]
+        if kwargs.get("resume") is True and not _is_unfinished(self.ckpt):
             raise UserError(
-                f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "  # type: ignore[attr-defined]
+                f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "
                 "load the run's weights/last.pt, or leave resume out and name data= for a new run"
             )
         return super().train(trainer=trainer, **_with_device(settings.apply_script_arguments(kwargs)))  # type: ignore[misc]

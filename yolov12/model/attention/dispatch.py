@@ -74,7 +74,7 @@ def _backend_for(device: torch.device, dtype: torch.dtype, training: bool, head_
 
 # What torch.compiler.assume_constant_result does (torch/_dynamo/decorators.py:177), without importing the whole of dynamo for it, which
 # takes seconds at the start of every run.
-_backend_for._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_backend_for._dynamo_marked_constant = True  # type: ignore[attr-defined]  # an attribute that only dynamo knows
 
 
 def _decide(key: _Key, case: Case) -> Choice:
