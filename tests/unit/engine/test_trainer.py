@@ -78,3 +78,37 @@ def test_a_stock_script_trains_under_torchrun(ranks: int, data: Path, tmp_path: 
     assert (tmp_path / "run" / "weights" / "last.pt").exists()
     rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
     assert len(rows) == 2  # a header and one epoch, written by rank 0 alone
+
+
+RESUME = """
+import sys
+from ultralytics import YOLO
+
+class PowerCutError(Exception):
+    pass
+
+def cut_the_power(trainer):
+    if trainer.epoch == 1:
+        raise PowerCutError
+
+model = YOLO("yolov12n.yaml")
+model.add_callback("on_model_save", cut_the_power)
+try:
+    model.train(data=sys.argv[1], project=sys.argv[2], name="run", epochs=4, imgsz=64, batch=4, device="cpu", optimizer="SGD", plots=False)
+except PowerCutError:
+    pass
+resumed = YOLO(f"{sys.argv[2]}/run/weights/last.pt")
+resumed.train(resume=True)
+print("RESUMED", type(resumed.trainer).__name__, resumed.trainer.start_epoch)
+"""
+
+
+def test_a_run_that_was_cut_off_goes_on_where_its_last_checkpoint_ended(data: Path, tmp_path: Path) -> None:
+    code = "import yolov12.compat; yolov12.compat.install()\n" + RESUME
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(data), str(tmp_path)], env=environ, capture_output=True, text=True, timeout=280
+    )
+    assert "RESUMED YOLOv12Trainer 2" in done.stdout, done.stdout + done.stderr
+    rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
+    assert [row.split(",")[0].strip() for row in rows] == ["epoch", "1", "2", "3", "4"]
