@@ -98,7 +98,7 @@ def overview() -> Iterator[str]:
     yield ""
     yield from _settings_help(settings_page.help_lines())
     yield ""
-    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 143 terminated"
+    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 143 terminated between two steps"
     yield "Unofficial: not affiliated with the authors of YOLOv12 or Ultralytics. AGPL-3.0-or-later."
 
 

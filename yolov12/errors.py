@@ -27,3 +27,7 @@ class RetryableError(ExitError):
     """Something outside the input failed (disk full, a peer is gone): the same command may succeed later."""
 
     exit_code = 75
+
+
+TERMINATED = 143
+"""Exit code of a training that ended because a scheduler asked for it: 128 + SIGTERM."""

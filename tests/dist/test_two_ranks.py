@@ -12,7 +12,7 @@ from tests.dist.ranks import run
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.distributed import world
 from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
-from yolov12.distributed.vote import vote
+from yolov12.distributed.vote import Wish, vote
 from yolov12.errors import RetryableError
 from yolov12.memory.micro_batch import split
 
@@ -22,7 +22,7 @@ OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 def join() -> Any:
     """Enter the groups of this test's world; return the group for votes."""
-    return world.join(world.from_environment(), torch.device("cpu"), timeout_s=60, rendezvous_timeout_s=60).votes
+    return world.join(world.from_environment(), torch.device("cpu"), timeout_s=60, rendezvous_timeout_s=60)
 
 
 def gradients_of_one_process(steps: int) -> dict[str, torch.Tensor]:
@@ -96,13 +96,13 @@ def test_every_rank_learns_who_failed_and_why(failing: set[int]) -> None:
     assert run(_votes, 3, failing) == [expected] * 3
 
 
-def _hears_of_stop(rank: int, asking: int) -> bool:
-    of = model()
-    return step(of, vote_group=join()).run(batch([1, 2]), stop=rank == asking).stop
+def _hears(rank: int, wishes: list[Wish]) -> Wish:
+    return step(model(), vote_group=join()).run(batch([1, 2]), wishes[rank]).wish
 
 
-def test_a_rank_that_asks_to_stop_is_heard_by_all_after_the_same_step() -> None:
-    assert run(_hears_of_stop, 2, 1) == [True, True]
+@pytest.mark.parametrize("wishes", [[Wish.GO_ON, Wish.STOP], [Wish.TERMINATE, Wish.STOP]])
+def test_the_strongest_wish_is_heard_by_all_after_the_same_step(wishes: list[Wish]) -> None:
+    assert run(_hears, 2, wishes) == [max(wishes)] * 2
 
 
 def _reduced(rank: int) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room is a folder or file directly in yolov12/. The first group may be used by all, the second knows nothing of each other; the last is
 # what reads a command line.
-FOUNDATION = {"settings", "settings_page", "declare", "folders", "errors", "log", "seams", "pins"}
+FOUNDATION = {"settings", "settings_page", "declare", "folders", "wholefile", "errors", "log", "seams", "pins"}
 ROOMS = {"model", "memory", "precision", "data", "distributed", "export"}
 MAY_IMPORT = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),

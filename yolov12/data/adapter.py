@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12.data import datayaml, fonts, labelcache
-from yolov12.errors import UserError
+from yolov12.errors import ExitError, UserError
 from yolov12.log import say, say_once
 from yolov12.seams import Seam
 
@@ -86,12 +86,8 @@ def save_dataset_cache_file(prefix: str, path: Path, x: dict[str, Any], version:
     file = labelcache.place(path)
     try:
         labelcache.save(file, x)
-    except (OSError, labelcache.NotStorableError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        say_once(
-            f"label cache {file}",
-            f"label cache: not saved in {file.parent} ({why}); the next run scans the data set again",
-        )
+    except (ExitError, OSError, labelcache.NotStorableError) as error:
+        say_once(f"label cache {file}", f"label cache: not saved ({error}); the next run scans the data set again")
     else:
         say(f"label cache: {file}")
 

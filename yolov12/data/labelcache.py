@@ -18,7 +18,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from yolov12.wholefile import replacing
 
 SUFFIX = ".yolov12-cache"
 _MAGIC = b"yolov12-labels1\n"
@@ -50,11 +51,12 @@ def place(stock_path: Path) -> Path:
 
 
 def save(path: Path, value: Any) -> None:
-    """Write `value` to `path`: aside first, then fsync, then rename, so that a reader meets the old file or the whole new one.
+    """Write `value` to `path`: a reader meets the old file or the whole new one.
 
     Raises:
         NotStorableError: `value` holds something else than None, bool, int, float, str, list, tuple, dict with text keys, Path, plain arrays.
-        OSError: the folder can not be written, or the disk is full.
+        UserError: the folder can not be written to.
+        RetryableError: the disk is full.
     """
     tree, arrays = encode(value)
     formats = [[array.dtype.str, array.size] for array in arrays]
@@ -65,15 +67,8 @@ def save(path: Path, value: Any) -> None:
     checksum = 0
     for piece in body:
         checksum = zlib.crc32(piece, checksum)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            file.writelines([_MAGIC, struct.pack("<Q", checksum), *body])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as part, open(part, "wb") as file:
+        file.writelines([_MAGIC, struct.pack("<Q", checksum), *body])
 
 
 def load(path: Path) -> Any:

@@ -7,9 +7,20 @@ Out of memory on one rank is the common case: its peers would otherwise wait in 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 import torch.distributed as dist
+
+
+class Wish(IntEnum):
+    """What a rank wants to happen after this attempt. The strongest of all ranks' wishes counts."""
+
+    GO_ON = 0
+    STOP = 1
+    """End the run in order: evaluate what was reached."""
+    TERMINATE = 2
+    """End it now: a scheduler takes the machine away."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +29,7 @@ class Verdict:
 
     reasons: dict[int, str]
     """Rank -> why it failed; empty where all succeeded."""
-    stop: bool = False
-    """Whether some rank asked to stop."""
+    wish: Wish = Wish.GO_ON
 
     @property
     def all_succeeded(self) -> bool:
@@ -31,25 +41,25 @@ class Verdict:
         return f"rank {rank}: {self.reasons[rank]}"
 
 
-def vote(failure: str | None, group: dist.ProcessGroup | None, stop: bool = False) -> Verdict:
+def vote(failure: str | None, group: dist.ProcessGroup | None, wish: Wish = Wish.GO_ON) -> Verdict:
     """Tell all ranks whether this one failed, and learn the same of them. Every rank must call it once per attempt.
 
     Args:
         failure: None for success, else the reason in one line.
         group: a CPU group; None for a single process.
-        stop: whether this rank wants the run to end; the verdict says whether any does.
+        wish: this rank's; the verdict has the strongest.
 
     Raises:
         RuntimeError: a peer did not vote within the group's timeout (from gloo).
     """
     if group is None:
-        return Verdict({} if failure is None else {0: failure}, stop)
-    flags = torch.tensor([failure is not None, stop], dtype=torch.int32)
+        return Verdict({} if failure is None else {0: failure}, wish)
+    flags = torch.tensor([failure is not None, wish], dtype=torch.int32)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group)
-    any_failed, any_stop = flags.tolist()  # a CPU tensor: nothing waits for the GPU
+    any_failed, strongest = flags.tolist()  # a CPU tensor: nothing waits for the GPU
     if not any_failed:
-        return Verdict({}, bool(any_stop))
+        return Verdict({}, Wish(strongest))
     # Objects are pickled and sent only after a failure; the common path is the eight bytes above.
     said: list[str | None] = [None] * dist.get_world_size(group)
     dist.all_gather_object(said, failure, group=group)
-    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None}, bool(any_stop))
+    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None}, Wish(strongest))

@@ -7,9 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,6 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     local_size: int = 1
     is_launched: bool = False
     """Whether a launcher such as torchrun started this process, be it as the only rank."""
@@ -30,29 +32,24 @@ class World:
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> World:
-    """The world that torchrun described in RANK, WORLD_SIZE, LOCAL_RANK and LOCAL_WORLD_SIZE; a world of one without them."""
+    """The world that torchrun described in RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; a world of one without them."""
 
     def number(name: str, default: int) -> int:
         return int(environ.get(name) or default)
 
     size = number("WORLD_SIZE", 1)
-    return World(number("RANK", 0), size, number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", size), "RANK" in environ)
+    return World(number("RANK", 0), size, number("LOCAL_WORLD_SIZE", size), "RANK" in environ)
 
 
-@dataclass
-class Groups:
-    """The process groups of a run."""
-
-    votes: dist.ProcessGroup
-    """gloo on the CPU: votes never queue behind, or get lost among, the collectives of a GPU stream."""
-
-
-def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_s: int) -> Groups:
+def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_s: int) -> dist.ProcessGroup:
     """Enter the run's process groups: NCCL for GPU tensors and gloo for votes, or gloo for both on the CPU.
 
     Args:
         timeout_s: how long a collective may take before it counts as hung.
         rendezvous_timeout_s: how long to wait for peers that are not there yet.
+
+    Returns:
+        The group for votes: gloo on the CPU, so that votes never queue behind, or get lost among, the collectives of a GPU stream.
     """
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -64,7 +61,16 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
             # Naming the device makes NCCL connect now, where a failure is easy to read, and not inside the first step.
             device_id=device if device.type == "cuda" else None,
         )
-    return Groups(votes=dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)))
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+
+def from_first(answer: T) -> T:
+    """Rank 0's answer, on every rank; its own where no group was joined. Every rank must call it."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return answer
+    said = [answer]
+    dist.broadcast_object_list(said, 0)
+    return said[0]
 
 
 def leave() -> None:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
+from yolov12.distributed.vote import Wish
+from yolov12.distributed.world import from_first
 from yolov12.engine.step import Step
+from yolov12.engine.termination import Termination
+from yolov12.errors import TERMINATED
+from yolov12.log import say
 
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
@@ -42,6 +46,7 @@ class Loop:
         self.shown_at_s = 0.0
         self.all_stop = False
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
+        self.termination = Termination()
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -51,7 +56,16 @@ class Loop:
         )
 
     def run(self) -> None:
-        """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights."""
+        """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.
+
+        Raises:
+            SystemExit: SIGTERM or SIGUSR1 came; the step that ran then was finished (termination.py).
+        """
+        with self.termination:
+            self._train()
+        self._finish()
+
+    def _train(self) -> None:
         t = self.trainer
         t.epoch_time = None
         t.epoch_time_start = t.train_time_start = time.time()
@@ -75,7 +89,6 @@ class Loop:
             if t.stop:
                 break
             t.epoch += 1
-        self._finish()
 
     def _announce(self) -> None:
         t = self.trainer
@@ -121,9 +134,12 @@ class Loop:
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = t.preprocess_batch(batch)
-        result = self.step.run(batch, stop=t.stop)
+        wish = Wish.TERMINATE if self.termination.requested else Wish.STOP if t.stop else Wish.GO_ON
+        result = self.step.run(batch, wish)
+        if result.wish is Wish.TERMINATE:
+            self._terminate(i)
         if t.vote_group is not None:
-            t.stop = self.all_stop = result.stop
+            t.stop = self.all_stop = result.wish is Wish.STOP
         t.loss, t.loss_items = result.loss, result.items
         self._note_losses(i, result.items)
         if iteration - self.last_update >= t.accumulate:
@@ -131,7 +147,7 @@ class Loop:
             t.optimizer_step()
             self.last_update = iteration
             if t.args.time:
-                t.stop = self.all_stop = self._agreed(time.time() - t.train_time_start > t.args.time * 3600)
+                t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
@@ -221,15 +237,19 @@ class Loop:
             t.stop |= t.epoch >= t.epochs
         t.run_callbacks("on_fit_epoch_end")
         t._clear_memory(0.5)
-        t.stop = self._agreed(t.stop)
+        t.stop = from_first(t.stop)
 
-    def _agreed(self, stop: bool) -> bool:
-        """Rank 0's decision, on every rank."""
-        if RANK == -1:
-            return stop
-        said = [stop if RANK == 0 else None]
-        dist.broadcast_object_list(said, 0)
-        return bool(said[0])
+    def _terminate(self, i: int) -> NoReturn:
+        """End every rank after step `i` of an epoch. That epoch will be repeated: its order of samples is not in a checkpoint."""
+        t = self.trainer
+        saved = (
+            f"{t.last} holds the epochs before it: go on with resume={t.last}"
+            if t.last.exists()
+            else "nothing was saved before it"
+        )
+        say(f"terminated after step {i + 1} of {self.batches_per_epoch} of epoch {t.epoch + 1}; {saved}")
+        self._close_loaders()
+        raise SystemExit(TERMINATED)
 
     def _finish(self) -> None:
         t = self.trainer
@@ -241,6 +261,10 @@ class Loop:
                 t.plot_metrics()
             t.run_callbacks("on_train_end")
         t._clear_memory()
-        for loader in (t.train_loader, t.test_loader):
+        self._close_loaders()
+
+    def _close_loaders(self) -> None:
+        """End the workers, so that none outlives this process."""
+        for loader in (self.trainer.train_loader, self.trainer.test_loader):
             if hasattr(loader, "close"):
                 loader.close()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov12.distributed.reduce import sum_over_ranks
-from yolov12.distributed.vote import vote
+from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.loss_count import TargetCounter, counter_for
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import RetryableError
@@ -40,8 +40,8 @@ class StepResult:
     """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
     items: dict[str, Tensor]
     """Each component's mean loss over this rank's images, detached."""
-    stop: bool = False
-    """Whether some rank asked to stop."""
+    wish: Wish = Wish.GO_ON
+    """The strongest of what the ranks want to happen next."""
 
 
 class Step:
@@ -77,12 +77,12 @@ class Step:
         self._counter: TargetCounter | None = None
         self._counted_criterion: Any = None
 
-    def run(self, batch: Batch, stop: bool = False) -> StepResult:
+    def run(self, batch: Batch, wish: Wish = Wish.GO_ON) -> StepResult:
         """Train on one batch and put its gradients aside. All ranks must call it equally often.
 
         Args:
             batch: this rank's images and boxes, on the device.
-            stop: whether this rank wants the run to end; the result says whether any rank does.
+            wish: what this rank wants to happen next.
 
         Raises:
             RetryableError: a single image does not fit, or another rank failed for another reason than memory.
@@ -90,10 +90,10 @@ class Step:
         self._before.take()
         while True:
             attempt, error = self._attempt(batch)
-            verdict = vote(None if error is None else _one_line(error), self.vote_group, stop)
+            verdict = vote(None if error is None else _one_line(error), self.vote_group, wish)
             if verdict.all_succeeded:
                 assert attempt is not None
-                return self._commit(attempt, verdict.stop)
+                return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):
                 raise error
@@ -186,7 +186,7 @@ class Step:
                 f"loss: {type(criterion).__name__} has no single divisor; parts and ranks are weighted by images, as ultralytics' DDP does",
             )
 
-    def _commit(self, attempt: _Attempt, stop: bool) -> StepResult:
+    def _commit(self, attempt: _Attempt, wish: Wish) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
         if self.vote_group is not None:
             self._fill_missing_gradients()
@@ -213,7 +213,7 @@ class Step:
             for i, gradient in present:
                 held = self.held[i]
                 self.held[i] = gradient if held is None else held.add_(gradient)
-        return StepResult(loss, attempt.items, stop)
+        return StepResult(loss, attempt.items, wish)
 
     def _fill_missing_gradients(self) -> None:
         """Every rank must reduce the same list, also where one rank's data left a parameter unused."""

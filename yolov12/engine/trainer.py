@@ -16,23 +16,23 @@ import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
-from ultralytics.utils.torch_utils import get_torch_device_backend, strip_optimizer
+from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
 
 from yolov12 import precision, settings
 from yolov12.distributed import devices, world
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine.checkpoint import staged
+from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.errors import UserError
 from yolov12.log import say
 from yolov12.seams import Seam, replaced
+from yolov12.wholefile import remove_parts, replacing
 
 SEAMS = (
     Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "87a635e3bfc4"),
     Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "aecd0c111afe"),
     Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
-    Seam("engine/trainer.py", 768, "ultralytics.engine.trainer.BaseTrainer.save_model", "47f61ede98e6"),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
@@ -74,22 +74,18 @@ class YOLOv12Trainer(DetectionTrainer):
             self.accelerator = get_torch_device_backend(self.device)
             torch.cuda.set_device(index)
         current = settings.current()
-        groups = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
-        self.vote_group = groups.votes
-        self._agree_on_folder()
-
-    def _agree_on_folder(self) -> None:
-        """Only rank 0 counts a run's name up (cfg/__init__.py:568); the others take over its folder."""
-        said = [str(self.save_dir)]
-        dist.broadcast_object_list(said, 0)
-        self.save_dir = Path(said[0])
-        self.args.save_dir = said[0]
+        self.vote_group = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
+        # Only rank 0 counts a run's name up (cfg/__init__.py:568); the others take over its folder.
+        self.save_dir = Path(world.from_first(str(self.save_dir)))
+        self.args.save_dir = str(self.save_dir)
         self.wdir = self.save_dir / "weights"
         self.last, self.best, self.csv = self.wdir / "last.pt", self.wdir / "best.pt", self.save_dir / "results.csv"
 
     def _setup_train(self) -> None:
         self.amp_dtype, reason = precision.choose(self.device, AMP_REQUEST.get(self.args.amp, self.args.amp))
         say(f"precision: {reason}")
+        if RANK in {-1, 0}:
+            remove_parts(self.wdir)
         # ultralytics would wrap the model in DDP (engine/trainer.py:443). The format that was chosen for this device is told to it for the
         # set-up only: checkpoints keep what was asked for, so that a run resumed on another device chooses anew.
         no_reducer = replaced(nn.parallel, DistributedDataParallel=_SameOnAllRanks)
@@ -111,10 +107,16 @@ class YOLOv12Trainer(DetectionTrainer):
         Raises:
             RetryableError: the disk is full; the checkpoints of earlier epochs are intact.
         """
-        with staged(self.wdir) as scratch:
-            aside = {"wdir": scratch, "last": scratch / self.last.name, "best": scratch / self.best.name}
-            with replaced(self, **aside):
-                return super().save_model()
+        if is_qat(self.ema.ema):  # its layers are classes made at run time, which ultralytics knows how to write
+            return super().save_model()
+        content = packed(self)
+        due = {self.last: True, self.best: self.best_fitness == self.fitness}
+        due[self.wdir / f"epoch{self.epoch}.pt"] = self.save_period > 0 and self.epoch % self.save_period == 0
+        self.wdir.mkdir(parents=True, exist_ok=True)
+        for path in (path for path, is_due in due.items() if is_due):
+            with replacing(path) as part:
+                part.write_bytes(content)
+        return True
 
     def final_eval(self) -> None:
         """Strip the optimizer from the checkpoints and evaluate the best one.
@@ -123,8 +125,7 @@ class YOLOv12Trainer(DetectionTrainer):
         """
         if RANK in {-1, 0}:
             self._strip_checkpoints()
-        has_best = self._agreed_by_all(self.best.exists())
-        if not has_best:
+        if not world.from_first(self.best.exists()):
             return
         if self.world.is_alone or self.device.type == "cuda":
             self._evaluate_best()
@@ -139,20 +140,12 @@ class YOLOv12Trainer(DetectionTrainer):
         results = None
         for checkpoint in (self.last, self.best):
             if checkpoint.exists():
-                # its own log line would name the scratch folder as the place of the file
-                with staged(self.wdir) as scratch, replaced(upstream_torch_utils, LOGGER=logging.getLogger(__name__)):
+                # its own log line would name the part file
+                with replacing(checkpoint) as part, replaced(upstream_torch_utils, LOGGER=logging.getLogger(__name__)):
                     updates = {"train_results": results} if results is not None else None
-                    stripped = strip_optimizer(checkpoint, s=str(scratch / checkpoint.name), updates=updates)
+                    stripped = strip_optimizer(checkpoint, s=str(part), updates=updates)
                 results = stripped.get("train_results") if checkpoint == self.last else results
                 upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
-
-    def _agreed_by_all(self, answer: bool) -> bool:
-        """Rank 0's answer, which alone writes checkpoints."""
-        if self.world.is_alone:
-            return answer
-        said = [answer]
-        dist.broadcast_object_list(said, 0)
-        return bool(said[0])
 
     def _evaluate_best(self) -> None:
         upstream.LOGGER.info(f"\nValidating {self.best}...")

@@ -20,7 +20,7 @@ from pathlib import Path
 from yolov12 import __version__, log, settings
 from yolov12.errors import RetryableError, UserError
 from yolov12.folders import why_not_writable
-from yolov12.model.files import written_aside
+from yolov12.wholefile import replacing
 
 TIMEOUT_S = 30
 """How long one connection attempt, or one silence in the middle of the body, may last."""
@@ -62,7 +62,7 @@ def fetch(name: str, url: str, sha256: str | None = None, folder: str = "") -> P
 
 def _download(url: str, target: Path, sha256: str | None, by_hand: str) -> None:
     digest = hashlib.sha256()
-    with _opened(url, by_hand) as answer, written_aside(target) as file:
+    with _opened(url, by_hand) as answer, replacing(target) as part, open(part, "wb") as file:
         length = answer.headers.get("Content-Length") or ""
         total = int(length) if length.isdigit() else 0
         size = f"{total / 1e6:.1f} MB" if total else "size unknown"

@@ -26,8 +26,8 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from yolov12 import __version__, log, settings
 from yolov12.errors import UserError
 from yolov12.model import download, names, official, reading
-from yolov12.model.files import written_aside
 from yolov12.seams import Seam
+from yolov12.wholefile import replacing
 
 SEAMS = (
     Seam("nn/tasks.py", 1873, "ultralytics.nn.tasks.torch_safe_load", "44f3a6d7f6a1"),
@@ -142,8 +142,8 @@ def convert_file(source: str | Path, target: str | Path) -> Report:
     report = Report(source, target, hashlib.sha256(source.read_bytes()).hexdigest(), conversion)
     content = io.BytesIO()
     torch.save(_finished(checkpoint, report), content)
-    with written_aside(target) as file:
-        file.write(content.getbuffer())
+    with replacing(target) as part:
+        part.write_bytes(content.getbuffer())
     return report
 
 

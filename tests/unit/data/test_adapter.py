@@ -160,13 +160,14 @@ def test_labels_that_can_not_be_written_beside_are_one_line_not_an_error(
     write_good(tmp_path)
 
     def read_only(path: Path, value: Any) -> None:  # root, who runs the tests in a container, may write anywhere
-        raise OSError(30, "Read-only file system")
+        raise UserError(f"can not write {path}: read-only file system")
 
     monkeypatch.setattr(labelcache, "save", read_only)
     assert len(scan(tmp_path)) == 4
     said = [line for line in capsys.readouterr().err.splitlines() if "label cache" in line]
     assert said == [
-        f"label cache: not saved in {tmp_path}/labels (Read-only file system); the next run scans the data set again"
+        f"label cache: not saved (can not write {tmp_path}/labels/train.yolov12-cache: read-only file system); "
+        "the next run scans the data set again"
     ]
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from yolov12.data import labelcache
+from yolov12.errors import RetryableError
 
 
 def same(left: Any, right: Any) -> bool:
@@ -185,7 +186,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RetryableError, match="No space"):
         labelcache.save(file, {"labels": ["new"]})
     assert labelcache.load(file) == {"labels": ["old"]}
     assert list(tmp_path.iterdir()) == [file]

@@ -1,50 +1,120 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A checkpoint on disk is always whole."""
+"""A checkpoint of ours holds what stock's holds."""
 
 from __future__ import annotations
 
-import errno
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
 
-from yolov12.engine.checkpoint import staged
-from yolov12.errors import RetryableError
+from tests.unit.engine.tiny import batch, model
+from yolov12.engine.checkpoint import packed
 
-
-def test_files_appear_when_the_block_ends(tmp_path: Path) -> None:
-    with staged(tmp_path / "weights") as scratch:
-        (scratch / "last.pt").write_bytes(b"new")
-        assert not (tmp_path / "weights" / "last.pt").exists()
-    assert (tmp_path / "weights" / "last.pt").read_bytes() == b"new"
-
-
-def test_nothing_else_is_left_beside_them(tmp_path: Path) -> None:
-    with staged(tmp_path) as scratch:
-        (scratch / "last.pt").write_bytes(b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+OPTIMIZERS = {
+    "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
+    "AdamW": lambda parameters: torch.optim.AdamW(parameters, lr=0.1, amsgrad=True),
+}
 
 
-def test_a_full_disk_leaves_the_old_file_and_asks_for_a_retry(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"old")
-    with pytest.raises(RetryableError, match=r"no space left.*intact"), staged(tmp_path) as scratch:
-        (scratch / "last.pt").write_bytes(b"ne")
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert (tmp_path / "last.pt").read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+def a_run(folder: Path, optimizer: str = "SGD") -> Any:
+    """What `save_model` reads of a trainer, after one update."""
+    live = model(frozen_batch_norm=False).float()
+    ema = ModelEMA(live)
+    steps = OPTIMIZERS[optimizer](live.parameters())
+    one = {name: value.float() if isinstance(value, Tensor) else value for name, value in batch([1, 2]).items()}
+    loss, _ = live(one)
+    loss.sum().backward()
+    steps.step()
+    ema.update(live)
+    return SimpleNamespace(
+        model=live,
+        ema=ema,
+        optimizer=steps,
+        epoch=3,
+        best_fitness=0.5,
+        fitness=0.5,
+        stopper=EarlyStopping(),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        args=SimpleNamespace(epochs=9, imgsz=64),
+        metrics={"metrics/mAP50(B)": 0.7},
+        read_results_csv=lambda: {"epoch": [1, 2, 3]},
+        wdir=folder,
+        last=folder / "last.pt",
+        best=folder / "best.pt",
+        save_period=-1,
+    )
 
 
-def test_what_a_killed_process_left_behind_is_in_nobodys_way(tmp_path: Path) -> None:
-    (tmp_path / ".partial-1").mkdir()
-    (tmp_path / ".partial-1" / "last.pt").write_bytes(b"half")
-    with staged(tmp_path) as scratch:
-        (scratch / "last.pt").write_bytes(b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+def tensors_of(value: Any, path: str = "") -> dict[str, Tensor]:
+    """All tensors in nested dictionaries, lists and modules, by where they are."""
+    if isinstance(value, Tensor):
+        return {path: value}
+    if isinstance(value, nn.Module):
+        value = value.state_dict()
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {}
+    return {where: found for key, item in value.items() for where, found in tensors_of(item, f"{path}/{key}").items()}
 
 
-def test_any_other_failure_leaves_the_old_file_and_is_raised_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), staged(tmp_path) as scratch:
-        (scratch / "last.pt").write_bytes(b"ne")
-        raise ZeroDivisionError
-    assert (tmp_path / "last.pt").read_bytes() == b"old"
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_it_equals_stocks_to_the_bit(tmp_path: Path, optimizer: str) -> None:
+    run = a_run(tmp_path, optimizer)
+    BaseTrainer.save_model(run)
+    stock = torch.load(run.last, weights_only=False)
+    ours = torch.load(io.BytesIO(packed(run)), weights_only=False)
+    assert ours.keys() == stock.keys()
+    expected, found = tensors_of(stock), tensors_of(ours)
+    assert len(expected) > 600
+    assert found.keys() == expected.keys()
+    for where, tensor in expected.items():
+        assert found[where].dtype is tensor.dtype, where
+        assert torch.equal(found[where], tensor), where
+    plain = [key for key in stock if not isinstance(stock[key], nn.Module) and key not in ("optimizer", "date")]
+    assert {key: ours[key] for key in plain} == {key: stock[key] for key in plain}
+    assert str(ours["ema"]) == str(stock["ema"])
+
+
+def test_saving_leaves_the_run_as_it_was(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.ema.ema.criterion = "the loss"
+    before = {name: tensor.clone() for name, tensor in run.ema.ema.state_dict().items()}
+    packed(run)
+    assert run.ema.ema.criterion == "the loss"
+    after = run.ema.ema.state_dict()
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype is tensor.dtype for name, tensor in before.items()
+    )
+
+
+def test_the_loss_is_not_saved(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.ema.ema.criterion = "the loss"
+    assert torch.load(io.BytesIO(packed(run)), weights_only=False)["ema"].criterion is None
+
+
+def test_an_average_that_became_nan_begins_anew_from_the_live_weights(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    name = next(iter(dict(run.ema.ema.named_parameters())))
+    average = dict(run.ema.ema.named_parameters())[name]
+    average.data.view(-1)[0] = float("nan")
+    saved = torch.load(io.BytesIO(packed(run)), weights_only=False)["ema"]
+    live = dict(run.model.named_parameters())[name]
+    assert torch.equal(dict(saved.named_parameters())[name], live.half())
+    assert torch.equal(average, live)
+
+
+def test_what_fp16_can_not_hold_becomes_its_largest_number(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    name = next(iter(dict(run.ema.ema.named_parameters())))
+    dict(run.ema.ema.named_parameters())[name].data.view(-1)[0] = 1e6
+    saved = torch.load(io.BytesIO(packed(run)), weights_only=False)["ema"]
+    assert float(dict(saved.named_parameters())[name].view(-1)[0]) == torch.finfo(torch.float16).max

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A scheduler's request to end, heard between two steps instead of in the middle of one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from yolov12.log import warn
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""`docker stop` and Kubernetes send the first; Slurm, asked by `--signal=USR1@60`, the second."""
+
+
+class Termination:
+    """While entered, the first of `SIGNALS` is only noted; the second acts as if nobody listened, so that it always helps.
+
+    Outside the main thread, where Python delivers no signals, nothing is changed.
+    """
+
+    def __init__(self) -> None:
+        self.requested = ""
+        """The signal's name, or "" as long as none came."""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Termination:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.requested = signal.Signals(number).name
+        self.__exit__()
+        warn(f"{self.requested}: the run ends after this step")

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Files that are whole or absent (promise 4): written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yolov12.errors import RetryableError, UserError
+from yolov12.folders import FULL
+
+PART = ".part"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of an empty file beside `path`, which takes its place when the block ends well; else nothing remains of it.
+
+    The bytes are on disk before the one rename, so a reader meets the old file or the whole new one, also after a power cut.
+
+    Raises:
+        RetryableError: the disk is full; what stood at `path` is intact.
+        UserError: the folder can not be written to.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _no_room(error, path) from error
+        raise UserError(f"can not write {path}: {(error.strerror or str(error)).lower()}") from error
+    part = Path(name)
+    try:
+        yield part
+        os.fchmod(descriptor, 0o666 & ~_umask())  # mkstemp's files are private
+        _sync(part)
+        os.replace(part, path)
+        _sync(path.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _no_room(error, path) from error
+        raise
+    finally:
+        os.close(descriptor)
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what processes that were killed while they wrote left in `folder`. Only for a folder that nobody else writes to now."""
+    for part in folder.glob(f".*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _no_room(error: OSError, path: Path) -> RetryableError:
+    kept = "what was saved there before is intact; " if path.exists() else ""
+    return RetryableError(f"no room to save {path} ({error.strerror}); {kept}make room and run the same command again")
+
+
+def _umask() -> int:
+    """This process's umask; the only way to read it is to set it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
