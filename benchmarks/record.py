@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import chain, count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,19 +51,29 @@ def row(
     }
 
 
-def path_of(records: Path, date: str, device: str, benchmark: str, suffix: str = ".json") -> Path:
-    """`<records>/<day>-<device>/<benchmark><suffix>`, for an ISO `date` with or without a time."""
-    return records / f"{date[:10]}-{device}" / f"{benchmark}{suffix}"
+def claim(records: Path, date: str, device: str, benchmark: str, reduced: bool) -> Path:
+    """Take the first free name for a record and make its empty log there; no record or log that exists is ever touched.
+
+    `<records>/<day>-<device>/<benchmark>.json`, with `-reduced` where the run is not the claim's and `-2`, `-3`, ... for
+    further ones of a day. `date` is an ISO date with or without a time.
+    """
+    folder = records / f"{date[:10]}-{device}"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = benchmark + ("-reduced" if reduced else "")
+    for name in chain([stem], (f"{stem}-{number}" for number in count(2))):
+        path = folder / f"{name}.json"
+        if not path.exists():
+            with suppress(FileExistsError):
+                path.with_suffix(".log").open("x").close()
+                return path
+    raise AssertionError("names never run out")
 
 
-def write(records: Path, content: Mapping[str, Any]) -> Path:
+def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write a whole record or none: aside first, then renamed."""
-    path = path_of(records, content["date"], content["device"], content["benchmark"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".json.tmp")
     aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, path)
-    return path
 
 
 def load_all(records: Path = RECORDS) -> list[dict[str, Any]]:
@@ -70,9 +82,15 @@ def load_all(records: Path = RECORDS) -> list[dict[str, Any]]:
     return sorted(found, key=lambda content: content["date"])
 
 
+def changes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a record's parameters was not as its claim says; empty for a full one."""
+    parameters = content.get("parameters", {})
+    return {name: parameters.get(name) for name in parameters.get("changed", [])}
+
+
 def newest(contents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The newest record of each benchmark on each device, by benchmark name."""
+    """The newest record of each benchmark on each device, by name. A changed run counts only where there is no full one."""
     latest: dict[tuple[str, str], dict[str, Any]] = {}
-    for content in sorted(contents, key=lambda content: content["date"]):
+    for content in sorted(contents, key=lambda content: (not changes(content), content["date"])):
         latest[content["benchmark"], content["device"]] = content
     return [latest[key] for key in sorted(latest)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 
-from benchmarks.record import newest
+from benchmarks.record import changes, newest
 
 HEADER = "| row | unit | stock | tuned | ours | ratio | over tuned |\n|---|---|---|---|---|---|---|"
 
@@ -33,14 +33,18 @@ def render(contents: Iterable[dict[str, Any]], age: Callable[[str], str]) -> str
 
 
 def _section(content: dict[str, Any], age: str) -> str:
-    changed = content.get("parameters", {}).get("changed", [])
+    changed = ", ".join(f"{name}={_words(value)}" for name, value in changes(content).items())
     facts = [content["date"][:10], content["device"], f"commit {content['commit'][:10]}"]
     facts += [f"**{age}**"] if age else []
-    facts += [f"**not the claim's parameters: {', '.join(changed)} changed**"] if changed else []
+    facts += [f"**not as the claim says: {changed}**"] if changed else []
     lines = [f"### {content['benchmark']}", "", ", ".join(facts), "", HEADER]
     lines += [_line(row) for row in content["rows"]]
     notes = [f"- `{row['name']}`: {row['note']}" for row in content["rows"] if row["note"]]
     return "\n".join(lines + (["", *notes] if notes else []) + ["", f"`{content['command']}`"])
+
+
+def _words(value: Any) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from benchmarks.system import ROOT, scrub
 
 HOOK = {"yolov12", "yolov12.compat"}
 """What the drop-in's hook loads at the start of every interpreter; with YOLOV12_DISABLE=1 it does nothing more."""
+NOT_INHERITED = {"YOLOV12_COMMIT", "YOLOV12_BCCD", "YOLOV12_DISABLE", "YOLOV12_CACHE_DIR"}
 ATTENTION_MODULE = "ultralytics.nn.modules.block"
 
 
@@ -36,9 +37,8 @@ def environment(side: str, scratch: Path, base: Mapping[str, str]) -> dict[str, 
     Both get an empty ultralytics configuration, no network and no installs. Our settings reach ours only; stock is
     told to stay stock.
     """
-    kept = {key: value for key, value in base.items() if side == "ours" or not key.startswith("YOLOV12_")}
-    for read_by_the_parent in ("YOLOV12_COMMIT", "YOLOV12_BCCD", "YOLOV12_DISABLE"):
-        kept.pop(read_by_the_parent, None)
+    kept = {key: value for key, value in base.items() if not key.startswith("YOLOV12_")}
+    kept |= our_settings(base) if side == "ours" else {}
     kept |= {
         "YOLO_CONFIG_DIR": str(scratch / "config"),
         "YOLO_OFFLINE": "true",
@@ -47,6 +47,11 @@ def environment(side: str, scratch: Path, base: Mapping[str, str]) -> dict[str, 
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), base.get("PYTHONPATH", "")])),
     }
     return kept | ({"YOLOV12_CACHE_DIR": str(scratch / "cache")} if side == "ours" else {"YOLOV12_DISABLE": "1"})
+
+
+def our_settings(base: Mapping[str, str]) -> dict[str, str]:
+    """The YOLOV12_ variables that our side inherits: those that the parent neither reads itself nor sets anew."""
+    return {key: value for key, value in base.items() if key.startswith("YOLOV12_") and key not in NOT_INHERITED}
 
 
 def check(side: str, modules: Mapping[str, ModuleType], meta_path: list[Any]) -> None:

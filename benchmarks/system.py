@@ -113,6 +113,12 @@ def commit(root: Path = ROOT, environment: dict[str, str] | None = None) -> str:
     return name + ("-dirty" if changed and not name.endswith("-dirty") else "")
 
 
+def still(measured: str, digest: str, root: Path = ROOT) -> str:
+    """`measured`, the commit at the start of a run; `-dirty` if the code no longer has the `digest` that it had then."""
+    moved = code_digest(root) != digest and not measured.endswith("-dirty") and measured != "unknown"
+    return measured + ("-dirty" if moved else "")
+
+
 def age(measured: str, root: Path = ROOT) -> str:
     """How the code moved on since a record's commit: empty if it did not, else the words for the report."""
     base = measured.removesuffix("-dirty")

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.harness import BenchmarkError, Job
 
@@ -58,21 +58,50 @@ def data_yaml(scratch: Path) -> str:
     return str(next((scratch / "data").glob("*.yaml")))
 
 
+class Epoch(NamedTuple):
+    """When one epoch's last batch was through, and when it ended, with validation and saving."""
+
+    last_batch_s: float
+    end_s: float
+
+
 class Watch:
-    """Callbacks that note when epochs end and what the trainer really ran with, read while it trains."""
+    """Callbacks that note when the parts of a training run end and what it really ran with, read while it trains.
+
+    All times are seconds since the process was started, as the CPU sees them: nothing waits for the GPU.
+    """
 
     def __init__(self, job: Job) -> None:
         self.started_s = job.started_s
-        self.epoch_ends_s: list[float] = []
+        self.training_starts_s = 0.0
+        """When everything is built and the first batch is asked for."""
+        self.epochs: list[Epoch] = []
+        self._last_batch_s: float | None = None
         self.declared: dict[str, Any] = {}
 
     def attach(self, model: Any) -> None:
         """Register on an ultralytics model, before `train`."""
+        model.add_callback("on_train_start", self._note_start)
         model.add_callback("on_train_epoch_start", self._read)
+        model.add_callback("on_train_epoch_end", self._note_last_batch)
         model.add_callback("on_fit_epoch_end", self._note_epoch)
 
+    def elapsed_s(self) -> float:
+        """Since the process was started."""
+        return time.monotonic() - self.started_s
+
+    def _note_start(self, trainer: Any) -> None:
+        self.training_starts_s = self.elapsed_s()
+
+    def _note_last_batch(self, trainer: Any) -> None:
+        self._last_batch_s = self.elapsed_s()
+
     def _note_epoch(self, trainer: Any) -> None:
-        self.epoch_ends_s.append(time.monotonic() - self.started_s)
+        if (
+            self._last_batch_s is not None
+        ):  # the final evaluation, which is no epoch, calls this too (engine/trainer.py:1021)
+            self.epochs.append(Epoch(self._last_batch_s, self.elapsed_s()))
+            self._last_batch_s = None
 
     def _read(self, trainer: Any) -> None:
         import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import harness
+from benchmarks import harness, plan
 from benchmarks.harness import Benchmark, BenchmarkError, Job, Measured, Outcome, Row
 
 WALL = Row("wall", "s", "lower", "what a user waits")
@@ -135,6 +135,10 @@ def test_every_program_is_found_by_listing_the_folder():
 def test_no_two_programs_share_a_row():
     names = [row.name for one in harness.discover().values() for row in one.rows]
     assert len(names) == len(set(names))
+
+
+def test_no_parameter_is_called_like_an_option_of_the_run():
+    assert not [name for one in harness.discover().values() for name in one.parameters if name in plan.RUN_OPTIONS]
 
 
 def test_a_program_must_be_named_like_its_file(tmp_path):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 
 import benchmarks.__main__ as command
 from benchmarks import record, sides, system
-from benchmarks.harness import Benchmark, Measured, Outcome, Row
+from benchmarks.harness import Benchmark, BenchmarkError, Measured, Outcome, Row
 
 DECLARED = {"dtype": "bf16", "deterministic": True, "optimizer": "SGD", "workers": 16, "cache": False}
 ROWS = (Row("wall", "s", "lower"), Row("map", "mAP", "higher"))
@@ -42,6 +43,8 @@ def answers(monkeypatch) -> Sides:
     fake = Sides()
     monkeypatch.setattr(sides, "run_child", fake.run_child)
     monkeypatch.setattr(system, "gpus", lambda: [])
+    for name in [name for name in os.environ if name.startswith("YOLOV12_")]:
+        monkeypatch.delenv(name)
     known = [
         Benchmark(
             "speed", "ours is fast", ROWS, "cpu", print, parameters={"epochs": 100}, warmup={"epochs": 1}, repeats=2
@@ -59,6 +62,10 @@ def run(tmp_path: Path, *arguments: str) -> int:
 def written(tmp_path: Path) -> dict:
     (path,) = tmp_path.glob("*/*.json")
     return json.loads(path.read_text())
+
+
+def names(tmp_path: Path, pattern: str = "*/*.json") -> list[str]:
+    return sorted(path.name for path in tmp_path.glob(pattern))
 
 
 def test_a_run_writes_a_valid_record_with_its_log_beside_it(tmp_path, answers):
@@ -113,17 +120,107 @@ def test_if_ours_fails_the_record_is_written_and_the_exit_code_is_1(tmp_path, an
     assert written(tmp_path)["rows"][0]["stock"] == [10.0, 10.0]
 
 
-def test_a_run_that_is_cut_off_keeps_what_it_has(tmp_path, answers, monkeypatch):
+def test_a_run_that_is_cut_off_keeps_what_it_has_and_is_marked_as_unfinished(tmp_path, answers, monkeypatch):
     def cut_off(*arguments):
-        if len(answers.calls) == 3:
+        if len(answers.calls) == 5:
             raise KeyboardInterrupt
         return answers.run_child(*arguments)
 
     monkeypatch.setattr(sides, "run_child", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, "speed", "--no-warmup")
-    row = written(tmp_path)["rows"][0]
-    assert (row["stock"], row["ours"]) == ([10.0, 10.0], [5.0])
+        run(tmp_path, "speed")
+    content = written(tmp_path)
+    assert (content["rows"][0]["stock"], content["rows"][0]["ours"]) == ([10.0, 10.0], [5.0])
+    assert content["parameters"]["changed"] == ["unfinished"]
+
+
+def test_a_full_run_is_marked_as_nothing_else(tmp_path, answers):
+    run(tmp_path, "speed")
+    assert written(tmp_path)["parameters"] == {"epochs": 100, "changed": []}
+    assert names(tmp_path) == ["speed.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--no-warmup"], "warmup", False),
+        (["--repeats", "1"], "repeats", 1),
+        (["--rows", "map"], "rows", ["map"]),
+        (["--sides", "ours"], "sides", ["ours"]),
+        (["--set", "epochs=3"], "epochs", 3),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_every_way_to_reduce_a_run_is_in_its_record_its_name_and_its_table(
+    tmp_path, answers, capsys, arguments, name, value
+):
+    run(tmp_path, "speed", *arguments)
+    parameters = written(tmp_path)["parameters"]
+    assert (parameters["changed"], parameters[name]) == ([name], value)
+    assert names(tmp_path) == ["speed-reduced.json"]
+    assert f"**not as the claim says: {name}=" in capsys.readouterr().out
+    jsonschema.validate(written(tmp_path), json.loads(record.SCHEMA.read_text()))
+
+
+def test_a_setting_of_ours_in_the_environment_is_a_change_too(tmp_path, answers, monkeypatch):
+    monkeypatch.setenv("YOLOV12_FLASH_ATTN", "0")
+    run(tmp_path, "speed")
+    parameters = written(tmp_path)["parameters"]
+    assert (parameters["changed"], parameters["environment"]) == (["environment"], ["YOLOV12_FLASH_ATTN=0"])
+
+
+def test_more_repeats_than_the_claims_are_no_reduction(tmp_path, answers):
+    run(tmp_path, "speed", "--repeats", "5")
+    assert written(tmp_path)["parameters"]["changed"] == []
+
+
+def test_no_warmup_changes_nothing_where_there_is_none(tmp_path, answers):
+    run(tmp_path, "kernel", "--no-warmup", "--set", "device=cpu")
+    assert written(tmp_path)["parameters"]["changed"] == ["device"]
+
+
+def test_no_record_or_log_of_the_same_day_is_overwritten(tmp_path, answers):
+    run(tmp_path, "speed")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
+    run(tmp_path, "speed")
+    run(tmp_path, "speed", "--no-warmup")
+    run(tmp_path, "speed", "--no-warmup")
+    assert names(tmp_path) == ["speed-2.json", "speed-reduced-2.json", "speed-reduced.json", "speed.json"]
+    assert names(tmp_path, "*/*.log") == [name.replace(".json", ".log") for name in names(tmp_path)]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_log_of_a_run_that_was_cut_off_before_its_first_turn_stays(tmp_path, answers, monkeypatch):
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(sides, "run_child", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, "speed")
+    run(tmp_path, "speed")
+    assert (names(tmp_path), names(tmp_path, "*/*.log")) == (["speed-2.json"], ["speed-2.log", "speed.log"])
+
+
+def test_what_can_not_be_run_as_asked_leaves_no_log(tmp_path, answers, monkeypatch, capsys):
+    def refuse(*arguments):
+        raise BenchmarkError("no data yaml in photos")
+
+    monkeypatch.setattr(sides, "run_child", refuse)
+    assert run(tmp_path, "speed") == 2
+    assert "error: no data yaml in photos" in capsys.readouterr().err
+    assert names(tmp_path, "*/*") == []
+
+
+def test_code_that_changes_while_it_is_measured_shows_as_dirty(tmp_path, answers, monkeypatch):
+    digests = iter(["at the start", "at the start", "changed"])
+    monkeypatch.setattr(system, "commit", lambda: "0123456789ab")
+    monkeypatch.setattr(system, "code_digest", lambda *root: next(digests, "changed"))
+    run(tmp_path, "speed")
+    assert written(tmp_path)["commit"] == "0123456789ab-dirty"
+
+
+def test_sides_and_rows_keep_the_benchmarks_order_and_come_once(tmp_path, answers):
+    run(tmp_path, "speed", "--sides", "ours,stock,ours", "--rows", "map,wall")
+    assert written(tmp_path)["parameters"]["changed"] == []
+    assert answers.order[:2] == ["stock", "ours"]
 
 
 def test_the_table_of_a_run_is_printed(tmp_path, answers, capsys):
@@ -156,8 +253,10 @@ def test_a_gpu_benchmark_can_be_smoked_on_the_cpu_and_says_so(tmp_path, answers)
     [
         (["spede"], "no benchmark called spede; there are: speed, kernel"),
         (["speed", "--set", "epoch=1"], "among: epochs"),
-        (["speed", "--sides", "theirs"], "speed has stock,ours"),
+        (["speed", "--sides", "theirs"], "speed has stock, ours"),
         (["speed", "--rows", "walls"], "speed has wall, map"),
+        (["speed", "--repeats", "0"], "--repeats 0: expected more than 0"),
+        (["speed", "--timeout-s", "-1"], "--timeout-s -1: expected more than 0"),
     ],
 )
 def test_a_wrong_argument_gets_one_sentence_and_exit_code_2(tmp_path, answers, capsys, arguments, words):

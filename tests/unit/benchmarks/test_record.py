@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -115,7 +117,9 @@ def test_every_committed_record_is_valid_and_lies_where_it_says():
     for path in sorted(record.RECORDS.glob("*/*.json")):
         committed = json.loads(path.read_text())
         jsonschema.validate(committed, SCHEMA)
-        assert path == record.path_of(record.RECORDS, committed["date"], committed["device"], committed["benchmark"])
+        assert path.parent.name == f"{committed['date'][:10]}-{committed['device']}"
+        reduced = "-reduced" if set(record.changes(committed)) - {"unfinished"} else ""
+        assert re.fullmatch(rf"{committed['benchmark']}{reduced}(-[2-9]\d*)?", path.stem)
         assert path.with_suffix(".log").is_file(), f"{path.name} lies without its raw log"
 
 
@@ -150,18 +154,50 @@ def test_rows_made_of_any_measurement_are_valid(stock, tuned, ours, words):
     jsonschema.validate(content(rows=[row]), SCHEMA)
 
 
-def test_a_record_lies_in_a_folder_of_its_day_and_device(tmp_path):
-    path = record.write(tmp_path, content())
+def place(folder: Path, reduced: bool = False, **changes: object) -> Path:
+    one = content(**changes)
+    return record.claim(folder, one["date"], one["device"], one["benchmark"], reduced)
+
+
+def test_a_record_lies_in_a_folder_of_its_day_and_device_with_its_log(tmp_path):
+    path = place(tmp_path)
+    record.write(path, content())
     assert path.relative_to(tmp_path).as_posix() == "2026-11-22-nvidia-h100-80gb-hbm3/bccd_wall.json"
     assert json.loads(path.read_text()) == content()
-    assert [left.name for left in path.parent.iterdir()] == ["bccd_wall.json"]
+    assert sorted(left.name for left in path.parent.iterdir()) == ["bccd_wall.json", "bccd_wall.log"]
+
+
+def test_a_place_is_given_once_even_before_anything_is_written_there(tmp_path):
+    names = [place(tmp_path, reduced).name for reduced in (False, False, True, True, False)]
+    assert names == [
+        "bccd_wall.json",
+        "bccd_wall-2.json",
+        "bccd_wall-reduced.json",
+        "bccd_wall-reduced-2.json",
+        "bccd_wall-3.json",
+    ]
+
+
+def test_a_record_whose_log_was_removed_still_holds_its_place(tmp_path):
+    first = place(tmp_path)
+    record.write(first, content())
+    first.with_suffix(".log").unlink()
+    assert place(tmp_path).name == "bccd_wall-2.json"
 
 
 def test_the_newest_record_of_each_benchmark_and_device_counts(tmp_path):
     for date, device in [("2026-11-20", "cpu-2-cores"), ("2026-11-22", "cpu-2-cores"), ("2026-11-21", "nvidia-h100")]:
-        record.write(tmp_path, content(date=f"{date}T10:00:00Z", device=device))
+        changes = {"date": f"{date}T10:00:00Z", "device": device}
+        record.write(place(tmp_path, **changes), content(**changes))
     newest = record.newest(record.load_all(tmp_path))
     assert [(one["device"], one["date"][:10]) for one in newest] == [
         ("cpu-2-cores", "2026-11-22"),
         ("nvidia-h100", "2026-11-21"),
     ]
+
+
+@pytest.mark.parametrize("changed", ["warmup", "unfinished"])
+def test_a_newer_run_that_is_not_the_claims_does_not_hide_the_full_one(changed):
+    full, smoke = content(), content(date="2026-11-23T10:00:00Z", parameters={changed: False, "changed": [changed]})
+    assert record.newest([full, smoke]) == [full]
+    assert record.newest([smoke]) == [smoke]

@@ -10,7 +10,7 @@ from benchmarks import record, report
 NOTE = "stock FAILED: out of memory"
 
 
-def content(commit: str = "0123456789abcdef", changed: tuple[str, ...] = (), **values: list[float]) -> dict:
+def content(commit: str = "0123456789abcdef", changed: dict | None = None, **values: list[float]) -> dict:
     return {
         "benchmark": "bccd_wall",
         "date": "2026-11-22T10:00:00Z",
@@ -18,7 +18,7 @@ def content(commit: str = "0123456789abcdef", changed: tuple[str, ...] = (), **v
         "command": "python -m benchmarks run bccd_wall",
         "commit": commit,
         "versions": {"torch": "2.11.0"},
-        "parameters": {"changed": list(changed)},
+        "parameters": {**(changed or {}), "changed": list(changed or ())},
         "rows": [record.row("bccd_wall", "s", "lower", values, note=NOTE)],
     }
 
@@ -52,9 +52,8 @@ def test_a_record_of_an_older_commit_is_called_that():
 
 
 def test_a_smoke_run_is_not_mistaken_for_the_claim():
-    assert "**not the claim's parameters: epochs, imgsz changed**" in lines(
-        content(changed=("epochs", "imgsz"), ours=[60])
-    )
+    shown = lines(content(changed={"epochs": 3, "warmup": False, "rows": ["wall", "map"]}, ours=[60]))
+    assert "**not as the claim says: epochs=3, warmup=False, rows=wall+map**" in shown
 
 
 def test_no_records_say_how_to_make_one():
