@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Every target that needs Python packages makes or updates .venv first (env/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format lock render build push bench clean
+.PHONY: help setup demo test test-all lint format lock bump render build push bench clean
 
 BIN := .venv/bin
 JOBS ?= 2
@@ -45,6 +45,9 @@ format: setup ## let ruff and shfmt rewrite what they can
 
 lock: render ## resolve the pins of env/versions.yaml into env/locks (UPGRADE=1: newest of what is not pinned)
 	$(BIN)/python env/lock.py $(if $(UPGRADE),--upgrade)
+
+bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.3 (several: PKG="a b" VERSION="1.2 3.4")
+	$(BIN)/python env/bump.py "$(PKG)" "$(VERSION)"
 
 render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py

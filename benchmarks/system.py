@@ -102,7 +102,8 @@ def commit(root: Path = ROOT, environment: dict[str, str] | None = None) -> str:
     was changed afterwards shows as dirty.
     """
     head = _git("rev-parse", "--verify", "HEAD", root=root)
-    if head:
+    # A copy that was unpacked inside some other checkout has that one's HEAD, which says nothing about it.
+    if head and _git("rev-parse", "--show-prefix", root=root) == "":
         dirty = _git("status", "--porcelain", "--", *(f"{folder}/*.py" for folder in MEASURED_CODE), root=root)
         return head + ("-dirty" if dirty else "")
     told = (os.environ if environment is None else environment).get("YOLOV12_COMMIT", "")

@@ -75,6 +75,13 @@ def test_a_clean_checkout_is_its_commit(repository):
     assert system.commit(repository, {}) == git(repository, "rev-parse", "HEAD")
 
 
+def test_a_copy_inside_another_checkout_is_not_that_checkouts_commit(repository):
+    copy = repository / "copy"
+    (copy / "yolov12").mkdir(parents=True)
+    assert system.commit(copy, {}) == "unknown"
+    assert system.commit(copy, {"YOLOV12_COMMIT": SHA}) == SHA
+
+
 def test_changed_code_is_dirty(repository):
     (repository / "yolov12/step.py").write_text("speed = 2\n")
     assert system.commit(repository, {}).endswith("-dirty")

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Change a pin of env/versions.yaml and everything that follows from it: `make bump PKG=onnx VERSION=1.23.3`.
+
+Several pins that only go together are changed together: `make bump PKG="torch torchvision" VERSION="2.12.0 0.27.0"`. The rendered files and
+the locks are made anew; if that fails, all of them are as before. For ultralytics the seams that moved are named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from compatibility import contradictions, pins_of
+from moved_seams import moved, tables
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+from render import PAGES, ROOT, WHOLE_FILES
+
+HASHES = {"digest", "sha256", "commit"}
+LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
+
+
+class BumpError(Exception):
+    """The pin can not be changed as asked; nothing was. The message says what to type."""
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """0: changed; 2: nothing was changed, and one sentence says why."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("packages", help="names as in env/versions.yaml, separated by spaces")
+    parser.add_argument("versions", help="as many versions")
+    options = parser.parse_args(arguments)
+    try:
+        changes = paired(options.packages.split(), options.versions.split())
+        for line in bump(changes, root):
+            print(line, flush=True)
+    except BumpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("next: make test (it installs the new locks first)")
+    return 0
+
+
+def paired(packages: list[str], versions: list[str]) -> dict[str, str]:
+    """The versions that are asked for, by package."""
+    if not packages or len(packages) != len(versions):
+        raise BumpError(
+            f"{len(packages)} packages and {len(versions)} versions: type `make bump PKG=name VERSION=1.2.3`, "
+            'or as many of each: PKG="a b" VERSION="1.2 3.4"'
+        )
+    return dict(zip(packages, versions, strict=True))
+
+
+def bump(changes: Mapping[str, str], root: Path) -> Iterator[str]:
+    """Make the changes, saying what happens. BumpError before anything is written, or after all was put back."""
+    pins = root / "env/versions.yaml"
+    text = pins.read_text(encoding="utf-8")
+    for package, version in changes.items():
+        text = repinned(text, package, version)
+    if wrong := contradictions(pins_of(yaml.safe_load(text))):
+        raise BumpError("; ".join(wrong) + ": change them in one call")
+    before = locked(root)
+    rendered = [root / name for name in (*WHOLE_FILES, *PAGES)]
+    with kept_on_failure([pins, *rendered, *(root / "env/locks").glob("*.txt")]):
+        pins.write_text(text, encoding="utf-8")
+        for script in ("env/render.py", "env/lock.py"):
+            yield f"running {script}"
+            run(script, root)
+    for package, version in changes.items():
+        yield f"pinned: {package} {version}"
+    yield from difference(before, locked(root))
+    if "ultralytics" in changes:
+        yield from seams_moved(changes["ultralytics"], root)
+
+
+def repinned(text: str, package: str, version: str) -> str:
+    """The text of versions.yaml with one version replaced, and every other character as it was.
+
+    Raises:
+        BumpError: no such pin, a version that is none, the version it has, or one that stands beside a hash.
+    """
+    places = _places(text)
+    wanted = canonicalize_name(package)
+    named = [place for place in places if wanted in (canonicalize_name(place.name), canonicalize_name(place.path))]
+    if not named:
+        names = sorted({place.name for place in places})
+        near = difflib.get_close_matches(package, names, n=3) or names
+        raise BumpError(f"no pin is called {package!r}; env/versions.yaml has {', '.join(near)}")
+    if len(named) > 1:
+        raise BumpError(
+            f"{package} is pinned more than once; say which: PKG={' or PKG='.join(one.path for one in named)}"
+        )
+    place = named[0]
+    if place.hashes:
+        raise BumpError(
+            f"{package} is pinned with its {' and '.join(place.hashes)}: change both in env/versions.yaml, then `make lock`"
+        )
+    try:
+        Version(version)
+    except InvalidVersion:
+        raise BumpError(f"{version!r} is not a version, as {place.version} is") from None
+    if version == place.version:
+        raise BumpError(f"{package} is pinned at {version} already")
+    return f'{text[: place.start]}"{version}"{text[place.end :]}'
+
+
+class _Place:
+    """Where an entry of versions.yaml keeps its version: from `start` to `end` in the text."""
+
+    def __init__(self, path: tuple[str, ...], entry: dict[str, yaml.Node]) -> None:
+        self.name, self.path = path[-1], "/".join(path)
+        self.hashes = sorted(HASHES & set(entry))
+        node = entry["version"]
+        self.version: str = node.value
+        self.start, self.end = node.start_mark.index, node.end_mark.index
+
+
+def _places(text: str) -> list[_Place]:
+    def walk(node: yaml.Node, path: tuple[str, ...]) -> Iterator[_Place]:
+        if isinstance(node, yaml.MappingNode):
+            entry = {key.value: value for key, value in node.value}
+            if path and isinstance(entry.get("version"), yaml.ScalarNode):
+                yield _Place(path, entry)
+            for key, value in entry.items():
+                yield from walk(value, (*path, key))
+
+    return list(walk(yaml.compose(text) or yaml.MappingNode("", []), ()))
+
+
+@contextmanager
+def kept_on_failure(paths: list[Path]) -> Iterator[None]:
+    """Put the files back as they were if the block ends in any error, an interruption among them; remove what was not there."""
+    before = {path: path.read_bytes() if path.exists() else None for path in paths}
+    try:
+        yield
+    except BaseException:
+        for path, content in before.items():
+            if content is not None:
+                path.write_bytes(content)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
+def run(script: str, root: Path) -> None:
+    """Run one of env/'s programs; BumpError with its own words if it fails."""
+    done = subprocess.run([sys.executable, script], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = done.stderr.partition("Traceback (most recent call last)")[0].strip() or done.stderr.strip()
+        raise BumpError(f"{script} failed, and every file is as before:\n{words}")
+
+
+def locked(root: Path) -> dict[str, set[str]]:
+    """What the locks hold: name -> its versions over all of them."""
+    found: dict[str, set[str]] = {}
+    for path in (root / "env/locks/build.txt", *(root / "env/locks").glob("*-py*.txt")):
+        for name, version in LOCKED.findall(path.read_text(encoding="utf-8")):
+            found.setdefault(canonicalize_name(name), set()).add(version)
+    return found
+
+
+def difference(before: Mapping[str, set[str]], after: Mapping[str, set[str]]) -> list[str]:
+    """`name old -> new` for each package that locking changed."""
+    words = {
+        name: [" ".join(sorted(locks.get(name, {"none"}))) for locks in (before, after)] for name in {*before, *after}
+    }
+    return [f"locked: {name} {old} -> {new}" for name, (old, new) in sorted(words.items()) if old != new]
+
+
+def seams_moved(version: str, root: Path) -> list[str]:
+    """What ultralytics `version` moves under the seams; that they were not compared, and why, where its wheel can not be had."""
+    with tempfile.TemporaryDirectory(prefix="seams-") as folder:
+        uv = Path(sys.executable).parent / "uv"
+        command = [str(uv), "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "--target", folder]
+        done = subprocess.run([*command, f"ultralytics=={version}"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].strip()
+            return [f"seams: not compared, ultralytics {version} could not be fetched: {reason}"]
+        seams = tables(root)
+        sentences = moved(seams, Path(folder) / "ultralytics")
+    head = f"seams: {len(sentences)} of {len(seams)} moved in ultralytics {version}"
+    return [head + (": read those places again before updating SEAMS" if sentences else ""), *sentences]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
