@@ -20,6 +20,7 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolov12.distributed.vote import Wish
 from yolov12.distributed.world import from_first
+from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.errors import TERMINATED
@@ -71,6 +72,8 @@ class Loop:
         t.epoch_time_start = t.train_time_start = time.time()
         t.run_callbacks("on_train_start")
         self._announce()
+        if IS_FIRST and drop_rows_after(t.csv, t.start_epoch):
+            say(f"{t.csv}: removed what stood there after epoch {t.start_epoch}, which is done again")
         if t.args.close_mosaic:
             first_plain = (t.epochs - t.args.close_mosaic) * self.batches_per_epoch
             t.plot_idx.extend([first_plain, first_plain + 1, first_plain + 2])

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from yolov12 import log
 from yolov12.errors import UserError
@@ -217,3 +218,20 @@ def test_attention_does_not_import_the_compiler():
     code = "import sys; from yolov12.model import attention; attention.install(); print('torch._dynamo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
+
+
+def test_a_trial_run_is_not_seen_by_modes_that_count_operations() -> None:
+    class Seen(TorchFunctionMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.functions: list[object] = []
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.functions.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Seen() as seen:
+        assert dispatch.probe(kernels.sdpa_cpu, CPU, torch.float32, training=False, head_dim=32) is None
+        assert seen.functions == []
+        torch.zeros(1).add(1)
+        assert seen.functions  # the mode itself works
