@@ -41,7 +41,7 @@ def without_flash_attn(name: str, case: Case) -> str | None:
     [
         (gpu(9, 0, FP16, training=True, large=True), "sdpa-cudnn", "sdpa-cudnn"),
         (gpu(9, 0, BF16, training=True, large=True), "sdpa-cudnn", "sdpa-cudnn"),
-        (gpu(9, 0, BF16, training=True), "flash-attn", "sdpa-flash"),
+        (gpu(9, 0, BF16, training=True), "sdpa-flash", "sdpa-flash"),
         (gpu(8, 0, BF16, training=True, large=True), "flash-attn", "sdpa-flash"),
         (gpu(9, 0, FP16, training=False), "flash-attn", "sdpa-flash"),
         (gpu(8, 6, BF16, training=True), "flash-attn", "sdpa-flash"),
@@ -55,7 +55,7 @@ def without_flash_attn(name: str, case: Case) -> str | None:
         (gpu(7, 5, FP32, training=False), "sdpa-efficient", "sdpa-efficient"),
         (gpu(9, 0, FP64, training=True), "plain", "plain"),
         (gpu(9, 0, FP16, training=True, head_dim=20), "plain", "plain"),
-        (gpu(9, 0, FP16, training=True, head_dim=192), "flash-attn", "sdpa-flash"),
+        (gpu(9, 0, FP16, training=True, head_dim=192), "sdpa-flash", "sdpa-flash"),
         (cpu(FP32, training=True), "sdpa-cpu", "sdpa-cpu"),
         (cpu(FP64, training=False), "sdpa-cpu", "sdpa-cpu"),
         (cpu(BF16, training=False), "sdpa-cpu", "sdpa-cpu"),

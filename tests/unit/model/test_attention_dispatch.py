@@ -40,8 +40,8 @@ def test_the_choice_is_said_once_per_device_dtype_and_direction(capsys):
         run_on()
     run_on(training=True)
     assert capsys.readouterr().err.splitlines() == [
-        "attention: sdpa-cpu (cpu, fp32, inference): faster than plain on the measured CPU",
-        "attention: sdpa-cpu (cpu, fp32, training): faster than plain on the measured CPU",
+        "attention: sdpa-cpu (cpu, fp32, inference): torch's fused kernel for CPUs, faster than upstream's arithmetic where it was measured",
+        "attention: sdpa-cpu (cpu, fp32, training): torch's fused kernel for CPUs, faster than upstream's arithmetic where it was measured",
     ]
 
 
