@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
     "too many columns": Case(_with_label("0 .5 .5 .1 .1 .9\n"), ("2.txt:1", "6 columns")),
     "word in a label": Case(_with_label("cat .5 .5 .1 .1\n"), ("2.txt:1", "'cat' is not a number")),
     "label that is no text": Case(lambda folder: _binary_label(folder), ("2.txt:1", "can not be read as text")),
-    "many faults": Case(_with_label("9 .5 .5 .1 .1\n" * 5), ("5 label line(s)", "2.txt:3", "and 2 more")),
+    "many faults": Case(_with_label("9 .5 .5 .1 .1\n" * 12), ("12 label lines at fault", "2.txt:10", "and 2 more")),
 }
 
 

@@ -21,7 +21,7 @@ def digest(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_data_is_refused_in_one_sentence_that_says_where_and_what(name: str, tmp_path: Path, monkeypatch):
+def test_bad_data_is_refused_with_where_and_what(name: str, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = CASES[name].build(tmp_path)
     before = digest(tmp_path)
@@ -29,9 +29,18 @@ def test_bad_data_is_refused_in_one_sentence_that_says_where_and_what(name: str,
         check.dataset(data)
     message = str(caught.value)
     assert [word for word in CASES[name].says if word not in message] == [], message
-    assert "\n" not in message
     assert caught.value.exit_code == 2
     assert digest(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_error_is_one_line_and_then_one_for_each_label_at_fault(name: str, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        check.dataset(CASES[name].build(tmp_path))
+    first, *others = str(caught.value).splitlines()
+    assert bool(others) == first.endswith("at fault:")
+    assert [line for line in others if ".txt:" not in line and "more" not in line] == []
 
 
 @pytest.mark.parametrize("how", DAMAGED)
@@ -40,7 +49,7 @@ def test_a_damaged_picture_is_no_error_but_counted_and_named(how: str, tmp_path:
     before = digest(tmp_path)
     report = check.dataset(data)
     assert [path for path, _ in report.splits["train"].skipped] == [str(picture)]
-    assert any("1 damaged image(s) are left out" in line and str(picture) in line for line in report.lines())
+    assert any("1 damaged image, left out" in line and str(picture) in line for line in report.lines())
     assert digest(tmp_path) == before
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from yolov12.data import datayaml, fonts, labelcache
+from yolov12.data import dataroot, datayaml, fonts, labelcache, pictures
 from yolov12.errors import ExitError, UserError
 from yolov12.log import say, say_once
-from yolov12.seams import Seam
+from yolov12.seams import Seam, replaced
 
 SEAMS: tuple[Seam, ...] = (
     # Replaced.
@@ -25,11 +27,13 @@ SEAMS: tuple[Seam, ...] = (
     Seam("data/utils.py", 1002, "ultralytics.data.utils.save_dataset_cache_file", "ff400df7acf0"),
     Seam("data/utils.py", 717, "ultralytics.data.utils.check_det_dataset", "249c3aeec11e"),
     Seam("data/utils.py", 839, "ultralytics.data.utils.check_cls_dataset", "2232af93b000"),
+    Seam("data/utils.py", 256, "ultralytics.data.utils.check_image", "902e15d6d69e"),
+    Seam("data/dataset.py", 276, "ultralytics.data.dataset.YOLODataset._load_or_scan_cache", "f36510a1e2b3"),
+    Seam("data/dataset.py", 248, "ultralytics.data.dataset.YOLODataset.verify_labels", "5ac86a20e111"),
     Seam("data/build.py", 349, "ultralytics.data.build.build_dataloader", "4f01bd7501fe"),
     Seam("utils/checks.py", 434, "ultralytics.utils.checks.check_font", "ccf9e94073e9"),
-    # Followed rule by rule, in labels.py, pictures.py and check.py.
+    # Followed rule by rule, in labels.py, pictures.py, dataroot.py and check.py.
     Seam("data/utils.py", 439, "ultralytics.data.utils.verify_image_label", "cb95816950c4"),
-    Seam("data/utils.py", 256, "ultralytics.data.utils.check_image", "902e15d6d69e"),
     Seam("data/utils.py", 134, "ultralytics.data.utils.img2label_paths", "ecc069842dba"),
     Seam("data/base.py", 189, "ultralytics.data.base.BaseDataset.get_img_files", "baca2eb4485f"),
     # What handover.ByValue wraps; it relies on this one allocating no shared memory.
@@ -38,6 +42,8 @@ SEAMS: tuple[Seam, ...] = (
 
 _stock: dict[str, Callable[..., Any]] = {}
 """What `install` replaced, by name; empty until it ran."""
+_stock_methods: dict[str, Callable[..., Any]] = {}
+"""The same for methods of YOLODataset."""
 _promised_bytes: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 """Shared memory that the loaders alive in this process may still fill."""
 
@@ -55,6 +61,7 @@ def install() -> None:
         (ultralytics.data.utils, "save_dataset_cache_file", save_dataset_cache_file),
         (ultralytics.data.utils, "check_det_dataset", check_det_dataset),
         (ultralytics.data.utils, "check_cls_dataset", check_cls_dataset),
+        (ultralytics.data.utils, "check_image", check_image),
         (ultralytics.data.build, "build_dataloader", build_dataloader),
         (ultralytics.utils.checks, "check_font", fonts.check_font),
     )
@@ -63,6 +70,11 @@ def install() -> None:
         # inspect.getsource follows this, so that a seam's digest stays that of the pinned source.
         stand_in.__wrapped__ = _stock[name]
         _rebind(name, _stock[name], stand_in)
+    dataset: Any = ultralytics.data.dataset.YOLODataset
+    methods: dict[str, Any] = {"_load_or_scan_cache": _load_or_scan_cache, "verify_labels": _verify_labels}
+    for name, method in methods.items():
+        _stock_methods[name] = method.__wrapped__ = vars(dataset)[name]
+        setattr(dataset, name, method)
 
 
 def load_dataset_cache_file(path: Path) -> dict[str, Any]:
@@ -92,6 +104,41 @@ def save_dataset_cache_file(prefix: str, path: Path, x: dict[str, Any], version:
         say(f"label cache: {file}")
 
 
+def _load_or_scan_cache(self: Any, cache_path: Path, cache_hash: str) -> tuple[dict[str, Any], bool]:
+    """Upstream's method, told the name of the file that is really read.
+
+    Its caller says what it found in a cache under the name of stock's file, so that is said here, and the caller hears that there was none.
+    """
+    from ultralytics.utils import LOCAL_RANK, LOGGER
+
+    file = labelcache.place(cache_path)
+    cache, was_there = _stock_methods["_load_or_scan_cache"](self, file, cache_hash)
+    if was_there and "results" in cache and LOCAL_RANK in {-1, 0}:  # a grounding data set has none
+        LOGGER.info(f"{self.prefix}{file}: {self.scan_summary(*cache['results'][:4])}")
+        if cache["msgs"]:
+            LOGGER.info("\n".join(cache["msgs"]))
+    return cache, False
+
+
+def _verify_labels(self: Any, labels: list[dict[str, Any]], cache_path: Path) -> None:
+    """Upstream's method, told the name of the file that its warning should name."""
+    _stock_methods["verify_labels"](self, labels, labelcache.place(cache_path))
+
+
+def check_image(im_file: str) -> tuple[str, tuple[int, int]]:
+    """Upstream's check, asked only about pictures that `yolov12 data check` has not found damaged.
+
+    Upstream takes a file that it can not tell for a HEIC picture and asks for a package to read it (utils/patches.py:95), which is a wrong trail.
+
+    Raises:
+        OSError: the picture is damaged; says how, in the words of `data check`.
+    """
+    verdict, why = pictures.damage(im_file)
+    if verdict == "skip":
+        raise OSError(why)
+    return _stock["check_image"](im_file)
+
+
 def check_det_dataset(dataset: str | Path, autodownload: bool = True, split: str = "") -> dict[str, Any]:
     """Upstream's reading of a data yaml, except that a `download:` field is followed only for a data set of ultralytics' own list.
 
@@ -108,16 +155,41 @@ def check_det_dataset(dataset: str | Path, autodownload: bool = True, split: str
             f"data={name} is not fetched ({reason}): fetch and unpack it, then give the path of its data yaml"
         )
     try:
-        return _stock["check_det_dataset"](dataset, autodownload=autodownload and allowed, split=split)
+        with _root_as_found(name):
+            return _stock["check_det_dataset"](dataset, autodownload=autodownload and allowed, split=split)
     except FileNotFoundError as error:
         file = Path(name) if Path(name).is_file() else datayaml.shipped(name)
         if allowed or file is None or file.suffix not in (".yaml", ".yml"):
             raise
         content = datayaml.read(file)
-        advice = datayaml.download_advice(content, datayaml.root_of(file, content))
+        advice = datayaml.download_advice(content, dataroot.find(file, content).folder)
         if not advice:
             raise
         raise UserError(f"{str(error).splitlines()[0]}: {advice} ({reason})") from error
+
+
+@contextmanager
+def _root_as_found(name: str) -> Iterator[None]:
+    """Within it, upstream finds the folder of a data set where `dataroot` does: also beside the yaml."""
+    import ultralytics.data.utils as upstream
+    from ultralytics.utils import YAML
+
+    try:
+        file = datayaml.find(name)
+        root = dataroot.find(file, datayaml.read(file))
+    except UserError:  # upstream has its own words for that
+        yield
+        return
+    dataroot.announce(file, root)
+    if root.is_upstreams:
+        yield
+        return
+
+    def load(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return YAML.load(*args, **kwargs) | {"path": str(root.folder)}
+
+    with replaced(upstream, YAML=SimpleNamespace(load=load)):
+        yield
 
 
 def check_cls_dataset(dataset: str | Path, split: str = "") -> dict[str, Any]:

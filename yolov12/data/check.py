@@ -16,7 +16,7 @@ from yolov12.data import datayaml, labels, pictures
 from yolov12.errors import UserError
 
 _TASKS_WITH_LABELS = ("detect", "segment", "pose", "obb")
-_SHOWN_PROBLEMS = 3
+_SHOWN_PROBLEMS = 10
 _SHOWN_PICTURES = 5
 _CHUNK = 256
 """Pictures per unit of work: large against a thread's overhead, small against a data set."""
@@ -56,26 +56,23 @@ class Report:
     splits: dict[str, Split]
 
     def lines(self) -> list[str]:
-        """The report for people: one line per split, and one more for each thing worth knowing."""
+        """The report for people: one line for the set, and more for each thing worth knowing."""
         counts = ", ".join(
-            f"{name} {split.images} images with {split.objects} objects" for name, split in self.splits.items()
+            f"{name} {_count(split.images, 'image')} with {_count(split.objects, 'object')}"
+            for name, split in self.splits.items()
         )
-        found = [f"data: {self.data}: {self.classes} classes; {counts}"]
+        found = [f"data: {self.data}: {_count(self.classes, 'class', 'classes')}; {counts}"]
         for name, split in self.splits.items():
             if split.unlabelled:
-                found.append(
-                    f"data: {name}: {split.unlabelled} of {split.images} images have no label file and count as background"
-                )
+                these = f"{split.unlabelled} of {_count(split.images, 'image')}"
+                found.append(f"data: {name}: {these} without a label file, counted as background")
             if split.skipped:
-                named = [f"{path} ({why})" for path, why in split.skipped]
-                found.append(
-                    f"data: {name}: {len(named)} damaged image(s) are left out: {_first(named, _SHOWN_PICTURES)}"
-                )
+                named = _first([f"{path} ({why})" for path, why in split.skipped], _SHOWN_PICTURES)
+                found.append(f"data: {name}: {_count(len(split.skipped), 'damaged image')}, left out: {named}")
             if split.rewritten:
-                found.append(
-                    f"data: {name}: {len(split.rewritten)} JPEG(s) lack their end mark; ultralytics writes them anew in place "
-                    f"(left out if it can not): {_first(split.rewritten, _SHOWN_PICTURES)}"
-                )
+                these = f"{_count(len(split.rewritten), 'JPEG')} without the end mark"
+                fate = "which ultralytics writes anew in place (or leaves out, if it can not)"
+                found.append(f"data: {name}: {these}, {fate}: {_first(split.rewritten, _SHOWN_PICTURES)}")
             if split.problems:
                 found.append(f"data: {name}: {_problems_text(self.data.parent, split.problems)}")
         return found
@@ -88,7 +85,7 @@ def dataset(data: str | Path, task: str = "detect", strict: bool = True, single_
     With `strict=False` faults in label files are reported, not raised; stock then drops these pictures.
 
     Raises:
-        UserError: there is nothing to train on, or label files have faults; all faults are collected and the first three named.
+        UserError: there is nothing to train on, or label files have faults; all faults are counted and the first ten named, one on a line.
     """
     if task == "classify":
         return _classification(Path(data))
@@ -98,16 +95,12 @@ def dataset(data: str | Path, task: str = "detect", strict: bool = True, single_
     for name, places in description.splits.items():
         paths = pictures.listed(places)
         if not paths:
-            raise UserError(
-                f"{description.file}: no images for `{name}:` in {_first([str(place) for place in places], 3)}"
-            )
+            raise UserError(f"{description.file}: {_no_images(name, places)}")
         splits[name] = _check_split(paths, rules)
         _refuse_useless(description.file, name, paths, splits[name], task)
     problems = [problem for split in splits.values() for problem in split.problems]
     if strict and problems:
-        raise UserError(
-            f"{description.file}: {_problems_text(description.file.parent, problems)}: correct or delete these lines"
-        )
+        raise UserError(f"{description.file}: correct or delete {_problems_text(description.file.parent, problems)}")
     return Report(description.file, len(description.names), splits)
 
 
@@ -157,14 +150,37 @@ def label_path(image: str) -> str:
     return moved.rsplit(".", 1)[0] + ".txt"
 
 
+def _no_images(name: str, places: list[Path]) -> str:
+    """What to say about a split without pictures: the folder of the labels is often named in place of theirs."""
+    where = _first([str(place) for place in places], 3)
+    found = f"no images for `{name}:` in {where}"
+    for place in places:
+        beside = Path("images".join(str(place).rsplit("labels", 1)))
+        if place.is_dir() and any(place.glob("*.txt")) and beside.is_dir():
+            return f"{found}, which holds label files: `{name}:` names the folder of the pictures, here {beside}"
+    return f"{found}: put pictures there ({', '.join(sorted(pictures.FORMATS))}), or correct `{name}:`"
+
+
 def _refuse_useless(file: Path, name: str, paths: list[str], split: Split, task: str) -> None:
     if len(split.skipped) == split.images:
         path, why = split.skipped[0]
-        raise UserError(f"{file}: none of the {split.images} images for `{name}:` can be read: {path} ({why})")
-    if name == "train" and task in _TASKS_WITH_LABELS and split.unlabelled == split.images:
         raise UserError(
-            f"{file}: none of the {split.images} training images has a label file: that of {paths[0]} would be {label_path(paths[0])}"
+            f"{file}: none of the {_count(split.images, 'image')} for `{name}:` can be read: {path} ({why})"
         )
+    if name == "train" and task in _TASKS_WITH_LABELS and split.unlabelled == split.images:
+        none = f"none of the {_count(split.images, 'training image')} has a label file"
+        raise UserError(f"{file}: {none}: {_where_labels_belong(paths[0])}")
+
+
+def _where_labels_belong(image: str) -> str:
+    """The rule by which label files are found, on the example of one picture."""
+    wanted = label_path(image)
+    if wanted != os.path.splitext(image)[0] + ".txt":
+        return f"that of {image} would be {wanted} (the same path with `labels` for `images`)"
+    return (
+        f"that of {image} would be {wanted}, beside it, since no folder on its path is called `images`: "
+        "put the pictures below a folder `images` and the label files, with the same names, below a folder `labels` next to it"
+    )
 
 
 def _keypoints(description: datayaml.DataYaml, task: str) -> tuple[int, int] | None:
@@ -206,8 +222,16 @@ def _classification(folder: Path) -> Report:
 
 
 def _problems_text(root: Path, problems: list[tuple[str, labels.Problem]]) -> str:
-    named = [f"{_short(path, root)}:{problem.line}: {problem.what}" for path, problem in problems]
-    return f"{len(named)} label line(s) at fault: {_first(named, _SHOWN_PROBLEMS)}"
+    """How many faults there are, and below it the first of them, each on a line of its own."""
+    named = [f"  {_short(path, root)}:{problem.line}: {problem.what}" for path, problem in problems[:_SHOWN_PROBLEMS]]
+    if more := len(problems) - len(named):
+        named.append(f"  and {more} more")
+    return "\n".join([f"{_count(len(problems), 'label line')} at fault:", *named])
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _first(named: list[str], count: int) -> str:

@@ -13,7 +13,10 @@ from typing import Any
 
 import yaml
 
+from yolov12.data import dataroot, pictures
 from yolov12.errors import UserError
+
+_ARCHIVES = ("zip", "tar", "gz", "tgz", "bz2", "xz", "7z", "rar")
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ def load(name: str | Path) -> DataYaml:
     """
     file = find(name)
     content = read(file)
-    root = root_of(file, content)
+    root = dataroot.find(file, content)
+    dataroot.announce(file, root)
     splits = {}
     for split in ("train", "val"):
         key = "validation" if split == "val" and "val" not in content and "validation" in content else split
         splits[split] = _places(file, content, key, root)
-    return DataYaml(file=file, root=root, names=_names(file, content), splits=splits, content=content)
+    return DataYaml(file=file, root=root.folder, names=_names(file, content), splits=splits, content=content)
 
 
 def find(name: str | Path) -> Path:
@@ -61,7 +65,9 @@ def find(name: str | Path) -> Path:
     path = Path(text)
     if path.is_dir():
         found = sorted(path.glob("*.yaml")) or sorted(path.glob("*.yml"))
-        if len(found) != 1:
+        if not found:
+            raise UserError(f"data={text} is a folder without a yaml file: give the path of the data set's yaml")
+        if len(found) > 1:
             raise UserError(f"data={text} is a folder with {len(found)} yaml files: give the path of one")
         return found[0]
     if not path.is_file():
@@ -72,8 +78,18 @@ def find(name: str | Path) -> Path:
             )
         return listed
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise UserError(f"data={text} is not a .yaml file: unpack the data set and give the path of its data yaml")
+        raise UserError(f"data={text} {_what(path)}")
     return path
+
+
+def _what(path: Path) -> str:
+    """What a file is that is no yaml, and what to type."""
+    ending = path.suffix.lower().removeprefix(".")
+    if ending in pictures.FORMATS:
+        return "is a picture: give the path of the data yaml, which names the folders of pictures"
+    if ending in _ARCHIVES:
+        return "is an archive: unpack it, then give the path of the data yaml in it"
+    return "is not a .yaml file: give the path of the data set's yaml"
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -117,48 +133,24 @@ def _where(error: yaml.YAMLError) -> str:
     return problem if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
-def root_of(file: Path, content: dict[str, Any]) -> Path:
-    """The folder that the yaml's relative paths start from: `path:`, or the yaml's own folder."""
-    asked = content.get("path")
-    if asked is not None and not isinstance(asked, str):
-        raise UserError(f"{file}: `path:` must be text, not {asked!r}")
-    root = Path(asked or file.parent)
-    if not root.exists() and not root.is_absolute():
-        from ultralytics.utils import DATASETS_DIR
-
-        root = Path(DATASETS_DIR) / root
-    return root.resolve()
-
-
-def _places(file: Path, content: dict[str, Any], key: str, root: Path) -> list[Path]:
+def _places(file: Path, content: dict[str, Any], key: str, root: dataroot.Root) -> list[Path]:
     """Where a split's pictures are: a folder, a picture, a text file that lists pictures, or several of these."""
     if content.get(key) in (None, "", []):
         raise UserError(
             f"{file} has no `{key}:`: give it the folder of the {key} pictures, for example {key}: images/{key}"
         )
-    asked = content[key] if isinstance(content[key], list) else [content[key]]
+    is_list = isinstance(content[key], list)
     places = []
-    for each in asked:
+    for each in content[key] if is_list else [content[key]]:
         if not isinstance(each, str):
             raise UserError(f"{file}: `{key}:` must be a path or a list of paths, not {each!r}")
-        place = (root / each).resolve()
-        if not place.exists() and each.startswith("../") and isinstance(content[key], str):
-            place = (root / each[3:]).resolve()  # upstream forgives this one
+        place = dataroot.place(root.folder, each, forgive=not is_list)
         if not place.exists():
-            raise UserError(_missing(file, content, key, root / each, root))
+            if advice := download_advice(content, root.folder):
+                raise UserError(f"{file}: `{key}:` means {place}, which does not exist; {advice}")
+            raise UserError(dataroot.missing(file, content, root, key, each))
         places.append(place)
     return places
-
-
-def _missing(file: Path, content: dict[str, Any], key: str, place: Path, root: Path) -> str:
-    message = f"{file}: `{key}:` means {place.absolute()}, which does not exist"
-    if advice := download_advice(content, root):
-        return f"{message}; {advice}"
-    if content.get("path"):
-        return (
-            f"{message}; a relative `path:` starts from the current folder: leave it out to start from the yaml's own"
-        )
-    return f"{message}: correct the path (it starts from the yaml's folder)"
 
 
 def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:

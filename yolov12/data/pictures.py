@@ -8,6 +8,7 @@ that merely lacks its end mark is written anew, in place.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ FORMATS = frozenset(["avif", "bmp", "dng", "heic", "heif", "jp2", "jpeg", "jpg",
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND\xae\x42\x60\x82"
+_HEIC_MARK = b"ftyp"
+"""From byte 4 on; phones write such files, and copies of them are often called .jpg."""
 _WITH_MARKS = (".jpg", ".jpeg", ".png")
 
 
@@ -49,14 +52,14 @@ def damage(path: str) -> tuple[str, str]:
         if not path.lower().endswith(_WITH_MARKS):
             return "keep", "only JPEG and PNG have an end mark to look for"
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(12)
             file.seek(-min(size, 8), os.SEEK_END)
             end = file.read(8)
     except OSError as error:
         return "skip", f"can not be read: {error.strerror}"
     if start.startswith(_JPEG_START) and end.endswith(_JPEG_END):
         return "keep", "whole JPEG"
-    if start == _PNG_START and end == _PNG_END:
+    if start.startswith(_PNG_START) and end == _PNG_END:
         return "keep", "whole PNG"
     return _decode(path, start)
 
@@ -70,10 +73,10 @@ def _decode(path: str, start: bytes) -> tuple[str, str]:
 
     if start.startswith(_JPEG_START):
         decoder: Any = JpegImagePlugin.jpeg_factory
-    elif start == _PNG_START:
+    elif start.startswith(_PNG_START):
         decoder = PngImagePlugin.PngImageFile
     else:
-        return _other_content(path)
+        return _other_content(path, start)
     try:
         with open(path, "rb") as file:
             decoder(file, path).verify()
@@ -87,11 +90,20 @@ def _decode(path: str, start: bytes) -> tuple[str, str]:
     return ("rewrite", "a JPEG without its end mark") if picture.format == "JPEG" else ("keep", "decodes")
 
 
-def _other_content(path: str) -> tuple[str, str]:
+def _other_content(path: str, start: bytes) -> tuple[str, str]:
     """A file that is called JPEG or PNG and is neither: perhaps another kind of picture, which then is read all the same."""
     import cv2
 
-    return ("keep", "another kind of picture") if cv2.haveImageReader(path) else ("skip", "not a picture")
+    if cv2.haveImageReader(path):
+        return "keep", "another kind of picture"
+    if start[4:8] != _HEIC_MARK:
+        return "skip", "not a picture"
+    if importlib.util.find_spec("pi_heif") is None:
+        return (
+            "skip",
+            "a HEIC picture under another name, for which the Python package pi-heif is missing: save it as JPEG",
+        )
+    return "keep", "a HEIC picture"
 
 
 def _below(folder: Path) -> Iterator[str]:

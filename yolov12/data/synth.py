@@ -62,8 +62,10 @@ def write(out: Path, n_train: int = 64, n_val: int = 16, imgsz: int = 320, seed:
     out = Path(out)
     if n_train < 1 or n_val < 1 or imgsz < 64:
         raise UserError(
-            f"synth needs train >= 1, val >= 1 and imgsz >= 64, not train={n_train}, val={n_val}, imgsz={imgsz}"
+            f"synth needs n_train >= 1, n_val >= 1 and imgsz >= 64, not n_train={n_train}, n_val={n_val}, imgsz={imgsz}"
         )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the data set")
     if out.exists() and not _is_ours(out):
         raise UserError(f"{out} is not empty and was not written by `yolov12 data synth`: name a new folder")
     try:
@@ -124,8 +126,6 @@ BUNDLED = (64, 16, 320, 0)
 
 def _is_ours(folder: Path) -> bool:
     """True for an empty folder and for one that `write` made."""
-    if not folder.is_dir():
-        return False
     if not any(folder.iterdir()):
         return True
     yaml = folder / YAML_NAME

@@ -44,7 +44,7 @@ def test_the_whole_of_the_real_photos_passes():
 def test_a_picture_without_label_file_counts_as_background(tmp_path: Path):
     data = write_good(tmp_path)
     (tmp_path / "labels" / "train" / "3.txt").unlink()
-    assert "data: train: 1 of 4 images have no label file and count as background" in check.dataset(data).lines()
+    assert "data: train: 1 of 4 images without a label file, counted as background" in check.dataset(data).lines()
 
 
 def test_unlabelled_validation_pictures_are_allowed(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_a_jpeg_that_will_be_rewritten_is_announced(tmp_path: Path):
     picture = tmp_path / "images" / "train" / "0.jpg"
     picture.write_bytes(picture.read_bytes() + b"\0\0")
     (line,) = check.dataset(data).lines()[1:]
-    assert "1 JPEG(s) lack their end mark" in line
+    assert "1 JPEG without the end mark" in line
     assert str(picture) in line
 
 
@@ -67,8 +67,37 @@ def test_faults_are_collected_across_splits_and_chunks(tmp_path: Path, monkeypat
     data = write_good(tmp_path)
     for split, name in (("train", "0"), ("train", "3"), ("val", "1")):
         (tmp_path / "labels" / split / f"{name}.txt").write_text("5 .5 .5 .1 .1\n")
-    with pytest.raises(UserError, match=r"3 label line.*train/0\.txt:1.*train/3\.txt:1.*val/1\.txt:1"):
+    with pytest.raises(
+        UserError, match=r"3 label lines at fault:\n .*train/0\.txt:1.*\n .*train/3\.txt:1.*\n .*val/1\.txt:1"
+    ):
         check.dataset(data)
+
+
+def test_pictures_outside_a_folder_called_images_are_told_how_folders_must_be_called(tmp_path: Path):
+    data = write_good(tmp_path, "train: pics/train\nval: images/val\nnames: [a, b]\n")
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "images" / "train").rename(tmp_path / "pics" / "train")
+    with pytest.raises(
+        UserError, match=r"/pics/train/0\.txt, beside it, since no folder on its path is called `images`"
+    ):
+        check.dataset(data)
+
+
+def test_the_folder_of_the_labels_in_place_of_the_pictures_is_recognized(tmp_path: Path):
+    data = write_good(tmp_path, "train: labels/train\nval: images/val\nnames: [a, b]\n")
+    with pytest.raises(
+        UserError, match=rf"holds label files: .* the folder of the pictures, here {tmp_path}/images/train"
+    ):
+        check.dataset(data)
+
+
+def test_one_of_a_thing_is_told_in_the_singular(tmp_path: Path):
+    data = write_good(tmp_path, "train: images/train\nval: images/val\nnames: [a]\n")
+    for label in (tmp_path / "labels").rglob("*.txt"):
+        label.write_text("")
+    (tmp_path / "labels" / "val" / "0.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "images" / "val" / "1.jpg").unlink()
+    assert check.dataset(data).lines()[0].endswith("1 class; train 4 images with 0 objects, val 1 image with 1 object")
 
 
 def test_one_class_training_ignores_class_numbers(tmp_path: Path):

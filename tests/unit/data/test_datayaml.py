@@ -82,14 +82,14 @@ def test_an_address_is_not_fetched(address: str):
 
 def test_an_archive_is_not_unpacked(tmp_path: Path):
     (tmp_path / "set.zip").write_bytes(b"PK\x05\x06" + bytes(18))
-    with pytest.raises(UserError, match="unpack the data set"):
+    with pytest.raises(UserError, match="is an archive: unpack it"):
         datayaml.load("set.zip")
 
 
-def test_a_relative_path_key_that_misses_is_explained(tmp_path: Path):
-    file = write_good(tmp_path / "set", "path: elsewhere\ntrain: t\nval: v\nnames: [a]\n")
-    with pytest.raises(UserError, match="starts from the current folder"):
-        datayaml.load(file)
+def test_a_picture_is_no_data_set(tmp_path: Path):
+    picture = write_good(tmp_path / "set").parent / "images" / "train" / "0.jpg"
+    with pytest.raises(UserError, match=r"is a picture: give the path of the data yaml"):
+        datayaml.load(picture)
 
 
 def test_the_place_of_a_syntax_error_is_told(tmp_path: Path):

@@ -65,7 +65,7 @@ def test_a_foreign_folder_is_not_overwritten(tmp_path: Path):
 
 def test_a_file_is_not_overwritten(tmp_path: Path):
     (tmp_path / "out").write_text("keep me")
-    with pytest.raises(UserError, match="was not written by"):
+    with pytest.raises(UserError, match="out is a file: name a folder"):
         synth.write(tmp_path / "out", n_train=1, n_val=1)
 
 
