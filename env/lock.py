@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from compatibility import TOOLCHAIN
 from render import ROOT, load, lock_name
 
 LOCKS = ROOT / "env/locks"
@@ -33,7 +34,7 @@ def compile_lock(target: Path, python: str, platform: str, source: list[str], up
 
 
 def main(upgrade: bool) -> None:
-    """Write build.txt and one lock for each set and Python."""
+    """Write build.txt, toolchain.txt and one lock for each set and Python."""
     pins = load()
     groups = {group: entry["extras"] for group, entry in pins.matrix["locks"].items()}
     groups["dev"] = sorted({extra for extras in groups.values() for extra in extras} | {"dev"})
@@ -41,6 +42,9 @@ def main(upgrade: bool) -> None:
     # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
     tools = "".join(f"{name}\n" for name in BUILD_TOOLS)
     compile_lock(LOCKS / "build.txt", pythons[0], platform, ["-"], upgrade, stdin=tools)
+    # Programs and headers: their wheels are for every Python.
+    compilers = "".join(f"{name}\n" for name in TOOLCHAIN)
+    compile_lock(LOCKS / "toolchain.txt", pythons[0], platform, ["-"], upgrade, stdin=compilers)
     for python in pythons:
         for group, extras in groups.items():
             chosen = [argument for extra in extras for argument in ("--extra", extra)]

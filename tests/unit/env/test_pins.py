@@ -15,12 +15,15 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from env import render
+from env.compatibility import TOOLCHAIN
 
 ROOT = Path(__file__).resolve().parents[3]
 PINS = render.load()
 PACKAGES = PINS.versions["packages"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "env/locks").glob("*-py*.txt"))
+TOOLS = [ROOT / "env/locks/build.txt", ROOT / "env/locks/toolchain.txt"]
+"""Locks that are the same for every Python."""
 
 # Besides the generated files: the pins themselves, their locks, prose and records, which say what was so when they were written, and tests,
 # whose sample records do.
@@ -61,6 +64,7 @@ def test_what_is_not_a_package_has_its_reason_too():
     for section in (PINS.versions["python"]["image"], PINS.versions["python"]["locks"], PINS.versions["platform"]):
         assert section["why"]
     assert all(image["why"] for image in PINS.versions["images"].values())
+    assert all(source["why"] for source in PINS.versions["sources"].values())
     assert all(PINS.versions["left_out"].values())
     assert all(PINS.matrix["exclusions"].values())
 
@@ -68,14 +72,15 @@ def test_what_is_not_a_package_has_its_reason_too():
 def test_each_pin_tells_renovate_where_newer_versions_are():
     text = (ROOT / "env/versions.yaml").read_text()
     announced = re.findall(r"# renovate: datasource=(\w+) depName=(\S+)\n  (\S+):\n", text)
-    assert [key for source, name, key in announced if source == "pypi" and name == key] == list(PACKAGES)
+    pinned = [*PACKAGES, *PINS.versions["sources"]]
+    assert [key for source, name, key in announced if source == "pypi" and name == key] == pinned
     assert [key for source, _, key in announced if source == "docker"] == list(PINS.versions["images"])
 
 
 def test_each_dependency_is_pinned_and_each_pin_is_of_something_locked():
     names = [*PROJECT["dependencies"], *(name for extra in PROJECT["optional-dependencies"].values() for name in extra)]
     assert set(names) <= set(PACKAGES), "a dependency without a pin in env/versions.yaml"
-    everything = {name for lock in LOCKS for name in locked(lock)}
+    everything = {name for lock in (*LOCKS, *TOOLS) for name in locked(lock)}
     assert {canonicalize_name(name) for name in PACKAGES} <= everything, "a pin that no lock uses"
 
 
@@ -88,7 +93,7 @@ def test_a_lock_exists_for_each_python_that_the_package_accepts():
     assert PINS.versions["python"]["image"]["version"] in pythons
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, ROOT / "env/locks/build.txt"], ids=lambda lock: lock.stem)
+@pytest.mark.parametrize("lock", [*LOCKS, *TOOLS], ids=lambda lock: lock.stem)
 def test_a_lock_has_the_pinned_versions_and_a_hash_for_each(lock):
     pins = {canonicalize_name(name): entry["version"] for name, entry in PACKAGES.items()}
     found = locked(lock)
@@ -100,12 +105,21 @@ def test_a_lock_has_the_pinned_versions_and_a_hash_for_each(lock):
     assert not set(found) & set(PINS.versions["left_out"])
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, ROOT / "env/locks/build.txt"], ids=lambda lock: lock.stem)
+@pytest.mark.parametrize("lock", [*LOCKS, *TOOLS], ids=lambda lock: lock.stem)
 def test_a_lock_names_no_index_and_no_file(lock):
     """A mirror or a developer's folder must not travel with the repository."""
     text = lock.read_text()
     assert "://" not in text
     assert not re.search(r"^(--|-i |-f )|index-url|find-links| @ ", text, re.MULTILINE)
+
+
+def test_the_toolchain_lock_is_the_five_parts_of_the_compiler_and_nothing_else():
+    assert set(locked(ROOT / "env/locks/toolchain.txt")) == set(TOOLCHAIN)
+
+
+def test_a_source_distribution_is_pinned_with_the_hash_of_its_file():
+    for name, source in PINS.versions["sources"].items():
+        assert re.fullmatch(r"[0-9a-f]{64}", source["sha256"]), name
 
 
 @pytest.mark.parametrize("python", PINS.lock_pythons)
