@@ -4,11 +4,12 @@
 ultralytics knows `yolo12n.yaml` and not `yolov12n.yaml` (nn/tasks.py:2300 looks for a file `yolov12.yaml`, which it does not have), and has no
 names for the weights that the authors of YOLOv12 released. docs/weights.md has the table.
 
-torch is not imported, except for names that are nowhere else to be found.
+torch is not imported, so that a mistyped name is told at once.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import hashlib
@@ -136,7 +137,7 @@ def _architecture(text: str) -> str:
 
 def _weights(text: str) -> str:
     """A bare name that is no local file and no YAML."""
-    name = text if text.endswith(_FILES) else f"{text}.pt"
+    name = text if text.endswith((*_FILES, ".pth")) else f"{text}.pt"
     if name != text and Path(name).is_file():
         return name
     if name in RELEASES:
@@ -144,7 +145,7 @@ def _weights(text: str) -> str:
     if name in _assets():
         return text
     known = sorted({*RELEASES, *_assets()})
-    if not name.endswith(".pt"):
+    if not name.endswith((".pt", ".pth")):
         raise UserError(f"model={text}: no such file")
     yaml = f"{name.removesuffix('.pt')}.yaml"
     from_scratch = f"; there is an architecture of that name: {yaml}" if yaml in known_architectures() else ""
@@ -197,11 +198,15 @@ def _package() -> Path:
 
 @functools.cache
 def _assets() -> frozenset[str]:
-    """Names of ultralytics' released files. Its list is code, so this is where torch comes in; nobody asks before a model is loaded."""
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
-    old = {name.replace("u.pt", ".pt") for name in GITHUB_ASSETS_NAMES if re.match(r"yolov[35].*u\.pt", name)}
-    return frozenset(GITHUB_ASSETS_NAMES | old)
+    """Names of ultralytics' released files. Its list is an expression of literals, evaluated here alone: importing its module imports torch."""
+    tree = ast.parse((_package() / "utils" / "downloads.py").read_text(encoding="utf-8"))
+    listed = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "GITHUB_ASSETS_NAMES"
+    )
+    names = eval(compile(ast.Expression(listed), "downloads.py", "eval"), {"__builtins__": {"frozenset": frozenset}})
+    return names | {name.replace("u.pt", ".pt") for name in names if re.match(r"yolov[35].*u\.pt", name)}
 
 
 def _by_name_alone(name: str) -> str:
@@ -209,5 +214,9 @@ def _by_name_alone(name: str) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
-    return f"; nearest: {', '.join(near)}" if near else "; docs/weights.md lists the names"
+    """The most similar names, all sizes of them where only the size is wrong."""
+    typed = re.sub(r"\.pth$", ".pt", name.lower())
+    near = difflib.get_close_matches(typed, known, n=6, cutoff=0.7)
+    scores = {each: difflib.SequenceMatcher(None, each, typed).ratio() for each in near}
+    best = sorted(each for each, score in scores.items() if score > max(scores.values()) - 0.04)
+    return f"; nearest: {', '.join(best)}" if best else "; docs/weights.md lists the names"

@@ -112,7 +112,14 @@ def installed(monkeypatch):
 
 
 def forget(monkeypatch) -> None:
-    for name, fresh in {"_looked": False, "_attend": None, "_version": "", "_missing": "not looked for yet"}.items():
+    untouched = {
+        "_looked": False,
+        "_attend": None,
+        "_why_not_on": None,
+        "_version": "",
+        "_missing": "not looked for yet",
+    }
+    for name, fresh in untouched.items():
         monkeypatch.setattr(flash_package, name, fresh)
 
 
@@ -134,6 +141,14 @@ def test_upstreams_package_is_told_when_to_be_deterministic(installed):
 def test_the_head_dim_32_build_is_not_used_for_other_dimensions(installed):
     installed("2.8.3+hd32")
     assert "built for head_dim 32, not 64" in flash_package.why_not(head_dim=64)
+
+
+def test_the_head_dim_32_build_is_not_used_on_a_gpu_that_it_has_no_code_for(installed, monkeypatch):
+    installed("2.8.3+hd32")
+    no_code = "there is code for sm_90, and this GPU is sm_80"
+    sys.modules["flash_attn"].why_not = lambda capability: None if capability == (9, 0) else no_code
+    assert flash_package.why_not(head_dim=32, capability=(9, 0)) is None
+    assert flash_package.why_not(head_dim=32, capability=(8, 0)) == no_code
 
 
 def test_a_package_that_is_not_there_is_said_to_be_not_installed(monkeypatch):

@@ -101,6 +101,13 @@ def test_each_name_of_released_weights_means_one_file(size: str, fetched: list[t
         assert fetched[-1] == (file, url)
 
 
+def test_the_released_files_of_ultralytics_are_those_that_its_module_lists():
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    assert names._assets() >= GITHUB_ASSETS_NAMES
+    assert "yolov5n.pt" in names._assets()
+
+
 def test_the_assets_address_is_the_one_that_the_pinned_ultralytics_uses():
     import inspect
 
@@ -164,6 +171,8 @@ def test_the_address_of_a_file_is_fetched_and_two_of_one_name_are_kept_apart(fet
         ("yolov12z.yaml", r"no architecture has that name; nearest: yolov12"),
         ("YOLOv12n.yaml", r"nearest: yolov12n\.yaml"),
         ("yolv12n.pt", r"nearest: yolov12n\.pt"),
+        ("yolov12q.yaml", r"yolov12l\.yaml, yolov12m\.yaml, yolov12n\.yaml, yolov12s\.yaml, yolov12x\.yaml$"),
+        ("yolov12n.pth", r"no released weights have that name; nearest: yolov12n\.pt$"),
         ("yolov12n-v1.1.pt", r"yolov12n-v1\.0\.pt"),
         ("yolo12n-seg.pt", r"there is an architecture of that name: yolo12n-seg\.yaml"),
         ("completely different", r"docs/weights\.md"),

@@ -93,7 +93,7 @@ def _why_not_on_gpu(name: str, backend: Backend, case: Case) -> str | None:
         return f"takes head_dim 8, 16, ... {backend.max_head_dim}, not {case.head_dim}"
     if case.training and case.deterministic == "strict" and "strict" not in backend.repeatable:
         return "has no deterministic backward, which torch.use_deterministic_algorithms(True) asks for"
-    return flash_package.why_not(case.head_dim) if name == "flash-attn" else None
+    return flash_package.why_not(case.head_dim, case.capability) if name == "flash-attn" else None
 
 
 def _sm(capability: tuple[int, int]) -> str:

@@ -14,18 +14,26 @@ import torch
 from torch import Tensor
 
 _attend: Callable[..., Tensor] | None = None
+_why_not_on: Callable[[tuple[int, int]], str | None] | None = None
+"""The head_dim 32 build's own answer to why it has no code for a GPU: it would run SDPA there, as if it were the package."""
 _version = ""
 _missing: str | None = "not looked for yet"
 _looked = False
 
 
-def why_not(head_dim: int) -> str | None:
-    """Why the package can not serve this head dimension; None if it can. Looks for the package the first time."""
+def why_not(head_dim: int, capability: tuple[int, int] | None = None) -> str | None:
+    """Why the package can not serve this head dimension on this GPU; None if it can. Looks for the package the first time.
+
+    Args:
+        capability: CUDA compute capability, (9, 0) say; None for no GPU in particular.
+    """
     if not _looked:
         _look()
-    if _missing is None and _is_hd32() and head_dim != 32:
+    if _missing is not None or not _is_hd32():
+        return _missing
+    if head_dim != 32:
         return f"version {_version} is built for head_dim 32, not {head_dim}"
-    return _missing
+    return None if capability is None or _why_not_on is None else _why_not_on(capability)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -42,12 +50,13 @@ def _is_hd32() -> bool:
 
 
 def _look() -> None:
-    global _attend, _version, _missing, _looked
+    global _attend, _why_not_on, _version, _missing, _looked
     _looked = True
     try:
         import flash_attn
 
         _attend, _version, _missing = flash_attn.flash_attn_func, str(flash_attn.__version__), None
+        _why_not_on = getattr(flash_attn, "why_not", None)
     except ModuleNotFoundError as error:
         _missing = "not installed" if error.name == "flash_attn" else f"installed, but needs {error.name}"
     except (ImportError, OSError) as error:  # built against another torch or CUDA

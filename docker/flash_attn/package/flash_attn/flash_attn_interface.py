@@ -7,6 +7,8 @@ Head dimension 32, fp16 or bf16, on a GPU that there is code for, without mask o
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from flash_attn import _build, _fallback, _ops
 
 HEAD_DIM = 32
 HALVES = (torch.float16, torch.bfloat16)
+Decision = TypeVar("Decision", bound=Callable[..., object])
 _noticed: set[str] = set()
 
 
@@ -87,6 +90,12 @@ def why_not(capability: tuple[int, int]) -> str | None:
     return f"there is code for {', '.join(f'sm_{arch}' for arch in _build.ARCHS)}, and this GPU is sm_{major}{minor}"
 
 
+def _constant_in_graphs(decision: Decision) -> Decision:
+    """torch.compiler.assume_constant_result (torch/_dynamo/decorators.py:177) without importing all of dynamo, which takes seconds."""
+    decision._dynamo_marked_constant = True  # type: ignore[attr-defined]  # an attribute that only dynamo knows
+    return decision
+
+
 def _why_not_compiled(q: Tensor, k: Tensor, options: list[str]) -> str | None:
     """Why the compiled ops can not serve a call, in words for the user; None if they can. `options` are those it asks for."""
     if q.device.type != "cuda":
@@ -104,12 +113,12 @@ def _why_not_compiled(q: Tensor, k: Tensor, options: list[str]) -> str | None:
     return f"{' and '.join(options)} asked for" if options else None
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def _why_not_on_device(index: int | None) -> str | None:
     return why_not(torch.cuda.get_device_capability(index))
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def _notice(reason: str) -> None:
     """Warn once for each reason. Under torch.compile that is while tracing, and not in the graph."""
     if reason not in _noticed:
