@@ -29,5 +29,9 @@ class RetryableError(ExitError):
     exit_code = 75
 
 
+class PeerFailedError(RetryableError):
+    """Another process of the run failed, for a reason other than this one's."""
+
+
 TERMINATED = 143
 """Exit code of a training that ended because a scheduler asked for it: 128 + SIGTERM."""

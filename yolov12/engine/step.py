@@ -24,7 +24,7 @@ from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.loss_count import TargetCounter, counter_for
 from yolov12.engine.snapshot import Snapshot
-from yolov12.errors import RetryableError
+from yolov12.errors import PeerFailedError, RetryableError
 from yolov12.log import say, say_once, warn
 from yolov12.memory.failure import is_out_of_memory
 from yolov12.memory.micro_batch import split
@@ -98,7 +98,7 @@ class Step:
             if error is not None and not is_out_of_memory(error):
                 raise error
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
-                raise RetryableError(f"training stopped because another process failed, {verdict.first()}")
+                raise PeerFailedError(f"training stopped because another process failed, {verdict.first()}")
             del attempt, error
             self._before.restore()
             self._use_smaller_parts(len(batch["img"]), verdict.first())

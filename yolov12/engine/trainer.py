@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from yolov12.wholefile import remove_parts, replacing
 SEAMS = (
     Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "87a635e3bfc4"),
     Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "aecd0c111afe"),
+    Seam("engine/trainer.py", 236, "ultralytics.engine.trainer.BaseTrainer.train", "b7f76d34d85c"),
+    Seam("utils/dist.py", 116, "ultralytics.utils.dist.generate_ddp_command", "041c918eecd6"),
     Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
@@ -59,6 +62,17 @@ class YOLOv12Trainer(DetectionTrainer):
         if not self.world.is_alone:
             # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
             self.world_size, self.ddp = self.world.size, False
+
+    def train(self) -> None:
+        """Train here, or start one process for each GPU of `device` on this machine and wait for them."""
+
+        def run(command: list[str], check: bool) -> None:
+            from yolov12.engine import launch  # here, since most runs need no launcher
+
+            launch.start(command[-1], self.world_size)
+
+        with replaced(upstream, subprocess=SimpleNamespace(run=run)):  # ultralytics would run torchrun
+            super().train()
 
     def _setup_ddp(self) -> None:
         """Join the other ranks: ours names a CPU group for votes, has a timeout in minutes, and works on the CPU."""

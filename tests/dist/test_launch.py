@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The launcher ends as the first process that failed did, and leaves none behind. Real processes, no GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from yolov12.engine import launch
+from yolov12.errors import ExitError, RetryableError, UserError
+
+REPOSITORY = Path(__file__).parents[2]
+PRELUDE = "import os, sys, time\nfrom yolov12.errors import *\nrank = int(os.environ['RANK'])\n"
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes a script that all ranks run; `rank` and the errors are defined in it."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def write(body: str) -> str:
+        (tmp_path / "script.py").write_text(PRELUDE + body)
+        return str(tmp_path / "script.py")
+
+    return write
+
+
+def test_every_rank_runs_the_script_as_its_main_program(script, tmp_path: Path) -> None:
+    launch.start(script("assert __name__ == '__main__'\nopen(f'{rank} of {os.environ[\"WORLD_SIZE\"]}', 'w')"), 2)
+    assert {path.name for path in tmp_path.glob("* of *")} == {"0 of 2", "1 of 2"}
+
+
+@pytest.mark.parametrize("kind", [UserError, RetryableError])
+def test_what_a_rank_raises_is_raised_here_with_its_rank_and_ends_the_others(script, kind: type[ExitError]) -> None:
+    body = f"if rank == 1:\n    raise {kind.__name__}('no such thing: type another')\ntime.sleep(60)"
+    began_s = time.monotonic()
+    with pytest.raises(kind, match=r"^rank 1: no such thing: type another$"):
+        launch.start(script(body), 2)
+    assert time.monotonic() - began_s < 50, "rank 0 was left to sleep"
+
+
+def test_a_bug_says_which_rank_and_keeps_its_traceback(script, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ExitError, match="rank 0 ended with exit code 1: ZeroDivisionError: division by zero"):
+        launch.start(script("1 / 0"), 1)
+    assert "script.py" in capfd.readouterr().err
+
+
+def test_a_rank_that_is_killed_is_worth_a_retry(script) -> None:
+    with pytest.raises(RetryableError, match="rank 0 was killed by SIGKILL"):
+        launch.start(script("os.kill(os.getpid(), 9)"), 1)
+
+
+def test_signal_handlers_are_as_before(script) -> None:
+    before = {number: signal.getsignal(number) for number in launch.HEARD}
+    launch.start(script(""), 1)
+    assert {number: signal.getsignal(number) for number in launch.HEARD} == before
+
+
+def test_a_request_to_end_reaches_every_rank_and_becomes_the_exit_code(script, tmp_path: Path) -> None:
+    body = """
+import signal
+def end(*_):
+    open(f"{rank} asked to end", "w")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+open(f"{rank} ready", "w")
+time.sleep(60)
+"""
+    program = f"from yolov12.engine import launch; launch.start({script(body)!r}, 2)"
+    launcher = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=dict(os.environ))
+    deadline_s = time.monotonic() + 100
+    while len(list(tmp_path.glob("* ready"))) < 2 and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=100) == 143
+    assert {path.name for path in tmp_path.glob("* asked to end")} == {"0 asked to end", "1 asked to end"}
+
+
+def failure(rank: int, exit_code: int, message: str, timestamp: int) -> ProcessFailure:
+    made = ProcessFailure(local_rank=rank, pid=1, exitcode=exit_code, error_file="")
+    made.message, made.timestamp = message, timestamp
+    return made
+
+
+def test_a_rank_that_stopped_because_of_a_peer_is_not_the_cause() -> None:
+    dead = {
+        0: failure(0, 75, "PeerFailedError: training stopped because another process failed, rank 1: ...", 5),
+        1: failure(1, 2, "UserError: labels/7.txt: class 9 of 3", 5),
+    }
+    error = launch.as_error(dead)
+    assert (type(error), str(error)) == (UserError, "rank 1: labels/7.txt: class 9 of 3")
+
+
+def test_a_rank_that_the_agent_ended_is_not_the_cause() -> None:
+    dead = {0: failure(0, -15, "Signal 15 (SIGTERM) received by PID 1", 5), 1: failure(1, 2, "UserError: wrong", 5)}
+    assert str(launch.as_error(dead)) == "rank 1: wrong"
+
+
+def test_of_two_causes_the_earlier_is_told() -> None:
+    dead = {0: failure(0, 2, "UserError: late", 9), 1: failure(1, 75, "RetryableError: early", 8)}
+    assert str(launch.as_error(dead)) == "rank 1: early"

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One of the processes that launch.py starts: `python -m yolov12.engine.rank SCRIPT` runs a script and reports how it ended.
+
+The reason goes to the launcher, by the file that torch's elastic agent names in TORCHELASTIC_ERROR_FILE, and the exit code says of what kind
+it is. Run by itself, the script would end with a traceback and exit code 1 whatever the reason.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from yolov12.errors import ExitError
+
+
+def main(script: str) -> int:
+    """The exit code. A bug keeps its traceback, and the exception that made it."""
+    handler = get_error_handler()
+    handler.initialize()
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except ExitError as error:
+        handler.record_exception(error)
+        return error.exit_code
+    except Exception as error:
+        handler.record_exception(error)
+        raise
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
