@@ -23,6 +23,7 @@ os.environ |= {
     "YOLO_AUTOINSTALL": "false",
     "YOLO_CONFIG_DIR": _worker_folder.name,
     "MPLCONFIGDIR": _worker_folder.name,
+    "XDG_CACHE_HOME": _worker_folder.name,
 }
 for _name in [name for name in os.environ if name.startswith("YOLOV12_")]:
     del os.environ[_name]

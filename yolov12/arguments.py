@@ -41,18 +41,28 @@ class Parsed:
 
 
 @functools.cache
+def ultralytics_folder() -> Path:
+    """Where ultralytics lies, found without importing it, which would import torch.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise UserError("ultralytics is not installed in this environment: activate the one that has it")
+    return Path(spec.origin).parent
+
+
+@functools.cache
 def ultralytics_defaults() -> dict[str, Any]:
-    """Ultralytics' arguments with their defaults, read as data from its cfg/default.yaml: importing it would import torch.
+    """Ultralytics' arguments with their defaults, read as data from its cfg/default.yaml.
 
     Raises:
         UserError: ultralytics is not installed.
     """
     import yaml
 
-    spec = importlib.util.find_spec("ultralytics")
-    if spec is None or spec.origin is None:
-        raise UserError("ultralytics is not installed in this environment: activate the one that has it")
-    text = (Path(spec.origin).parent / "cfg" / "default.yaml").read_text(encoding="utf-8")
+    text = (ultralytics_folder() / "cfg" / "default.yaml").read_text(encoding="utf-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C where it was built
     return yaml.load(text, loader) | dict.fromkeys(("save_dir", *RENAMED, *REMOVED))
 
@@ -198,12 +208,19 @@ def _example(key: str, keys: Mapping[str, Any]) -> str:
 
 
 def _stray(word: str, keys: Mapping[str, Any]) -> str:
+    ending = Path(word).suffix.lower()
+    for key, endings in (("data", (".yaml", ".yml")), ("model", (".pt", ".onnx", ".engine", ".torchscript"))):
+        if key in keys and ending in endings:
+            return f"{word!r} is not an argument here; did you mean {key}={word}?"
     return f"{word!r} is not an argument here; arguments are key=value{_nearest(_plain(word), [*keys, *DECLARED])}"
 
 
 def _nearest(key: str, candidates: list[str]) -> str:
+    """The most similar of `candidates`, and what is about as similar."""
     near = difflib.get_close_matches(key, candidates, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    scores = {name: difflib.SequenceMatcher(None, name, key).ratio() for name in near}
+    best = [name for name, score in scores.items() if score > max(scores.values()) - 0.1]
+    return f"; did you mean {' or '.join(best)}?" if best else ""
 
 
 def _from_file(path: str, keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import difflib
 import os
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from yolov12 import __version__, settings, settings_page
+from yolov12 import __version__, arguments_page, settings, settings_page
 from yolov12.arguments import TASKS, parse
 from yolov12.errors import UserError
 from yolov12.log import rank
@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code. A bug is raised, so that its traceback is seen."""
     try:
         return run(sys.argv[1:] if argv is None else argv)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
     except Exception as error:  # what as_exit does not know is raised again
         known = as_exit(error)
@@ -46,19 +46,16 @@ def run(argv: list[str]) -> int:
     """
     name, tokens = split_verb(argv)
     if name in ("--version", "version"):
-        print(f"yolov12 {__version__}")
-        return 0
+        return _show([f"yolov12 {__version__}"])
     wants_help = name in HELP or any(token in HELP[1:] for token in tokens)
     if name in LATER:
         raise not_yet(name)
     if name in HELP and tokens and tokens[0] in VERBS:
         name = tokens[0]
     if name in VERBS and wants_help:
-        print("\n".join(verb_help(VERBS[name])))
-        return 0
+        return _show(verb_help(VERBS[name]))
     if wants_help or not name:
-        print("\n".join(overview()))
-        return 0
+        return _show(overview())
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=2, cutoff=0.5)
         meant = f"did you mean {' or '.join(near)}?" if near else "`yolov12 help` lists the verbs"
@@ -84,6 +81,15 @@ def split_verb(argv: list[str]) -> tuple[str, list[str]]:
     return (modes[-1].partition("=")[2] if modes else ""), [token for token in tokens if token not in modes]
 
 
+def _show(lines: Iterable[str]) -> int:
+    """Print a page; a reader that has seen enough (`| head`) is no failure."""
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+    return 0
+
+
 def overview() -> Iterator[str]:
     """The page of `yolov12 --help`, from the tables of verbs and settings."""
     yield f"yolov12 {__version__}: train, validate, run and export YOLOv12 and its relatives, on NVIDIA GPUs or the CPU"
@@ -98,7 +104,8 @@ def overview() -> Iterator[str]:
     yield ""
     yield from _settings_help(settings_page.help_lines())
     yield ""
-    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 143 terminated between two steps"
+    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted by Ctrl-C; 143 terminated between two steps;"
+    yield "            1, with a traceback: a bug of this program"
     yield "Unofficial: not affiliated with the authors of YOLOv12 or Ultralytics. AGPL-3.0-or-later."
 
 
@@ -108,12 +115,21 @@ def verb_help(verb: Verb) -> Iterator[str]:
     yield ""
     yield f"  yolov12 {verb.example}"
     yield from (f"  {note}" for note in verb.notes)
-    if keys := verb.keys():
+    if verb.name in arguments_page.SHOWN:
+        yield ""
+        yield "arguments, their defaults and what ultralytics says about them:"
+        yield from (f"  {line}" for line in arguments_page.lines(verb.name))
+        yield "  Other arguments of ultralytics are taken too."
+    elif keys := verb.keys():
+        shown = (key if default is None else f"{key}={default}" for key, default in keys.items())
         yield ""
         yield "arguments:"
-        yield textwrap.fill(" ".join(keys), 118, initial_indent="  ", subsequent_indent="  ")
+        yield textwrap.fill(" ".join(shown), 118, initial_indent="  ", subsequent_indent="  ")
     yield ""
-    yield from _settings_help(settings_page.long_help_lines() if verb.name == "env" else settings_page.help_lines())
+    if verb.name == "env":
+        yield from _settings_help(settings_page.long_help_lines())
+    else:
+        yield "settings, such as YOLOV12_OFFLINE=1 in the environment or offline=1 here: yolov12 env --help"
 
 
 def _settings_help(lines: Iterator[str]) -> Iterator[str]:

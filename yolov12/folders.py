@@ -7,9 +7,12 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from yolov12.errors import RetryableError, UserError
+from yolov12.log import say_once
 
 WORKSPACE = Path("/workspace")
 """Where the user's folder is mounted in the image."""
@@ -31,6 +34,8 @@ def why_not_writable(folder: Path) -> str:
     except OSError as error:
         if error.errno in FULL:
             raise RetryableError(f"{folder}: {error.strerror}: make room and run the same command again") from error
+        if error.errno == errno.ENOENT:  # /proc and its like say so of every new file
+            return "no files can be made there"
         return (error.strerror or str(error)).lower()
 
 
@@ -60,6 +65,29 @@ def runs_folder() -> tuple[Path, str]:
     return WORKSPACE / "runs", f"{WORKSPACE} is writable"
 
 
+def of_run(options: Mapping[str, Any], task: str) -> Path | None:
+    """Where the folder of a run with these arguments is to be made; None where the user named the run's own folder."""
+    if options.get("save_dir"):
+        return None
+    runs, reason = runs_folder()
+    if WORKSPACE.exists() and WORKSPACE not in runs.parents:
+        say_once("runs", f"runs go to {runs} ({reason})")
+    return runs / task / (options.get("project") or "")  # an absolute project stands alone
+
+
+def check_run(options: Mapping[str, Any]) -> None:
+    """`check_writable` for the folder of a run.
+
+    Raises:
+        UserError: it can not be written to.
+        RetryableError: the disk is full.
+    """
+    if options.get("save_dir"):
+        check_writable(Path(options["save_dir"]), f"save_dir={options['save_dir']}")
+    elif folder := of_run(options, str(options.get("task") or "detect")):
+        check_writable(folder, f"project={options['project']}" if options.get("project") else "")
+
+
 def choose_cache(explicit: Path | None, words: str) -> tuple[Path, str]:
     """The cache folder, made if need be, and the reason for it.
 
@@ -76,13 +104,17 @@ def choose_cache(explicit: Path | None, words: str) -> tuple[Path, str]:
                 f"{words}: can not write there ({reason}); name a folder that you may write to, or leave it out"
             )
         return explicit, words
-    folder = WORKSPACE / ".yolov12"
-    reason = _why_not_made(folder) if WORKSPACE.is_dir() else f"there is no {WORKSPACE}"
-    if not reason:
-        return folder, "kept with your files" if os.path.ismount(
-            WORKSPACE
-        ) else f"{WORKSPACE} is not a mount: lost with the container"
-    return _temporary(), f"temporary: {reason}; to keep it, mount a folder on {WORKSPACE} or set YOLOV12_CACHE_DIR"
+    if WORKSPACE.is_dir():
+        folder = WORKSPACE / ".yolov12"
+        if not (reason := _why_not_made(folder)):
+            mounted = os.path.ismount(WORKSPACE)
+            return folder, "kept with your files" if mounted else f"{WORKSPACE} is not a mount: lost with the container"
+        return _temporary(), f"temporary: {reason}; to keep it, mount a folder on {WORKSPACE} or set YOLOV12_CACHE_DIR"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "yolov12"
+    # Without a home `~` stays as it is.
+    if not (reason := _why_not_made(folder) if folder.is_absolute() else "there is no home folder"):
+        return folder, "YOLOV12_CACHE_DIR changes it"
+    return _temporary(), f"temporary: {reason}; to keep it, set YOLOV12_CACHE_DIR"
 
 
 def _why_not_made(folder: Path) -> str:

@@ -7,7 +7,9 @@ Rank 0 speaks for facts; any rank may warn.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from pathlib import Path
 
 _said: set[str] = set()
 
@@ -15,6 +17,15 @@ _said: set[str] = set()
 def rank() -> int:
     """This process's rank as the launcher set it; 0 for a single process."""
     return max(int(os.environ.get("RANK", "0") or 0), 0)
+
+
+def program() -> str:
+    """How `yolov12` is typed here: by its name where the shell finds it, else by its path."""
+    beside = Path(sys.executable).parent / "yolov12"
+    found = shutil.which("yolov12")
+    if not beside.is_file() or (found and os.path.samefile(found, beside)):
+        return "yolov12"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def say(line: str) -> None:

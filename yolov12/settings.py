@@ -35,10 +35,9 @@ class Settings:
 
     flash_attn: str = setting(
         "1",
-        accepts="1, 0 or the name of a backend",
+        accepts="1, 0, plain, flash-attn, sdpa-flash, sdpa-cudnn, sdpa-efficient or sdpa-cpu",
         doc="Attention. 1: the best fused backend for the device and shape; 0: plain; or one backend by name.",
-        choices=("1", "0"),
-        pattern=r"[a-z][a-z0-9_-]*",
+        choices=("1", "0", "plain", "flash-attn", "sdpa-flash", "sdpa-cudnn", "sdpa-efficient", "sdpa-cpu"),
     )
     amp: str = setting(
         "1",
@@ -61,7 +60,7 @@ class Settings:
     cache_dir: Path | None = setting(  # noqa: RUF009  # makes a field, as dataclasses.field does
         None,
         accepts="a folder that you may write to",
-        doc="Engines, compile and plan caches, downloads. Not set: /workspace/.yolov12 if it can be written, else a temporary folder.",
+        doc="Downloads and other caches. Not set: /workspace/.yolov12; where there is no /workspace, ~/.cache/yolov12; else a temporary folder.",
     )
     trt_cache_dir: Path | None = setting(  # noqa: RUF009  # makes a field, as dataclasses.field does
         None,
@@ -282,7 +281,7 @@ def check_unknown(environ: Mapping[str, str], strict: bool) -> None:
 
 
 def cache_dir() -> Path:
-    """The folder for what can be made again: YOLOV12_CACHE_DIR, else /workspace/.yolov12, else a temporary one. It exists; said once.
+    """The folder for what can be made again: YOLOV12_CACHE_DIR, else what `folders.choose_cache` takes. It exists; said once.
 
     Raises:
         UserError: it can not be written to.
@@ -303,12 +302,20 @@ def trt_cache_dir() -> Path:
     return engines
 
 
+def cache_choice() -> tuple[Path, str]:
+    """`cache_dir()` and the reason for it, without a word."""
+    return _choice(current().cache_dir, DECLARED["cache_dir"])
+
+
 def _folder(explicit: Path | None, declaration: Declaration) -> Path:
-    words = f"{declaration.env}={explicit} ({origin(declaration.name)})"
-    folder, reason = _chosen(explicit, words)
+    folder, reason = _choice(explicit, declaration)
     if explicit is None:
         say_once(f"{declaration.env} {folder}", f"cache: {folder} ({reason})")
     return folder
+
+
+def _choice(explicit: Path | None, declaration: Declaration) -> tuple[Path, str]:
+    return _chosen(explicit, f"{declaration.env}={explicit} ({origin(declaration.name)})")
 
 
 @functools.lru_cache(maxsize=8)

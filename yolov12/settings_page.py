@@ -34,7 +34,11 @@ def describe() -> list[Row]:
 
 def as_table(rows: list[Row]) -> str:
     """`rows` in columns, under a heading; a setting without a value is shown as "-"."""
-    cells = [("NAME", "VALUE", "ORIGIN"), *((row.name, as_text(row.value) or "-", row.origin) for row in rows)]
+    later = {item.env for item in settings.DECLARED.values() if item.later}
+    cells = [
+        ("NAME", "VALUE", "ORIGIN"),
+        *((row.name, as_text(row.value) or "-", row.origin + _no_effect(row.name in later)) for row in rows),
+    ]
     widths = [max(len(line[column]) for line in cells) for column in (0, 1)]
     return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in cells)
 
@@ -59,14 +63,14 @@ def as_records(rows: list[Row]) -> list[dict[str, Any]]:
 def help_lines() -> Iterator[str]:
     """One line per setting for `--help`: its variable, its default, what it accepts."""
     for item in settings.DECLARED.values():
-        yield f"{item.env:29} {as_text(item.default) or '-':5} {item.accepts}"
+        yield f"{item.env:29} {as_text(item.default) or '-':5} {item.accepts}{_no_effect(item.later)}"
 
 
 def long_help_lines() -> Iterator[str]:
     """`help_lines` with what each setting means."""
     for line, item in zip(help_lines(), settings.DECLARED.values(), strict=True):
         yield line
-        yield f"    {_meaning(item)}"
+        yield f"    {item.doc}"
 
 
 def markdown_table() -> str:
@@ -76,6 +80,10 @@ def markdown_table() -> str:
         f"| `{item.env}` | {_argument(item)} | {_code(as_text(item.default))} | {item.accepts} | {_meaning(item)} |\n"
         for item in settings.DECLARED.values()
     )
+
+
+def _no_effect(later: bool) -> str:
+    return "   (no effect yet)" if later else ""
 
 
 def _meaning(item: Declaration) -> str:

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov12 import arguments, folders
+from yolov12 import arguments, early, folders
 from yolov12.errors import NotYetError, UserError
-from yolov12.log import say, say_once
+from yolov12.log import program, say
+
+YAML = (".yaml", ".yml")
+DEVICES = "device=  0 (the first GPU), 0,1, auto (all GPUs) or cpu; default: the first GPU, without one the CPU"
 
 REPOSITORY = Path("/root/yolov12")
 """Where the image keeps the repository's programs."""
@@ -50,16 +54,21 @@ def train(words: list[str], options: Options) -> int:
         raise UserError("resume=True does not say which run: type resume=runs/detect/train/weights/last.pt")
     if not options.get("data") and not resume:
         raise UserError("train needs a data set: type data=my.yaml, or data=synth for the bundled one")
+    _refuse_early(options, check_folder=not resume)
     if not options.get("model"):
         options["model"] = "yolov12n.yaml"
         say("model=yolov12n.yaml (the default: the smallest, from scratch)")
-    model = _model(options, check_folder=not resume)
+    model = _model(options)
     if resume:
         _check_resumable(model, options["model"])
     options = _call_arguments(options)
     if options.get("data"):
         options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
-    model.train(**(options if resume else _with_project(options, model.task)))
+    started_s = time.time()
+    try:
+        model.train(**(options if resume else _with_project(options, model.task)))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_what_is_saved(model, 0.0 if resume else started_s)) from None
     return 0
 
 
@@ -67,10 +76,13 @@ def val(words: list[str], options: Options) -> int:
     """Validate; without `data=` on the data set that the weights were trained on."""
     del words
     _require(options, "val", model="yolov12n.pt")
-    model = _model(options, check_folder=True)
-    trained_on = model.overrides.get("data")
-    if not (name := options.get("data") or trained_on):
-        raise UserError(f"{options['model']} does not say what it was trained on: type data=my.yaml")
+    untrained = f"model={options['model']} does not say what it was trained on: type data=my.yaml"
+    if not options.get("data") and Path(str(options["model"])).suffix in YAML:
+        raise UserError(untrained)
+    _refuse_early(options)
+    model = _model(options)
+    if not (name := options.get("data") or model.overrides.get("data")):
+        raise UserError(untrained)
     options["data"] = _checked_data(name, model.task, bool(options.get("single_cls")))
     model.val(**_with_project(_call_arguments(options), model.task))
     return 0
@@ -81,7 +93,8 @@ def predict(words: list[str], options: Options) -> int:
     del words
     _require(options, "predict", model="yolov12n.pt", source="pictures/")
     options.setdefault("save", True)
-    model = _model(options, check_folder=bool(options["save"]))
+    _refuse_early(options, check_folder=bool(options["save"]))
+    model = _model(options)
     # As a stream: results of a long video do not pile up in memory.
     for _ in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
         pass
@@ -92,21 +105,25 @@ def export(words: list[str], options: Options) -> int:
     """Export beside the weights; prints the path of what was made."""
     del words
     _require(options, "export", model="runs/detect/train/weights/best.pt")
-    if not options.get("format"):
-        options["format"] = "onnx"
-        say("format=onnx (the default; format=torchscript, engine, ... for others)")
+    _refuse_early(options, check_folder=False)
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
-    model = _model(options, check_folder=False)
+    if not options.get("format"):
+        options["format"] = "onnx"
+        say("format=onnx (the default; format=torchscript, engine, ... for others)")
+    model = _model(options)
     if options.get("data"):
         options["data"] = _bundled_or(options["data"])
-    print(model.export(**_call_arguments(options)))
+    from yolov12.export.adapter import told_in_our_words
+
+    with told_in_our_words():
+        print(model.export(**_call_arguments(options)))
     return 0
 
 
 def env(words: list[str], options: Options) -> int:
-    """Print the settings with their values and origins; for programs as JSON, for the documentation as the table without values."""
+    """Print what this runs on and the settings with their origins; the settings for programs as JSON, for the documentation as a table."""
     del words
     from yolov12 import settings_page
 
@@ -114,8 +131,16 @@ def env(words: list[str], options: Options) -> int:
         print(settings_page.markdown_table(), end="")
         return 0
     rows = settings_page.describe()
-    print(json.dumps(settings_page.as_records(rows), indent=2) if options.get("json") else settings_page.as_table(rows))
+    if options.get("json"):
+        print(json.dumps(settings_page.as_records(rows), indent=2))
+        return 0
+    print("\n".join(_tool("surroundings").lines()), settings_page.as_table(rows), sep="\n\n")
     return 0
+
+
+def verify(words: list[str], options: Options) -> int:
+    """Compare what is installed with what was promised."""
+    return _tool("verify").main(options)
 
 
 def convert(words: list[str], options: Options) -> int:
@@ -135,26 +160,10 @@ def convert(words: list[str], options: Options) -> int:
 
 def data(words: list[str], options: Options) -> int:
     """`data synth OUT` writes a small data set, `data check FILE` reads one as training would."""
-    what, where = [*words, "", ""][:2]
-    if what == "synth" and where:
-        from yolov12.data.synth import write
+    from yolov12.data.command import run
 
-        if "task" in options:
-            raise UserError("data synth draws boxes only: leave task= out")
-        for key, value in options.items():
-            if not isinstance(value, int):
-                raise UserError(f"{key}={value}: type a whole number")
-        print(write(Path(where), **options))
-        return 0
-    if what == "check" and where:
-        from yolov12.data.check import dataset
-
-        if extra := [key for key in options if key != "task"]:
-            raise UserError(f"data check takes task= and no {extra[0]}=")
-        for line in dataset(where, options.get("task") or "detect").lines():
-            print(line)
-        return 0
-    raise UserError("data needs to know what to do: yolov12 data synth FOLDER, or yolov12 data check my.yaml")
+    print("\n".join(run(words, options)))
+    return 0
 
 
 def demo(words: list[str], options: Options) -> int:
@@ -163,41 +172,47 @@ def demo(words: list[str], options: Options) -> int:
         raise not_yet("demo oom")
     if words:
         raise UserError(f"demo knows no {words[0]!r}: type yolov12 demo")
-    check_device(options.get("device"))
-    from yolov12.tools.demo import main
-
-    return main(options)
+    early.check({key: value for key, value in options.items() if key != "out"})
+    return _tool("demo").main(options)
 
 
 def bench(words: list[str], options: Options) -> int:
     """Run the benchmarks of the repository in the current folder, or of the image; `words` are theirs, unread."""
     del options
-    folder = next(
-        (found for found in (Path.cwd(), REPOSITORY) if (found / "benchmarks" / "__main__.py").is_file()), None
-    )
+    folder = next((found for found in (Path.cwd(), REPOSITORY) if (found / "benchmarks/__main__.py").is_file()), None)
     if folder is None:
         raise UserError(
-            f"bench needs the folder `benchmarks`, which is neither here nor in {REPOSITORY}: run it in a clone of the repository"
+            f"bench runs the folder `benchmarks`, and {Path.cwd()} has none: run it in a clone of the repository"
         )
+    if not words:
+        raise UserError("bench needs to know what to do: yolov12 bench list, or yolov12 bench run NAME")
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
 
 
-def _model(options: Options, check_folder: bool) -> Any:
-    """`YOLO(model)`, after everything that can be refused without loading it.
+def _refuse_early(options: Options, check_folder: bool = True) -> None:
+    """Refuse what can be known without importing torch, in an instant and before a word is said.
 
     Raises:
-        UserError: no such device or model, a folder that can not be written to, a model of another task than `task=`.
+        UserError: a wrong value, something that is not there, a folder that can not be written to.
     """
-    check_device(options.get("device"))
+    early.check(options)
     if check_folder:
-        _check_run_folder(options)
+        folders.check_run(options)
+
+
+def _model(options: Options) -> Any:
+    """`YOLO(model)`.
+
+    Raises:
+        UserError: no such model, or a model of another task than `task=`.
+    """
     from yolov12.model.names import resolve
 
-    options["model"] = resolve(str(options["model"]))
+    options["model"] = early.whole_file(resolve(str(options["model"])))
     from yolov12 import YOLO
 
     # A yaml or .pt knows its task; an exported model may not.
-    knows_task = Path(options["model"]).suffix in (".pt", ".yaml", ".yml")
+    knows_task = Path(options["model"]).suffix in (".pt", *YAML)
     task = options.get("task")
     model = YOLO(options["model"], task=None if knows_task else task)
     if task and task != model.task:
@@ -207,28 +222,12 @@ def _model(options: Options, check_folder: bool) -> Any:
     return model
 
 
-def check_device(device: Any) -> None:
-    """Refuse GPUs that are not there.
-
-    Raises:
-        UserError: names the device, what exists, and what to type.
-    """
-    if not (asked := arguments.requested_gpus(device)):
-        return  # nothing to ask torch about, which takes seconds to import
-    import torch
-
-    count = torch.cuda.device_count()
-    # An index among CUDA_VISIBLE_DEVICES means the physical GPU, as in ultralytics (utils/torch_utils.py:176).
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")[:count]
-    if all(index < count or str(index) in visible for index in asked):
-        return
-    there = (
-        f"torch sees {count} here: 0 to {count - 1}; type device=0 or device=auto"
-        if count > 1
-        else "torch sees one here: type device=0"
-    )
-    none = "torch sees no GPU here: type device=cpu, or leave device out (in a container: docker run --gpus all)"
-    raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
+def _what_is_saved(model: Any, since_s: float) -> str:
+    """What an interrupted training leaves behind and how to go on; a checkpoint from before `since_s` is not this run's."""
+    last = getattr(getattr(model, "trainer", None), "last", None)
+    if last is None or not last.is_file() or last.stat().st_mtime < since_s:
+        return "no epoch was finished, so nothing is saved"
+    return f"{last} holds the finished epochs; go on with {program()} train resume={last}"
 
 
 def _check_resumable(model: Any, path: str) -> None:
@@ -274,37 +273,19 @@ def _call_arguments(options: Options) -> Options:
     return {key: value for key, value in options.items() if key not in ("model", "task", "mode")}
 
 
-def _run_folder(options: Options, task: str) -> Path | None:
-    """Where a run's folder is to be made; None where the user named the run's own folder."""
-    if options.get("save_dir"):
-        return None
-    runs, reason = folders.runs_folder()
-    if folders.WORKSPACE.exists() and folders.WORKSPACE not in runs.parents:
-        say_once("runs", f"runs go to {runs} ({reason})")
-    return runs / task / (options.get("project") or "")  # an absolute project stands alone
-
-
 def _with_project(options: Options, task: str) -> Options:
     """`options` with the folder of runs made explicit: ultralytics would look it up in its settings file."""
-    folder = _run_folder(options, task)
+    folder = folders.of_run(options, task)
     return options if folder is None else options | {"project": str(folder)}
-
-
-def _check_run_folder(options: Options) -> None:
-    if options.get("save_dir"):
-        folders.check_writable(Path(options["save_dir"]), f"save_dir={options['save_dir']}")
-    elif folder := _run_folder(options, str(options.get("task") or "detect")):
-        folders.check_writable(folder, f"project={options['project']}" if options.get("project") else "")
 
 
 def _yolo_keys(*more: str) -> Callable[[], Mapping[str, Any]]:
     return lambda: arguments.ultralytics_defaults() | dict.fromkeys(more)
 
 
-def _demo_keys() -> Mapping[str, Any]:
-    from yolov12.tools.demo import OPTIONS
-
-    return dict.fromkeys(OPTIONS)
+def _tool(name: str) -> Any:
+    """A program of tools/, imported when its verb needs it."""
+    return importlib.import_module(f"yolov12.tools.{name}")
 
 
 VERBS: dict[str, Verb] = {
@@ -313,13 +294,14 @@ VERBS: dict[str, Verb] = {
         Verb(
             "train",
             "train a model",
-            "train data=my.yaml model=yolov12n.yaml epochs=100 batch=256 device=auto",
+            "train data=my.yaml model=yolov12n.yaml epochs=100 batch=64 device=auto",
             train,
             _yolo_keys("ddp"),
             notes=(
-                "data=   required: a data set's yaml; synth is the bundled one",
-                "model=  yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
-                "resume=PATH/last.pt continues a run",
+                "data=    required: a data set's yaml; synth is the bundled one",
+                "model=   yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
+                "resume=  PATH/last.pt continues a run",
+                DEVICES,
             ),
         ),
         Verb(
@@ -328,7 +310,7 @@ VERBS: dict[str, Verb] = {
             "val model=runs/detect/train/weights/best.pt data=my.yaml",
             val,
             _yolo_keys(),
-            notes=("model=  required", "data=   default: what the weights were trained on"),
+            notes=("model=   required", "data=    default: what the weights were trained on", DEVICES),
         ),
         Verb(
             "predict",
@@ -337,9 +319,10 @@ VERBS: dict[str, Verb] = {
             predict,
             _yolo_keys(),
             notes=(
-                "model=  required",
-                "source= required: a file, folder, pattern, URL or camera number",
-                "save=False keeps no pictures",
+                "model=   required",
+                "source=  required: a file, folder, pattern, URL or camera number",
+                "save=    False keeps no pictures",
+                DEVICES,
             ),
         ),
         Verb(
@@ -348,23 +331,25 @@ VERBS: dict[str, Verb] = {
             "export model=runs/detect/train/weights/best.pt format=onnx",
             export,
             _yolo_keys(),
-            notes=("model=  required", "format= default onnx"),
+            notes=("model=   required", "format=  default onnx; also torchscript, engine, openvino, ...", DEVICES),
         ),
         Verb(
             "demo",
             "the whole tour on bundled data",
             "demo    |    demo out=FOLDER epochs=5 device=cpu",
             demo,
-            _demo_keys,
+            lambda: dict.fromkeys(_tool("demo").OPTIONS),
             max_words=1,
+            notes=("out= names the folder; the other defaults depend on whether there is a GPU",),
         ),
         Verb(
             "data",
             "write a small data set, or check one",
             "data synth FOLDER n_train=64 n_val=16 seed=0    |    data check my.yaml",
             data,
-            lambda: dict.fromkeys(("n_train", "n_val", "imgsz", "seed", "task")),
+            lambda: {"n_train": 64, "n_val": 16, "imgsz": 320, "seed": 0, "task": "detect"},
             max_words=2,
+            notes=("task= is for check, the others for synth",),
         ),
         Verb(
             "convert",
@@ -375,16 +360,17 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "env",
-            "show the settings and where each value comes from",
+            "show versions, hardware, and the settings with their origins",
             "env    |    env --json",
             env,
             lambda: {"json": False, "markdown": False},
         ),
+        Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
         Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
     )
 }
 
-LATER = ("doctor", "verify", "lr-find", "cache", "nccl-test", "serve", "tune", "distill")
+LATER = ("doctor", "lr-find", "cache", "nccl-test", "serve", "tune", "distill")
 """Announced, and not there yet."""
 
 

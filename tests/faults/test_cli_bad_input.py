@@ -27,11 +27,12 @@ def run(*words: str) -> int:
 
 
 def the_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that begins with `error:`, after which nothing is said."""
+    """The error, with which the output ends: one line, or one and a list of faults indented below it."""
     said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("error: "), said[-5:]
     assert not [line for line in said if "Traceback" in line]
-    return said[-1]
+    begin = max(number for number, line in enumerate(said) if not line.startswith("  "))
+    assert said[begin].startswith("error: "), said[-5:]
+    return "\n".join(said[begin:])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,6 +71,18 @@ def test_bad_weights_and_unknown_models_end_with_2(
     data = write_good(tmp_path / "data")
     assert run("train", f"data={data}", f"model={model}", *SMALL) == 2
     assert says in the_error(capsys)
+
+
+@pytest.mark.parametrize("value", ["optimizer=Adammm", "imgsz=-5", "batch=0", "lr0=-1", "device=gpu", "workers=-1"])
+def test_a_value_that_can_not_be_ends_with_2_and_leaves_no_folder(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_good(tmp_path / "data")
+    key = value.partition("=")[0]
+    others = [argument for argument in SMALL if not argument.startswith(f"{key}=")]
+    assert run("train", f"data={data}", *others, value) == 2
+    assert value in the_error(capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 def test_weights_of_another_task_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,17 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(typed, meant):
         options(typed)
 
 
+def test_what_is_much_less_similar_is_not_proposed_beside_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean batch\?$"):
+        options("bacth=1")
+
+
+@pytest.mark.parametrize(("word", "key"), [("shapes/data.yaml", "data"), ("best.pt", "model"), ("a.onnx", "model")])
+def test_a_file_that_stands_alone_is_told_its_key(word, key):
+    with pytest.raises(UserError, match=f"'{word}' is not an argument here; did you mean {key}={word}\\?"):
+        options(word)
+
+
 def test_a_word_too_many_is_an_error():
     with pytest.raises(UserError, match="'coco' is not an argument here; arguments are key=value"):
         options("coco")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from yolov12 import __version__, cli, compat, folders, log, settings, verbs
+from yolov12 import __version__, cli, compat, early, folders, log, settings, verbs
 from yolov12.declare import PREFIX
 from yolov12.errors import RetryableError, UserError
 
@@ -71,8 +71,10 @@ def clean(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def yolo(monkeypatch):
-    """The recorder in the place of YOLO, and stand-ins for the rooms behind the verbs."""
+def yolo(monkeypatch, tmp_path):
+    """The recorder in the place of YOLO, stand-ins for the rooms behind the verbs, and the files that are named."""
+    for name in ("a.yaml", "coco.yaml", "a.jpg"):
+        (tmp_path / name).touch()
     recorder = type("YOLO", (Recorder,), {"calls": [], "overrides": {}})
     monkeypatch.setattr(compat, "yolo_class", lambda: recorder)
     stand_ins = {
@@ -175,7 +177,7 @@ def test_train_without_data_is_refused(yolo, capsys):
 
 
 def test_resume_with_a_path_loads_that_checkpoint_and_leaves_its_folder_alone(yolo, tmp_path):
-    (tmp_path / "last.pt").touch()
+    (tmp_path / "last.pt").write_bytes(b"PK")
     yolo.ckpt = {"epoch": 3, "optimizer": {}}
     assert cli.main(["train", "resume=last.pt"]) == 0
     assert called(yolo, "YOLO")["model"] == "last.pt"
@@ -184,7 +186,7 @@ def test_resume_with_a_path_loads_that_checkpoint_and_leaves_its_folder_alone(yo
 
 @pytest.mark.parametrize("checkpoint", [None, {"epoch": -1, "optimizer": None}, {"epoch": 3, "optimizer": None}])
 def test_what_can_not_be_resumed_does_not_start_a_new_run(yolo, capsys, tmp_path, checkpoint):
-    (tmp_path / "last.pt").touch()
+    (tmp_path / "last.pt").write_bytes(b"PK")
     yolo.ckpt = checkpoint
     assert cli.main(["train", "resume=last.pt"]) == 2
     assert "last.pt can not be resumed" in error_of(capsys)
@@ -204,6 +206,65 @@ def test_resume_without_a_path_is_refused(yolo, capsys):
 def test_a_task_that_is_not_the_models_is_refused(yolo, capsys):
     assert cli.main(["segment", "train", "data=a.yaml", "model=yolov12n.pt"]) == 2
     assert error_of(capsys).startswith("error: task=segment, but yolo12n.pt is a model for detect")
+
+
+# Early refusals
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train data=nope.yaml", "data=nope.yaml: there is no such file in "),
+        ("train data=cocoo.yaml", "did you mean coco.yaml?"),
+        ("train data=a.yaml optimizer=Adammm", "optimizer=Adammm: did you mean Adam?"),
+        ("train data=a.yaml imgsz=-5", "imgsz=-5: type a whole number of pixels"),
+        ("train data=a.yaml batch=0", "batch=0: type a whole number from 1"),
+        ("train data=a.yaml epochs=1.5", "epochs=1.5: type a whole number from 1"),
+        ("train data=a.yaml device=gpu", "device=gpu: type device=0"),
+        ("train data=a.yaml model=empty.pt", "empty.pt is empty (0 bytes)"),
+        ("predict model=a.pt source=b.jpg", "source=b.jpg: there is no such file or folder; did you mean a.jpg?"),
+        ("val model=a.pt iou=7", "iou=7: type a number from 0 to 1"),
+        ("export model=a.pt format=onxx", "format=onxx: did you mean onnx?"),
+        ("demo epochs=0", "epochs=0: type a whole number from 1"),
+    ],
+)
+def test_a_mistake_is_told_before_a_word_is_said_or_a_folder_made(yolo, capsys, tmp_path, line, says):
+    (tmp_path / "empty.pt").touch()
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(line.split()) == 2
+    lines = [said for said in capsys.readouterr().err.splitlines() if not said.startswith("model=yolov12n.yaml (the")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert yolo.calls == []
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("source", ["0", "https://example.com/a.jpg", "*.jpg", "a.jpg", "."])
+def test_a_source_that_may_be_there_is_left_to_ultralytics(yolo, source):
+    assert cli.main(["predict", "model=a.pt", f"source={source}"]) == 0
+
+
+@pytest.mark.parametrize("data", ["coco8.yaml", "coco8", "synth", "."])
+def test_a_data_set_that_ultralytics_lists_and_a_folder_are_left_to_the_check(yolo, data):
+    assert cli.main(["train", f"data={data}"]) == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["train data=nope.yaml", "train data=synth lr0=2", "train data=synth model=nope.pt", "train data=synth device=0"],
+)
+def test_a_mistake_is_told_without_importing_torch(line, tmp_path):
+    code = f"import sys\nfrom yolov12 import cli, early\nearly.DRIVER = ()\nassert cli.main({line.split()!r}) == 2\n"
+    code += "print('HEAVY', {'torch', 'ultralytics', 'numpy', 'cv2'} & set(sys.modules))"
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert child.stdout.splitlines()[-1] == "HEAVY set()"
 
 
 # Folders
@@ -249,40 +310,48 @@ def test_an_output_folder_that_can_not_be_written_is_refused_before_anything_is_
 # Devices
 
 
-def test_a_device_that_does_not_exist_is_refused_first(yolo, capsys, monkeypatch):
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """A driver, and as many GPUs as the test says."""
     import torch
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(early, "DRIVER", (tmp_path,))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_a_gpu_is_refused_without_asking_torch_where_there_is_no_driver(yolo, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(early, "DRIVER", (tmp_path / "nowhere",))
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it would fail
+    assert cli.main(["train", "data=a.yaml", "device=0"]) == 2
+    assert error_of(capsys).startswith("error: device=0 does not exist: torch sees no GPU here: type device=cpu")
+
+
+def test_a_device_that_does_not_exist_is_refused_first(yolo, capsys, gpus):
+    gpus(0)
     assert cli.main(["train", "data=a.yaml", "device=7"]) == 2
     assert error_of(capsys).startswith("error: device=7 does not exist: torch sees no GPU here: type device=cpu")
     assert yolo.calls == []
 
 
-def test_the_error_names_the_devices_that_exist(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_the_error_names_the_devices_that_exist(gpus):
+    gpus(4)
     with pytest.raises(UserError, match=r"device=3,4 does not exist: torch sees 4 here: 0 to 3; type device=0"):
-        verbs.check_device("3,4")
+        early.check_device("3,4")
 
 
 @pytest.mark.parametrize("device", ["3", (0, 1), "cuda:2", "cpu", "auto", -1, None])
-def test_a_device_that_exists_or_names_no_gpu_passes(device, monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    verbs.check_device(device)
+def test_a_device_that_exists_or_names_no_gpu_passes(device, gpus):
+    gpus(4)
+    early.check_device(device)
 
 
-def test_a_physical_index_among_the_visible_ones_passes(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def test_a_physical_index_among_the_visible_ones_passes(gpus, monkeypatch):
+    gpus(2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
-    verbs.check_device("6")
+    early.check_device("6")
     with pytest.raises(UserError):
-        verbs.check_device("5")
+        early.check_device("5")
 
 
 # val, predict, export
@@ -294,9 +363,10 @@ def test_val_goes_back_to_the_data_set_of_the_weights(yolo):
     assert called(yolo, "val")["data"] == "trained-on.yaml"
 
 
-def test_val_of_a_model_without_a_data_set_is_refused(yolo, capsys):
-    assert cli.main(["val", "model=yolov12n.yaml"]) == 2
-    assert error_of(capsys) == "error: yolo12n.yaml does not say what it was trained on: type data=my.yaml"
+@pytest.mark.parametrize("model", ["yolov12n.yaml", "yolov12n.pt"])
+def test_val_of_a_model_without_a_data_set_is_refused_by_the_name_that_was_typed(yolo, capsys, model):
+    assert cli.main(["val", f"model={model}"]) == 2
+    assert error_of(capsys) == f"error: model={model} does not say what it was trained on: type data=my.yaml"
 
 
 def test_predict_streams_and_saves_pictures(yolo, tmp_path):
@@ -391,6 +461,13 @@ def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tm
     assert capfd.readouterr().out == "run bccd --repeats 3\n"
 
 
+def test_bench_alone_says_what_it_can_do(tmp_path, capsys):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__main__.py").touch()
+    assert cli.main(["bench"]) == 2
+    assert error_of(capsys).endswith("yolov12 bench list, or yolov12 bench run NAME")
+
+
 def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(verbs, "REPOSITORY", tmp_path / "nowhere")
     assert cli.main(["bench", "list"]) == 2
@@ -409,11 +486,24 @@ def test_a_verb_of_later_says_so(verb, capsys):
 def test_env_prints_every_setting_with_its_origin(capsys):
     os.environ["YOLOV12_AMP"] = "bf16"
     assert cli.main(["env", "sync_bn=1"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = capsys.readouterr().out.partition("\n\n")[2]
+    lines = [line.partition("(no")[0].split() for line in table.splitlines()]
     assert lines[0] == ["NAME", "VALUE", "ORIGIN"]
     assert ["YOLOV12_AMP", "bf16", "environment"] in lines
     assert ["YOLOV12_SYNC_BN", "1", "command", "line"] in lines
     assert len(lines) == len(settings.DECLARED) + 1
+
+
+def test_env_says_what_it_runs_on_and_where_it_writes(capsys, tmp_path):
+    os.environ["YOLOV12_CACHE_DIR"] = str(tmp_path / "cache")
+    assert cli.main(["env"]) == 0
+    said = capsys.readouterr()
+    facts = dict(line.split(maxsplit=1) for line in said.out.partition("\n\n")[0].splitlines())
+    assert facts["python"].startswith(sys.version.split()[0])
+    assert facts["torch"][0].isdigit()
+    assert facts["runs"].startswith(f"{tmp_path}/runs (")
+    assert facts["cache"].startswith(f"{tmp_path}/cache (")
+    assert said.err == ""
 
 
 def test_env_speaks_json(capsys):
@@ -492,6 +582,37 @@ def test_each_failure_has_its_exit_code_and_no_traceback(yolo, capsys, failure, 
     error_of(capsys)
 
 
+@pytest.fixture
+def last(yolo, tmp_path):
+    """An interrupted training whose last.pt this is."""
+    yolo.failure = KeyboardInterrupt()
+    yolo.trainer = SimpleNamespace(last=tmp_path / "weights" / "last.pt")
+    yolo.trainer.last.parent.mkdir()
+    return yolo.trainer.last
+
+
+def test_an_interrupted_training_says_what_is_saved_and_how_to_go_on(yolo, last, capsys, monkeypatch):
+    monkeypatch.setattr(verbs, "program", lambda: "yolov12")
+    monkeypatch.setattr(verbs.time, "time", lambda: 1.0)  # the file is younger
+    last.touch()
+    assert cli.main(["train", "data=a.yaml"]) == 130
+    assert error_of(capsys) == (
+        f"interrupted: {last} holds the finished epochs; go on with yolov12 train resume={last}"
+    )
+
+
+def test_a_training_that_is_interrupted_in_its_first_epoch_says_that_nothing_is_saved(last, capsys):
+    assert cli.main(["train", "data=a.yaml"]) == 130
+    assert error_of(capsys) == "interrupted: no epoch was finished, so nothing is saved"
+
+
+def test_the_checkpoint_of_an_earlier_run_in_the_same_folder_is_not_taken_for_this_ones(last, capsys):
+    last.touch()
+    os.utime(last, (1.0, 1.0))
+    assert cli.main(["train", "data=a.yaml"]) == 130
+    assert error_of(capsys) == "interrupted: no epoch was finished, so nothing is saved"
+
+
 def test_a_bug_is_raised(yolo):
     yolo.failure = AttributeError("'AAttn' object has no attribute 'qkv'")
     with pytest.raises(AttributeError):
@@ -523,7 +644,32 @@ def test_a_verb_has_its_own_help(line, capsys):
     assert cli.main(line) == 0
     page = capsys.readouterr().out
     assert page.startswith("yolov12 train: train a model\n")
-    assert " close_mosaic " in page
+    assert "  close_mosaic=10          disable mosaic" in page
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure():
+    command = f"set -o pipefail; {sys.executable} -m yolov12.cli --help | true"
+    child = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_the_help_of_data_shows_the_defaults_of_what_it_calls(capsys):
+    import inspect
+
+    from yolov12.data import synth
+
+    assert cli.main(["data", "synth", "--help"]) == 0
+    page = capsys.readouterr().out
+    for name, parameter in inspect.signature(synth.write).parameters.items():
+        assert name == "out" or f" {name}={parameter.default}" in page
+
+
+def test_only_the_overview_and_env_list_the_settings(capsys):
+    for verb in verbs.VERBS:
+        assert cli.main([verb, "--help"]) == 0
+        assert ("YOLOV12_SYNC_BN" in capsys.readouterr().out) == (verb == "env")
 
 
 @pytest.mark.parametrize("verb", verbs.VERBS.values(), ids=lambda verb: verb.name)

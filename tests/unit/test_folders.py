@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,10 @@ def test_a_full_disk_is_worth_a_retry(tmp_path, monkeypatch):
         folders.why_not_writable(tmp_path)
 
 
+def test_a_folder_of_the_kernel_in_which_nothing_can_be_made_says_so():
+    assert folders.why_not_writable(Path("/proc")) == "no files can be made there"
+
+
 def test_a_read_only_folder_says_so(tmp_path, monkeypatch):
     def read_only(**_):
         raise OSError(30, "Read-only file system")
@@ -64,8 +69,35 @@ def test_a_workspace_whose_cache_belongs_to_someone_else_is_passed_over_with_the
 
 
 @pytest.fixture
-def temporary(tmp_path, monkeypatch):
+def no_workspace(tmp_path, monkeypatch):
+    """A home, and no /workspace, as outside a container."""
     monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "nowhere")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_outside_a_container_the_cache_lies_in_the_home_folder(no_workspace):
+    assert folders.choose_cache(None, "") == (no_workspace / ".cache" / "yolov12", "YOLOV12_CACHE_DIR changes it")
+
+
+def test_a_cache_folder_that_the_user_named_for_all_programs_is_used(no_workspace, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert folders.choose_cache(None, "")[0] == tmp_path / "caches" / "yolov12"
+
+
+def test_without_a_home_that_can_be_written_the_cache_is_temporary_and_nothing_is_said_about_containers(no_workspace):
+    no_workspace.touch()
+    folder, reason = folders.choose_cache(None, "")
+    assert folder.name.startswith("yolov12-")
+    assert reason.startswith("temporary: ")
+    assert reason.endswith("; to keep it, set YOLOV12_CACHE_DIR")
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path)
+    (tmp_path / ".yolov12").touch()
     monkeypatch.setattr(folders.tempfile, "tempdir", str(tmp_path))
     return tmp_path / f"yolov12-{os.getuid()}"
 
@@ -88,11 +120,11 @@ def test_a_temporary_cache_that_is_a_link_is_not_used(temporary, tmp_path):
     assert folders.choose_cache(None, "")[0] != temporary
 
 
-def test_no_writable_folder_at_all_says_what_to_mount(monkeypatch, tmp_path):
+def test_no_writable_folder_at_all_says_what_to_mount(monkeypatch, no_workspace):
     def nowhere():
         raise FileNotFoundError("No usable temporary directory found")
 
-    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "nowhere")
+    no_workspace.touch()
     monkeypatch.setattr(folders.tempfile, "gettempdir", nowhere)
     with pytest.raises(UserError, match="--tmpfs /tmp"):
         folders.choose_cache(None, "")

@@ -441,13 +441,27 @@ def test_the_cache_lies_in_the_workspace_if_there_is_one(tmp_path, monkeypatch):
     assert settings.cache_dir() == tmp_path / ".yolov12"
 
 
-def test_a_fallback_to_a_temporary_cache_is_said_once_with_its_reason(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "nowhere")
+def test_a_cache_that_nobody_named_is_said_once_with_the_reason(tmp_path, monkeypatch, capsys):
+    (tmp_path / ".yolov12").touch()  # a file in the way
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path)
     monkeypatch.setattr(folders.tempfile, "tempdir", str(tmp_path))
     assert settings.cache_dir() == settings.cache_dir() == tmp_path / f"yolov12-{os.getuid()}"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
-    assert f"(temporary: there is no {tmp_path}/nowhere;" in lines[0]
+    assert f"(temporary: {tmp_path}/.yolov12: file exists; to keep it, mount a folder on {tmp_path}" in lines[0]
+
+
+def test_the_choice_of_the_cache_can_be_asked_for_without_a_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path)
+    assert settings.cache_choice() == (tmp_path / ".yolov12", f"{tmp_path} is not a mount: lost with the container")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_backends_that_the_setting_takes_are_those_that_exist():
+    from yolov12.model.attention.backends import BACKENDS
+
+    assert settings.DECLARED["flash_attn"].choices == ("1", "0", *BACKENDS)
+    assert all(name in settings.DECLARED["flash_attn"].accepts for name in BACKENDS)
 
 
 def test_engines_lie_in_the_cache_unless_told_otherwise(tmp_path):
@@ -466,6 +480,12 @@ def test_the_page_says_value_and_origin():
     rows = {row.name: row for row in settings_page.describe()}
     assert (rows["YOLOV12_AMP"].value, rows["YOLOV12_AMP"].origin) == ("0", "environment")
     assert (rows["YOLOV12_CACHE_DIR"].value, rows["YOLOV12_CACHE_DIR"].origin) == (None, "default")
+
+
+def test_the_page_and_the_help_say_what_has_no_effect_yet():
+    for page in (settings_page.as_table(settings_page.describe()).splitlines(), list(settings_page.help_lines())):
+        marked = {line.split()[0] for line in page if line.endswith("(no effect yet)")}
+        assert marked == {item.env for item in settings.DECLARED.values() if item.later}
 
 
 def test_the_records_are_json():

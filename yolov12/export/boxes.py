@@ -34,12 +34,6 @@ class BoxParity:
     largest_score_difference: float
     """Of paired boxes; 0.0 when there is no pair."""
 
-    def __str__(self) -> str:
-        return (
-            f"{self.exported_boxes} boxes, {self.source_boxes} from the source, on {self.images} images: "
-            f"least IoU {self.least_iou:.4f}, largest score difference {self.largest_score_difference:.1e}"
-        )
-
 
 def compare_boxes(source: Predict, exported: Predict, images: Sequence[Image]) -> BoxParity:
     """Run both predictors on every image and pair their boxes: equal class, best overlap first."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from yolov12 import folders
 from yolov12.errors import UserError
-from yolov12.export.adapter import written_to
+from yolov12.export.adapter import told_in_our_words, written_to
 
 NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 
@@ -71,7 +71,7 @@ def export(
         raise UserError(f"out={out} does not end in .onnx. Type: out={out.with_suffix('.onnx')}")
     folders.check_writable(out.parent, f"out={out}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with written_to(model.model, out):
+    with written_to(model.model, out), told_in_our_words():
         return Path(model.export(**arguments))
 
 

@@ -82,12 +82,6 @@ class Parity:
         """Largest of the outputs' mean differences."""
         return float(np.max([output.mean_abs_diff for output in self.outputs]))
 
-    def __str__(self) -> str:
-        height, width = self.height_width
-        seen = f"max {self.max_abs_diff:.1e}, mean {self.mean_abs_diff:.1e} on {self.images} images at {width}x{height}"
-        below = (f"; {part.name}: max {part.max_abs_diff:.1e}, rounding {part.rounding:.1e}" for part in self.unseen)
-        return seen + "".join(below)
-
 
 def compare_raw(
     source: torch.nn.Module,

@@ -14,11 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yolov12 import folders, settings
+from yolov12 import folders
 from yolov12.errors import UserError
-from yolov12.log import say
+from yolov12.log import program, say
+
+if TYPE_CHECKING:
+    from yolov12.export import boxes, parity
 
 MODEL = "yolov12n.yaml"
 LEAST_PICTURE_PX = 320
@@ -56,11 +59,12 @@ def main(args: Mapping[str, Any]) -> int:
         UserError: an option that the demo does not have, or a folder that is in use or can not be written.
         ParityError: the export differs from the model, or the model found nothing to compare.
     """
+    choose(has_gpu=False, cores=1, args=args)  # refuses wrong options before torch is imported, which takes seconds
+    out = make_folder(args.get("out"))
     import torch
 
     recipe = choose(torch.cuda.is_available(), os.cpu_count() or 1, args)
-    _describe_hardware(recipe)
-    out = make_folder(args.get("out"))
+    say(hardware(recipe))
     print("\n".join(Tour(recipe, out).run()))
     return 0
 
@@ -153,16 +157,17 @@ class Tour:
 
         with self.stage("export"):
             exported = onnx.export(YOLO(best), out / "export" / "yolov12n.onnx", imgsz=recipe.imgsz)
-        self.note("export", exported, f"{exported.stat().st_size / 1e6:.1f} MB")
+        self.note("export", exported, f"{exported.stat().st_size / 2**20:.1f} MiB")
 
         with self.stage("check"):
             checked = sorted(pictures.glob("*.jpg"))[:CHECKED_IMAGES]
             raw = parity.require_raw(parity.compare_raw(YOLO(best).model, exported, checked))
             both = (boxes_of(YOLO(best), recipe.imgsz), boxes_of(YOLO(exported, task="detect"), recipe.imgsz))
             same = boxes.require_boxes(boxes.compare_boxes(*both, checked))
-        self.note("check", None, f"raw outputs, ONNX against PyTorch (allowed {parity.RAW_THRESHOLD:.0e}): {raw}")
-        self.lines.append(f"{INDENT}boxes after NMS: {same}")
-        return self.summary(best, pictures)
+        verdict, *details = verdicts(raw, same, parity.RAW_THRESHOLD)
+        self.note("check", None, verdict)
+        self.lines += [f"{INDENT}{line}" for line in details]
+        return self.summary(data)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -173,12 +178,13 @@ class Tour:
         self.seconds[name] = time.monotonic() - start
 
     def note(self, name: str, place: Path | None, words: str) -> None:
-        """A line of the summary; `place` is shown as the user would type it."""
+        """A line of the summary, said at once too; `place` is shown as the user would type it."""
+        say(words)
         self.lines.append(f"{name:8} {self.seconds[name]:6.1f} s  {words}")
         if place is not None:
             self.lines.append(f"{INDENT}{_typed(place)}")
 
-    def summary(self, best: Path, pictures: Path) -> list[str]:
+    def summary(self, data: Path) -> list[str]:
         """The final block."""
         total = sum(self.seconds.values())
         size = f"{self.recipe.imgsz}x{self.recipe.imgsz}"
@@ -186,8 +192,24 @@ class Tour:
             "",
             f"demo finished in {total:.0f} s at {size} pixels; everything lies in {_typed(self.out)}",
             *self.lines,
-            f"next     yolov12 predict model={shlex.quote(_typed(best))} source={shlex.quote(_typed(pictures))}",
+            f"next     your own data: {shlex.quote(program())} train data=my.yaml model={MODEL} epochs=100",
+            f"{INDENT}my.yaml is written like {_typed(data)}",
         ]
+
+
+def verdicts(raw: parity.Parity, same: boxes.BoxParity, allowed: float) -> list[str]:
+    """The comparison of the exported model with its source, for people, after it was found good enough."""
+    height, width = raw.height_width
+    lines = [
+        f"ok: the outputs of ONNX and PyTorch differ by at most {raw.max_abs_diff:.1e} (allowed {allowed:.0e}), "
+        f"on {raw.images} images at {width}x{height}",
+        f"ok: {same.exported_boxes} of {same.source_boxes} boxes the same (least IoU {same.least_iou:.4f}, "
+        f"scores within {same.largest_score_difference:.1e})",
+    ]
+    return lines + [
+        f"where nothing is seen they differ by at most {part.max_abs_diff:.1e}; PyTorch's own rounding: {part.rounding:.1e}"
+        for part in raw.unseen
+    ]
 
 
 def training_arguments(recipe: Recipe) -> dict[str, Any]:
@@ -217,28 +239,15 @@ def boxes_of(model: Any, imgsz: int) -> Any:
     return predict
 
 
-def _describe_hardware(recipe: Recipe) -> None:
-    """The first lines: what was found and what it means for the run."""
+def hardware(recipe: Recipe) -> str:
+    """The first line: what was found. Number format and kernels are told by the training, with their reasons."""
     import torch
 
-    from yolov12 import precision
-    from yolov12.model import attention
-
-    on_gpu = torch.cuda.is_available() and str(recipe.device) != "cpu"
-    device = torch.device("cuda" if on_gpu else "cpu")
-    if on_gpu:
-        properties = torch.cuda.get_device_properties(device)
-        say(f"hardware: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {os.cpu_count()} CPU cores")
-    else:
-        why = "device=cpu" if torch.cuda.is_available() else "torch sees no NVIDIA GPU"
-        say(f"hardware: the CPU, {os.cpu_count()} cores ({why})")
-    dtype, reason = precision.choose(device, settings.current().amp)
-    say(f"precision: {reason}")
-    # Asked as training will ask: its deterministic=True rules some kernels out.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    backend, reason = attention.describe(device, dtype or torch.float32, training=True)
-    torch.use_deterministic_algorithms(False)
-    say(f"attention: {backend}: {reason}")
+    if torch.cuda.is_available() and str(recipe.device) != "cpu":
+        properties = torch.cuda.get_device_properties(torch.device("cuda"))
+        return f"hardware: {properties.name}, {properties.total_memory / 2**30:.0f} GiB, {os.cpu_count()} CPU cores"
+    why = "device=cpu" if torch.cuda.is_available() else "torch sees no NVIDIA GPU"
+    return f"hardware: the CPU, {os.cpu_count()} cores ({why})"
 
 
 def _typed(path: Path) -> str:

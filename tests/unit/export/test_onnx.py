@@ -2,6 +2,7 @@
 """ONNX files that stock's exporter writes for us. CPU, seconds; one small network is exported once and shared."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,25 @@ def test_a_folder_that_can_not_be_made_is_named(model, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="can not write"):
         onnx.export(model, tmp_path / "file" / "x.onnx")
+
+
+def test_what_the_exporter_says_names_this_program_and_no_file_that_is_not_there(model, tmp_path, monkeypatch):
+    from ultralytics.utils import LOGGER
+
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(adapter.log, "program", lambda: "bin/yolov12")
+    LOGGER.addHandler(handler)
+    try:
+        onnx.export(model, tmp_path / "small.onnx", imgsz=64)
+    finally:
+        LOGGER.removeHandler(handler)
+    text = "\n".join(said)
+    assert f"Predict:         bin/yolov12 predict task=detect model={tmp_path}/small.onnx" in text
+    assert "bin/yolov12 val task=detect" in text
+    assert "starting from '" not in text
+    assert "input shape (1, 3, 64, 64)" in text
+    assert " MiB)" in text
+    assert " MB)" not in text
+    assert adapter._in_our_words not in LOGGER.filters

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from yolov12.errors import UserError
+from yolov12.export import boxes, parity
 from yolov12.export.parity import ParityError
 from yolov12.tools import demo
 
@@ -93,16 +94,42 @@ def test_every_stage_is_timed(short_tour):
     assert re.match(r"val +\d+\.\d s  mAP50 0\.\d{3}, mAP50-95 0\.\d{3}", next(x for x in tour.lines if x[:3] == "val"))
 
 
-def test_the_summary_ends_with_a_command_to_type(tmp_path):
-    tour = demo.Tour(demo.Recipe(1, 64, 4, 8, 4, 0), tmp_path / "my demo", seconds={"data": 1.4, "train": 58.0})
-    *_, command = tour.summary(tour.out / "best.pt", tour.out / "val")
-    assert f"model='{tmp_path}/my demo/best.pt' source='{tmp_path}/my demo/val'" in command
+def test_the_summary_ends_with_a_command_for_data_of_ones_own_that_the_shell_finds(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "program", lambda: "/with space/yolov12")
+    tour = demo.Tour(demo.Recipe(1, 64, 4, 8, 4, 0), tmp_path, seconds={"data": 1.4, "train": 58.0})
+    *_, command, form = tour.summary(tmp_path / "data" / "data.yaml")
+    assert command.endswith("'/with space/yolov12' train data=my.yaml model=yolov12n.yaml epochs=100")
+    assert form.strip() == f"my.yaml is written like {tmp_path}/data/data.yaml"
 
 
-def test_the_hardware_comes_with_the_reason_for_the_kernel(capsys):
-    demo._describe_hardware(demo.choose(has_gpu=False, cores=2, args={"device": "cpu"}))
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["hardware", "precision", "attention"]
+def test_the_hardware_comes_with_the_reason_why_no_gpu_is_used():
+    line = demo.hardware(demo.choose(has_gpu=False, cores=2, args={"device": "cpu"}))
+    assert re.fullmatch(r"hardware: the CPU, \d+ cores \((device=cpu|torch sees no NVIDIA GPU)\)", line)
+
+
+def test_every_stage_says_what_came_of_it_at_once(tmp_path, capsys):
+    tour = demo.Tour(demo.Recipe(1, 64, 4, 8, 4, 0), tmp_path)
+    with tour.stage("data"):
+        pass
+    tour.note("data", None, "8 images to train on")
+    assert capsys.readouterr().err == "\n--- data ---\n8 images to train on\n"
+
+
+def test_the_verdict_says_what_was_compared_and_that_it_is_equal():
+    whole, beyond = (parity.Distance("output0", largest, 1e-7, 1.0, 9e-4) for largest in (3e-5, 1e-3))
+    raw = parity.Parity((whole,), (beyond,), 16, (160, 160))
+    same = boxes.BoxParity(16, 71, 71, 0, 0.99999, 4e-7)
+    assert demo.verdicts(raw, same, 1e-3) == [
+        "ok: the outputs of ONNX and PyTorch differ by at most 3.0e-05 (allowed 1e-03), on 16 images at 160x160",
+        "ok: 71 of 71 boxes the same (least IoU 1.0000, scores within 4.0e-07)",
+        "where nothing is seen they differ by at most 1.0e-03; PyTorch's own rounding: 9.0e-04",
+    ]
+
+
+def test_options_that_can_not_be_are_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(UserError, match="imgsz="):
+        demo.main({"imgsz": [64, 96], "out": tmp_path / "demo"})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -110,5 +137,5 @@ def test_the_hardware_comes_with_the_reason_for_the_kernel(capsys):
 def test_the_tour_finds_boxes_and_proves_the_export(tmp_path, capsys):
     assert demo.main({"out": tmp_path / "demo", "device": "cpu"}) == 0
     summary = capsys.readouterr().out
-    assert re.search(r"raw outputs, ONNX against PyTorch \(allowed 1e-03\): max \d\.\de-0[4-9]", summary)
-    assert int(re.search(r"boxes after NMS: (\d+) boxes", summary)[1]) >= 1
+    assert re.search(r"ok: the outputs of ONNX and PyTorch differ by at most \d\.\de-0[4-9]", summary)
+    assert int(re.search(r"ok: (\d+) of \1 boxes the same", summary)[1]) >= 1

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is refused before torch is imported and before anything is said or made: wrong values, and things that are not there."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolov12 import arguments, settings, values
+from yolov12.errors import UserError
+
+DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
+"""One of these is there where an NVIDIA driver is; the last one under WSL."""
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse what can be known to fail from what was typed and from what lies on the disk.
+
+    Raises:
+        UserError: a wrong setting or value, a device that does not exist, a data set or source that is not there.
+    """
+    settings.current()
+    values.check(options)
+    check_device(options.get("device"))
+    if options.get("data"):
+        check_data(str(options["data"]))
+    if options.get("source"):
+        check_source(options["source"])
+
+
+def check_device(device: Any) -> None:
+    """Refuse GPUs that are not there.
+
+    Raises:
+        UserError: names the device, what exists, and what to type.
+    """
+    if not (asked := arguments.requested_gpus(device)):
+        return
+    count, visible = 0, []
+    if any(place.exists() for place in DRIVER):
+        import torch
+
+        count = torch.cuda.device_count()
+        # An index among CUDA_VISIBLE_DEVICES means the physical GPU, as in ultralytics (utils/torch_utils.py:176).
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(" ", "").split(",")[:count]
+    if all(index < count or str(index) in visible for index in asked):
+        return
+    there = (
+        f"torch sees {count} here: 0 to {count - 1}; type device=0 or device=auto"
+        if count > 1
+        else "torch sees one here: type device=0"
+    )
+    none = "torch sees no GPU here: type device=cpu, or leave device out (in a container: docker run --gpus all)"
+    raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
+
+
+def check_data(name: str) -> None:
+    """Refuse a data set that is neither here nor known to ultralytics. What is in it is checked later (data/check.py).
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    if name == "synth" or "://" in name or name.startswith("ul:") or Path(name).exists():
+        return
+    listed = arguments.ultralytics_folder() / "cfg" / "datasets"
+    if "/" in name or not any((listed / file).is_file() for file in (name, f"{name}.yaml")):
+        advice = _nearest(name) or ": give the path of a data yaml, or data=synth"
+        raise UserError(f"data={name}: there is no such file in {Path.cwd()}{advice}")
+
+
+def check_source(source: Any) -> None:
+    """Refuse pictures and videos that are not there; cameras, addresses, patterns and screens are left to ultralytics.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    text = str(source)
+    is_elsewhere = "://" in text or text.isdigit() or text.startswith("screen")
+    if isinstance(source, str) and not is_elsewhere and not set(text) & set("*?[") and not Path(text).exists():
+        raise UserError(f"source={text}: there is no such file or folder{_nearest(text)}")
+
+
+def whole_file(model: str) -> str:
+    """`model`, unless it names an empty file. What else may be wrong with weights is told by who reads them (model/reading.py).
+
+    Raises:
+        UserError: the file is empty.
+    """
+    if Path(model).is_file() and Path(model).stat().st_size == 0:
+        raise UserError(f"{model} is empty (0 bytes): fetch it again, or name other weights")
+    return model
+
+
+def _nearest(name: str) -> str:
+    """A file beside the one that was named whose name is similar."""
+    folder = Path(name).parent
+    beside = [file.name for file in folder.iterdir()] if folder.is_dir() and os.access(folder, os.R_OK) else []
+    near = difflib.get_close_matches(Path(name).name, beside, n=1)
+    return f"; did you mean {folder / near[0]}?" if near else ""
