@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Every target that needs Python packages makes or updates .venv first (env/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format lock bump render build push bench clean
+.PHONY: help setup demo test test-all lint format lock bump render build push save load bench clean
 
 BIN := .venv/bin
 JOBS ?= 2
 TESTS := tests/unit tests/dist tests/faults
 PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 SHELL_FILES = $(shell find .ci docker env scripts tests -type f \
-    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run \) 2>/dev/null)
+    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run \
+    -o -path 'docker/workbench/build/*' \) 2>/dev/null)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,12 +52,19 @@ bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.
 
 render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py
+	$(BIN)/python env/workflow.py
 
 build: ## build the image yolov12:$VARIANT (VARIANT ARCHS BASE_IMAGE BUILD_NETWORK CA_BUNDLE, all optional)
 	docker/build.sh
 
-push: ## push a release (not in this version)
-	@echo "make push: pushing releases is not in this version. docker tag and docker push do it by hand." >&2; exit 2
+push: ## push the built image under computed tags: REGISTRY=registry.example/team (VARIANT ALLOW_DIRTY; docs/registry.md)
+	@docker/push.py
+
+save: ## write the built image to FILE=yolov12-train.tar.zst with its hash beside it, for machines without a network (VARIANT)
+	@docker/save.sh
+
+load: ## check FILE against its hash and load it into the local engine
+	@docker/load.sh
 
 bench: setup ## run benchmarks beside stock ultralytics (BENCH="name ..." chooses, none lists them)
 	$(BIN)/python -m benchmarks $(if $(BENCH),run $(BENCH),list)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from env import render
 
@@ -62,3 +64,41 @@ def test_an_arch_runs_code_for_itself_or_an_older_one_of_its_major_version_and_s
         assert int(entry["code"]) <= int(arch)
         assert int(entry["code"]) // 10 == int(arch) // 10
         assert entry["code"] == arch or entry["why"], f"sm_{arch} does not say why it runs code for sm_{entry['code']}"
+
+
+def test_each_variant_has_a_size_budget_and_a_reason():
+    pins = render.load()
+    targets = json.loads(render.bake(pins))["target"]
+    for variant, entry in pins.matrix["variants"].items():
+        assert 0 < entry["size_budget_gb"] < 6.5
+        assert entry["why"]
+        assert targets[variant]["labels"]["yolov12.size_budget_gb"] == str(entry["size_budget_gb"])
+
+
+def test_the_image_without_torch_takes_no_argument_about_gpus():
+    target = json.loads(render.bake(render.load()))["target"]["deploy"]
+    assert not {"ARCHS", "FLASH_ATTN", "LEAST_DRIVER"} & target["args"].keys()
+    assert "torch" not in target["args"]["PACKAGES"].split()
+
+
+def test_the_sources_of_flash_attention_are_built_by_version_and_hash():
+    target = json.loads(render.bake(render.load()))["target"]["train"]
+    assert re.fullmatch(r"[0-9a-f]{64}", target["args"]["FLASH_ATTN_SHA256"])
+    assert target["args"]["FLASH_ATTN"] == "${FLASH_ATTN}"
+
+
+def test_the_package_knows_every_pin_and_arch_at_run_time():
+    pins = render.load()
+    module: dict[str, object] = {}
+    exec(render.package_pins(pins), module)
+    assert module["PACKAGES"] == {
+        canonicalize_name(name): entry["version"] for name, entry in pins.versions["packages"].items()
+    }
+    assert list(module["ARCHS"]) == sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
+    assert set(module["SHOWN"]) <= set(module["PACKAGES"])
+
+
+def test_what_is_chosen_for_flash_attention_is_the_builds_default():
+    document = json.loads(render.bake(render.load()))
+    assert document["variable"]["FLASH_ATTN"]["default"] == "hd32"
+    assert all(render.load().matrix["flash_attn"].values())

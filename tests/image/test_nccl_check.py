@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The programs in /root/yolov12/build, which carry the names of NVIDIA's and say that they are ours. Without a GPU they run on the CPU."""
+
+import pytest
+
+from tests.image.harness import STRANGER, Image
+
+
+@pytest.mark.parametrize("name", ["all_reduce_perf", "p2pBandwidthLatencyTest"])
+def test_the_check_runs_between_two_ranks_and_says_whose_it_is(image: Image, name: str):
+    options = (*STRANGER, "--workdir=/root/yolov12")
+    ran = image.run(f"./build/{name}", "-b", "1K", "-e", "1K", "-n", "1", "-w", "0", options=options, timeout_s=240)
+    assert ran.code == 0, str(ran)
+    assert "not NVIDIA's program" in ran.out.splitlines()[0]
+    assert "gloo" in ran.log

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The workflow follows from the bake file, has the form that GitHub reads, and its scripts are scripts. It is not run here."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from env import workflow
+
+ROOT = Path(__file__).resolve().parents[3]
+BAKE = json.loads((ROOT / "docker/docker-bake.json").read_text())
+VERSIONS = yaml.safe_load((ROOT / "env/versions.yaml").read_text())
+SCANNER = {"name": "example/scanner:1", "digest": "sha256:" + "0" * 64}
+SCANNING = {"images": VERSIONS["images"] | {"scanner": SCANNER}}
+
+
+def parsed(versions: Any = SCANNING) -> dict[str, Any]:
+    """The workflow as GitHub reads it: YAML 1.2, where `on` is a word and not a truth value."""
+    document = yaml.safe_load(workflow.workflow(BAKE, versions))
+    document["on"] = document.pop(True)
+    return document
+
+
+def scripts(versions: Any = SCANNING) -> list[str]:
+    return [step["run"] for job in parsed(versions)["jobs"].values() for step in job["steps"]]
+
+
+def test_the_committed_workflow_is_the_rendered_one():
+    assert (ROOT / workflow.WORKFLOW).read_text() == workflow.expected(), "run `make render`"
+
+
+def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know():
+    document = parsed()
+    assert document.keys() == {"name", "on", "permissions", "concurrency", "jobs"}
+    assert document["on"].keys() == {"pull_request", "push", "schedule", "workflow_dispatch"}
+    for job in document["jobs"].values():
+        known = {"name", "if", "runs-on", "timeout-minutes", "permissions", "strategy", "env", "defaults", "steps"}
+        assert job.keys() == known
+        for step in job["steps"]:
+            assert {"name", "run"} <= step.keys() <= {"name", "run", "env"}, (
+                "an action would have to be pinned by its hash"
+            )
+
+
+def test_each_variant_is_built_once_and_those_of_one_lock_and_arguments_together():
+    for job in parsed()["jobs"].values():
+        machines = [entry["variants"].split() for entry in job["strategy"]["matrix"]["include"]]
+        assert sorted(variant for machine in machines for variant in machine) == sorted(BAKE["target"])
+        assert ["train", "train-nonroot"] in machines
+
+
+def test_a_new_variant_of_the_bake_file_gets_a_machine():
+    more = {"target": BAKE["target"] | {"other": {"args": {"LOCK": "another"}}}}
+    assert ["other"] in workflow.machines(more)
+
+
+def test_only_a_version_s_tag_may_write_packages():
+    jobs = parsed()["jobs"]
+    assert jobs["image"]["permissions"] == {"contents": "read"}
+    assert jobs["release"]["permissions"] == {"contents": "read", "packages": "write"}
+    assert jobs["release"]["if"] == "startsWith(github.ref, 'refs/tags/v')"
+    assert jobs["image"]["if"] == "${{ !startsWith(github.ref, 'refs/tags/v') }}"
+    assert not [step for step in jobs["image"]["steps"] if "make push" in step["run"]]
+    assert jobs["release"]["steps"][-1]["run"].count("make push") == 1
+
+
+def test_the_tag_is_compared_with_a_line_that_the_package_has():
+    script = next(script for script in scripts() if "GITHUB_REF_NAME" in script)
+    version = re.search(r'__version__ = "(.+)"', (ROOT / "yolov12/__init__.py").read_text())
+    assert version
+    for tag, code in ((f"v{version[1]}", 0), ("v9.9.9", 1)):
+        done = subprocess.run(
+            ["bash", "-ec", script], cwd=ROOT, env={"GITHUB_REF_NAME": tag, "PATH": "/usr/bin:/bin"}, check=False
+        )
+        assert done.returncode == code, tag
+
+
+@pytest.mark.parametrize("script", sorted(set(scripts())), ids=lambda script: script.strip().splitlines()[-1][:40])
+def test_a_script_is_clean_and_takes_nothing_from_an_event_but_by_variables(script):
+    assert "${{" not in script, "text of an event would be run as a command"
+    done = subprocess.run(
+        [ROOT / ".venv/bin/shellcheck", "--shell=bash", "-"], input=script, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_pinned_scanner_scans_each_image_by_its_digest_with_the_exceptions():
+    script = next(script for script in scripts() if "--severity" in script)
+    assert f"{SCANNER['name']}@{SCANNER['digest']} image " in script
+    assert f"$PWD/{workflow.EXCEPTIONS}:" in script
+    assert "--exit-code 1" in script
+
+
+def test_without_a_pinned_scanner_nothing_unpinned_is_run():
+    images = {name: pin for name, pin in VERSIONS["images"].items() if name != "scanner"}
+    assert not [script for script in scripts({"images": images}) if "docker run" in script]
+
+
+# The exceptions of the scan
+
+
+def complaints(document: dict[str, Any], today: datetime.date) -> list[str]:
+    """What is wrong with each exception: no reason, no day, or a day that has come."""
+    found = []
+    for entry in document["vulnerabilities"]:
+        name, day = entry.get("id", "an entry without id"), entry.get("expired_at")
+        if not re.fullmatch(r"[A-Z]+-[\w-]+", name):
+            found.append(f"{name} is no identifier")
+        if len(entry.get("statement", "")) < 10:
+            found.append(f"{name} has no reason (statement)")
+        if not isinstance(day, datetime.date):
+            found.append(f"{name} has no day (expired_at: 2027-01-31)")
+        elif day <= today:
+            found.append(f"{name} ran out on {day}: is there a fix? Remove it, or look again and give it another day")
+        if unknown := entry.keys() - {"id", "purls", "paths", "expired_at", "statement"}:
+            found.append(f"{name} has keys that Trivy does not know: {', '.join(unknown)}")
+    return found
+
+
+def test_every_exception_has_a_reason_and_a_day_that_has_not_come():
+    document = yaml.safe_load((ROOT / workflow.EXCEPTIONS).read_text())
+    assert document.keys() == {"vulnerabilities"}
+    assert complaints(document, datetime.datetime.now(datetime.UTC).date()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"expired_at": datetime.date(2026, 1, 1)}, "ran out"),
+        ({"expired_at": None}, "has no day"),
+        ({"expired_at": "soon"}, "has no day"),
+        ({"statement": ""}, "has no reason"),
+        ({"id": "libc"}, "is no identifier"),
+        ({"expires": "never"}, "does not know: expires"),
+    ],
+)
+def test_an_exception_without_reason_or_past_its_day_is_found(changed, complaint):
+    entry = {"id": "CVE-2026-1", "statement": "never parsed here", "expired_at": datetime.date(2026, 2, 1)}
+    today = datetime.date(2026, 1, 31)
+    assert complaints({"vulnerabilities": [entry]}, today) == []
+    found = complaints({"vulnerabilities": [entry | changed]}, today)
+    assert len(found) == 1
+    assert complaint in found[0]
