@@ -124,17 +124,15 @@ def machines(bake: Mapping[str, Any]) -> list[list[str]]:
     return list(groups.values())
 
 
-def scanner(versions: Mapping[str, Any]) -> str | None:
-    """The pinned image of Trivy; None while env/versions.yaml pins none, and nothing is scanned."""
-    pin = versions["images"].get("scanner")
-    return f"{pin['name']}@{pin['digest']}" if pin else None
+def scanner(versions: Mapping[str, Any]) -> str:
+    """The pinned image of Trivy."""
+    pin = versions["images"]["scanner"]
+    return f"{pin['name']}@{pin['digest']}"
 
 
 def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     """The whole file. Only the job that a version's tag starts may write packages, so that no pull request can."""
-    steps = BUILD
-    if image := scanner(versions):
-        steps += SCAN.replace("@exceptions@", EXCEPTIONS).replace("@scanner@", image)
+    steps = BUILD + SCAN.replace("@exceptions@", EXCEPTIONS).replace("@scanner@", scanner(versions))
     is_release = "startsWith(github.ref, 'refs/tags/v')"
     jobs = [
         job("image", f"${{{{ !{is_release} }}}}", ["contents: read"], bake, CHECKOUT + steps),

@@ -28,6 +28,7 @@ MAY_HOLD_PINS = (
     "env/locks/",
     "benchmarks/records/",
     "CHANGELOG.md",
+    ".github/workflows/images.yml",
     *render.WHOLE_FILES,
 )
 

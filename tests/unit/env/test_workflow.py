@@ -99,11 +99,6 @@ def test_a_pinned_scanner_scans_each_image_by_its_digest_with_the_exceptions():
     assert "--exit-code 1" in script
 
 
-def test_without_a_pinned_scanner_nothing_unpinned_is_run():
-    images = {name: pin for name, pin in VERSIONS["images"].items() if name != "scanner"}
-    assert not [script for script in scripts({"images": images}) if "docker run" in script]
-
-
 # The exceptions of the scan
 
 
