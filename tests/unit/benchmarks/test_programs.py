@@ -223,3 +223,20 @@ def wait_for(condition, limit_s: float = 60):
         assert time.monotonic() < end_s, "waited too long"
         time.sleep(0.05)
     return found
+
+
+def test_files_that_were_not_compiled_count_as_their_nearest_kind():
+    program = harness.discover()["flash_attn_build"].run_side.__globals__
+    sample_s = {
+        "flash_fwd_hdim32_fp16_sm80.cu": 1.0,
+        "flash_fwd_hdim128_fp16_sm80.cu": 10.0,
+        "flash_bwd_hdim32_fp16_sm80.cu": 100.0,
+    }
+    files = ["flash_fwd_hdim64_bf16_sm80.cu", "flash_fwd_hdim192_fp16_causal_sm80.cu", "flash_bwd_hdim256_fp16_sm80.cu"]
+    assert program["extrapolated_s"](files, sample_s) == 1.0 + 10.0 + 100.0
+
+
+def test_a_flash_attention_build_without_its_sources_says_what_to_name(tmp_path):
+    job = Job("ours", {"cuda_home": str(tmp_path), "sdist": str(tmp_path / "none.tar.gz")}, (), tmp_path, 0.0)
+    with pytest.raises(harness.BenchmarkError, match=r"there is no sdist .*--set sdist=PATH"):
+        harness.discover()["flash_attn_build"].run_side(job)
