@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from ultralytics.nn import tasks
 from ultralytics.utils import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, SETTINGS
 from ultralytics.utils import __version__ as ultralytics_version
@@ -88,20 +87,6 @@ def locate(weight: str | Path) -> Path:
     if path.parent != Path() or name not in GITHUB_ASSETS_NAMES:
         raise UserError(f"{weight}: no such file")
     return download.fetch(name, f"{names.ASSETS}/{name}")
-
-
-def check_task(model: nn.Module, task: str) -> None:
-    """Make sure that loaded weights are for `task`.
-
-    Raises:
-        UserError: they are for another one.
-    """
-    found = getattr(model, "task", None) or tasks.guess_model_task(model)
-    if found != task:
-        where = getattr(model, "pt_path", None) or "the model"
-        raise UserError(
-            f"{where}: the weights are for {found}, the command is {task}; name weights for {task}, or use task={found}"
-        )
 
 
 @dataclass(frozen=True)
