@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# Builds the image into the local engine. All variables are optional:
+# Builds the image into the local engine, and lets it prove itself. All variables are optional:
 #   VARIANT=train            what to build (env/matrix.yaml)
 #   ARCHS="80 90"            the GPU archs that the image must have code for
+#   FLASH_ATTN=hd32          the FlashAttention kernels: hd32 or none
 #   BASE_IMAGE=...           instead of the pinned Debian
 #   BUILD_NETWORK=host       the network of the build's commands
 #   CA_BUNDLE=/path/ca.crt   certificates for a private mirror or an inspected network; a build secret, not in the image
@@ -19,12 +20,21 @@ die() {
 
 docker buildx version >/dev/null 2>&1 || die "docker with buildx is needed: https://docs.docker.com/engine/install/"
 [[ -z ${CA_BUNDLE-} || -s $CA_BUNDLE ]] || die "CA_BUNDLE=$CA_BUNDLE: no such file, or an empty one"
+case ${FLASH_ATTN:-hd32} in
+hd32 | none) ;;
+full) die "FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ;;
+*) die "FLASH_ATTN=$FLASH_ATTN: type FLASH_ATTN=hd32 or none" ;;
+esac
 
-# bake puts BASE_IMAGE and ARCHS from the environment into the plan; set but empty means not set.
-[[ -n ${BASE_IMAGE-} ]] || unset BASE_IMAGE
-[[ -n ${ARCHS-} ]] || unset ARCHS
-plan=$(docker buildx bake --file docker/docker-bake.json --print "$variant")
-mapfile -d '' -t planned < <(python3 docker/replay.py "$variant" <<<"$plan")
+# bake puts these from the environment into the plan; set but empty means not set.
+for name in BASE_IMAGE ARCHS FLASH_ATTN; do
+    [[ -n ${!name-} ]] || unset "$name"
+done
+plan() { docker buildx bake --progress quiet --file docker/docker-bake.json --print "$variant"; }
+unset INPUTS
+INPUTS=$(plan | python3 docker/inputs.py "$variant")
+export INPUTS
+mapfile -d '' -t planned < <(plan | python3 docker/replay.py "$variant")
 ((${#planned[@]})) || die "docker/replay.py made nothing of the plan for $variant"
 
 options=(--load)
@@ -38,5 +48,13 @@ fi
 docker buildx build "${options[@]}" "${planned[@]}"
 
 tag=yolov12:$variant
-read -r id bytes < <(docker image inspect --format '{{.Id}} {{.Size}}' "$tag")
-awk -v tag="$tag" -v id="$id" -v bytes="$bytes" 'BEGIN { printf "built %s %s %.2f GB\n", tag, id, bytes / 1e9 }'
+docker run --rm --network none "$tag" verify
+
+read -r id bytes budget_gb < <(docker image inspect --format '{{.Id}} {{.Size}} {{index .Config.Labels "yolov12.size_budget_gb"}}' "$tag")
+awk -v tag="$tag" -v id="$id" -v bytes="$bytes" -v budget="$budget_gb" 'BEGIN {
+    if (bytes > budget * 1e9) {
+        printf "build: %s is %.2f GB, more than its budget of %.2f GB (size_budget_gb in env/matrix.yaml)\n", tag, bytes / 1e9, budget >"/dev/stderr"
+        exit 1
+    }
+    printf "built %s %s %.2f GB of %.2f GB\n", tag, id, bytes / 1e9, budget
+}'

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.utils import canonicalize_name
 
 from yolov12.settings_page import markdown_table
 
@@ -77,50 +78,97 @@ def overrides(pins: Pins) -> str:
     return "\n".join([f"# {GENERATED}", *lines]) + "\n"
 
 
+SHOWN = ["torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"]
+"""What `verify` names of all that it compares."""
+
+
 def package_pins(pins: Pins) -> str:
     """yolov12/pins.py: what the installed package must know at run time, where env/ is not."""
-    return (
-        "# SPDX-License-Identifier: AGPL-3.0-or-later\n"
-        f"# {GENERATED}\n"
-        '"""The versions this package was written against and is tested with."""\n\n'
-        f'ULTRALYTICS = "{pins.version_of("ultralytics")}"\n'
-        f'TORCH = "{pins.version_of("torch")}"\n'
-    )
+    packages = {canonicalize_name(name): entry["version"] for name, entry in sorted(pins.versions["packages"].items())}
+    lines = [
+        "# SPDX-License-Identifier: AGPL-3.0-or-later",
+        f"# {GENERATED}",
+        '"""The versions this package was written against and is tested with."""',
+        "",
+        f'ULTRALYTICS = "{pins.version_of("ultralytics")}"',
+        f'TORCH = "{pins.version_of("torch")}"',
+        f'PYTHON = "{pins.versions["python"]["image"]["version"]}"',
+        '"""The image\'s."""',
+        "PACKAGES = {",
+        *(f'    "{name}": "{version}",' for name, version in packages.items()),
+        "}",
+        '"""Every distribution that is pinned by name."""',
+        f"ARCHS = ({', '.join(json.dumps(arch) for arch in codes(pins))})",
+        '"""GPU archs that torch must have code for."""',
+        f"SHOWN = ({', '.join(map(json.dumps, SHOWN))})",
+        '"""What `verify` names of PACKAGES."""',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def codes(pins: Pins) -> list[str]:
+    """The archs that torch must have code for, in order."""
+    return sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
+
+
+def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
+    """Every argument that the Dockerfile's target of this name takes."""
+    entry, python = pins.matrix["variants"][variant], pins.versions["python"]["image"]["version"]
+    common = {
+        "BASE_IMAGE": "${BASE_IMAGE}",
+        "PYTHON_VERSION": python,
+        "LOCK": lock_name(entry["lock"], python),
+        "VERSION": pins.package_version,
+        "SIZE_BUDGET_GB": str(entry["size_budget_gb"]),
+        "INPUTS": "${INPUTS}",
+    }
+    if "packages" in entry:
+        return common | {"PACKAGES": " ".join(entry["packages"])}
+    source = pins.versions["sources"]["flash-attn"]
+    return common | {
+        "ARCHS": "${ARCHS}",
+        "LEAST_DRIVER": str(pins.matrix["driver"]["least"]),
+        "FLASH_ATTN": "${FLASH_ATTN}",
+        "FLASH_ATTN_VERSION": source["version"],
+        "FLASH_ATTN_SHA256": source["sha256"],
+    }
 
 
 def bake(pins: Pins) -> str:
     """docker/docker-bake.json: one target for each variant, with every build argument.
 
-    BASE_IMAGE and ARCHS can be set from the environment.
+    BASE_IMAGE, ARCHS, FLASH_ATTN and INPUTS (which docker/build.sh computes) can be set from the environment.
     """
-    python = pins.versions["python"]["image"]["version"]
     targets = {
         variant: {
             "context": ".",
             "dockerfile": "docker/Dockerfile",
             "target": variant,
             "tags": [f"yolov12:{variant}"],
-            "args": {
-                "BASE_IMAGE": "${BASE_IMAGE}",
-                "PYTHON_VERSION": python,
-                "LOCK": lock_name(entry["lock"], python),
-                "VERSION": pins.package_version,
-                "ARCHS": "${ARCHS}",
-            },
+            "args": build_arguments(pins, variant),
             "labels": {
                 "org.opencontainers.image.title": "yolov12",
                 "org.opencontainers.image.description": entry["why"],
                 "org.opencontainers.image.version": pins.package_version,
                 "org.opencontainers.image.licenses": "AGPL-3.0-or-later",
                 "org.opencontainers.image.base.name": "${BASE_IMAGE}",
+                "yolov12.variant": variant,
+                "yolov12.archs": "" if "packages" in entry else "${ARCHS}",
+                "yolov12.size_budget_gb": str(entry["size_budget_gb"]),
+                "yolov12.inputs": "${INPUTS}",
             },
         }
         for variant, entry in pins.matrix["variants"].items()
     }
-    codes = sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
+    variables = {
+        "BASE_IMAGE": pins.base_image,
+        "ARCHS": " ".join(codes(pins)),
+        "FLASH_ATTN": next(iter(pins.matrix["flash_attn"])),
+        "INPUTS": "",
+    }
     document = {
         "//": GENERATED,
-        "variable": {"BASE_IMAGE": {"default": pins.base_image}, "ARCHS": {"default": " ".join(codes)}},
+        "variable": {name: {"default": default} for name, default in variables.items()},
         "group": {"default": {"targets": list(targets)}},
         "target": targets,
     }

@@ -5,6 +5,9 @@ set -euo pipefail
 
 workspace=/workspace    # the caller's folder is mounted here
 workbench=/root/yolov12 # train.py, utils/ and the link to the imported ultralytics
+facts=/opt/yolov12/share/yolov12
+devices=/dev
+driver_file=/proc/driver/nvidia/version
 
 say() { printf 'entrypoint: %s\n' "$*" >&2; }
 
@@ -27,6 +30,7 @@ main() {
 
     find_workplace
     keep_runs
+    check_gpu "$@"
     case $1 in
     train | val | predict | export | bench | lr-find | doctor | verify | env | convert | data | demo | \
         serve | tune | distill | cache | nccl-test | -* | *=*)
@@ -107,6 +111,61 @@ find_workplace() {
             say "$workspace is not mounted and not writable: working in $place, gone when the container ends"
             cd "$place"
         fi
+    elif [[ $PWD == "$workspace" ]] && ! usable .; then
+        say "$workspace belongs to $(stat -c %u:%g -- .), and $(id -u):$(id -g) can not write there:" \
+            "leave --user out, or type --user $(stat -c %u:%g -- .)"
+    fi
+}
+
+# What would fail later, or run on the CPU unasked: said before Python has started. Only for what computes, and in an image that has
+# code for GPUs (the one without torch has none).
+check_gpu() {
+    local driver least
+    [[ -s $facts/least_driver && " $* " != *[=\ ]cpu\ * ]] || return 0
+    case $1 in
+    train | val | predict | export | demo | bench | lr-find) ;;
+    *) return ;;
+    esac
+    driver=$(driver_version)
+    if [[ ! -e $devices/nvidiactl && ! -e $devices/dxg ]]; then
+        say "no NVIDIA GPU is visible, so this runs on the CPU${driver:+; the driver ($driver) is there: type docker run --gpus all}"
+        return
+    fi
+    least=$(<"$facts/least_driver")
+    if [[ -n $driver ]] && ((${driver%%.*} < least)); then
+        say "the driver is $driver, and this image's CUDA needs $least or newer: update the driver on the host, or type device=cpu"
+        exit 2
+    fi
+    check_archs
+}
+
+# The driver's version, from the kernel module; empty where there is none.
+driver_version() {
+    if [[ -r $driver_file ]]; then
+        sed -nE '1s/.* ([0-9]+\.[0-9.]+) .*/\1/p' "$driver_file"
+    fi
+}
+
+# Every visible GPU must find code for it: of its own arch, or of an earlier one of the same major version.
+check_archs() {
+    local name capability code has fits=0 unfit=0
+    has=$(<"$facts/archs")
+    type -P nvidia-smi >/dev/null || return 0
+    while IFS=, read -r name capability; do
+        capability=${capability// /}
+        [[ $capability =~ ^[0-9]+\.[0-9]$ ]] || continue
+        for code in $has; do
+            if ((${code%?} == ${capability%.*} && ${code: -1} <= ${capability#*.})); then
+                fits=1
+                continue 2
+            fi
+        done
+        unfit=1
+        say "$name is sm_${capability/./}, and this image has code for sm_${has// /, sm_} only"
+    done < <(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null)
+    if ((unfit && fits == 0)); then
+        say "no visible GPU can run it: choose another GPU, or type device=cpu"
+        exit 2
     fi
 }
 

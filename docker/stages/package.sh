@@ -15,6 +15,7 @@ cd /
 "$environment/bin/python" - "$version" "$archs" <<'PYTHON'
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -22,6 +23,10 @@ wanted_version, wanted_archs = sys.argv[1], sys.argv[2].split()
 compiled = set(torch._C._cuda_getArchFlags().split())  # torch.cuda.get_arch_list() is empty on a machine without a GPU
 if missing := [arch for arch in wanted_archs if f"sm_{arch}" not in compiled]:
     sys.exit(f"ARCHS={' '.join(wanted_archs)}: torch {torch.__version__} has no code for {', '.join(missing)}; it has {' '.join(sorted(compiled))}")
+# For the entrypoint, which compares them with the visible GPUs before Python starts.
+share = Path(sys.prefix, "share/yolov12")
+share.mkdir(parents=True, exist_ok=True)
+(share / "archs").write_text(" ".join(sorted((arch.removeprefix("sm_") for arch in compiled), key=int)) + "\n")
 if version("yolov12") != wanted_version:
     sys.exit(f"VERSION={wanted_version}, but the package in this checkout is {version('yolov12')}: run `make render`")
 PYTHON

@@ -6,9 +6,19 @@ set -euo pipefail
 wanted=$1
 export DEBIAN_FRONTEND=noninteractive
 
+# As Debian's own slim image has it: of a package's documentation only its licence.
+cat >/etc/dpkg/dpkg.cfg.d/yolov12 <<'DPKG'
+path-exclude /usr/share/doc/*
+path-include /usr/share/doc/*/copyright
+path-exclude /usr/share/man/*
+path-exclude /usr/share/locale/*
+path-exclude /usr/share/lintian/*
+DPKG
+
 apt-get -qq update
 # myhostname: with `--network none` nothing else resolves the container's own name, by which the processes of torchrun find each other.
 apt-get -qq install -y --no-install-recommends python3 tini libnss-myhostname >/dev/null
+apt-get clean
 rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log
 
 found=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')

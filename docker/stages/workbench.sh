@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# workbench.sh: the folders that users see, and the environment in every kind of bash.
+# workbench.sh [ultralytics]: the folders that users see, and the environment in every kind of bash. With `ultralytics`, a link to it.
 set -euo pipefail
 
 # Any --user may go through /root into the workbench; with group 0, which docker gives to a uid it does not know, also write there.
 chmod 0755 /root
 chmod -R u=rwX,g=rwX,o=rX /root/yolov12
 ln -s /workspace/runs /root/yolov12/runs
-ln -s "$(cd / && /opt/yolov12/bin/python -c 'import importlib.util; print(importlib.util.find_spec("ultralytics").submodule_search_locations[0])')" \
-    /root/yolov12/ultralytics
+# Where the environment has it; the image without torch does not.
+if [[ ${1-} == ultralytics ]]; then
+    ln -s "$(cd / && /opt/yolov12/bin/python -c 'import importlib.util; print(importlib.util.find_spec("ultralytics").submodule_search_locations[0])')" \
+        /root/yolov12/ultralytics
+fi
 
 # Where nothing is mounted, any --user can write here. The owner is who the entrypoint becomes.
 install -d -o 1000 -g 0 -m 1777 /workspace

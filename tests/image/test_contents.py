@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.image.harness import STRANGER, Image
+from tests.image.harness import STRANGER, Image, docker, mount
 
 # Debian's own; what else had these bits would let a container's user become someone else.
 SETUID_OF_DEBIAN = {
@@ -29,7 +29,8 @@ def test_the_versions_inside_are_those_of_the_lock(image: Image, repository: Pat
         )
     )
     found = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found.items()}
-    assert {name: version for name, version in found.items() if name not in ("pip", "yolov12")} == locked
+    ours = ("pip", "yolov12", "flash-attn")  # Debian's pip, and the two wheels that the build makes
+    assert {name: version for name, version in found.items() if name not in ours} == locked
 
 
 def test_the_versions_inside_are_the_pinned_ones(image: Image, repository: Path):
@@ -63,10 +64,19 @@ def test_torch_has_code_for_every_promised_arch(image: Image, repository: Path):
     assert {f"sm_{arch['code']}" for arch in archs} <= set(compiled)
 
 
+def test_flash_attention_is_built_for_the_archs_of_the_image(image: Image):
+    archs = set(image.inspect('{{index .Config.Labels "yolov12.archs"}}').split())
+    served = {"86": "80", "75": None}  # sm_86 runs the code for sm_80; sm_75 has no FlashAttention
+    wanted = {served.get(arch, arch) for arch in archs} - {None}
+    version = image.python("import flash_attn; print(flash_attn.__version__)")
+    assert set(re.findall(r"sm(\d+)", version)) == wanted
+
+
 def test_labels_say_what_it_is(image: Image):
     labels = json.loads(image.inspect("{{json .Config.Labels}}"))
     for name in ("title", "description", "version", "licenses", "base.name"):
         assert labels.get(f"org.opencontainers.image.{name}"), name
+    assert re.fullmatch(r"[0-9a-f]{64}", labels["yolov12.inputs"])
     assert labels["org.opencontainers.image.licenses"] == "AGPL-3.0-or-later"
     assert labels["org.opencontainers.image.version"] == image.python("import yolov12; print(yolov12.__version__)")
 
@@ -80,8 +90,9 @@ def test_nvidia_s_runtime_is_asked_for_compute_utility_and_video(image: Image):
 def test_the_build_left_nothing_behind(image: Image):
     program = """
     shopt -s nullglob
-    ls -d /opt/installer /run/stage /run/secrets /src /wheel /var/cache/uv /root/.cache /root/.config 2>/dev/null
-    ls -A /tmp /var/lib/apt/lists
+    ls -d /opt/installer /opt/cuda /run/stage /run/secrets /src /wheel* /locks /var/cache/uv /root/.cache /root/.config /root/.triton 2>/dev/null
+    ls -A /tmp /var/tmp /var/lib/apt/lists
+    find / -xdev \\( -name '*.deb' -o -name '*.whl' -o -name 'pip-*.whl' \\) -not -path '/usr/share/python-wheels/*'
     """
     assert [line for line in as_root(image, program).splitlines() if line and not line.endswith(":")] == []
 
@@ -89,6 +100,17 @@ def test_the_build_left_nothing_behind(image: Image):
 def test_no_certificate_of_the_builder_is_inside(image: Image):
     assert as_root(image, "find / -xdev -name 'ca.crt' 2>/dev/null || true") == ""
     assert "ca.crt" not in image.inspect("{{json .Config.Env}}")
+
+
+def test_no_secret_is_in_the_environment_or_the_history(image: Image):
+    history = docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image.name)
+    said = history + image.inspect("{{json .Config}}")
+    assert not re.search(r"(?i)(token|password|passwd|secret|api_?key)=\S", said)
+    found = as_root(
+        image,
+        "find / -xdev \\( -name '.netrc' -o -name 'id_rsa*' -o -name '.pypirc' -o -name 'pip.conf' \\) 2>/dev/null || true",
+    )
+    assert found == ""
 
 
 def test_nothing_but_debian_s_own_programs_changes_the_user(image: Image):
@@ -116,3 +138,87 @@ print(len(flags) > 100, {flag for flag in flags.values()})
 
 def test_the_licence_is_inside(image: Image, repository: Path):
     assert as_root(image, "cat /root/yolov12/LICENSE") == (repository / "LICENSE").read_text().strip()
+
+
+def test_the_image_verifies_itself_as_a_stranger(image: Image):
+    ran = image.run("verify", options=STRANGER).check()
+    print(ran)  # shown by .ci/run
+    assert ran.out.splitlines()[-1] == "everything that could be compared agrees"
+    assert "--    " not in ran.out, "in an image everything can be compared"
+
+
+def test_an_image_over_its_budget_does_not_verify(image: Image, tmp_path: Path):
+    file = "/opt/yolov12/share/yolov12/image.json"
+    promised = json.loads(as_root(image, f"cat {file}"))
+    (tmp_path / "image.json").write_text(json.dumps(promised | {"size_budget_gb": 0.1}))
+    ran = image.run("verify", options=(*STRANGER, f"--volume={tmp_path}/image.json:{file}:ro"))
+    assert ran.code == 1
+    assert "expected at most 0.10 GB" in ran.out
+
+
+def test_every_debian_package_has_its_licence(image: Image):
+    program = """
+    for package in $(dpkg-query --show --showformat '${Package}\\n'); do
+        [[ -s /usr/share/doc/$package/copyright ]] || echo "$package"
+    done
+    """
+    assert as_root(image, program) == ""
+
+
+def test_the_bill_of_materials_names_what_is_inside(image: Image):
+    bill = json.loads(as_root(image, "cat /opt/yolov12/share/yolov12/sbom.cdx.json"))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    purls = {part["purl"] for part in bill["components"]}
+    version = image.python("import torch; print(torch.__version__.split('+')[0])")
+    assert f"pkg:pypi/torch@{version}" in purls
+    assert any(purl.startswith("pkg:deb/debian/libc6@") for purl in purls)
+    assert len(purls) == len(bill["components"])
+
+
+def test_every_console_script_can_be_imported(image: Image):
+    program = """
+import importlib.metadata
+for entry in importlib.metadata.entry_points(group="console_scripts"):
+    try:
+        entry.load()
+    except (ImportError, SystemExit):
+        print("broken:", entry.name)
+"""
+    broken = [line.split()[1] for line in image.python(program).splitlines() if line.startswith("broken:")]
+    assert broken == ["dotenv"], "python-dotenv's needs click, which is an extra of it"
+
+
+# What torch.compile calls at run time
+
+
+def test_the_launcher_of_triton_s_kernels_can_be_compiled(image: Image):
+    """On a GPU Triton compiles this C file first. What it links, libcuda, comes with the driver, so here an empty library stands for it."""
+    program = """
+import pathlib, subprocess, tempfile
+from triton.backends.nvidia import driver
+from triton.runtime.build import _build
+with tempfile.TemporaryDirectory() as folder:
+    empty = pathlib.Path(folder, "empty.c")
+    empty.touch()
+    for library in driver.libraries:
+        subprocess.run(["gcc", "-shared", "-o", f"{folder}/{library}", str(empty)], check=True)
+    source = pathlib.Path(driver.__file__).with_name("driver.c")
+    built = _build("cuda_utils", str(source), folder, [folder], driver.include_dirs, driver.libraries, [])
+    print(pathlib.Path(built).stat().st_size > 10000)
+"""
+    assert image.python(program) == "True"
+
+
+def test_triton_has_nvidia_s_backend_and_no_other(image: Image):
+    assert image.python("from triton.backends import backends; print(*backends)") == "nvidia"
+
+
+def test_torch_compile_works_on_the_cpu(image: Image, workspace: Path):
+    (workspace / "compiled.py").write_text(
+        "import torch\n"
+        "wave = torch.compile(lambda x: torch.sin(x) + torch.cos(x))\n"
+        "x = torch.linspace(0, 1, 1000)\n"
+        "print(torch.allclose(wave(x), torch.sin(x) + torch.cos(x)))\n"
+    )
+    options = mount(workspace, "--read-only", "--tmpfs=/tmp:exec", "--user=12345:0")
+    assert image.run("python", "compiled.py", options=options, timeout_s=300).check().out == "True\n"

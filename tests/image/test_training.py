@@ -95,6 +95,17 @@ def test_train_py_trains_in_two_processes(image: Image, photo_workspace: Path):
     assert (photo_workspace / "runs/detect/train/weights/best.pt").is_file()
 
 
+def test_two_machines_train_together(image: Image, photo_workspace: Path):
+    """The launcher, started twice in one container as if on two machines."""
+    launch = f"/root/yolov12/scripts/multinode.sh train data=bccd.yaml device=cpu {' '.join(QUICK)}"
+    program = (
+        f"export NNODES=2 MASTER_ADDR=127.0.0.1 GPUS_PER_NODE=1; NODE_RANK=1 {launch} & NODE_RANK=0 {launch}; wait $!"
+    )
+    options = mount(photo_workspace, *STRANGER, "--env=OMP_NUM_THREADS=1")
+    image.run("bash", "-euc", program, options=options, timeout_s=600).check()
+    assert (photo_workspace / "runs/detect/train/weights/best.pt").is_file()
+
+
 def test_what_was_trained_validates_predicts_and_exports(image: Image, photo_workspace: Path):
     options = mount(photo_workspace, *STRANGER)
     image.run("train", "data=bccd.yaml", *QUICK, options=options, timeout_s=600).check()

@@ -7,14 +7,18 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    unset VARIANT ARCHS FLASH_ATTN BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
     "buildx version") ;;
-    "buildx bake") sed "s|\${BASE_IMAGE}|${BASE_IMAGE-the pinned base}|; s|\${ARCHS}|${ARCHS-all archs}|" docker/docker-bake.json ;;
+    "buildx bake") sed "s|\${BASE_IMAGE}|${BASE_IMAGE-the pinned base}|; s|\${ARCHS}|${ARCHS-all archs}|
+        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
     "buildx build") printf "<%s>\n" "$@" ;;
-    "image inspect") echo "sha256:abc 6130000000" ;;
+    "image inspect") echo "sha256:abc $size 5.5" ;;
+    "run --rm") echo "ran: $*"; exit "${verified:-0}" ;;
     esac'
+    export size
 }
 
 build() { "${repo:?}/docker/build.sh"; }
@@ -27,28 +31,35 @@ build() { "${repo:?}/docker/build.sh"; }
     printed "<ARCHS=all archs>"
     printed "<yolov12:train>"
     printed "<org.opencontainers.image.licenses=AGPL-3.0-or-later>"
-    [ "${lines[-2]}" = "<.>" ]
+    printed "<.>"
 }
 
 @test "every argument of the Dockerfile is in the bake file, and the other way round" {
-    wanted=$(sed -n 's/^ARG \([A-Z_]*\)=.*/\1/p' "${repo:?}/docker/Dockerfile" | sort -u)
-    given=$(python3 -c 'import json, sys; print(*sorted(json.load(open(sys.argv[1]))["target"]["train"]["args"]), sep="\n")' "$repo/docker/docker-bake.json")
+    wanted=$(sed -n 's/^ARG \([A-Z_0-9]*\).*/\1/p' "${repo:?}/docker/Dockerfile" | sort -u)
+    given=$(python3 -c 'import json, sys; print(*sorted({name for target in json.load(open(sys.argv[1]))["target"].values() for name in target["args"]}), sep="\n")' "$repo/docker/docker-bake.json")
     [ "$wanted" = "$given" ]
 }
 
-@test "every argument of the Dockerfile defaults to a value that fails" {
-    run grep -E '^ *ARG ' "${repo:?}/docker/Dockerfile"
-    for line in "${lines[@]}"; do
-        [[ $line == *=notset ]]
-    done
+@test "an argument of the Dockerfile has no default, or one that fails" {
+    run grep -E '^ *ARG .*=' "${repo:?}/docker/Dockerfile"
+    [ "${#lines[@]}" -eq 2 ]
+    printed 'ARG BASE_IMAGE="BASE_IMAGE is not set: use make build"' # a name that can not be parsed: the builder prints it
+    printed 'ARG FLASH_ATTN=notset'                                  # a stage of that name fails with a sentence
+}
+
+@test "each argument is asked for by name before it is used" {
+    while read -r name; do
+        [[ $name == BASE_IMAGE ]] || grep -q "\${$name:?is not set: use make build}" "$repo/docker/Dockerfile"
+    done < <(sed -n 's/^ARG \([A-Z_0-9]*\)$/\1/p' "${repo:?}/docker/Dockerfile")
 }
 
 @test "the caller's variables are passed on" {
     ca="$BATS_TEST_TMPDIR/my ca.crt"
     echo certificate >"$ca"
-    BASE_IMAGE=localhost/debian:12 ARCHS="80 90" BUILD_NETWORK=host CA_BUNDLE=$ca TAG=registry/name:1 run build
+    BASE_IMAGE=localhost/debian:12 ARCHS="80 90" FLASH_ATTN=none BUILD_NETWORK=host CA_BUNDLE=$ca TAG=registry/name:1 run build
     printed "<BASE_IMAGE=localhost/debian:12>"
     printed "<ARCHS=80 90>"
+    printed "<FLASH_ATTN=none>"
     printed "<--network>"
     printed "<host>"
     printed "<id=ca,src=$ca>"
@@ -56,7 +67,7 @@ build() { "${repo:?}/docker/build.sh"; }
 }
 
 @test "a variable that is set and empty is as one that is not set" {
-    BASE_IMAGE='' ARCHS='' BUILD_NETWORK='' CA_BUNDLE='' TAG='' run build
+    BASE_IMAGE='' ARCHS='' FLASH_ATTN='' BUILD_NETWORK='' CA_BUNDLE='' TAG='' run build
     printed "<BASE_IMAGE=the pinned base>"
     [[ $output != *"<--network>"* ]]
     [[ $output != *"<--secret>"* ]]
@@ -64,7 +75,48 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "it ends with the image's name, id and size in GB" {
     run build
-    [ "${lines[-1]}" = "built yolov12:train sha256:abc 6.13 GB" ]
+    [ "${lines[-1]}" = "built yolov12:train sha256:abc 5.10 GB of 5.50 GB" ]
+}
+
+@test "an image that is over its budget fails the build with one sentence" {
+    size=5600000000 run -1 build
+    [ "${lines[-1]}" = "build: yolov12:train is 5.60 GB, more than its budget of 5.50 GB (size_budget_gb in env/matrix.yaml)" ]
+}
+
+@test "the image that was built verifies itself, without a network" {
+    run build
+    printed "ran: run --rm --network none yolov12:train verify"
+}
+
+@test "an image that does not verify fails the build" {
+    verified=1 run -1 build
+    [[ $output != *"built yolov12"* ]]
+}
+
+@test "the inputs' hash is an argument and a label, and follows a source file and an argument" {
+    hash_of() { build | sed -n 's/^<INPUTS=\([0-9a-f]*\)>$/\1/p'; }
+    first=$(hash_of)
+    [ "${#first}" -eq 64 ]
+    run build
+    printed "<yolov12.inputs=$first>"
+    [ "$(hash_of)" = "$first" ]
+    [ "$(ARCHS=80 hash_of)" != "$first" ]
+}
+
+@test "train and train-nonroot have the same inputs, so that they share their layers" {
+    inputs() { python3 "${repo:?}/docker/inputs.py" "$1" <"$repo/docker/docker-bake.json"; }
+    [ "$(inputs train)" = "$(inputs train-nonroot)" ]
+    [ "$(inputs train)" != "$(inputs deploy)" ]
+}
+
+@test "FLASH_ATTN=full says that it is not built here" {
+    FLASH_ATTN=full run -2 build
+    [ "$output" = "build: FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ]
+}
+
+@test "an unknown FLASH_ATTN names the known ones" {
+    FLASH_ATTN=hd64 run -2 build
+    [ "$output" = "build: FLASH_ATTN=hd64: type FLASH_ATTN=hd32 or none" ]
 }
 
 @test "the commit is a label, and says when the checkout differs from it" {

@@ -17,6 +17,7 @@ setup() {
     caller 1000 1000
     owner 1000:1000
     stub mountpoint 'exit 0'
+    gpus 580.65.06 "NVIDIA H100, 9.0"
     cd "$workspace" || return
 }
 
@@ -28,9 +29,25 @@ caller() {
 # owner UID:GID: whose folder is mounted at the workspace.
 owner() { stub stat "echo $1"; }
 
+# gpus DRIVER LINE...: a machine with that driver and these GPUs, in an image for sm_75, sm_80 and sm_90; no LINE: no GPU.
+gpus() {
+    local devices=$BATS_TEST_TMPDIR/dev
+    facts=$BATS_TEST_TMPDIR/facts
+    rm -rf "$devices" "$facts"
+    mkdir -p "$devices" "$facts"
+    echo 580 >"$facts/least_driver"
+    echo 75 80 90 >"$facts/archs"
+    rm -f "$BATS_TEST_TMPDIR/driver"
+    [[ -z $1 ]] || echo "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  $1  Release Build" >"$BATS_TEST_TMPDIR/driver"
+    (($# == 1)) || touch "$devices/nvidiactl"
+    shift
+    printf '%s\n' "$@" >"$BATS_TEST_TMPDIR/smi"
+    stub nvidia-smi "cat '$BATS_TEST_TMPDIR/smi'"
+}
+
 entrypoint() {
-    bash -c 'source "$1"; workspace=$2 workbench=$3; eval "$4"; shift 4; main "$@"' \
-        entrypoint "${repo:?}/scripts/entrypoint.sh" "$workspace" "$workbench" "${override-}" "$@"
+    bash -c 'source "$1"; workspace=$2 workbench=$3 facts=$4/facts devices=$4/dev driver_file=$4/driver; eval "$5"; shift 5; main "$@"' \
+        entrypoint "${repo:?}/scripts/entrypoint.sh" "$workspace" "$workbench" "$BATS_TEST_TMPDIR" "${override-}" "$@"
 }
 
 @test "no arguments and no terminal: help" {
@@ -235,7 +252,78 @@ entrypoint() {
     override='usable() { [[ $1 != . ]]; }'
     stub yolov12 'pwd'
     run entrypoint val
-    [ "$output" = "$workspace" ]
+    printed "$workspace"
+}
+
+@test "a mounted workspace that can not be written names its owner and the caller" {
+    override='usable() { [[ $1 != . ]]; }'
+    caller 12345 0
+    owner 1001:1002
+    run entrypoint val
+    printed "entrypoint: $workspace belongs to 1001:1002, and 12345:0 can not write there: leave --user out, or type --user 1001:1002"
+}
+
+@test "a driver that is too old ends it before Python starts, with what to do" {
+    gpus 535.104.05 "NVIDIA H100, 9.0"
+    run -2 entrypoint train data=my.yaml
+    [ "$output" = "entrypoint: the driver is 535.104.05, and this image's CUDA needs 580 or newer: update the driver on the host, or type device=cpu" ]
+}
+
+@test "an old driver does not matter to what runs on the CPU, or computes nothing" {
+    gpus 535.104.05 "NVIDIA H100, 9.0"
+    for command in "train device=cpu" "train --device cpu" "env" "verify" "python my_script.py"; do
+        # shellcheck disable=SC2086 # words
+        run entrypoint $command
+        [ "$status" -eq 0 ]
+        [[ $output != *entrypoint:* ]]
+    done
+}
+
+@test "without a GPU it says that it runs on the CPU" {
+    gpus ""
+    run entrypoint train data=my.yaml
+    [ "${lines[0]}" = "entrypoint: no NVIDIA GPU is visible, so this runs on the CPU" ]
+    [ "${lines[1]}" = "yolov12 [train] [data=my.yaml]" ]
+}
+
+@test "a GPU that was not given to the container is told apart from none" {
+    gpus 580.65.06
+    run entrypoint train
+    printed "entrypoint: no NVIDIA GPU is visible, so this runs on the CPU; the driver (580.65.06) is there: type docker run --gpus all"
+}
+
+@test "a GPU of an earlier minor version than any code has none" {
+    gpus 580.65.06 "Tesla V100, 7.0"
+    run -2 entrypoint train
+    [ "${lines[0]}" = "entrypoint: Tesla V100 is sm_70, and this image has code for sm_75, sm_80, sm_90 only" ]
+    [ "${lines[1]}" = "entrypoint: no visible GPU can run it: choose another GPU, or type device=cpu" ]
+}
+
+@test "a GPU runs the code of an earlier minor version" {
+    gpus 580.65.06 "NVIDIA L4, 8.9"
+    run entrypoint train
+    [ "$output" = "yolov12 [train]" ]
+}
+
+@test "one GPU without code beside another is named and nothing more" {
+    gpus 580.65.06 "NVIDIA H100, 9.0" "Tesla V100, 7.0"
+    run entrypoint train
+    [ "${lines[0]}" = "entrypoint: Tesla V100 is sm_70, and this image has code for sm_75, sm_80, sm_90 only" ]
+    [ "${lines[1]}" = "yolov12 [train]" ]
+}
+
+@test "without nvidia-smi the archs are left to torch" {
+    gpus 580.65.06 "Tesla V100, 7.0"
+    stub nvidia-smi 'exit 9'
+    run entrypoint train
+    [ "$output" = "yolov12 [train]" ]
+}
+
+@test "the image without GPU code asks for no GPU" {
+    gpus ""
+    rm -r "$facts"
+    run entrypoint predict model=best.onnx
+    [ "$output" = "yolov12 [predict] [model=best.onnx]" ]
 }
 
 @test "docker's --workdir is kept" {

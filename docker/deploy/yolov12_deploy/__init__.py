@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Run exported YOLO detection models with ONNX Runtime: the package of the `deploy` image, which has no torch.
+
+from yolov12_deploy.model import Detector
+"""

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""describe.py LOCKS WHEELS KEY=VALUE...: what an image says of itself, in share/yolov12 of its environment.
+
+image.json      what was promised: the lock's versions, GPU archs, size budget, hash of the inputs; `verify` compares it with what it finds
+sbom.cdx.json   a bill of materials (CycloneDX 1.6) from what is installed, Python's packages and Debian's
+least_driver    the oldest driver, which the entrypoint compares with the host's
+licenses/       for each Python package its licence texts, as links; Debian's are in /usr/share/doc/PACKAGE/copyright
+
+Runs at the end of a build with the image's own Python and needs nothing but it. Nothing here depends on the time or the machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import Distribution, PathDistribution, distributions
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice|copyright|eula)", re.IGNORECASE)
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as the index spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(locks: Path) -> dict[str, str]:
+    """Name -> version in all parts of the lock."""
+    text = "".join(part.read_text() for part in sorted(locks.glob("*.txt")))
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\\n]+)", text, re.MULTILINE))
+
+
+def flash_attn(wheels: Path) -> dict[str, Any] | None:
+    """Which FlashAttention wheel was installed: its file name, version, hash, archs and the hash of its library; None without one."""
+    for wheel in wheels.glob("flash_attn-*.whl"):
+        version = wheel.name.split("-")[1]
+        with zipfile.ZipFile(wheel) as archive:
+            libraries = {
+                name: hashlib.sha256(archive.read(name)).hexdigest()
+                for name in sorted(archive.namelist())
+                if name.endswith(".so")
+            }
+        return {
+            "wheel": wheel.name,
+            "version": version,
+            "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
+            "archs": re.findall(r"sm(\d+)", version.partition("+")[2]),
+            "libraries": libraries,
+        }
+    return None
+
+
+def licence_files(distribution: Distribution) -> list[Path]:
+    """The licence texts that a distribution carries in its metadata folder, else beside its code."""
+    files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
+    named = [file for file in files if LICENCE_FILE.match(file.name) or "licenses" in file.parts[-3:-1]]
+    metadata = [file for file in named if any(part.endswith(".dist-info") for part in file.parts)]
+    return [file for file in metadata or named if file.is_file() and file.suffix not in (".py", ".pyc")]
+
+
+def licence_entry(distribution: Distribution) -> list[dict[str, Any]]:
+    """The licence that the metadata declares, as CycloneDX has it; empty when it declares none."""
+    metadata = distribution.metadata
+    if expression := metadata.get("License-Expression"):
+        return [{"expression": expression}]
+    classifiers = [
+        line.split(" :: ")[-1] for line in metadata.get_all("Classifier", []) if line.startswith("License ::")
+    ]
+    line = (metadata.get("License") or "").strip().splitlines()[:1]
+    return [{"license": {"name": name}} for name in classifiers or line if name]
+
+
+def python_components(found: list[PathDistribution], wheel: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """One component for each Python package."""
+    components = []
+    for distribution in found:
+        name, version = canonical(distribution.name), distribution.version
+        component: dict[str, Any] = {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{version}",
+        }
+        if licences := licence_entry(distribution):
+            component["licenses"] = licences
+        if wheel and name == "flash-attn":
+            component["hashes"] = [{"alg": "SHA-256", "content": wheel["sha256"]}]
+        components.append(component)
+    return components
+
+
+def debian_components() -> list[dict[str, Any]]:
+    """One component for each installed package of Debian."""
+    done = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${Package}\t${Version}\t${Architecture}\n"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    components = []
+    for line in sorted(done.stdout.splitlines()):
+        name, version, architecture = line.split("\t")
+        purl = f"pkg:deb/debian/{name}@{version}?arch={architecture}"
+        components.append({"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl})
+    return components
+
+
+def bill_of_materials(facts: dict[str, Any], components: list[dict[str, Any]]) -> dict[str, Any]:
+    """The whole document."""
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid5(NAMESPACE_URL, facts['inputs'])}",
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "container",
+                "bom-ref": "image",
+                "name": f"yolov12:{facts['variant']}",
+                "version": facts["version"],
+                "licenses": [{"expression": "AGPL-3.0-or-later"}],
+            },
+            "properties": [
+                {"name": "yolov12:base_image", "value": facts["base_image"]},
+                {"name": "yolov12:inputs", "value": facts["inputs"]},
+            ],
+        },
+        "components": components,
+    }
+
+
+def link_licences(folder: Path, found: list[PathDistribution]) -> list[str]:
+    """Link every licence text into `folder`; the names of packages that carry none."""
+    without = []
+    for distribution in found:
+        name = canonical(distribution.name)
+        files = licence_files(distribution)
+        if not files:
+            without.append(name)
+            continue
+        place = folder / f"{name}-{distribution.version}"
+        place.mkdir(parents=True)
+        for number, file in enumerate(sorted(files)):
+            link = place / file.name
+            if link.is_symlink():  # two texts of the same name, in different folders
+                link = place / f"{number}-{file.name}"
+            link.symlink_to(os.path.relpath(file, place))
+    return without
+
+
+def main(locks: Path, wheels: Path, facts: dict[str, Any]) -> None:
+    """Write the three."""
+    folder = Path(sys.prefix) / "share/yolov12"
+    folder.mkdir(parents=True, exist_ok=True)
+    found = sorted(
+        (item for item in distributions() if isinstance(item, PathDistribution)), key=lambda item: canonical(item.name)
+    )
+    facts["archs"] = facts.get("archs", "").split()
+    facts["size_budget_gb"] = float(facts["size_budget_gb"])
+    facts["flash_attn"] = flash_attn(wheels)
+    facts["packages"] = locked(locks)
+    facts["packages_without_licence_text"] = link_licences(folder / "licenses", found)
+    if "least_driver" in facts:
+        (folder / "least_driver").write_text(facts["least_driver"] + "\n")
+    components = [*python_components(found, facts["flash_attn"]), *debian_components()]
+    for name, document in (("image.json", facts), ("sbom.cdx.json", bill_of_materials(facts, components))):
+        (folder / name).write_text(json.dumps(document, indent=1, sort_keys=name == "image.json") + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), dict(argument.split("=", 1) for argument in sys.argv[3:]))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a build refuses, each with one clear sentence, and what it does not make anew. Runs the builder, on stages that `make build` left
+in its cache; the variables of `make build` (BASE_IMAGE, BUILD_NETWORK, CA_BUNDLE) are the caller's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docker import inputs, replay
+from tests.image.harness import Image
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(autouse=True)
+def _builder(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine has built the image, so most of what is needed lies in its cache: for the archs of that image."""
+    monkeypatch.setenv("ARCHS", image.inspect('{{index .Config.Labels "yolov12.archs"}}'))
+
+
+def build(repository: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker/build.sh"], cwd=repository, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+
+
+def plan(repository: Path, variant: str) -> dict[str, Any]:
+    """The target of the bake file, as `make build` has it."""
+    command = ["docker", "buildx", "bake", "--file", "docker/docker-bake.json", "--print", variant]
+    environment = {name: value for name, value in os.environ.items() if value or name != "BASE_IMAGE"}
+    environment["INPUTS"] = "0" * 64
+    done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["target"][variant]
+
+
+def build_target(context: Path, target: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """`docker buildx build` without keeping the result."""
+    options = ["--progress", "plain", "--output", "type=cacheonly"]
+    if network := os.environ.get("BUILD_NETWORK"):
+        options += ["--network", network]
+    if bundle := os.environ.get("CA_BUNDLE"):
+        options += ["--secret", f"id=ca,src={bundle}"]
+    command = ["docker", "buildx", "build", *options, *replay.arguments({**target, "tags": []})]
+    return subprocess.run(command, cwd=context, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("flash_attn", ["hd32", "none"])
+def test_an_arch_that_does_not_exist_fails_the_build_with_its_name(repository: Path, flash_attn: str):
+    done = build(repository, ARCHS="90 91", FLASH_ATTN=flash_attn)
+    assert done.returncode != 0
+    assert "ARCHS=" in done.stderr
+    sentence = next(line for line in done.stderr.splitlines() if "ARCHS=" in line and "91" in line.partition(": ")[2])
+    assert "91" in sentence
+    assert "Traceback" not in done.stderr
+
+
+ARGUMENTS = ["PYTHON_VERSION", "LOCK", "ARCHS", "VERSION", "LEAST_DRIVER", "SIZE_BUDGET_GB", "INPUTS"]
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "FLASH_ATTN", "BASE_IMAGE"])
+def test_a_missing_argument_fails_the_build_with_its_name(repository: Path, name: str):
+    target = plan(repository, "train")
+    target["args"] = {key: value for key, value in target["args"].items() if key != name}
+    done = build_target(repository, target)
+    assert done.returncode != 0
+    assert [
+        line for line in done.stderr.splitlines() if name in line and "is not set" in line and "use make build" in line
+    ]
+
+
+def test_a_missing_list_of_packages_fails_the_build_of_the_deploy_image(repository: Path):
+    target = plan(repository, "deploy")
+    del target["args"]["PACKAGES"]
+    done = build_target(repository, target)
+    assert done.returncode != 0
+    assert "PACKAGES: is not set: use make build" in done.stderr
+
+
+def test_another_python_than_the_base_image_s_fails_the_build_with_one_sentence(repository: Path):
+    target = plan(repository, "train")
+    target["args"]["PYTHON_VERSION"] = "3.99"
+    done = build_target(repository, target)
+    assert done.returncode != 0
+    assert "PYTHON_VERSION=3.99, but python3 of the base image is" in done.stderr
+
+
+def test_a_version_that_is_not_the_checkout_s_fails_the_build(repository: Path):
+    target = plan(repository, "train")
+    target["args"]["VERSION"] = "9.9.9"
+    done = build_target(repository, target)
+    assert done.returncode != 0
+    assert "VERSION=9.9.9, but the package in this checkout is" in done.stderr
+
+
+def test_a_change_of_the_package_builds_no_kernels_and_installs_no_dependency_anew(repository: Path, tmp_path: Path):
+    for file in [*inputs.files(repository), repository / ".dockerignore"]:
+        copy = tmp_path / file.relative_to(repository)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    with (tmp_path / "yolov12/cli.py").open("a") as source:
+        source.write("# changed\n")
+    done = build_target(tmp_path, plan(repository, "train"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    steps = done.stderr.splitlines()
+    numbers = {
+        words: next(line.split()[0] for line in steps if words in line)
+        for words in ("environment.sh", "flash-attn.sh", "package.sh")
+    }
+    cached = {line.split()[0] for line in steps if line.endswith(" CACHED")}
+    assert numbers["environment.sh"] in cached
+    assert numbers["flash-attn.sh"] in cached
+    assert numbers["package.sh"] not in cached, "the test must be able to fail"
