@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,15 @@ WORKSPACE = Path("/workspace")
 """Where the user's folder is mounted in the image."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an exception says that there is no room left, be it torch.save's, which loses the number of the error on the way."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return isinstance(error, RuntimeError) and bool(  # caffe2/serialize/inline_container.cc
+        re.search(r"inline_container.*(unexpected pos|write failed)", str(error), re.DOTALL)
+    )
 
 
 def why_not_writable(folder: Path) -> str:

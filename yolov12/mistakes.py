@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from yolov12.errors import ExitError, RetryableError, UserError
-from yolov12.folders import FULL
+from yolov12.folders import is_full_disk
 
 OURS = ("yolov12", "ultralytics", "torch", "torchvision", "numpy", "cv2")
 """Packages without which nothing works: one that can not be imported is a broken installation or a bug, not a mistake."""
@@ -45,7 +45,7 @@ def as_exit(error: BaseException) -> ExitError | None:
     for cause in causes:
         if isinstance(cause, ExitError):
             return cause
-        if _is_full_disk(cause):
+        if is_full_disk(cause):
             return RetryableError(f"{sentence(cause)}: make room and run the same command again")
         if isinstance(cause, ConnectionError) and _UNREACHABLE.search(str(cause)):
             return RetryableError(sentence(cause))
@@ -65,17 +65,6 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         found.append(error)
         error = error.__cause__
     return found
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in FULL
-    # torch.save loses the number of the error on the way (caffe2/serialize/inline_container.cc).
-    return (
-        isinstance(error, RuntimeError)
-        and "inline_container" in str(error)
-        and bool(re.search(r"unexpected pos|write failed", str(error)))
-    )
 
 
 def _known_message(error: BaseException) -> str:

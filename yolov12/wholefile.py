@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from yolov12.errors import RetryableError, UserError
-from yolov12.folders import FULL
+from yolov12.folders import is_full_disk
 
 PART = ".part"
 
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     except OSError as error:
-        if error.errno in FULL:
+        if is_full_disk(error):
             raise _no_room(error, path) from error
         raise UserError(f"can not write {path}: {(error.strerror or str(error)).lower()}") from error
     part = Path(name)
@@ -38,8 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
-    except OSError as error:
-        if error.errno in FULL:
+    except (OSError, RuntimeError) as error:
+        if is_full_disk(error):
             raise _no_room(error, path) from error
         raise
     finally:
@@ -53,16 +53,16 @@ def remove_parts(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _no_room(error: OSError, path: Path) -> RetryableError:
+def _no_room(error: BaseException, path: Path) -> RetryableError:
     kept = "what was saved there before is intact; " if path.exists() else ""
-    return RetryableError(f"no room to save {path} ({error.strerror}); {kept}make room and run the same command again")
+    reason = getattr(error, "strerror", None) or "torch.save could not write all of it"
+    return RetryableError(f"no room to save {path} ({reason}); {kept}make room and run the same command again")
 
 
 def _umask() -> int:
-    """This process's umask; the only way to read it is to set it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    """This process's umask. Read from the kernel, since os.umask can only be read by changing it, for all threads."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Umask:")), 8)
 
 
 def _sync(path: Path) -> None:

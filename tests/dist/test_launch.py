@@ -48,6 +48,25 @@ def test_what_a_rank_raises_is_raised_here_with_its_rank_and_ends_the_others(scr
     assert time.monotonic() - began_s < 50, "rank 0 was left to sleep"
 
 
+def test_a_rank_that_fails_between_votes_is_told_and_not_its_peer_that_waits_for_it(script) -> None:
+    body = """
+import torch
+from yolov12.distributed import vote, world
+group = world.join(world.from_environment(), torch.device("cpu"), 60, 60)
+vote.vote(None, group)
+if rank == 1:
+    raise UserError("labels/7.txt: class 9 of 3")
+vote.vote(None, group)
+"""
+    with pytest.raises(UserError, match=r"^rank 1: labels/7\.txt: class 9 of 3$"):
+        launch.start(script(body), 2)
+
+
+def test_what_a_library_raises_for_a_full_disk_is_worth_a_retry(script) -> None:
+    with pytest.raises(RetryableError, match=r"^rank 0: .*No space left"):
+        launch.start(script("raise OSError(28, 'No space left on device', 'results.csv')"), 1)
+
+
 def test_a_bug_says_which_rank_and_keeps_its_traceback(script, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExitError, match="rank 0 ended with exit code 1: ZeroDivisionError: division by zero"):
         launch.start(script("1 / 0"), 1)

@@ -16,7 +16,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A room is a folder or file directly in yolov12/. The first group may be used by all, the second knows nothing of each other; the last is
 # what reads a command line.
-FOUNDATION = {"settings", "settings_page", "declare", "folders", "wholefile", "errors", "log", "seams", "pins"}
+FOUNDATION = {
+    "settings",
+    "settings_page",
+    "declare",
+    "folders",
+    "wholefile",
+    "mistakes",
+    "errors",
+    "log",
+    "seams",
+    "pins",
+}
 ROOMS = {"model", "memory", "precision", "data", "distributed", "export"}
 MAY_IMPORT = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
@@ -26,7 +37,7 @@ MAY_IMPORT = {
     "__init__": {"compat"},
 }
 MAY_IMPORT["tools"] = FOUNDATION | ROOMS | {"engine", "compat", "tools"}
-COMMAND_LINE = {"cli", "verbs", "arguments", "arguments_page", "early", "mistakes", "values"}
+COMMAND_LINE = {"cli", "verbs", "arguments", "arguments_page", "early", "values"}
 MAY_IMPORT |= dict.fromkeys(COMMAND_LINE, MAY_IMPORT["tools"] | COMMAND_LINE)
 
 MAY_CHANGE_ULTRALYTICS = ("engine/", "model/", "compat.py", "data/adapter.py", "export/adapter.py")

@@ -62,6 +62,12 @@ def test_a_disk_that_is_full_from_the_start_claims_no_file_that_never_was(
     assert "intact" not in str(caught.value)
 
 
+def test_the_words_of_torch_for_a_full_disk_are_understood(tmp_path: Path) -> None:
+    words = "[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"
+    with pytest.raises(RetryableError, match="no room to save"), replacing(tmp_path / "last.pt"):
+        raise RuntimeError(words)
+
+
 def test_any_other_failure_leaves_the_old_file_and_is_raised_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "last.pt"
     file.write_bytes(b"old")

@@ -12,6 +12,8 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
+from yolov12.errors import PeerFailedError
+
 
 class Wish(IntEnum):
     """What a rank wants to happen after this attempt. The strongest of all ranks' wishes counts."""
@@ -50,10 +52,17 @@ def vote(failure: str | None, group: dist.ProcessGroup | None, wish: Wish = Wish
         wish: this rank's; the verdict has the strongest.
 
     Raises:
-        RuntimeError: a peer did not vote within the group's timeout (from gloo).
+        PeerFailedError: a peer did not vote: it ended, or took longer than the group's timeout.
     """
     if group is None:
         return Verdict({} if failure is None else {0: failure}, wish)
+    try:
+        return _count(failure, group, wish)
+    except RuntimeError as error:  # from gloo
+        raise PeerFailedError(f"another process did not vote: {str(error).splitlines()[0]}") from error
+
+
+def _count(failure: str | None, group: dist.ProcessGroup, wish: Wish) -> Verdict:
     flags = torch.tensor([failure is not None, wish], dtype=torch.int32)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group)
     any_failed, strongest = flags.tolist()  # a CPU tensor: nothing waits for the GPU

@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from yolov12.errors import PeerFailedError
+
 T = TypeVar("T")
 
 
@@ -45,7 +47,7 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
     """Enter the run's process groups: NCCL for GPU tensors and gloo for votes, or gloo for both on the CPU.
 
     Args:
-        timeout_s: how long a collective may take before it counts as hung.
+        timeout_s: how long a vote may take before it counts as hung; other collectives get the longer of the two.
         rendezvous_timeout_s: how long to wait for peers that are not there yet.
 
     Returns:
@@ -65,11 +67,18 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
 
 
 def from_first(answer: T) -> T:
-    """Rank 0's answer, on every rank; its own where no group was joined. Every rank must call it."""
+    """Rank 0's answer, on every rank; its own where no group was joined. Every rank must call it.
+
+    Raises:
+        PeerFailedError: another rank ended, or did not call it in time.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return answer
     said = [answer]
-    dist.broadcast_object_list(said, 0)
+    try:
+        dist.broadcast_object_list(said, 0)
+    except RuntimeError as error:
+        raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
     return said[0]
 
 

@@ -17,8 +17,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from yolov12 import errors
 from yolov12.engine.termination import SIGNALS
-from yolov12.errors import TERMINATED, ExitError, PeerFailedError, RetryableError, UserError
+from yolov12.errors import TERMINATED, ExitError, PeerFailedError, RetryableError
 from yolov12.log import say
 
 HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *SIGNALS)
@@ -35,7 +36,7 @@ def start(script: str, ranks: int) -> None:
     """
     say(f"launch: {ranks} processes on this machine")
     # The interpreter's own default would be every core for each of them; a launcher of the user's may have said something else.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -58,40 +59,40 @@ def start(script: str, ranks: int) -> None:
 
 
 def as_error(failures: Mapping[int, ProcessFailure]) -> ExitError | SystemExit:
-    """What this process ends with, from the processes (rank -> how it ended) that were found dead when the agent looked.
+    """What this process ends with, from how the others ended (by rank).
 
-    The cause is the earliest of those that nobody ended: neither the agent, which sends SIGTERM to the rest once one has failed, nor the
-    vote in which a peer told of its failure.
+    The cause is the earliest that is no consequence of another: the agent sends SIGTERM to the rest once one has failed, and in a vote or a
+    broadcast a process learns that a peer is gone.
     """
 
     def order(rank: int) -> tuple[bool, int, int]:
         failure = failures[rank]
-        told = failure.exitcode in (-signal.SIGTERM, TERMINATED) or message_of(failure).startswith(
-            PeerFailedError.__name__
-        )
-        return told, failure.timestamp, rank
+        kind, _ = recorded(failure)
+        was_ended = kind is None and failure.exitcode in (-signal.SIGTERM, TERMINATED)
+        return was_ended or kind is PeerFailedError, failure.timestamp, rank
 
     rank = min(failures, key=order)
     failure = failures[rank]
-    name, _, words = message_of(failure).partition(": ")
-    reason = f"rank {rank}: {words or name}"
-    if failure.exitcode == UserError.exit_code:
-        return UserError(reason)
-    if failure.exitcode == RetryableError.exit_code:
-        return RetryableError(reason)
+    kind, words = recorded(failure)
+    if kind is not None:
+        return kind(f"rank {rank}: {words}")
     if failure.exitcode == TERMINATED:
         return SystemExit(TERMINATED)
     if failure.exitcode < 0:
         return RetryableError(
             f"rank {rank} was killed by {failure.signal_name()}; if that was the system's memory running out, use fewer workers"
         )
-    return ExitError(f"rank {rank} ended with exit code {failure.exitcode}: {message_of(failure)}")
+    return ExitError(f"rank {rank} ended with exit code {failure.exitcode}: {words}")
 
 
-def message_of(failure: ProcessFailure) -> str:
-    """ "UserError: ..." as rank.py recorded it, or torch's words where nothing was recorded."""
+def recorded(failure: ProcessFailure) -> tuple[type[ExitError] | None, str]:
+    """(class, message) of the error that rank.py recorded; None for a bug, and for what left no record."""
     found: object = failure.message  # declared as text, and a dictionary where an error file was read
-    return str(found["message"]) if isinstance(found, dict) else str(found)
+    text = str(found["message"]) if isinstance(found, dict) else str(found)
+    name, _, words = text.partition(": ")
+    kind = getattr(errors, name, None)
+    is_ours = isinstance(kind, type) and issubclass(kind, ExitError)
+    return (kind, words) if is_ours else (None, text)
 
 
 @contextmanager

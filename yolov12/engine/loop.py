@@ -18,7 +18,7 @@ from torch import Tensor
 from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
-from yolov12.distributed.vote import Wish
+from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
@@ -91,6 +91,8 @@ class Loop:
             self._prepare_next_epoch()
             if t.stop:
                 break
+            if vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
+                self._terminate(f"after epoch {t.epoch + 1}")
             t.epoch += 1
 
     def _announce(self) -> None:
@@ -123,7 +125,7 @@ class Loop:
         t.tloss = None
         for i, batch in batches:
             self._train_batch(i, batch, batches)
-            if t.stop if t.vote_group is None else self.all_stop:
+            if self._stops():
                 break
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
@@ -137,10 +139,11 @@ class Loop:
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = t.preprocess_batch(batch)
-        wish = Wish.TERMINATE if self.termination.requested else Wish.STOP if t.stop else Wish.GO_ON
-        result = self.step.run(batch, wish)
+        result = self.step.run(batch, self._wish())
         if result.wish is Wish.TERMINATE:
-            self._terminate(i)
+            self._terminate(
+                f"after step {i + 1} of {self.batches_per_epoch} of epoch {t.epoch + 1}, which will be repeated"
+            )
         if t.vote_group is not None:
             t.stop = self.all_stop = result.wish is Wish.STOP
         t.loss, t.loss_items = result.loss, result.items
@@ -212,7 +215,7 @@ class Loop:
         if IS_FIRST:
             t.ema.update_attr(t.model, include=EMA_ATTRIBUTES)
         is_last = t.epoch + 1 >= t.epochs
-        if t.args.val or is_last or t.stopper.possible_stop or t.stop:
+        if t.args.val or is_last or t.stopper.possible_stop or self._stops():
             t._clear_memory(0.5)
             t.metrics, t.fitness = t.validate()
 
@@ -232,7 +235,7 @@ class Loop:
         t, now_s = self.trainer, time.time()
         t.epoch_time, t.epoch_time_start = now_s - t.epoch_time_start, now_s
         if t.args.time:  # a time limit estimates the number of epochs anew after each
-            mean_epoch_s = (now_s - t.train_time_start) / (t.epoch - t.start_epoch + 1)
+            mean_epoch_s = from_first((now_s - t.train_time_start) / (t.epoch - t.start_epoch + 1))  # one clock for all
             t.epochs = t.args.epochs = math.ceil(t.args.time * 3600 / mean_epoch_s)
             self.warmup_iterations = t._get_warmup_iterations(self.batches_per_epoch)
             t._setup_scheduler()
@@ -242,15 +245,24 @@ class Loop:
         t._clear_memory(0.5)
         t.stop = from_first(t.stop)
 
-    def _terminate(self, i: int) -> NoReturn:
-        """End every rank after step `i` of an epoch. That epoch will be repeated: its order of samples is not in a checkpoint."""
+    def _wish(self) -> Wish:
+        """This rank's; a signal to end is stronger than a callback's `trainer.stop`."""
+        return Wish.TERMINATE if self.termination.requested else Wish.STOP if self.trainer.stop else Wish.GO_ON
+
+    def _stops(self) -> bool:
+        """Whether the run stops, as all ranks know it."""
+        return self.trainer.stop if self.trainer.vote_group is None else self.all_stop
+
+    def _terminate(self, when: str) -> NoReturn:
+        """End every rank. The order of an epoch's samples is not in a checkpoint, so only whole epochs are."""
         t = self.trainer
+        is_saved = t.last.exists() and (t.resume or t.epoch > t.start_epoch or when.startswith("after epoch"))
         saved = (
-            f"{t.last} holds the epochs before it: go on with resume={t.last}"
-            if t.last.exists()
+            f"{t.last} holds the whole epochs: go on with resume={t.last}"
+            if is_saved
             else "nothing was saved before it"
         )
-        say(f"terminated after step {i + 1} of {self.batches_per_epoch} of epoch {t.epoch + 1}; {saved}")
+        say(f"terminated {when}; {saved}")
         self._close_loaders()
         raise SystemExit(TERMINATED)
 

@@ -12,7 +12,7 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from yolov12.errors import ExitError
+from yolov12.mistakes import as_exit
 
 
 def main(script: str) -> int:
@@ -21,12 +21,12 @@ def main(script: str) -> int:
     handler.initialize()
     try:
         runpy.run_path(script, run_name="__main__")
-    except ExitError as error:
-        handler.record_exception(error)
-        return error.exit_code
     except Exception as error:
-        handler.record_exception(error)
-        raise
+        known = as_exit(error)
+        handler.record_exception(known or error)
+        if known is None:
+            raise
+        return known.exit_code
     return 0
 
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
-
-from yolov12.log import warn
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """`docker stop` and Kubernetes send the first; Slurm, asked by `--signal=USR1@60`, the second."""
@@ -37,4 +36,7 @@ class Termination:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.requested = signal.Signals(number).name
         self.__exit__()
-        warn(f"{self.requested}: the run ends after this step")
+        # Not by print: the signal may have come while stderr was being written to, which Python's streams refuse to enter again.
+        os.write(
+            2, f"{self.requested}: training ends after the step that runs, or after this epoch's validation\n".encode()
+        )

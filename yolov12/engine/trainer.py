@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,9 +122,7 @@ class YOLOv12Trainer(DetectionTrainer):
         Raises:
             RetryableError: the disk is full; the checkpoints of earlier epochs are intact.
         """
-        if is_qat(self.ema.ema):  # its layers are classes made at run time, which ultralytics knows how to write
-            return super().save_model()
-        content = packed(self)
+        content = self._packed_by_ultralytics() if is_qat(self.ema.ema) else packed(self)
         due = {self.last: True, self.best: self.best_fitness == self.fitness}
         due[self.wdir / f"epoch{self.epoch}.pt"] = self.save_period > 0 and self.epoch % self.save_period == 0
         self.wdir.mkdir(parents=True, exist_ok=True)
@@ -131,6 +130,16 @@ class YOLOv12Trainer(DetectionTrainer):
             with replacing(path) as part:
                 part.write_bytes(content)
         return True
+
+    def _packed_by_ultralytics(self) -> bytes:
+        """The bytes of last.pt for a model in quantisation-aware training, whose layers are classes made at run time."""
+        with tempfile.TemporaryDirectory() as scratch:
+            aside = {
+                name: Path(scratch) / file for name, file in (("wdir", ""), ("last", "last.pt"), ("best", "best.pt"))
+            }
+            with replaced(self, **aside):
+                super().save_model()
+            return (Path(scratch) / "last.pt").read_bytes()
 
     def final_eval(self) -> None:
         """Strip the optimizer from the checkpoints and evaluate the best one.

@@ -182,7 +182,7 @@ def test_a_full_disk_is_retryable_and_leaves_nothing(server: Server, cache: Path
         def write(self, _data: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("yolov12.model.files.open", lambda path, mode: Full(path, mode), raising=False)
+    monkeypatch.setattr("yolov12.model.download.open", lambda path, mode: Full(path, mode), raising=False)
     with pytest.raises(RetryableError, match="No space left on device"):
         download.fetch("a.pt", server.url)
     assert nothing_is_kept(cache)
