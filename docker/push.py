@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 BAKE = Path(__file__).resolve().parent / "docker-bake.json"
+DIFFERS = 1
+"""Exit code of `verify` where the image is not what was built; every other one but 0 is docker's, or the entrypoint's."""
 
 
 class PushError(Exception):
@@ -124,6 +126,8 @@ def why_incomplete(version: str, promised: Mapping[str, Any], defaults: Mapping[
     """What an image lacks of the one that `make build` makes of a release without options; None for nothing."""
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         return f"{version} is no release"
+    if not same_image(promised["base_image"], defaults["BASE_IMAGE"]):
+        return f"it was built on {promised['base_image']}, not on the pinned {defaults['BASE_IMAGE']}"
     if not promised["archs"]:  # no GPU code at all: deploy
         return None
     if missing := [arch for arch in defaults["ARCHS"].split() if arch not in promised["archs"]]:
@@ -131,6 +135,12 @@ def why_incomplete(version: str, promised: Mapping[str, Any], defaults: Mapping[
     if promised["flash_attn"] is None and defaults["FLASH_ATTN"] != "none":
         return "it was built without FlashAttention"
     return None
+
+
+def same_image(one: str, other: str) -> bool:
+    """Whether two references mean the same bytes: by their digests, so that a mirror's counts as well, or else by their whole names."""
+    digests = [reference.partition("@")[2] for reference in (one, other)]
+    return digests[0] == digests[1] if all(digests) else one == other
 
 
 def repository_in(registry: str) -> str:
@@ -158,11 +168,16 @@ REFUSALS = (
 
 def refusal(host: str, stderr: str) -> PushError:
     """What docker's last line on stderr means."""
-    said = (stderr.strip().splitlines() or ["it says nothing"])[-1].removeprefix("ERROR: ")
+    said = last_line(stderr).removeprefix("ERROR: ")
     for pattern, advice in REFUSALS:
         if re.search(pattern, said, re.IGNORECASE):
             return PushError(f"{host} refuses ({said}): {advice.format(host=host)}")
     return PushError(f"{host} did not answer as a registry does ({said}): try again", 75)
+
+
+def last_line(stderr: str) -> str:
+    """What a program that failed said last."""
+    return (stderr.strip().splitlines() or ["it says nothing"])[-1]
 
 
 def held_from_manifest(manifest: bytes) -> Held:
@@ -232,7 +247,7 @@ def look_at(name: str) -> Image:
     """The local image of this name, after it has verified itself.
 
     Raises:
-        PushError: there is none, or it is not what it was built to be.
+        PushError: there is none, it is not what it was built to be, or docker can not run it.
     """
     inspected = subprocess.run(["docker", "image", "inspect", name], capture_output=True, text=True, check=False)
     if inspected.returncode:
@@ -241,6 +256,10 @@ def look_at(name: str) -> Image:
         raise PushError(f"docker does not answer: {inspected.stderr.strip()}")
     command = ["docker", "run", "--rm", "--network", "none", name, "verify", "--json"]
     report = subprocess.run(command, capture_output=True, text=True, check=False)
+    if report.returncode not in (0, DIFFERS):
+        raise PushError(
+            f"docker can not let {name} verify itself (exit code {report.returncode}): {last_line(report.stderr)}"
+        )
     if report.returncode:
         raise PushError(f"{name} is not what was built: docker run --rm {name} verify says what differs")
     variables = json.loads(BAKE.read_text())["variable"]

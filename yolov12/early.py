@@ -25,7 +25,7 @@ def check(options: Mapping[str, Any]) -> None:
     settings.current()
     values.check(options)
     check_device(options.get("device"))
-    if options.get("data"):
+    if options.get("data") and not may_be_classification(options):
         check_data(str(options["data"]))
     if options.get("source"):
         check_source(options["source"])
@@ -55,6 +55,18 @@ def check_device(device: Any) -> None:
     )
     none = "torch sees no GPU here: type device=cpu, or leave device out (in a container: docker run --gpus all)"
     raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
+
+
+def may_be_classification(options: Mapping[str, Any]) -> bool:
+    """Whether `data=` may name a folder of classes, which ultralytics also looks for in a folder of its own (data/utils.py:874).
+
+    A checkpoint does not say its task before it is read; with one, only what is written like a yaml is known to be none.
+    """
+    model = str(options.get("model") or "")
+    if task := options.get("task"):
+        return task == "classify"
+    is_checkpoint = Path(model).suffix == ".pt" and Path(model).is_file()
+    return Path(model).stem.endswith("-cls") or (is_checkpoint and not Path(str(options["data"])).suffix)
 
 
 def check_data(name: str) -> None:

@@ -250,6 +250,33 @@ def test_a_data_set_that_ultralytics_lists_and_a_folder_are_left_to_the_check(yo
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "classify", "data": "mnist160"},
+        {"model": "yolov12n-cls.yaml", "data": "mnist160"},
+        {"model": "best.pt", "data": "mnist160"},
+    ],
+)
+def test_the_name_of_a_classification_set_is_left_to_the_check(tmp_path, options):
+    (tmp_path / "best.pt").write_text("weights of some task")
+    early.check(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "detect", "model": "yolov12n-cls.yaml", "data": "mnist160"},
+        {"model": "yolov12n.yaml", "data": "mnist160"},
+        {"model": "best.pt", "data": "nope.yaml"},
+    ],
+)
+def test_what_can_be_no_classification_set_is_refused_early(tmp_path, options):
+    (tmp_path / "best.pt").write_text("weights of some task")
+    with pytest.raises(UserError, match="there is no such file"):
+        early.check(options)
+
+
+@pytest.mark.parametrize(
     "line",
     ["train data=nope.yaml", "train data=synth lr0=2", "train data=synth model=nope.pt", "train data=synth device=0"],
 )

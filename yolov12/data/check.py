@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yolov12.data import datayaml, labels, pictures
+from yolov12.data import dataroot, datayaml, labels, pictures
 from yolov12.errors import UserError
 
 _TASKS_WITH_LABELS = ("detect", "segment", "pose", "obb")
@@ -81,7 +81,8 @@ class Report:
 def dataset(data: str | Path, task: str = "detect", strict: bool = True, single_class: bool = False) -> Report:
     """Check the data set `data` for `task` and report what is in it.
 
-    `data` is a data yaml, a folder with one, or, for classify, a folder with `train/<class>/` in it. Nothing is downloaded, decoded or written.
+    `data` is a data yaml, a folder with one, or, for classify, a folder with `train/<class>/` in it, here or in ultralytics' `datasets_dir`.
+    Nothing is downloaded, decoded or written.
     With `strict=False` faults in label files are reported, not raised; stock then drops these pictures.
 
     Raises:
@@ -202,10 +203,7 @@ def _keypoints(description: datayaml.DataYaml, task: str) -> tuple[int, int] | N
 
 def _classification(folder: Path) -> Report:
     """A classification set: `train/` and `val/`, each with a folder of pictures per class."""
-    if not folder.is_dir():
-        raise UserError(
-            f"data={folder}: there is no such folder; a classification set is a folder with train/<class>/ and val/<class>/ in it"
-        )
+    folder = dataroot.classification_folder(folder)
     splits = {}
     for name, alternatives in (("train", ("train",)), ("val", ("val", "validation", "valid", "test"))):
         place = next((folder / each for each in alternatives if (folder / each).is_dir()), None)

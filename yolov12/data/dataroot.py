@@ -51,6 +51,26 @@ def find(file: Path, content: dict[str, Any]) -> Root:
     return _find_elsewhere(file, content, asked)
 
 
+def classification_folder(named: Path) -> Path:
+    """The folder that a classification set's name means: one here or, as in ultralytics (data/utils.py:874), in `datasets_dir`, which is said.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    from ultralytics.utils import DATASETS_DIR, SETTINGS_FILE
+
+    if named.is_dir():
+        return named
+    shared, rule = (Path(DATASETS_DIR) / named).resolve(), f"datasets_dir of {SETTINGS_FILE}"
+    if not shared.is_dir():
+        raise UserError(
+            f"data={named}: there is no such folder in {Path.cwd()} or {DATASETS_DIR} ({rule}), and none is fetched by itself; "
+            "a classification set is a folder with train/<class>/ and val/<class>/ in it"
+        )
+    say_once(f"root of {named}", f"data: {named} is not in {Path.cwd()}; {shared} is used, by {rule}")
+    return shared
+
+
 def announce(file: Path, root: Root) -> None:
     """Say what is remarkable about the root, once for each yaml."""
     if root.remark:

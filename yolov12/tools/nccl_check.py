@@ -229,14 +229,19 @@ def how_many(wanted: int, gpus: int) -> tuple[int, str]:
     return wanted or gpus, f"{wanted or gpus} of {gpus} GPUs"
 
 
-def measure(options: argparse.Namespace) -> None:
+def torchrun(count: int) -> list[str]:
+    """What Python is given to start `count` ranks on this machine; without an address the host's name is looked up, which needs a network."""
+    return ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={count}"]
+
+
+def measure(options: argparse.Namespace, timeout_s: int) -> None:
     """As one of the ranks that a launcher has started: join, measure, and print on the first."""
     here = world.from_environment()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    ranks = Ranks(here, device, settings.current().dist_timeout_s)
+    ranks = Ranks(here, device, timeout_s)
     try:
         for line in PROGRAMS[options.program](ranks, options):
             if here.rank == 0:
@@ -248,10 +253,12 @@ def measure(options: argparse.Namespace) -> None:
 def main(argv: list[str]) -> int:
     """Measure, where a launcher has started this process; otherwise become the launcher of one rank for each GPU."""
     options = parse(argv)
-    if world.from_environment().is_launched:
-        measure(options)
-        return 0
     try:
+        # Read before ranks are started, each of which would refuse a wrong one by itself.
+        timeout_s = settings.current().dist_timeout_s
+        if world.from_environment().is_launched:
+            measure(options, timeout_s)
+            return 0
         count, reason = how_many(options.ngpus, torch.cuda.device_count() if torch.cuda.is_available() else 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -260,8 +267,7 @@ def main(argv: list[str]) -> int:
         print(f"# {OURS}\n# {reason}")
     else:
         print(f"# {reason}", file=sys.stderr, flush=True)
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        os.execv(sys.executable, [*torchrun, "-m", "yolov12.tools.nccl_check", *argv])
+        os.execv(sys.executable, [sys.executable, *torchrun(count), "-m", "yolov12.tools.nccl_check", *argv])
     return 0
 
 

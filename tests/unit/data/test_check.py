@@ -137,8 +137,15 @@ def test_a_classification_folder_passes(tmp_path: Path):
     assert (report.classes, report.splits["train"].images) == (2, 2)
 
 
+def test_a_classification_set_is_found_where_ultralytics_keeps_its_own_and_that_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ultralytics.utils.DATASETS_DIR", tmp_path)
+    classification(tmp_path / "set-160")
+    assert check.dataset("set-160", "classify").data == tmp_path / "set-160"
+    assert f"{tmp_path / 'set-160'} is used, by datasets_dir of" in capsys.readouterr().err
+
+
 def test_a_classification_set_that_is_not_here_is_not_fetched():
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match=r"no such folder.*none is fetched.*train/<class>/"):
         check.dataset("mnist160", "classify")
 
 

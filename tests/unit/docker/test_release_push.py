@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from docker import push
 from docker.push import Held, Image, PushError
 
 INPUTS = "0123456789abcdef" * 4
-DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32"}
+PINNED = f"debian:12-slim@sha256:{'a' * 64}"
+DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32", "BASE_IMAGE": PINNED}
 
 
 def described(
@@ -26,6 +29,7 @@ def described(
     promised = {
         "version": version,
         "inputs": INPUTS,
+        "base_image": PINNED,
         "archs": [] if deploy else ["80", "90"],
         "flash_attn": None if deploy else {"version": "2"},
         "packages": {} if deploy else {"torch": "2", "cuda-toolkit": "13.0.2"},
@@ -71,12 +75,30 @@ def test_variants_of_one_version_have_no_tag_in_common():
         ({"archs": ["90"]}, "it has no code for sm_80"),
         ({"flash_attn": None}, "it was built without FlashAttention"),
         ({"version": "1.3.0rc1"}, "1.3.0rc1 is no release"),
+        ({"base_image": "mine/debian:12"}, f"it was built on mine/debian:12, not on the pinned {PINNED}"),
+        (
+            {"base_image": "mine/debian:12", "variant": "deploy"},
+            f"it was built on mine/debian:12, not on the pinned {PINNED}",
+        ),
         ({"revision": "c0ffee-dirty"}, "it was built from a checkout with changes that are in no commit"),
     ],
 )
 def test_an_incomplete_image_gets_only_its_immutable_tag(changed, why):
     image = described(**changed)
     assert (image.incomplete, image.moving_tags) == (why, [])
+
+
+@pytest.mark.parametrize(
+    ("base_image", "is_whole"),
+    [
+        (PINNED.replace("debian", "mirror.example/debian"), True),
+        (PINNED.replace("a" * 64, "b" * 64), False),
+        (PINNED.partition("@")[0], False),
+    ],
+    ids=["a mirror of the pinned one", "another digest", "no digest"],
+)
+def test_the_base_image_is_known_by_its_digest(base_image, is_whole):
+    assert bool(described(base_image=base_image).moving_tags) is is_whole
 
 
 @pytest.mark.parametrize(("revision", "is_dirty"), [("c0ffee", False), ("c0ffee-dirty", True), (None, True)])
@@ -244,3 +266,30 @@ def test_a_registry_that_stored_something_else_is_an_error():
     registry.push = lambda image, tag: registry.content.update({tag: ("sha256:other", ())})  # type: ignore[method-assign]
     with pytest.raises(PushError, match="something else"):
         push.push("yolov12:train", image, registry)
+
+
+def docker_that(exit_code: int, stderr: str) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Stands for subprocess.run: every image is there, and `docker run` ends like this."""
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        is_run = command[1] == "run"
+        return subprocess.CompletedProcess(command, exit_code if is_run else 0, "", stderr if is_run else "")
+
+    return run
+
+
+def test_an_image_that_is_not_what_was_built_is_sent_to_its_own_verify(monkeypatch):
+    monkeypatch.setattr(push.subprocess, "run", docker_that(1, ""))
+    with pytest.raises(
+        PushError, match="is not what was built: docker run --rm yolov12:train verify says what differs"
+    ):
+        push.look_at("yolov12:train")
+
+
+@pytest.mark.parametrize("exit_code", [2, 125, 137])
+def test_an_image_that_docker_can_not_run_is_not_called_different(monkeypatch, exit_code):
+    monkeypatch.setattr(push.subprocess, "run", docker_that(exit_code, "docker: more words\nno space left on device\n"))
+    with pytest.raises(PushError) as caught:
+        push.look_at("yolov12:train")
+    assert str(caught.value).endswith(f"(exit code {exit_code}): no space left on device")
+    assert "what was built" not in str(caught.value)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import pytest
 import torch
@@ -100,3 +101,26 @@ def test_one_gpu_is_told_that_there_is_nothing_to_measure(monkeypatch, capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == f"# {nccl_check.OURS}"
     assert "nothing to measure" in second
+
+
+def test_ranks_are_started_without_looking_up_the_host_s_name(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append(arguments))
+    nccl_check.main(["all_reduce_perf", "-g", "3"])
+    (arguments,) = started
+    assert {"--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=3"} <= set(arguments)
+    assert arguments[-3:] == ["all_reduce_perf", "-g", "3"]
+
+
+@pytest.mark.parametrize("rank", [None, "0"], ids=["before ranks are started", "in a rank"])
+def test_a_wrong_setting_is_one_sentence_and_code_2(monkeypatch, capsys, rank):
+    monkeypatch.setenv("YOLOV12_DIST_TIMEOUT_S", "soon")
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("ranks were started"))
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    assert nccl_check.main(["all_reduce_perf"]) == 2
+    assert capsys.readouterr().err.startswith("error: YOLOV12_DIST_TIMEOUT_S=soon")

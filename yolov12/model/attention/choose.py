@@ -68,7 +68,7 @@ class Row:
 TABLE = (
     Row(
         "flash-attn",
-        "fastest measured kernel on {device} for large batches, level with the others for small ones",
+        "level with the fastest measured kernel on {device} for large batches, and prepares nothing per image shape",
         capabilities=SM_90,
         training=False,
     ),
@@ -87,7 +87,7 @@ TABLE = (
     ),
     Row(
         "sdpa-flash",
-        "cheapest to call of the kernels measured on {device} at this size, and prepares nothing per image shape",
+        "calls of this size are bound by their launch on {device}, where no kernel leads; this one prepares nothing per image shape",
         capabilities=SM_90,
         training=True,
     ),
