@@ -18,7 +18,8 @@ setup() {
         echo "[{\"Id\": \"sha256:local\", \"Config\": {\"Labels\": {\"yolov12.variant\": \"deploy\", \"yolov12.inputs\": \"$inputs\",
             \"org.opencontainers.image.version\": \"1.2.3\", \"org.opencontainers.image.revision\": \"${revision:-c0ffee}\"}}}]" ;;
     "run --rm") [[ -z ${unverified-} ]] || exit 1
-        echo "{\"image\": {\"version\": \"1.2.3\", \"inputs\": \"$inputs\", \"archs\": [], \"packages\": {}, \"flash_attn\": null}}" ;;
+        echo "{\"image\": {\"version\": \"1.2.3\", \"inputs\": \"$inputs\", \"archs\": [],
+            \"packages\": {}, \"flash_attn\": null, \"base_image\": \"$base\"}}" ;;
     "buildx imagetools") name=${!#}
         [[ -z ${unreachable-} ]] || { echo "ERROR: dial tcp: connection refused" >&2; exit 1; }
         [[ -s held-${name##*:} ]] || { echo "ERROR: $name: not found" >&2; exit 1; }
@@ -28,6 +29,8 @@ setup() {
     "load "*) echo "Loaded image: yolov12:train" ;;
     esac'
     export inputs
+    base=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["variable"]["BASE_IMAGE"]["default"])' "${repo:?}/docker/docker-bake.json")
+    export base
 }
 
 push() { REGISTRY=${REGISTRY-registry.example/team} VARIANT=deploy "${repo:?}/docker/push.py"; }
