@@ -215,7 +215,8 @@ class Loop:
         if IS_FIRST:
             t.ema.update_attr(t.model, include=EMA_ATTRIBUTES)
         is_last = t.epoch + 1 >= t.epochs
-        if t.args.val or is_last or t.stopper.possible_stop or self._stops():
+        # Only rank 0 watches the fitness, and validation has collectives that all must enter.
+        if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
             t.metrics, t.fitness = t.validate()
 
