@@ -238,5 +238,5 @@ def test_files_that_were_not_compiled_count_as_their_nearest_kind():
 
 def test_a_flash_attention_build_without_its_sources_says_what_to_name(tmp_path):
     job = Job("ours", {"cuda_home": str(tmp_path), "sdist": str(tmp_path / "none.tar.gz")}, (), tmp_path, 0.0)
-    with pytest.raises(harness.BenchmarkError, match=r"there is no sdist .*--set sdist=PATH"):
+    with pytest.raises(harness.BenchmarkError, match=r"there is no sdist .*FLASH_ATTN_SDIST=PATH"):
         harness.discover()["flash_attn_build"].run_side(job)
