@@ -93,7 +93,7 @@ def _upstream(job: Job) -> Measured:
     taken_s = {}
     for name in SAMPLE:
         began_s = _children_cpu_s()
-        subprocess.run([*options, f"{sources.SOURCES}/{name}", f"{name}.o"], check=True, cwd=job.scratch)
+        subprocess.run([*options, f"{sources.SOURCES}/{name}", "-o", f"{name}.o"], check=True, cwd=job.scratch)
         taken_s[name] = _children_cpu_s() - began_s
         print(f"{name}: {taken_s[name]:.0f} s of CPU time", file=sys.stderr)
     whole_s = extrapolated_s(files, taken_s)
