@@ -31,7 +31,7 @@ import os, sys
 from ultralytics import YOLO
 print("IMPORTED", flush=True)
 def end(trainer):
-    print("STEPPED", flush=True)
+    print("\\nSTEPPED", flush=True)  # a progress bar may stand on the line
     os._exit(0)
 model = YOLO("yolo12n.yaml")
 model.add_callback("on_train_batch_end", end)
