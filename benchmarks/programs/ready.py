@@ -60,7 +60,7 @@ def run_side(job: Job) -> Measured:
         python = str(job.scratch / "env/bin/python")
         subprocess.run([sys.executable, "-m", "venv", str(job.scratch / "env")], check=True)
         wanted = [f"{name}=={pins[name]['version']}" for name in PACKAGES]
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-cache-dir", *wanted], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-qq", "--no-cache-dir", *wanted], check=True)
         command = [python, "script.py", "data/data.yaml", "runs"]
         note = f"pip install {' '.join(wanted)}, from a mirror near by, without FlashAttention"
     reached_s = _milestones(command, job.scratch, began_s)
