@@ -136,6 +136,6 @@ def age(measured: str, root: Path = ROOT) -> str:
 
 def scrub(text: str) -> str:
     """`text` without what belongs to the machine: absolute paths keep their last part; host name and colours go."""
-    text = _ABSOLUTE_PATH.sub(r".../\1", _ANSI.sub("", text))
+    text = _ABSOLUTE_PATH.sub(r".../\1", _ANSI.sub("", text).replace("file://", ""))
     host = socket.gethostname()
     return re.sub(rf"\b{re.escape(host)}\b", "<host>", text) if len(host) > 3 and host != "localhost" else text

@@ -144,6 +144,7 @@ def test_a_record_of_a_lost_commit_says_so(repository):
     [
         ("saved to /home/someone/runs/train", "saved to .../train"),
         ("data=/data/private/bccd epochs=3", "data=.../bccd epochs=3"),
+        ("Location 'file:///srv/mirror/torch/' is ignored", "Location '.../torch/' is ignored"),
         ("see https://docs.example.com/modes/train", "see https://docs.example.com/modes/train"),
         ("images/train and ../shared/data", "images/train and ../shared/data"),
         ("3/100  1.2it/s", "3/100  1.2it/s"),
