@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`Conv` (convolution, batch norm, activation) as one operation in training.
+
+Upstream's three modules keep the convolution's output for batch norm, batch norm's output for the activation, and the activation for the
+next convolution. Here only the convolution's output is kept, or not even that: the rest is computed again in backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.tasks import BaseModel
+
+from yolov12.model.fused.lineage import Source, remember, source_of, tracking
+from yolov12.model.fused.norm import Normalised, normalise
+from yolov12.seams import Seam
+
+SEAMS = (
+    Seam("nn/modules/conv.py", 78, "ultralytics.nn.modules.conv.Conv.forward", "d42399472788"),
+    Seam("nn/tasks.py", 182, "ultralytics.nn.tasks.BaseModel._predict_once", "b932f70b581b"),
+)
+
+_upstream_forward = Conv.forward
+_upstream_predict_once = BaseModel._predict_once
+
+
+class Keep(IntEnum):
+    """What a `Conv` keeps for backward, from most to least."""
+
+    ALL = 0
+    """What upstream's modules keep."""
+    OUTPUTS = 1
+    """The convolution's output, and the activation where another operation asks for it."""
+    CONVOLUTION = 2
+    """The convolution's output; the activation is computed again from it."""
+    NOTHING = 3
+    """Neither: the convolution runs once more in backward."""
+
+
+_choices: WeakKeyDictionary[nn.Module, Keep] = WeakKeyDictionary()
+"""Beside the modules and not in them, so that checkpoints are those of stock."""
+
+
+def choose(choices: Mapping[Conv, Keep]) -> None:
+    """Say for each of these modules what it keeps from the next forward on; others keep all."""
+    _choices.clear()
+    _choices.update(choices)
+
+
+class Call:
+    """One call of a `Conv`: what is needed to compute its output again."""
+
+    def __init__(self, module: Conv, source: Source, keep: Keep) -> None:
+        self.source: Source | None = source
+        self.keep = keep
+        self.silu = isinstance(module.act, nn.SiLU)
+        self.norm = module.bn
+        conv = module.conv
+        self.geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.weight: Tensor | None = None
+        self.normalised: Normalised | None = None
+        self.convolved: Tensor | None = None
+        self.channels = conv.out_channels
+
+    def first_time(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The output, as forward needs it."""
+        self.weight, self.shape = weight, x.shape
+        y = self._convolve(x)
+        self.normalised = normalise(y, self.norm, self.silu)
+        if self.keep < Keep.NOTHING:
+            self.convolved = y
+        return self.normalised.output(y)
+
+    def output_of_convolution(self) -> Tensor:
+        """Kept, or computed again; then it stays until this call's own backward, for others may ask too."""
+        if self.convolved is None:
+            assert self.source is not None, "nobody asks after this call's backward"
+            self.convolved = self._convolve(self.source.rebuild())
+        return self.convolved
+
+    def backward(self, grad: Tensor, needs_x: bool, needs_weight: bool) -> tuple[Tensor | None, ...]:
+        """Gradients of the input, the weight, and batch norm's weight and bias. Lets go of everything that was kept."""
+        if self.normalised is None or self.source is None or self.weight is None:
+            raise RuntimeError(
+                "backward ran already and let go of what it needs: retain_graph=True is for YOLOV12_CHECKPOINT=0"
+            )
+        grad_y, grad_gamma, grad_beta = self.normalised.gradient(grad, self.output_of_convolution())
+        weight, source = self.weight, self.source
+        self.convolved = self.normalised = self.weight = self.source = None
+        stride, padding, dilation, groups = self.geometry
+        x = source.rebuild() if needs_weight else grad_y.new_empty(1).expand(self.shape)
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad_y, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (needs_x, needs_weight, False)
+        )
+        return grad_x, grad_weight, grad_gamma, grad_beta
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        stride, padding, dilation, groups = self.geometry
+        return torch.ops.aten.convolution(x, self.weight, None, stride, padding, dilation, False, (0, 0), groups)
+
+
+class OutputOf:
+    """The source of a call's output, or of some of its channels."""
+
+    def __init__(self, call: Call, first: int, channels: int) -> None:
+        self.call, self.first, self.channels = call, first, channels
+
+    def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
+        y = self.call.output_of_convolution()
+        if self.channels != y.shape[1]:
+            y = y.narrow(1, self.first, self.channels)
+        assert self.call.normalised is not None
+        return self.call.normalised.output(y, out, add=add, first=self.first)
+
+    def part(self, first: int, channels: int) -> Source:
+        return OutputOf(self.call, self.first + first, channels)
+
+
+class _ConvNormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, call: Call) -> Tensor:
+        ctx.call = call
+        return call.first_time(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        return (*ctx.call.backward(grads[0], needs_x, needs_weight), None)
+
+
+def forward(self: Conv, x: Tensor) -> Tensor:
+    """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
+    keep = _choices.get(self, Keep.ALL)
+    if keep is Keep.ALL or not is_eligible(self, x):
+        return _upstream_forward(self, x)
+    weight = self.conv.weight
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = _cast(x, dtype), weight.to(dtype)
+    call = Call(self, source_of(x), keep)
+    with torch.autocast(x.device.type, enabled=False):
+        made = _ConvNormAct.apply(x, weight, self.bn.weight, self.bn.bias, call)
+    if keep >= Keep.CONVOLUTION:
+        remember(made, OutputOf(call, 0, call.channels))
+    return made
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype is dtype else x.to(dtype)
+
+
+def is_eligible(module: Conv, x: Tensor) -> bool:
+    """Whether this call is one that the fused operation computes: an ordinary `Conv` in training."""
+    conv, norm = module.conv, module.bn
+    return (
+        module.training
+        and torch.is_grad_enabled()
+        and x.dim() == 4
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and type(conv) is nn.Conv2d
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and type(module.act) in (nn.SiLU, nn.Identity)
+        and not any(
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in (conv, norm, module.act)
+        )
+    )
+
+
+def _predict_once(self: BaseModel, *args: Any, **kwargs: Any) -> Any:
+    """Upstream's walk through the layers (nn/tasks.py:182), in training with lineages passed on between them."""
+    if not (_choices and self.training and torch.is_grad_enabled()):
+        return _upstream_predict_once(self, *args, **kwargs)
+    with tracking():
+        return _upstream_predict_once(self, *args, **kwargs)
+
+
+def install() -> None:
+    """Replace `Conv.forward`; again does nothing. Models that exist already change too."""
+    Conv.forward = forward
+    BaseModel._predict_once = _predict_once
+
+
+def uninstall() -> None:
+    """Put upstream's forward back."""
+    Conv.forward = _upstream_forward
+    BaseModel._predict_once = _upstream_predict_once
