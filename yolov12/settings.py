@@ -55,7 +55,6 @@ class Settings:
         choices=("1", "0", "all"),
         mistake=_checkpoint_is_no_path,
         in_script=True,
-        later=True,
     )
     cache_dir: Path | None = setting(  # noqa: RUF009  # makes a field, as dataclasses.field does
         None,
@@ -75,14 +74,12 @@ class Settings:
         at_least=0.0,
         at_most=0.5,
         in_script=True,
-        later=True,
     )
     disable_mas_layers: tuple[str, ...] = setting(
         (),
         accepts="layers, separated by commas",
         doc="Layers that memory-aware scheduling leaves alone.",
         in_script=True,
-        later=True,
     )
     mas_data: bool = setting(
         False,

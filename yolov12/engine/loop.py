@@ -18,8 +18,10 @@ from torch import Tensor
 from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
+from yolov12 import settings
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
+from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
@@ -54,7 +56,15 @@ class Loop:
             autocast=self._autocast,
             scale_loss=lambda loss: trainer.scaler.scale(loss),
             vote_group=trainer.vote_group,
+            recomputation=self._recomputation(),
         )
+
+    def _recomputation(self) -> Recomputation | None:
+        """None under torch.compile, which decides itself what to keep."""
+        t = self.trainer
+        if t.args.compile:
+            return None
+        return Recomputation(unwrap_model(t.model), t.device, t.amp_dtype or torch.float32, settings.current())
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.

@@ -4,7 +4,8 @@
     attempt    every part of the batch runs forward, loss and backward; gradients gather in `.grad`, nothing is communicated
     vote       all ranks say on the CPU whether they made it
     commit     gradients and counts are summed over the ranks, divided once, and put aside for the update
-    or retry   the attempt is dropped, random state and BN buffers are put back, and the same data runs again in smaller parts
+    or retry   the attempt is dropped, random state and BN buffers are put back, and the same data runs again: first with more of it
+               computed again in backward, then in smaller parts
 
 Loss sums and target counts are explained in loss_count.py.
 """
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.loss_count import TargetCounter, counter_for
+from yolov12.engine.recompute import Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
 from yolov12.log import say, say_once, warn
@@ -53,6 +55,7 @@ class Step:
         autocast: makes the context of the forward pass and the loss.
         scale_loss: multiplies the loss before backward (fp16's GradScaler), identity otherwise.
         vote_group: CPU process group; None when this process is alone.
+        recomputation: what the model keeps for backward, by the memory that is free; None leaves that alone.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Step:
         autocast: Callable[[], AbstractContextManager[Any]],
         scale_loss: Callable[[Tensor], Tensor],
         vote_group: torch.distributed.ProcessGroup | None = None,
+        recomputation: Recomputation | None = None,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
         self.autocast = autocast
         self.scale_loss = scale_loss
         self.vote_group = vote_group
+        self.recomputation = recomputation
         self.micro_batches = 1
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
@@ -88,6 +93,8 @@ class Step:
             RetryableError: a single image does not fit, or another rank failed for another reason than memory.
         """
         self._before.take()
+        if self.recomputation is not None:
+            self.recomputation.before(_largest_part(batch, self.micro_batches))
         while True:
             attempt, error = self._attempt(batch)
             verdict = vote(None if error is None else _one_line(error), self.vote_group, wish)
@@ -99,8 +106,15 @@ class Step:
                 raise error
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
                 raise PeerFailedError(f"training stopped because another process failed, {verdict.first()}")
+            failed_here = error is not None
             del attempt, error
             self._before.restore()
+            self._release_memory()
+            # All ranks split, or none: whether one rank's plan can be tightened is its own business, and the others would wait for it.
+            if vote(
+                None if self._tighten(failed_here, batch, verdict.first()) else "no tighter plan", self.vote_group
+            ).all_succeeded:
+                continue
             self._use_smaller_parts(len(batch["img"]), verdict.first())
 
     def take_gradients(self) -> None:
@@ -225,15 +239,27 @@ class Step:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def _tighten(self, failed_here: bool, batch: Batch, reason: str) -> bool:
+        """Whether this rank can repeat the step as the batch is cut now: it did not fail, or found a plan that needs less."""
+        if not failed_here:
+            return True
+        shape = _largest_part(batch, self.micro_batches)
+        change = self.recomputation.tighten(shape) if self.recomputation is not None else None
+        if change is not None:
+            warn(f"out of memory ({reason}); the step is repeated on the same data: {change}")
+        return change is not None
+
+    def _release_memory(self) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _use_smaller_parts(self, images: int, reason: str) -> None:
         old = min(self.micro_batches, images)
         if old >= images:
             raise RetryableError(
                 f"out of memory with one image at a time ({reason}); use a smaller imgsz or model, or free the device's memory"
             )
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         self.micro_batches = min(old * 2, images)
         warn(
             f"out of memory ({reason}); the step is repeated on the same data: micro-batches {old} -> {self.micro_batches}"
@@ -250,6 +276,11 @@ class _Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
+
+
+def _largest_part(batch: Batch, micro_batches: int) -> tuple[int, int, int, int]:
+    images, channels, height, width = batch["img"].shape
+    return -(-images // min(micro_batches, images)), channels, height, width
 
 
 def _one_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from yolov12.model import attention, fused
 from yolov12.model.fused import lineage
 from yolov12.model.fused.conv import is_eligible
 
-FUSED = [keep for keep in fused.Keep if keep is not fused.Keep.ALL]
+FUSED = [fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.INPUT, fused.Keep.NOTHING]
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,9 @@ def installed() -> Iterator[None]:
     attention.uninstall()
 
 
-def keep_everywhere(model: nn.Module, keep: fused.Keep) -> None:
-    fused.choose({module: keep for module in model.modules() if isinstance(module, Conv)})
+def keep_everywhere(model: nn.Module, keep: fused.Keep | None) -> None:
+    """None: upstream's modules."""
+    fused.choose({} if keep is None else {module: keep for module in model.modules() if isinstance(module, Conv)})
 
 
 def tensors(output: object) -> Iterator[Tensor]:
@@ -43,7 +44,7 @@ def tensors(output: object) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
-def trained(model: nn.Module, x: Tensor, keep: fused.Keep) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+def trained(model: nn.Module, x: Tensor, keep: fused.Keep | None) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
     """(gradients, buffers) of a copy of the model after one forward and backward."""
     model = copy.deepcopy(model)
     keep_everywhere(model, keep)
@@ -60,10 +61,12 @@ def assert_equal(ours: dict[str, Tensor | None], plain: dict[str, Tensor | None]
 
 @pytest.mark.parametrize("keep", FUSED)
 @pytest.mark.parametrize("name", ["yolo12n.yaml", "yolo11n.yaml", "yolov8n.yaml"])
-def test_gradients_and_running_statistics_of_whole_models_are_those_of_upstreams_modules(name: str, keep: fused.Keep):
+def test_gradients_and_running_statistics_of_whole_models_are_those_of_upstreams_modules(
+    name: str, keep: fused.Keep | None
+):
     torch.manual_seed(0)
     model, x = DetectionModel(name, verbose=False).train(), torch.randn(2, 3, 64, 64)
-    plain, ours = trained(model, x, fused.Keep.ALL), trained(model, x, keep)
+    plain, ours = trained(model, x, None), trained(model, x, keep)
     assert_equal(ours[0], plain[0])
     assert_equal(ours[1], plain[1])
 
@@ -72,17 +75,17 @@ def test_gradients_and_running_statistics_of_whole_models_are_those_of_upstreams
 @pytest.mark.parametrize(
     "make", [lambda: Conv(8, 16, 3, 2), lambda: Conv(8, 8, 1, act=False), lambda: DWConv(8, 16, 3)]
 )
-def test_the_gradient_of_the_input_is_upstreams(make, keep: fused.Keep):
+def test_the_gradient_of_the_input_is_upstreams(make, keep: fused.Keep | None):
     torch.manual_seed(0)
     module, x = make().train(), torch.randn(2, 8, 6, 10)
 
-    def gradient(keep: fused.Keep) -> Tensor:
+    def gradient(keep: fused.Keep | None) -> Tensor:
         keep_everywhere(module, keep)
         leaf = x.clone().requires_grad_()
         module(leaf).square().sum().backward()
         return leaf.grad
 
-    assert torch.equal(gradient(keep), gradient(fused.Keep.ALL))
+    assert torch.equal(gradient(keep), gradient(None))
 
 
 class Saved:
@@ -96,7 +99,7 @@ class Saved:
         return tensor
 
 
-def kept_bytes(model: nn.Module, x: Tensor, keep: fused.Keep) -> int:
+def kept_bytes(model: nn.Module, x: Tensor, keep: fused.Keep | None) -> int:
     """Live bytes of activations after a forward pass: what the garbage collector can find of tensors, each storage once."""
     import gc
 
@@ -119,7 +122,7 @@ def kept_bytes(model: nn.Module, x: Tensor, keep: fused.Keep) -> int:
 
 def test_less_is_kept_with_each_step_down():
     model, x = DetectionModel("yolo12n.yaml", verbose=False).train(), torch.randn(2, 3, 64, 64)
-    sizes = [kept_bytes(model, x, keep) for keep in fused.Keep]
+    sizes = [kept_bytes(model, x, keep) for keep in (None, fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.NOTHING)]
     assert sizes[1] < 0.8 * sizes[0]
     assert sizes[2] < 0.8 * sizes[1]
     assert sizes[3] < 0.5 * sizes[2]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from yolov12.model.attention.choose import LARGE_ROWS, Choice, choose, validated
 _request: str | None = None
 """What `configure` was told; None: ask the settings at the first decision."""
 _override: Kernel | None = None
-"""For tests: a kernel to call instead of the chosen one."""
+"""A kernel to call instead of the chosen one: for tests, and for tracing without data."""
 
 
 class _Key(NamedTuple):
@@ -56,6 +58,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return _override(q, k, v)
     is_large = q.shape[0] * q.shape[1] * q.shape[2] >= LARGE_ROWS
     return BACKENDS[_backend_for(q.device, q.dtype, q.requires_grad, q.shape[-1], is_large)].run(q, k, v)
+
+
+@contextmanager
+def replaced_by(kernel: Kernel) -> Iterator[None]:
+    """Call `kernel` in place of the chosen one in this block."""
+    global _override
+    before, _override = _override, kernel
+    try:
+        yield
+    finally:
+        _override = before
 
 
 def _backend_for(device: torch.device, dtype: torch.dtype, training: bool, head_dim: int, is_large: bool) -> str:

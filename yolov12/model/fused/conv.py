@@ -2,14 +2,16 @@
 """`Conv` (convolution, batch norm, activation) as one operation in training.
 
 Upstream's three modules keep the convolution's output for batch norm, batch norm's output for the activation, and the activation for the
-next convolution. Here only the convolution's output is kept, or not even that: the rest is computed again in backward.
+next convolution. Here the normalised values are never kept, and the other two only as much as memory allows: what is missing is computed again in
+backward, with equal bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import IntEnum
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from enum import IntFlag
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import BaseModel
 
-from yolov12.model.fused.lineage import Source, remember, source_of, tracking
+from yolov12.model.fused.lineage import Kept, Source, remember, source_of, tracking
 from yolov12.model.fused.norm import Normalised, normalise
 from yolov12.seams import Seam
 
@@ -30,27 +32,60 @@ _upstream_forward = Conv.forward
 _upstream_predict_once = BaseModel._predict_once
 
 
-class Keep(IntEnum):
-    """What a `Conv` keeps for backward, from most to least."""
+class Keep(IntFlag):
+    """What a `Conv` keeps for backward. Without one of these it runs upstream's modules, which keep one thing more."""
 
-    ALL = 0
-    """What upstream's modules keep."""
-    OUTPUTS = 1
-    """The convolution's output, and the activation where another operation asks for it."""
+    NOTHING = 0
+    """The input is rebuilt and the convolution runs once more."""
+    INPUT = 1
+    """Its input, for the gradient of the weight; else it is rebuilt from what other convolutions keep, where that is known."""
     CONVOLUTION = 2
-    """The convolution's output; the activation is computed again from it."""
-    NOTHING = 3
-    """Neither: the convolution runs once more in backward."""
+    """The convolution's output, for batch norm and the activation; else the convolution runs once more."""
+    BOTH = 3
 
 
 _choices: WeakKeyDictionary[nn.Module, Keep] = WeakKeyDictionary()
 """Beside the modules and not in them, so that checkpoints are those of stock."""
 
 
-def choose(choices: Mapping[Conv, Keep]) -> None:
-    """Say for each of these modules what it keeps from the next forward on; others keep all."""
+def choose(choices: Mapping[nn.Module, Keep]) -> None:
+    """Say for each of these modules what it keeps from the next forward on; others run upstream's code."""
     _choices.clear()
     _choices.update(choices)
+
+
+@contextmanager
+def choosing(choices: Mapping[nn.Module, Keep]) -> Iterator[None]:
+    """Other choices for the length of a block."""
+    before = dict(_choices)
+    choose(choices)
+    try:
+        yield
+    finally:
+        choose(before)
+
+
+class Watcher(Protocol):
+    """Hears of every call, for measuring."""
+
+    def made(self, module: Conv, call: Call, output: Tensor) -> None:
+        """Forward of a call is done."""
+
+    def differentiated(self, call: Call) -> None:
+        """Backward of a call is done."""
+
+
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher` of the calls in this block."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 class Call:
@@ -73,7 +108,7 @@ class Call:
         self.weight, self.shape = weight, x.shape
         y = self._convolve(x)
         self.normalised = normalise(y, self.norm, self.silu)
-        if self.keep < Keep.NOTHING:
+        if self.keep & Keep.CONVOLUTION:
             self.convolved = y
         return self.normalised.output(y)
 
@@ -110,6 +145,7 @@ class OutputOf:
 
     def __init__(self, call: Call, first: int, channels: int) -> None:
         self.call, self.first, self.channels = call, first, channels
+        self.inputs: Sequence[Source] = ()
 
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         y = self.call.output_of_convolution()
@@ -131,28 +167,29 @@ class _ConvNormAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, needs_weight, *_ = ctx.needs_input_grad
-        return (*ctx.call.backward(grads[0], needs_x, needs_weight), None)
+        made = ctx.call.backward(grads[0], needs_x, needs_weight)
+        for watcher in _watchers:
+            watcher.differentiated(ctx.call)
+        return (*made, None)
 
 
 def forward(self: Conv, x: Tensor) -> Tensor:
     """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
-    keep = _choices.get(self, Keep.ALL)
-    if keep is Keep.ALL or not is_eligible(self, x):
+    keep = _choices.get(self)
+    if keep is None or not is_eligible(self, x):
         return _upstream_forward(self, x)
-    weight = self.conv.weight
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = _cast(x, dtype), weight.to(dtype)
-    call = Call(self, source_of(x), keep)
-    with torch.autocast(x.device.type, enabled=False):
+    weight, device = self.conv.weight, x.device.type
+    autocasts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocasts:
+        dtype = torch.get_autocast_dtype(device)
+        x, weight = x if x.dtype is dtype else x.to(dtype), weight.to(dtype)
+    call = Call(self, Kept(x.detach()) if keep & Keep.INPUT else source_of(x), keep)
+    with torch.autocast(device, enabled=False) if autocasts else nullcontext():
         made = _ConvNormAct.apply(x, weight, self.bn.weight, self.bn.bias, call)
-    if keep >= Keep.CONVOLUTION:
-        remember(made, OutputOf(call, 0, call.channels))
+    remember(made, OutputOf(call, 0, call.channels))
+    for watcher in _watchers:
+        watcher.made(self, call, made)
     return made
-
-
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x if x.dtype is dtype else x.to(dtype)
 
 
 def is_eligible(module: Conv, x: Tensor) -> bool:

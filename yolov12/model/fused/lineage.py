@@ -10,7 +10,7 @@ lineage is kept as always.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,12 +36,17 @@ class Source(Protocol):
     def channels(self) -> int:
         """How many it has."""
 
+    @property
+    def inputs(self) -> Sequence[Source]:
+        """The sources that it is made from; none if it is made from something else."""
+
 
 @dataclass(frozen=True)
 class Kept:
     """The tensor itself."""
 
     tensor: Tensor
+    inputs = ()
 
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         if out is None:
@@ -61,6 +66,10 @@ class Joined:
     """A concatenation along the channels."""
 
     parts: Sequence[Source]
+
+    @property
+    def inputs(self) -> Sequence[Source]:
+        return self.parts
 
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         begin, rest = self.parts[0], self.parts[1:]
@@ -101,6 +110,10 @@ class Part:
     first: int
     channels: int
 
+    @property
+    def inputs(self) -> Sequence[Source]:
+        return (self.whole,)
+
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         return Kept(self.whole.rebuild().narrow(1, self.first, self.channels)).rebuild(out, add=add)
 
@@ -114,6 +127,10 @@ class Sum:
 
     left: Source
     right: Source
+
+    @property
+    def inputs(self) -> Sequence[Source]:
+        return (self.left, self.right)
 
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         if add:
@@ -141,6 +158,10 @@ class Upsampled:
     source: Source
     scale: float | tuple[float, ...]
 
+    @property
+    def inputs(self) -> Sequence[Source]:
+        return (self.source,)
+
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         return Kept(F.interpolate(self.source.rebuild(), scale_factor=self.scale, mode="nearest")).rebuild(out, add=add)
 
@@ -150,6 +171,14 @@ class Upsampled:
     @property
     def channels(self) -> int:
         return self.source.channels
+
+
+def leaves(source: Source) -> Iterator[Source]:
+    """What a source is made from in the end: kept tensors and outputs of calls."""
+    if not source.inputs:
+        yield source
+    for part in source.inputs:
+        yield from leaves(part)
 
 
 def remember(tensor: Tensor, source: Source) -> None:
@@ -216,7 +245,8 @@ RULES: dict[Callable[..., Any], Callable[..., None]] = {
 
 def _in_its_own_dtype(function: Any, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
     """Repeating pixels is exact in any dtype, but autocast makes it float32, and what it is concatenated with after it."""
-    if function is not F.interpolate or kwargs.get("mode", "nearest") != "nearest":
+    repeats = function is F.interpolate and kwargs.get("mode", "nearest") == "nearest"
+    if not repeats or not torch.amp.is_autocast_available(args[0].device.type):
         return nullcontext()
     return torch.autocast(args[0].device.type, enabled=False)
 

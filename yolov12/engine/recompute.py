@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What each `Conv` keeps during a run: from the memory that is free, the setting and the batch to a plan, and to a tighter one when it fails.
+
+Nothing here communicates. Ranks may follow different plans: recomputation changes no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from yolov12.engine.layers import names_of
+from yolov12.engine.profile import choices, profile
+from yolov12.log import say, warn
+from yolov12.memory import budget
+from yolov12.memory.plan import Plan, Profile, choose, everything
+from yolov12.model import fused
+from yolov12.model.fused.norm import kernels_missing
+from yolov12.model.fused.trace import trace
+from yolov12.settings import Settings
+
+TIGHTER = 0.85
+"""After running out of memory the next plan is made for this share of what the last one was expected to need."""
+CALM_STEPS = 200
+"""After that many steps without trouble a plan that was tightened may grow back."""
+GROWTH = 1.10
+"""By how much the budget must exceed what it was before a plan is loosened, so that plans do not flutter."""
+
+Shape = tuple[int, int, int, int]
+
+
+class Recomputation:
+    """Plans for one model on one device.
+
+    Args:
+        model: unwrapped; its `Conv`s are told what to keep.
+        device: where it trains.
+        dtype: that its convolutions compute in.
+        settings: `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
+        read_memory: of the device; for tests.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        settings: Settings,
+        read_memory: Callable[[torch.device], budget.Memory] = budget.read,
+    ) -> None:
+        self.model, self.device, self.dtype = model, device, dtype
+        self.safety_ratio = settings.mem_safety_ratio
+        self.left_alone = names_of(model, settings.disable_mas_layers)
+        self.mode, self.reason = mode_for(settings.checkpoint, device, getattr(model, "gradient_checkpointing", False))
+        self.read_memory = read_memory
+        self.shape: Shape | None = None
+        self.profile: Profile | None = None
+        self.plan: Plan | None = None
+        self.ceiling: int | None = None
+        """Set after running out of memory: more than this was too much."""
+        self.calm_steps = 0
+        say(f"memory: {self.reason}")
+        if self.mode == "off":
+            fused.choose({})
+
+    def before(self, shape: Shape) -> None:
+        """Look at the memory that is free and change the plan if it must be, or may. Called before each step; waits for nothing.
+
+        Args:
+            shape: of the images that one forward sees.
+        """
+        if self.mode == "off":
+            return
+        if self.shape is None or _pixels(shape) > _pixels(self.shape) or shape[1:] != self.shape[1:]:
+            self._follow(shape)
+        elif self.mode == "planned":
+            self._adjust()
+
+    def tighten(self, shape: Shape) -> str | None:
+        """After running out of memory: a plan that needs less, as `old -> new`; None if there is none for these images."""
+        if self.mode != "planned" or self.profile is None or self.plan is None:
+            return None
+        self.calm_steps = 0
+        self.ceiling = int(TIGHTER * self.plan.peak_bytes)
+        tighter = choose(self.profile, self.ceiling)
+        if tighter.peak_bytes >= self.plan.peak_bytes:
+            return None
+        before = self.plan
+        self._take(tighter)
+        return f"recompute {_described(before, self.profile)} -> {_described(tighter, self.profile)}"
+
+    def _follow(self, shape: Shape) -> None:
+        """A plan for images of another shape."""
+        self.shape = shape
+        found = trace(self.model, shape, self.dtype)
+        memory = self.read_memory(self.device) if self.mode == "planned" else None
+        fixed = memory.allocated if memory else 0
+        self.profile = profile(found, fixed, self.left_alone)
+        if memory is None:
+            self._take(everything(self.profile))
+            return
+        available = memory.budget(self.safety_ratio)
+        plan = choose(self.profile, available if self.ceiling is None else min(available, self.ceiling))
+        self._take(plan)
+        say(f"memory: batch {shape[0]} at {shape[2]}x{shape[3]} {plan.reason(self.profile, available)}")
+        if not plan.fits:
+            warn("memory: that is more than there is; the step is tried, and cut into micro-batches if it fails")
+
+    def _adjust(self) -> None:
+        """A neighbour on the device grew, or is gone."""
+        assert self.profile is not None
+        assert self.plan is not None
+        memory = self.read_memory(self.device)
+        available = memory.budget(self.safety_ratio)
+        self.calm_steps += 1
+        if available < self.plan.peak_bytes and self.plan.fits:
+            new = choose(self.profile, available)
+        elif self.calm_steps >= CALM_STEPS and self.plan.dropped and available > GROWTH * self.plan.peak_bytes:
+            self.calm_steps, self.ceiling = 0, None
+            new = choose(self.profile, available)
+        else:
+            return
+        if new.dropped != self.plan.dropped:
+            say(
+                f"memory: {available / 2**30:.2f} GiB are free for a step now; recompute "
+                f"{_described(self.plan, self.profile)} -> {_described(new, self.profile)}"
+            )
+            self._take(new)
+
+    def _take(self, plan: Plan) -> None:
+        assert self.profile is not None
+        self.plan = replace(plan)
+        fused.choose(choices(self.model, self.profile, plan.dropped))
+
+
+def mode_for(checkpoint: str, device: torch.device, asked_by_attribute: bool = False) -> tuple[str, str]:
+    """("off", "planned" or "all") and the reason.
+
+    Args:
+        checkpoint: the setting: "1", "0" or "all".
+        asked_by_attribute: whether a script set `model.model.gradient_checkpointing = True`.
+    """
+    if checkpoint == "0":
+        return "off", "recomputation is off (checkpoint=0): upstream's modules keep what they keep"
+    if checkpoint == "all" or asked_by_attribute:
+        by = "gradient_checkpointing=True" if asked_by_attribute else "checkpoint=all"
+        return "all", f"everything that can be is computed again in backward ({by})"
+    if device.type != "cuda":
+        return "off", f"no plan on {device.type}: its memory is not measured; checkpoint=all recomputes everywhere"
+    if missing := kernels_missing():
+        return "planned", f"recomputation as far as it is needed, with torch's own batch norm: {missing}"
+    return "planned", "recomputation as far as it is needed"
+
+
+def _pixels(shape: Shape) -> int:
+    return shape[0] * shape[2] * shape[3]
+
+
+def _described(plan: Plan, known: Profile) -> str:
+    inputs = sum(known.blocks[i].is_input for i in plan.dropped)
+    return f"{len(plan.dropped) - inputs} convolutions and {inputs} inputs ({plan.peak_bytes / 2**30:.2f} GiB)"

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a model keeps between forward and backward, found by running its forward on shapes alone.
+
+Takes seconds of one CPU core and no memory of the device: torch's `meta` tensors have a shape and a dtype, and no data.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.conv import Conv
+
+from yolov12.model.attention import kernels
+from yolov12.model.attention.dispatch import replaced_by
+from yolov12.model.fused.conv import Call, Keep, OutputOf, choosing, watched_by
+from yolov12.model.fused.lineage import Kept, leaves
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One call of a `Conv`, in the order of forward."""
+
+    name: str
+    """Of the module."""
+    input_bytes: int
+    output_bytes: int
+    """Of the convolution."""
+    weight_bytes: int
+    operations: int
+    """Multiplications and additions of the convolution."""
+    inputs: tuple[int, ...]
+    """Positions of the calls that its input is made from."""
+    input_can_be_rebuilt: bool
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A training step's forward, all `Conv`s at Keep.CONVOLUTION."""
+
+    convolutions: tuple[Convolution, ...]
+    others: tuple[tuple[int, int], ...]
+    """What else is kept: the images, what attention keeps, the inputs of layers that are no `Conv`, sums of sums. For each the number of
+    calls before it, and its bytes."""
+    output_elements: int
+    """Numbers that the model puts out, from which the loss is computed."""
+
+
+@dataclass
+class _Recorder:
+    names: dict[nn.Module, str]
+    calls: dict[int, int] = field(default_factory=dict)
+    """id of a call -> its position"""
+    alive: list[Call] = field(default_factory=list)
+    found: list[Convolution] = field(default_factory=list)
+    kept: dict[int, tuple[int, torch.UntypedStorage]] = field(default_factory=dict)
+    """By address, with the number of calls before. They stay alive, so that no other gets the address of one."""
+
+    def made(self, module: Conv, call: Call, output: Tensor) -> None:
+        assert call.source is not None
+        assert call.weight is not None
+        ends = list(leaves(call.source))
+        for end in ends:
+            if isinstance(end, Kept):
+                self.keep(end.tensor)
+        inputs = {self.calls[id(end.call)] for end in ends if isinstance(end, OutputOf)}
+        self.calls[id(call)] = len(self.found)
+        self.alive.append(call)
+        input_bytes = call.shape.numel() * output.element_size()
+        self.found.append(
+            Convolution(
+                name=self.names[module],
+                input_bytes=input_bytes,
+                output_bytes=output.nbytes,
+                weight_bytes=call.weight.nbytes,
+                operations=2 * output.numel() * call.weight[0].numel(),
+                inputs=tuple(sorted(inputs)),
+                input_can_be_rebuilt=bool(inputs),
+            )
+        )
+
+    def differentiated(self, call: Call) -> None:
+        """Never called: there is no backward."""
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self.kept.setdefault(storage._cdata, (len(self.found), storage))
+        return tensor
+
+
+def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Trace:
+    """Follow one forward pass.
+
+    Args:
+        model: a detection model of ultralytics; it is not touched.
+        shape: of the images, (images, channels, height, width).
+        dtype: that convolutions compute in.
+    """
+    copied = _on_meta(model, dtype).train()
+    recorder = _Recorder({module: name for name, module in copied.named_modules()})
+    weights = {tensor.untyped_storage()._cdata for tensor in (*copied.parameters(), *copied.buffers())}
+    keep = {module: Keep.CONVOLUTION for module in copied.modules() if isinstance(module, Conv)}
+    with (
+        replaced_by(
+            kernels.sdpa_flash
+        ),  # every fused kernel keeps the same: q, k, v, the output and a number for each row
+        choosing(keep),
+        watched_by(recorder),
+        torch.autograd.graph.saved_tensors_hooks(recorder.keep, lambda tensor: tensor),
+        torch.enable_grad(),
+    ):
+        output = copied(torch.empty(shape, dtype=dtype, device="meta"))
+    others = tuple((calls, kept.nbytes()) for address, (calls, kept) in recorder.kept.items() if address not in weights)
+    return Trace(
+        tuple(recorder.found), others, sum(tensor.numel() for tensor in _tensors(output) if tensor.requires_grad)
+    )
+
+
+def _on_meta(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy without data: the memo of deepcopy holds a stand-in for each parameter and buffer, so that none is copied on the device."""
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        stand_in = torch.empty_like(parameter, device="meta", dtype=dtype)
+        memo[id(parameter)] = nn.Parameter(stand_in, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (dict, list, tuple)):
+        for value in output.values() if isinstance(output, dict) else output:
+            yield from _tensors(value)
