@@ -52,6 +52,7 @@ class YOLOv12Trainer(DetectionTrainer):
     # Set by ultralytics; declared because mypy sees only our assignments.
     device: torch.device
     save_dir: Path
+    scaler: precision.YoloAMPScaler
 
     def __init__(
         self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None

@@ -100,7 +100,14 @@ def quietest(layers: Layers) -> Tensor:
 
 
 def next_scale(
-    scale: Tensor, usual: float, loud: Tensor, quiet: Tensor, overflow: Tensor, is_nan_only: Tensor, caution: Caution, interval: int
+    scale: Tensor,
+    usual: float,
+    loud: Tensor,
+    quiet: Tensor,
+    overflow: Tensor,
+    is_nan_only: Tensor,
+    caution: Caution,
+    interval: int,
 ) -> tuple[Tensor, Caution]:
     """The scale of the next update, in bits, a whole number.
 
@@ -110,7 +117,7 @@ def next_scale(
         loud: `loudest` of all layers after this update.
         quiet: `quietest` of them.
         overflow: whether this update had inf or NaN and was skipped.
-        is_nan_only: whether no layer was finite or inf in it, as after a loss of NaN, which no scale can help.
+        is_nan_only: whether it had NaN in every layer, as after a loss of NaN, which no scale can help.
         caution: as this function returned it for the update before.
         interval: updates without overflow after which one bit of margin is given back.
     """

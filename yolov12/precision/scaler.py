@@ -36,6 +36,12 @@ class YoloAMPScaler(GradScaler):
         kwargs: growth_factor and backoff_factor; kept for the state dict, and used only by a stock scaler that loads it.
     """
 
+    _largest: dict[int, Tensor]
+    """By optimizer: what `unscale_` saw since the last update, shape (layers,)."""
+    _layers: dict[int, loss_scale.Layers]
+    _caution: loss_scale.Caution | None
+    _waits: int
+
     def __init__(
         self,
         device: str = "cuda",
@@ -69,8 +75,8 @@ class YoloAMPScaler(GradScaler):
         state = self._per_optimizer_states[id(optimizer)]
         if state["stage"] is OptState.READY:
             self.unscale_(optimizer)
-        if state["stage"] is OptState.UNSCALED and not skip.can_read_flag(optimizer):
-            result = self._maybe_opt_step(optimizer, state, *args, **kwargs)
+        if state["stage"] is OptState.UNSCALED and skip.is_first_of_fused_sgd(optimizer):
+            result = super()._maybe_opt_step(optimizer, state, *args, **kwargs)
             state["stage"] = OptState.STEPPED
             return result
         return super().step(optimizer, *args, **kwargs)
@@ -84,7 +90,8 @@ class YoloAMPScaler(GradScaler):
             return skip.step_or_put_back(optimizer, self._found_inf([optimizer_state]), *args, **kwargs)
         self._waits += 1
         if self._waits == TOLD_WAITS:
-            say(f"loss scale: updates wait for the device, since {type(optimizer).__name__} can not be put back: {reason}")
+            name = type(optimizer).__name__
+            say(f"loss scale: updates wait for the device, since {name} can not be put back: {reason}")
         return super()._maybe_opt_step(optimizer, optimizer_state, *args, **kwargs)
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
@@ -103,7 +110,7 @@ class YoloAMPScaler(GradScaler):
             loud=torch.stack([loss_scale.loudest(layers) for layers in self._layers.values()]).amax(),
             quiet=torch.stack([loss_scale.quietest(layers) for layers in self._layers.values()]).amin(),
             overflow=overflow,
-            is_nan_only=torch.cat(list(self._largest.values())).isnan().all(),
+            is_nan_only=is_nan_only(torch.cat(list(self._largest.values()))),
             caution=self._caution or loss_scale.no_caution(scale.device),
             interval=self._growth_interval,
         )
@@ -119,11 +126,8 @@ class YoloAMPScaler(GradScaler):
         self._forget()
 
     def _forget(self) -> None:
-        self._largest: dict[int, Tensor] = {}
-        """By optimizer: what `unscale_` saw since the last update, shape (layers,)."""
-        self._layers: dict[int, loss_scale.Layers] = {}
-        self._caution: loss_scale.Caution | None = None
-        self._waits = 0
+        self._largest, self._layers = {}, {}
+        self._caution, self._waits = None, 0
 
     def _observed(self, key: int, largest: Tensor) -> loss_scale.Layers:
         before = self._layers.get(key)
@@ -134,7 +138,9 @@ class YoloAMPScaler(GradScaler):
     def _found_inf(self, states: list[dict[str, Any]]) -> Tensor:
         """1 if inf or NaN was found in any of these, else 0; a scalar on the device."""
         device = self._scale_on_device().device
-        found = [flag.to(device, non_blocking=True) for state in states for flag in state["found_inf_per_device"].values()]
+        found = [
+            flag.to(device, non_blocking=True) for state in states for flag in state["found_inf_per_device"].values()
+        ]
         return torch.stack(found).amax()
 
     def _scale_on_device(self) -> Tensor:
@@ -148,5 +154,13 @@ def largest_gradients(optimizer: Optimizer, device: torch.device) -> Tensor:
     largest = iter(torch._foreach_norm(present, math.inf))
     none = torch.zeros((), device=device)
     return torch.stack(
-        [none if gradient is None else next(largest).to(device, torch.float32, non_blocking=True) for gradient in gradients]
+        [
+            none if gradient is None else next(largest).to(device, torch.float32, non_blocking=True)
+            for gradient in gradients
+        ]
     )
+
+
+def is_nan_only(largest: Tensor) -> Tensor:
+    """Whether every layer that has a gradient has NaN in it, as after a loss of NaN. An overflow leaves inf, or the layers after it finite."""
+    return (largest.isnan() | (largest == 0)).all()

@@ -15,18 +15,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def can_read_flag(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's own kernel skips by the flag, as those of fused Adam, AdamW and SGD do.
+def is_first_of_fused_sgd(optimizer: Optimizer) -> bool:
+    """Whether the optimizer is fused SGD with a momentum that its next step makes, so that only the host may skip that step.
 
-    Not while a momentum of fused SGD is missing: the skipped kernel leaves the one that step() has just made uninitialised
-    (torch/optim/sgd.py:511), and the next step goes wrong by it.
+    The kernel that is told to skip leaves the new momentum uninitialised (torch/optim/sgd.py:512), and the step after it goes wrong. Other
+    fused optimizers make their state before the kernel runs.
     """
-    if not getattr(optimizer, "_step_supports_amp_scaling", False):
-        return False
-    return all(
-        "momentum_buffer" in optimizer.state.get(parameter, {})
+    return getattr(optimizer, "_step_supports_amp_scaling", False) and any(
+        group.get("momentum") and "momentum_buffer" not in optimizer.state.get(parameter, {})
         for group in optimizer.param_groups
-        if group.get("momentum")
         for parameter in _with_gradient(group)
     )
 
@@ -47,7 +44,7 @@ def can_put_back(optimizer: Optimizer, device: torch.device) -> tuple[bool, str]
                 if value is not None and not (
                     isinstance(value, Tensor) and value.device == device and value.is_floating_point()
                 ):
-                    return False, f"its state {name!r} is kept on the host"
+                    return False, f"its state {name!r} is no float on the device"
     return True, "its state is on the device"
 
 
@@ -66,7 +63,7 @@ def step_or_put_back(optimizer: Optimizer, flag: Tensor, *args: Any, **kwargs: A
     copies = [torch._foreach_mul(tensors, 1) for tensors in live]
     result = optimizer.step(*args, **kwargs)
     for tensors, copy in zip(live, copies, strict=True):
-        copy_where(flag, tensors, copy)
+        copy_where(flag, tensors, list(copy))
     return result
 
 

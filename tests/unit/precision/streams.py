@@ -28,12 +28,12 @@ class Replay:
     weights: list[Tensor]
 
 
-def layers(bits: Tensor, seed: int = 0) -> list[Gradients]:
+def layers(bits: Tensor, seed: int = 0, spread_bits: float = 2.5) -> list[Gradients]:
     """Gradients whose layers' sizes follow `bits`, shape (steps, layers): log-normal within a layer, over some 16 bits."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for of_step in bits:
-        spread = torch.randn(len(of_step), LAYER_SIZE, generator=generator) * 2.5 - 7
+        spread = torch.randn(len(of_step), LAYER_SIZE, generator=generator) * spread_bits - 7
         sign = torch.randint(0, 2, spread.shape, generator=generator) * 2 - 1
         made.append(list((sign * torch.exp2(spread + of_step[:, None])).unbind()))
     return made
@@ -61,9 +61,9 @@ def replay(
         scales.append(float(scale))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = (gradient * scale).half().float()
-        together = torch.cat([parameter.grad for parameter in parameters])
+        together = torch.cat([parameter.grad.flatten() for parameter in parameters])
         if together.isfinite().all():
-            real = torch.cat(gradients)
+            real = torch.cat([gradient.flatten() for gradient in gradients])
             lost += int(((together == 0) & (real != 0)).sum())
             elements += int((real != 0).sum())
         else:
@@ -130,8 +130,6 @@ def sudden_jump() -> list[Gradients]:
 def all_tiny() -> list[Gradients]:
     """So small that most are lost at the usual scale."""
     return layers(quiet_noise(300) - 34)
-
-
 
 
 STREAMS = {
