@@ -14,14 +14,15 @@ SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079
 
 
 def install_patches() -> None:
-    """Put our attention, weight loading, data adapters, AMP check and plain logs into ultralytics. May be called again."""
+    """Put our attention, loss, weight loading, data adapters, AMP check and plain logs into ultralytics. May be called again."""
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
     from yolov12.engine import progress
-    from yolov12.model import attention, weights
+    from yolov12.model import attention, loss, weights
 
     attention.install()
+    loss.install()
     weights.install()
     adapter.install()
     progress.install()

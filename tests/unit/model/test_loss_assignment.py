@@ -58,7 +58,9 @@ def test_with_upstreams_power_chunks_differ_in_the_last_bit_of_a_score_at_most()
     them = assigner(4)
     ours, upstream = assign(them, *arguments, chunk_bytes=SMALL), them(*arguments)
     torch.testing.assert_close(ours.scores, upstream[2], rtol=1e-6, atol=0)
-    assert_equal((ours.labels, ours.bboxes, ours.scores * 0, *ours[3:]), (*upstream[:2], ours.scores * 0, *upstream[3:]))
+    assert_equal(
+        (ours.labels, ours.bboxes, ours.scores * 0, *ours[3:]), (*upstream[:2], ours.scores * 0, *upstream[3:])
+    )
 
 
 @pytest.mark.parametrize("chunk_bytes", [SMALL, CHUNK_BYTES])

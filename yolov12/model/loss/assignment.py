@@ -22,11 +22,11 @@ CHUNK_BYTES = 256 * 2**20
 """Small beside the activations of any training step, and large enough to keep a GPU busy: some ten million pairs of box and anchor."""
 
 # What is alive at most, by the largest tensors' element sizes; a test holds these against what is measured.
-BYTES_PER_PAIR = 20
-"""Of a box and an anchor: overlap 4, metric 4, inside or not 1, its index among the candidates 8 (if all are), chosen or not 1; and rounding."""
-BYTES_PER_ANCHOR = 128
+BYTES_PER_PAIR = 18
+"""Of a box and an anchor: overlap 4, metric 4, inside or not 1, its index among the candidates 8 (if all are), chosen or not 1."""
+BYTES_PER_ANCHOR = 80
 """Of an image and an anchor: its two pairs (8 + 4 + 4 each), as they are merged with the next block's, and the index of a maximum."""
-BYTES_PER_CANDIDATE = 256
+BYTES_PER_CANDIDATE = 160
 """Of a pair whose overlap is being computed: five indices of 8, two boxes of 16, and CIoU's temporaries."""
 CANDIDATES_SHARE = 4
 """One part in this many of the bound is for the candidates' arithmetic, the rest for pairs and anchors."""
@@ -154,9 +154,7 @@ class Assignment:
         assert found is not None  # a chunk has at least one box
         return _settled(found, chunk.boxes, self.assigner.eps)
 
-    def _look(
-        self, images: Tensor | slice, first: int, labels: Tensor, gt_bboxes: Tensor, mask_gt: Tensor
-    ) -> Found:
+    def _look(self, images: Tensor | slice, first: int, labels: Tensor, gt_bboxes: Tensor, mask_gt: Tensor) -> Found:
         """What the boxes of one block, numbered from `first`, say of each anchor."""
         inside = self.assigner.select_candidates_in_gts(self.points, gt_bboxes, mask_gt)
         inside &= mask_gt.bool()
@@ -171,7 +169,9 @@ class Assignment:
 
         # A NaN is the largest of its row to topk.
         poison = (best[..., 0] * 0).sum(1, keepdim=True)
-        return Found(chosen.sum(1, dtype=torch.int32), pair(chosen.max(1).indices), pair(overlaps.max(1).indices), poison)
+        return Found(
+            chosen.sum(1, dtype=torch.int32), pair(chosen.max(1).indices), pair(overlaps.max(1).indices), poison
+        )
 
     def _pairs(
         self, images: Tensor | slice, inside: Tensor, labels: Tensor, gt_bboxes: Tensor

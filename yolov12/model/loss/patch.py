@@ -52,7 +52,9 @@ def get_assigned_targets_and_loss(self: v8DetectionLoss, *args: Any, **kwargs: A
 
 
 def _is_plain(bce: nn.Module) -> bool:
-    return type(bce) is nn.BCEWithLogitsLoss and bce.reduction == "none" and bce.weight is None and bce.pos_weight is None
+    return (
+        type(bce) is nn.BCEWithLogitsLoss and bce.reduction == "none" and bce.weight is None and bce.pos_weight is None
+    )
 
 
 def install() -> None:
