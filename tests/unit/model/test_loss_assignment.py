@@ -11,6 +11,7 @@ from torch import Tensor
 from ultralytics.utils.tal import TaskAlignedAssigner
 
 from tests.unit.model.loss_inputs import LiveBytes, assigner_arguments
+from yolov12.model import loss
 from yolov12.model.loss import assignment
 from yolov12.model.loss.assignment import CHUNK_BYTES, assign, plan_chunks
 
@@ -20,6 +21,12 @@ SMALL = 50_000
 
 EXACT_POWER = 2.0
 """torch squares by multiplication: no rounding that depends on the place in an array, as that of other powers does on a CPU."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def upstreams_forward():
+    """What the assigner is compared with, whatever other tests have installed."""
+    loss.uninstall()
 
 
 def assigner(classes: int, beta: float = 6.0, topk: int = 10) -> TaskAlignedAssigner:
