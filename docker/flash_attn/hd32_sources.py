@@ -8,9 +8,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-
-class BuildError(Exception):
-    """What went wrong, in one sentence for the user."""
+from native.build import BuildError
 
 
 KERNELS = tuple(f"flash_{way}_hdim32_{dtype}_sm80.cu" for way in ("bwd", "fwd") for dtype in ("bf16", "fp16"))
