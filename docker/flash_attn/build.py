@@ -68,18 +68,18 @@ def _reason(arch: str, code: str | None) -> str:
 def compile_commands(root: Path, cuda_home: Path, torch: Torch, codes: list[str]) -> dict[str, list[str]]:
     """Object file -> the command that makes it, run in `root`. Paths into it are relative, so that they do not get into the objects."""
     defines = [f"-DFLASHATTENTION_DISABLE_{name}" for name in sources.DISABLED]
-    common = [*defines, f"-I{sources.SOURCES}", f"-I{sources.CUTLASS}", *torch.flags]
+    common = [*defines, f"-I{sources.SOURCES}", f"-I{sources.CUTLASS}"]
     # torch's headers expect that fp16 and bf16 have no operators; upstream's kernels use them.
     operators = [
         f"-U__CUDA_NO_{name}__"
         for name in ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS")
     ]
-    nvcc = [*nvcc_command(cuda_home, codes), "--use_fast_math", *operators, *common]
+    nvcc = [*nvcc_command(cuda_home, codes), "--use_fast_math", *operators, *common, *torch.flags]
     commands = {}
     for name in sources.KERNELS:  # the seed is for names that would else hold the number of nvcc's process
         commands[f"{name}.o"] = [*nvcc, f"-frandom-seed={name}", f"{sources.SOURCES}/{name}", "-o", f"{name}.o"]
     archs = f"-DFLASH_ATTN_HD32_ARCHS={','.join(codes)}"
-    commands["dispatcher.o"] = [*gxx_command(cuda_home), *common, archs, "dispatcher.cpp", "-o", "dispatcher.o"]
+    commands["dispatcher.o"] = [*gxx_command(cuda_home, torch), *common, archs, "dispatcher.cpp", "-o", "dispatcher.o"]
     return commands
 
 

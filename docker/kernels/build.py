@@ -60,7 +60,7 @@ def compile_commands(cuda_home: Path, torch: Torch, codes: list[str]) -> dict[st
     seed = "-frandom-seed=batch_norm_act"  # for names that would else hold the number of nvcc's process
     return {
         "batch_norm_act.o": [*nvcc, seed, "batch_norm_act.cu", "-o", "batch_norm_act.o"],
-        "torch_ops.o": [*gxx_command(cuda_home), *torch.flags, "torch_ops.cpp", "-o", "torch_ops.o"],
+        "torch_ops.o": [*gxx_command(cuda_home, torch), "torch_ops.cpp", "-o", "torch_ops.o"],
     }
 
 

@@ -102,10 +102,11 @@ def nvcc_command(cuda_home: Path, codes: list[str]) -> list[str]:
     ]
 
 
-def gxx_command(cuda_home: Path) -> list[str]:
+def gxx_command(cuda_home: Path, torch: Torch) -> list[str]:
     """The compiler of .cpp files and the options that all of them have."""
     options = ["g++", "-c", "-O2", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall"]
-    return [*options, "-isystem", str(cuda_home / "include")]
+    # Messages of asserts in torch's headers name the file: without where this machine has it.
+    return [*options, f"-fmacro-prefix-map={torch.folder}=torch", "-isystem", str(cuda_home / "include"), *torch.flags]
 
 
 def link_command(library: str, objects: list[str], cuda_home: Path, torch: Torch) -> list[str]:
