@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Pack what the benchmarks need on a GPU machine that has torch but no network: `python benchmarks/carry.py`, then gpu.sh there.
 
-Writes the git-ignored folder .carry: wheels of the packages below in the locked versions, those that were built here (docs/kernels.md says
-how; found in dist/), stand-ins, the BCCD photos, and which commit this is. Packages that such a machine has (torch, OpenCV, numpy, ...) stay out: the folder has to be small enough to be carried.
+Writes the git-ignored folder .carry: wheels of the packages below in the locked versions, those that docker/ built where dist/ has any
+(docs/kernels.md), stand-ins, the BCCD photos, and which commit this is. Packages that such a machine has (torch, OpenCV, numpy, ...)
+stay out: the folder has to be small enough to be carried.
 """
 
 from __future__ import annotations
