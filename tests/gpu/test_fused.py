@@ -141,7 +141,7 @@ def test_a_mean_near_zero_is_not_lost_in_the_distance_of_the_first_row(shape):
     """The sums are those of y minus its first row, a deviation or two away; 1e-7 of that would be 1e-4 of a mean over 6 million rows."""
     y, module = 1.7 * nhwc(*shape, dtype=torch.bfloat16), batch_norm(shape[1])
     got, exact = by_kernels(y, y, module, silu=False), by_float64(y, y, module, silu=False)
-    assert_close(got.running_mean, exact.running_mean, 4e-5, "running mean")
+    assert_close(got.running_mean, exact.running_mean, 8e-5, "running mean")
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
