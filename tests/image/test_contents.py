@@ -72,6 +72,12 @@ def test_flash_attention_is_built_for_the_archs_of_the_image(image: Image):
     assert set(re.findall(r"sm(\d+)", version)) == wanted
 
 
+def test_our_kernels_load_and_have_code_for_each_arch_of_the_image(image: Image):
+    archs = set(image.inspect('{{index .Config.Labels "yolov12.archs"}}').split())
+    version, loaded = image.python("import yolov12_kernels as k; print(k.__version__, k.load())").split()
+    assert (set(re.findall(r"sm(\d+)", version)), loaded) == (archs, "None")
+
+
 def test_labels_say_what_it_is(image: Image):
     labels = json.loads(image.inspect("{{json .Config.Labels}}"))
     for name in ("title", "description", "version", "licenses", "base.name"):

@@ -165,8 +165,8 @@ def mode_for(checkpoint: str, device: torch.device, asked_by_attribute: bool = F
         return "all", f"everything that can be is computed again in backward ({by})"
     if device.type != "cuda":
         return "off", f"no plan on {device.type}: its memory is not measured; checkpoint=all recomputes everywhere"
-    if missing := kernels_missing():
-        return "planned", f"recomputation as far as it is needed, with torch's own batch norm: {missing}"
+    if kernels_missing(device):  # which says why
+        return "planned", "recomputation as far as it is needed, with torch's own batch norm"
     return "planned", "recomputation as far as it is needed"
 
 
