@@ -38,7 +38,7 @@ class Recomputation:
         model: unwrapped; its `Conv`s are told what to keep.
         device: where it trains.
         dtype: that its convolutions compute in.
-        settings: `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
+        current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
         read_memory: of the device; for tests.
     """
 
@@ -47,13 +47,13 @@ class Recomputation:
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype,
-        settings: Settings,
+        current: Settings,
         read_memory: Callable[[torch.device], budget.Memory] = budget.read,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
-        self.safety_ratio = settings.mem_safety_ratio
-        self.left_alone = names_of(model, settings.disable_mas_layers)
-        self.mode, self.reason = mode_for(settings.checkpoint, device, getattr(model, "gradient_checkpointing", False))
+        self.safety_ratio = current.mem_safety_ratio
+        self.left_alone = names_of(model, current.disable_mas_layers)
+        self.mode, self.reason = mode_for(current.checkpoint, device, getattr(model, "gradient_checkpointing", False))
         self.read_memory = read_memory
         self.shape: Shape | None = None
         self.profile: Profile | None = None
