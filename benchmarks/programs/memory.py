@@ -126,7 +126,7 @@ def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> tu
             if case.budget
             else 1.0
         )
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share)
     with _neighbour(case.card_gb if on_gpu else None):
         imgsz = case.imgsz * job.parameters["imgsz"] // 640
         batch = train_step.synthetic_batch(case.batch // job.parameters["batch_divisor"], imgsz, device)

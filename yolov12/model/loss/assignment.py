@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from ultralytics.utils.tal import TaskAlignedAssigner
 
-CHUNK_BYTES = 256 * 2**20
-"""Small beside the activations of any training step, and large enough to keep a GPU busy: some ten million pairs of box and anchor."""
+CHUNK_BYTES = 3 * 2**29
+"""80 million pairs of box and anchor: what 256 images of COCO need in one chunk, for each chunk costs a millisecond of launches. A small card
+trains few images at once and stays far below."""
 
 # What is alive at most, by the largest tensors' element sizes; a test holds these against what is measured.
 BYTES_PER_PAIR = 18
