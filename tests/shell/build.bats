@@ -90,7 +90,14 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "an image that does not verify fails the build" {
     verified=1 run -1 build
-    [[ $output != *"built yolov12"* ]]
+    [ "${lines[-1]}" = "build: yolov12:train does not hold what was promised: the lines above that begin with FAIL say what differs" ]
+}
+
+@test "with NO_CACHE=1 nothing is taken from the builder's cache" {
+    run build
+    [[ $output != *"<--no-cache>"* ]]
+    NO_CACHE=1 run build
+    printed "<--no-cache>"
 }
 
 @test "the inputs' hash is an argument and a label, and follows a source file and an argument" {

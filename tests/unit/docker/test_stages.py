@@ -64,6 +64,20 @@ def test_a_package_that_the_lock_does_not_have_is_named():
         locks.only(LOCK, ["numpy", "nothing"])
 
 
+def test_every_lock_of_the_build_has_the_pinned_versions():
+    names = [path.name for path in (ROOT / "env/locks").glob("*.txt") if not path.name.startswith(("con", "over"))]
+    locks.check_pins(ROOT / "env/locks", names)
+
+
+def test_a_lock_that_was_not_made_anew_after_a_pin_moved_is_refused_with_both_versions(tmp_path):
+    (tmp_path / "train.txt").write_text(
+        "torch==1.0 \\\n    --hash=sha256:0\n    # via -c env/locks/constraints-old.txt\n"
+    )
+    (tmp_path / "constraints-old.txt").write_text("# comment\ntorch==2.0\nruff==1\n")
+    with pytest.raises(ValueError, match=r"^train.txt has torch 1.0 \(pinned 2.0\): type make lock$"):
+        locks.check_pins(tmp_path, ["train.txt"])
+
+
 def test_the_packages_of_the_deploy_image_need_nothing_but_each_other():
     packages = render.load().matrix["variants"]["deploy"]["packages"]
     project = tomllib.loads((ROOT / "docker/deploy/pyproject.toml").read_text())["project"]
