@@ -49,7 +49,17 @@ export INPUTS
 mapfile -d '' -t planned < <(plan | python3 docker/replay.py "$variant")
 ((${#planned[@]})) || die "docker/replay.py made nothing of the plan for $variant"
 
-options=(--load)
+# Layers in zstd are smaller and unpack faster, and provenance says what they were made from. An engine that keeps its images in a store of its
+# own, as Docker did by default before version 29, can have neither (docs/registry.md).
+in_containerd=0
+[[ $(docker info --format '{{json .DriverStatus}}') != *io.containerd.snapshotter* ]] || in_containerd=1
+if ((in_containerd)); then
+    echo "build: layers in zstd, with provenance, since this engine keeps its images in containerd"
+    options=(--output "type=image,compression=zstd,force-compression=true,oci-mediatypes=true" --provenance "mode=max")
+else
+    echo "build: layers in gzip, without provenance, since this engine does not keep its images in containerd (docs/registry.md)"
+    options=(--load)
+fi
 [[ -z ${BUILD_NETWORK-} ]] || options+=(--network "$BUILD_NETWORK")
 [[ -z ${CA_BUNDLE-} ]] || options+=(--secret "id=ca,src=$CA_BUNDLE")
 [[ -z ${TAG-} ]] || options+=(--tag "$TAG")
@@ -65,6 +75,9 @@ differs=0
 docker run --rm --network none "$tag" verify || differs=1
 
 read -r id bytes budget_gb < <(docker image inspect --format '{{.Id}} {{.Size}} {{index .Config.Labels "yolov12.size_budget_gb"}}' "$tag")
+# There the engine counts each layer twice, packed and unpacked.
+((in_containerd == 0)) ||
+    bytes=$(docker run --rm --network none "$tag" verify --json | python3 -c 'import json, sys; print(sum(json.load(sys.stdin)["bytes"].values()))')
 read -r size_gb budget_gb too_large < <(awk -v bytes="$bytes" -v budget="$budget_gb" \
     'BEGIN { printf "%.2f %.2f %d\n", bytes / 1e9, budget, (bytes > budget * 1e9) }')
 ((too_large == 0)) ||

@@ -8,6 +8,7 @@ PYTHON = "3.11"
 """The image's."""
 PACKAGES = {
     "bats-core": "1.14.0",
+    "check-jsonschema": "0.39.0",
     "cloudpickle": "3.1.2",
     "cuda-toolkit": "13.0.2",
     "cyclonedx-python-lib": "11.12.0",

@@ -6,6 +6,7 @@ Too slow for every commit. `make build VARIANT=deploy && .venv/bin/pytest -m slo
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from docker import inputs, replay, tree
+from docker import inputs, push, replay, tree
 from tests.image.harness import STRANGER, Image, docker, exists
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -112,6 +113,24 @@ def test_a_second_push_keeps_the_tag_and_another_image_under_it_is_refused(
         assert "is another build of the same inputs, and stays" in refused.stderr
     finally:
         remove(immutable)
+
+
+def test_a_whole_release_moves_its_tags_and_an_older_one_moves_none_back(deploy: Image, registry: str):
+    """As if built on the pinned base image from a commit, which the image under test need not be."""
+    there = push.Registry(f"{registry}/of-its-own/yolov12")
+    image = dataclasses.replace(push.look_at(deploy.name), incomplete=None)
+    older = dataclasses.replace(image, version="0.0.1")
+    try:
+        said = push.push(deploy.name, image, there)
+        assert f"moved   {there.repository}:{image.flavour}" in said
+        for tag in image.moving_tags:
+            assert there.held(tag) == there.held(image.immutable_tag)
+        said = push.push(deploy.name, older, there)
+        assert f"moved   {there.repository}:0.0-{image.flavour}" in said
+        assert f"kept    {there.repository}:{image.flavour}, which is at {image.version}" in said
+    finally:
+        tags = {one for of in (image, older) for one in (of.immutable_tag, *of.moving_tags)}
+        remove(*(f"{there.repository}:{tag}" for tag in tags))
 
 
 def test_a_registry_that_is_not_there_is_worth_a_retry(repository: Path, deploy: Image):

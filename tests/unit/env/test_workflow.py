@@ -7,6 +7,7 @@ import datetime
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ def scripts(versions: Any = SCANNING) -> list[str]:
 
 def test_the_committed_workflow_is_the_rendered_one():
     assert (ROOT / workflow.WORKFLOW).read_text() == workflow.expected(), "run `make render`"
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"), [("vendor.github-workflows", workflow.WORKFLOW), ("vendor.renovate", "renovate.json")]
+)
+def test_what_others_read_fits_their_schema(schema, file):
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", schema, ROOT / file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know():
