@@ -109,6 +109,8 @@ build() { "${repo:?}/docker/build.sh"; }
 @test "where the engine counts layers twice, the size is what the image finds inside" {
     size=9900000000 store=io.containerd.snapshotter.v1 run build
     [ "${lines[-1]}" = "built yolov12:train sha256:abc 5.20 GB of 5.50 GB" ]
+    verified=1 store=io.containerd.snapshotter.v1 run -1 build
+    [[ ${lines[-1]} == "build: yolov12:train does not hold what was promised: "* ]]
 }
 
 @test "with NO_CACHE=1 nothing is taken from the builder's cache" {
