@@ -48,5 +48,5 @@ BENCHMARK = Benchmark(
     sides=("ours",),
     parameters=TOOLS,
     repeats=1,
-    timeout_s=3600,
+    timeout_s=2 * 3600,
 )

@@ -170,5 +170,5 @@ BENCHMARK = Benchmark(
     run_side=run_side,
     parameters={**TOOLS, "arch": "90"},
     repeats=1,
-    timeout_s=3600,
+    timeout_s=2 * 3600,
 )

@@ -67,6 +67,11 @@ def test_ultralytics_is_told_to_stay_offline_unless_the_user_said_otherwise() ->
     assert python(code, YOLO_OFFLINE="false").stdout.split() == ["false", "false"]
 
 
+def test_onnx_runtime_is_told_to_send_nothing_before_anything_imports_it() -> None:
+    code = "import os; os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n" + START
+    assert python(code + "import ultralytics; print(os.environ['ORT_DISABLE_TELEMETRY'])").stdout.split() == ["1"]
+
+
 def test_installing_twice_adds_one_finder() -> None:
     code = START * 2 + "import sys; print(sum(type(f).__module__ == 'yolov12.compat' for f in sys.meta_path))"
     assert python(code).stdout.split() == ["1"]
