@@ -8,7 +8,7 @@ JOBS ?= 2
 TESTS := tests/unit tests/dist tests/faults
 PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 SHELL_FILES = $(shell find .ci docker env scripts tests -type f \
-    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run \
+    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run -o -path .ci/scheduled \
     -o -path 'docker/workbench/build/*' \) 2>/dev/null)
 
 help: ## list the targets

@@ -116,6 +116,36 @@ PUSH = """\
 """
 
 
+# Not for a pull request: it takes hours. The hosted runner has Docker and no registry.
+SCHEDULED = """\
+  scheduled:
+    name: what is too slow for every commit
+    if: github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'
+    runs-on: ubuntu-24.04
+    timeout-minutes: 360
+    permissions:
+      contents: read
+    defaults:
+      run:
+        shell: bash
+    steps:
+@steps@"""
+
+PARTS = """\
+- name: make room
+  run: |
+    sudo rm -rf /usr/share/dotnet /usr/local/lib/android /opt/ghc
+    df -h /
+- name: a registry to push to
+  run: |
+    sudo apt-get -qq update
+    sudo apt-get -qq install --no-install-recommends docker-registry zstd
+- name: all parts
+  run: |
+    BUILD_NETWORK='' .ci/scheduled
+"""
+
+
 def machines(bake: Mapping[str, Any]) -> list[list[str]]:
     """The targets of the bake file, those of the same arguments together: they differ in their last layers only."""
     groups: dict[str, list[str]] = {}
@@ -138,7 +168,7 @@ def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
         job("image", f"${{{{ !{is_release} }}}}", ["contents: read"], bake, CHECKOUT + steps),
         job("release", is_release, ["contents: read", "packages: write"], bake, CHECKOUT + COMPARE + steps + PUSH),
     ]
-    return HEAD + "".join(jobs)
+    return HEAD + "".join(jobs) + SCHEDULED.replace("@steps@", textwrap.indent(CHECKOUT + PARTS, " " * 6))
 
 
 def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, Any], steps: str) -> str:

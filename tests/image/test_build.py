@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -99,11 +100,61 @@ def test_a_version_that_is_not_the_checkout_s_fails_the_build(repository: Path):
     assert "VERSION=9.9.9, but the package in this checkout is" in done.stderr
 
 
-def test_a_change_of_the_package_builds_no_kernels_and_installs_no_dependency_anew(repository: Path, tmp_path: Path):
-    for file in [*inputs.files(repository), repository / ".dockerignore"]:
-        copy = tmp_path / file.relative_to(repository)
+def checkout(repository: Path, folder: Path) -> Path:
+    """What a build reads, copied, so that a test may change it."""
+    for file in [*inputs.files(repository), *(repository / name for name in BUILDER)]:
+        copy = folder / file.relative_to(repository)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
+    return folder
+
+
+BUILDER = [".dockerignore", "docker/docker-bake.json", "env/versions.yaml", "env/matrix.yaml"]
+BUILDER += [f"docker/{name}" for name in ("build.sh", "inputs.py", "replay.py")]
+
+
+def test_a_pin_that_moved_alone_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
+    changed = checkout(repository, tmp_path) / "env/versions.yaml"
+    changed.write_text(changed.read_text().replace('version: "2.11.0"', 'version: "2.12.0"'))
+    done = build(tmp_path)
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(
+        "build: env/versions.yaml or env/matrix.yaml is newer than docker/docker-bake.json: type make lock"
+    )
+
+
+def test_a_lock_older_than_its_pins_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
+    changed = checkout(repository, tmp_path) / "env/locks/constraints.txt"
+    changed.write_text(changed.read_text().replace("\ntorch==", "\ntorch==9"))
+    done = build_target(tmp_path, plan(repository, "train"))
+    assert done.returncode != 0
+    assert re.search(r"train-py\d+\.txt has torch [\d.]+ \(pinned 9[\d.]+\): type make lock", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_an_image_over_its_budget_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
+    """As a variant of its own, so that the image under that name stays as it is."""
+    file = checkout(repository, tmp_path) / "docker/docker-bake.json"
+    bake = json.loads(file.read_text())
+    text = json.dumps(bake["target"]["deploy"]).replace("yolov12:deploy", "yolov12:fat")
+    fat = json.loads(text)
+    fat["args"]["SIZE_BUDGET_GB"] = fat["labels"]["yolov12.size_budget_gb"] = "0.1"
+    file.write_text(json.dumps({"//": bake["//"], "variable": bake["variable"], "target": {"fat": fat}}))
+    try:
+        done = build(tmp_path, VARIANT="fat")
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", "yolov12:fat"], capture_output=True, check=False)
+    assert done.returncode == 1
+    sentence = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"build: yolov12:fat is \d\.\d\d GB, more than its budget of 0\.10 GB \(size_budget_gb in env/matrix\.yaml\)",
+        sentence,
+    )
+
+
+def test_a_change_of_the_package_builds_no_kernels_and_installs_no_dependency_anew(repository: Path, tmp_path: Path):
+    checkout(repository, tmp_path)
     with (tmp_path / "yolov12/cli.py").open("a") as source:
         source.write("# changed\n")
     done = build_target(tmp_path, plan(repository, "train"))

@@ -16,7 +16,9 @@ setup() {
         s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
     "buildx build") printf "<%s>\n" "$@" ;;
     "image inspect") echo "sha256:abc $size 5.5" ;;
-    "run --rm") echo "ran: $*"; exit "${verified:-0}" ;;
+    "run --rm") [[ $* == *--json ]] && echo "{\"bytes\": {\"torch\": 5000000000, \"others\": 200000000}}" || echo "ran: $*"
+        exit "${verified:-0}" ;;
+    "info --format") echo "[[\"driver-type\",\"${store-}\"]]" ;;
     esac'
     export size
 }
@@ -90,7 +92,32 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "an image that does not verify fails the build" {
     verified=1 run -1 build
-    [[ $output != *"built yolov12"* ]]
+    [ "${lines[-1]}" = "build: yolov12:train does not hold what was promised: the lines above that begin with FAIL say what differs" ]
+}
+
+@test "layers are in zstd and have provenance where the engine can, which it says" {
+    run build
+    printed "<--load>"
+    [[ $output != *zstd,* ]]
+    [[ $output == *"layers in gzip, without provenance, since"* ]]
+    store=io.containerd.snapshotter.v1 run build
+    printed "<type=image,compression=zstd,force-compression=true,oci-mediatypes=true>"
+    printed "<mode=max>"
+    [[ $output == *"layers in zstd, with provenance, since"* ]]
+}
+
+@test "where the engine counts layers twice, the size is what the image finds inside" {
+    size=9900000000 store=io.containerd.snapshotter.v1 run build
+    [ "${lines[-1]}" = "built yolov12:train sha256:abc 5.20 GB of 5.50 GB" ]
+    verified=1 store=io.containerd.snapshotter.v1 run -1 build
+    [[ ${lines[-1]} == "build: yolov12:train does not hold what was promised: "* ]]
+}
+
+@test "with NO_CACHE=1 nothing is taken from the builder's cache" {
+    run build
+    [[ $output != *"<--no-cache>"* ]]
+    NO_CACHE=1 run build
+    printed "<--no-cache>"
 }
 
 @test "the inputs' hash is an argument and a label, and follows a source file and an argument" {

@@ -3,3 +3,8 @@
 
 from yolov12_deploy.model import Detector
 """
+
+import os
+
+# Else ONNX Runtime writes down an identifier of the machine when it is imported, and sends events (its Privacy.md).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

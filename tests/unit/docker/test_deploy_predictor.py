@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,19 @@ from yolov12_deploy.model import Detector, Thresholds
 
 SIDE = 64
 NAMES = {0: "round", 1: "long"}
+
+
+def test_importing_it_leaves_no_identifier_of_the_machine(tmp_path, repository):
+    """ONNX Runtime alone would (the test can fail), and would send events."""
+    quiet = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    quiet |= {
+        "PYTHONPATH": str(repository / "docker/deploy"),
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", "import yolov12_deploy.model"], env=quiet, check=True, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def raw_output(count: int, classes: int, seed: int) -> np.ndarray:

@@ -16,6 +16,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from hypothesis import given
+from hypothesis import strategies as st
+from packageurl import PackageURL
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -62,6 +67,20 @@ def test_each_big_package_is_in_the_part_of_its_layer():
 def test_a_package_that_the_lock_does_not_have_is_named():
     with pytest.raises(ValueError, match="the lock has no nothing"):
         locks.only(LOCK, ["numpy", "nothing"])
+
+
+def test_every_lock_of_the_build_has_the_pinned_versions():
+    names = [path.name for path in (ROOT / "env/locks").glob("*.txt") if not path.name.startswith(("con", "over"))]
+    locks.check_pins(ROOT / "env/locks", names)
+
+
+def test_a_lock_that_was_not_made_anew_after_a_pin_moved_is_refused_with_both_versions(tmp_path):
+    (tmp_path / "train.txt").write_text(
+        "torch==1.0 \\\n    --hash=sha256:0\n    # via -c env/locks/constraints-old.txt\n"
+    )
+    (tmp_path / "constraints-old.txt").write_text("# comment\ntorch==2.0\nruff==1\n")
+    with pytest.raises(ValueError, match=r"^train.txt has torch 1.0 \(pinned 2.0\): type make lock$"):
+        locks.check_pins(tmp_path, ["train.txt"])
 
 
 def test_the_packages_of_the_deploy_image_need_nothing_but_each_other():
@@ -167,9 +186,23 @@ def test_the_bill_is_cyclonedx_and_the_same_for_the_same_inputs(tmp_path):
     facts = {"variant": "train", "version": "0.1.0", "base_image": "debian", "inputs": "abc"}
     components = describe.python_components([distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], None)
     bill = describe.bill_of_materials(facts, components)
-    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     assert bill["components"][0]["purl"] == "pkg:pypi/some-name@1.0"
     assert json.dumps(bill) == json.dumps(describe.bill_of_materials(facts, components))
+
+
+@given(
+    st.sampled_from(["pypi", "deb/debian"]),
+    st.from_regex(r"[a-z0-9][a-z0-9.+-]*", fullmatch=True),
+    st.from_regex(r"([0-9]:)?[0-9][0-9a-z.+~-]*", fullmatch=True),
+)
+def test_a_package_s_url_is_read_back_as_its_name_and_version(kind, name, version):
+    url = PackageURL.from_string(describe.purl(kind, name, version))
+    assert ("/".join(filter(None, (url.type, url.namespace))), url.name, url.version) == (kind, name, version)
+
+
+def test_what_means_something_in_an_url_is_escaped_in_a_package_s():
+    assert describe.purl("deb/debian", "g++", "4:12.2.0-3+b1") == "pkg:deb/debian/g%2B%2B@4:12.2.0-3%2Bb1"
 
 
 # The hash of the inputs

@@ -31,7 +31,7 @@ def test_a_moved_pin_makes_what_follows_from_it_stale(tmp_path, repository):
 
     stale = {path.relative_to(tmp_path).as_posix() for path in render.stale(tmp_path)}
 
-    assert stale == {"env/locks/constraints.txt", "yolov12/pins.py", "README.md"}
+    assert stale == {"env/locks/constraints.txt", "yolov12/pins.py", "README.md", "docker/docker-bake.json"}
 
 
 def test_check_writes_nothing_and_succeeds_on_a_fresh_tree(repository):

@@ -7,6 +7,7 @@ import datetime
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,22 @@ def test_the_committed_workflow_is_the_rendered_one():
     assert (ROOT / workflow.WORKFLOW).read_text() == workflow.expected(), "run `make render`"
 
 
+@pytest.mark.parametrize(
+    ("schema", "file"), [("vendor.github-workflows", workflow.WORKFLOW), ("vendor.renovate", "renovate.json")]
+)
+def test_what_others_read_fits_their_schema(schema, file):
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", schema, ROOT / file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know():
     document = parsed()
     assert document.keys() == {"name", "on", "permissions", "concurrency", "jobs"}
     assert document["on"].keys() == {"pull_request", "push", "schedule", "workflow_dispatch"}
-    for job in document["jobs"].values():
-        known = {"name", "if", "runs-on", "timeout-minutes", "permissions", "strategy", "env", "defaults", "steps"}
-        assert job.keys() == known
+    for name, job in document["jobs"].items():
+        known = {"name", "if", "runs-on", "timeout-minutes", "permissions", "defaults", "steps"}
+        assert job.keys() == known | (set() if name == "scheduled" else {"strategy", "env"})
         for step in job["steps"]:
             assert {"name", "run"} <= step.keys() <= {"name", "run", "env"}, (
                 "an action would have to be pinned by its hash"
@@ -51,7 +61,8 @@ def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know
 
 
 def test_each_variant_is_built_once_and_those_of_one_lock_and_arguments_together():
-    for job in parsed()["jobs"].values():
+    for name in ("image", "release"):
+        job = parsed()["jobs"][name]
         machines = [entry["variants"].split() for entry in job["strategy"]["matrix"]["include"]]
         assert sorted(variant for machine in machines for variant in machine) == sorted(BAKE["target"])
         assert ["train", "train-nonroot"] in machines
@@ -70,6 +81,16 @@ def test_only_a_version_s_tag_may_write_packages():
     assert jobs["image"]["if"] == "${{ !startsWith(github.ref, 'refs/tags/v') }}"
     assert not [step for step in jobs["image"]["steps"] if "make push" in step["run"]]
     assert jobs["release"]["steps"][-1]["run"].count("make push") == 1
+
+
+def test_the_scheduled_tier_runs_on_a_schedule_and_not_for_a_pull_request():
+    document = parsed()
+    job = document["jobs"]["scheduled"]
+    assert document["on"]["schedule"][0]["cron"]
+    assert job["if"] == "github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'"
+    assert job["permissions"] == {"contents": "read"}
+    program = job["steps"][-1]["run"].split()[-1]
+    assert (ROOT / program).stat().st_mode & 0o100
 
 
 def test_the_tag_is_compared_with_a_line_that_the_package_has():
