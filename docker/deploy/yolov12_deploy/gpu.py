@@ -2,7 +2,7 @@
 """The GPU through the driver's own library, libcuda.so.1: is there one, memory on it, and copies to and from there.
 
 The images without torch have nothing else for it, and the few functions that are needed (CUDA driver API, the modules Initialization,
-Device Management, Primary Context Management, Memory Management) do not justify the 31 MB of its Python bindings.
+Device Management, Primary Context Management, Memory Management) do not justify the size of its Python bindings.
 """
 
 from __future__ import annotations
