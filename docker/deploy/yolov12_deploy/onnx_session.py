@@ -14,6 +14,8 @@ from yolov12 import pins
 from yolov12_deploy import gpu
 from yolov12_deploy.errors import UsageError
 
+BROKEN = onnxruntime.capi.onnxruntime_pybind11_state
+"""Has ONNX Runtime's exceptions."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 VALUES = ("names", "imgsz", "end2end", "args")
@@ -29,10 +31,9 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # its warnings are about nodes that are better off on the CPU
-        broken = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             self.session = onnxruntime.InferenceSession(model, options, providers=list(dict.fromkeys([provider, CPU])))
-        except (broken.InvalidProtobuf, broken.InvalidGraph, broken.Fail) as error:
+        except (BROKEN.InvalidProtobuf, BROKEN.InvalidGraph, BROKEN.Fail) as error:
             raise UsageError(f"model={model} is not an ONNX model that can be loaded: {error}") from error
         if provider not in self.session.get_providers():
             provider, reason = CPU, f"{reason}, but ONNX Runtime could not start there and said why above"
@@ -48,8 +49,12 @@ class OnnxSession:
         self.shape = tuple(size if isinstance(size, int) else None for size in taken.shape)
 
     def run(self, pixels: np.ndarray) -> np.ndarray:
-        """See session.Session."""
-        return self.session.run(None, {self.input_name: pixels})[0]
+        """See session.Session. UsageError where ONNX Runtime fails: an open size that the model can not take, or no memory."""
+        try:
+            return self.session.run(None, {self.input_name: pixels})[0]
+        except (BROKEN.Fail, BROKEN.InvalidArgument, BROKEN.RuntimeException) as error:
+            size = "x".join(map(str, pixels.shape[2:]))
+            raise UsageError(f"ONNX Runtime could not run the model {self.place} at imgsz={size}: {error}") from error
 
 
 def choose_provider(device: str) -> tuple[str, str]:

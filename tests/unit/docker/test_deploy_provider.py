@@ -7,13 +7,17 @@ import ctypes
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.unit.docker.lean_stand_in import Driver
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "docker/deploy"))
 
 from yolov12_deploy import onnx_session
+from yolov12_deploy.errors import UsageError
 from yolov12_deploy.onnx_session import CPU, CUDA, choose_provider, has_code_for
 
 
@@ -80,17 +84,33 @@ def test_code_runs_on_its_arch_and_on_later_ones_of_its_major_version(arch, code
     assert has_code_for(arch, codes) == fits
 
 
+def test_a_size_that_the_model_can_not_take_is_said_with_its_words(tmp_path):
+    picture = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, "height", "width"])
+    same = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 3, 4, 4])
+    size = helper.make_tensor("size", TensorProto.INT64, [4], [1, 3, 4, 4])
+    write(
+        tmp_path / "a.onnx",
+        helper.make_graph(
+            [helper.make_node("Reshape", ["images", "size"], ["output0"])], "four", [picture], [same], [size]
+        ),
+    )
+    session = onnx_session.OnnxSession(tmp_path / "a.onnx")
+    assert session.run(np.ones((1, 3, 4, 4), np.float32)).shape == (1, 3, 4, 4)
+    with pytest.raises(UsageError, match=r"could not run the model on the CPU: .* at imgsz=5x5: .*Reshape"):
+        session.run(np.ones((1, 3, 5, 5), np.float32))
+
+
+def write(file: Path, graph: onnx.GraphProto) -> None:
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+
+
 def test_a_provider_that_does_not_start_is_said_to_have_not(monkeypatch, for_cuda, tmp_path):
     """The installed build for the CPU, told that it has CUDA: it warns, and goes on without."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper
-
     driver_is(monkeypatch, Driver())
     picture = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, "height", "width"])
     copy = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 3, "height", "width"])
     graph = helper.make_graph([helper.make_node("Identity", ["images"], ["output0"])], "copy", [picture], [copy])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    write(tmp_path / "a.onnx", graph)
     with pytest.warns(UserWarning, match="CUDAExecutionProvider"):
         session = onnx_session.OnnxSession(tmp_path / "a.onnx")
     assert session.place == "on the CPU: A GPU (sm_90), but ONNX Runtime could not start there and said why above"
