@@ -23,6 +23,8 @@ Pins = Mapping[str, str]
 TOOLCHAIN = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-runtime", "nvidia-cuda-cccl")
 # A newer one carries PTX that the driver of an older CUDA can not compile.
 SAME_LINE = (*TOOLCHAIN, "nvidia-nvjpeg")
+# The same release under two names: builds for the CPU and for CUDA, a library and its Python bindings.
+SAME_RELEASE = (("onnxruntime", "onnxruntime-gpu"), ("tensorrt-lean-cu13-libs", "tensorrt-lean-cu13-bindings"))
 # docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1: oldest driver for every release of a CUDA major.
 OLDEST_DRIVER = {12: 525, 13: 580}
 LINUX = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
@@ -41,7 +43,7 @@ def pins_of(versions: Mapping[str, Any]) -> dict[str, str]:
 
 def contradictions(pins: Pins) -> list[str]:
     """What can be said without any metadata, about pins of one environment."""
-    return [*torch_and_torchvision(pins), *cuda_of_names(pins), *toolchain(pins)]
+    return [*torch_and_torchvision(pins), *cuda_of_names(pins), *toolchain(pins), *same_release(pins)]
 
 
 def torch_and_torchvision(pins: Pins) -> list[str]:
@@ -130,6 +132,16 @@ def toolchain(pins: Pins) -> list[str]:
         f"{_pin('cuda-toolkit', pins)} is CUDA {line[0]}.{line[1]}, and {_pin(name, pins)} is pinned"
         for name in SAME_LINE
         if name in pins and _line(pins[name]) != line
+    ]
+
+
+def same_release(pins: Pins) -> list[str]:
+    """Packages that are released together are pinned at one version."""
+    both = [(one, other) for one, other in SAME_RELEASE if one in pins and other in pins]
+    return [
+        f"{_pin(one, pins)} goes with {other} {pins[one]}, and {_pin(other, pins)} is pinned"
+        for one, other in both
+        if pins[one] != pins[other]
     ]
 
 

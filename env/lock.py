@@ -19,12 +19,24 @@ LOCKS = ROOT / "env/locks"
 BUILD_TOOLS = ["uv", "hatchling"]
 
 
-def compile_lock(target: Path, python: str, platform: str, source: list[str], upgrade: bool, stdin: str = "") -> None:
-    """Run `uv pip compile` from the repository root, so that the paths it writes into the lock are relative."""
+def compile_lock(
+    target: Path,
+    python: str,
+    platform: str,
+    source: list[str],
+    upgrade: bool,
+    stdin: str = "",
+    like: Path | None = None,
+) -> None:
+    """Run `uv pip compile` from the repository root, so that the paths it writes into the lock are relative.
+
+    `like` is another lock: a package that is in both has its version.
+    """
     command = [
         *(str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--generate-hashes", "--no-build"),
         *("--python-version", python, "--python-platform", platform),
         *("--constraint", "env/locks/constraints.txt", "--override", "env/locks/overrides.txt"),
+        *(["--constraint", str(like.relative_to(ROOT))] if like else []),
         *("--custom-compile-command", "make lock", "--output-file", str(target.relative_to(ROOT))),
         *(["--upgrade"] if upgrade else []),
         *source,
@@ -36,7 +48,8 @@ def compile_lock(target: Path, python: str, platform: str, source: list[str], up
 def main(upgrade: bool) -> None:
     """Write build.txt, toolchain.txt and one lock for each set and Python."""
     pins = load()
-    groups = {group: entry["extras"] for group, entry in pins.matrix["locks"].items()}
+    entries = pins.matrix["locks"]
+    groups = {group: entry["extras"] for group, entry in entries.items() if "project" not in entry}
     groups["dev"] = sorted({extra for extras in groups.values() for extra in extras} | {"dev"})
     platform, pythons = pins.versions["platform"]["name"], pins.lock_pythons
     # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
@@ -49,6 +62,13 @@ def main(upgrade: bool) -> None:
         for group, extras in groups.items():
             chosen = [argument for extra in extras for argument in ("--extra", extra)]
             compile_lock(LOCKS / lock_name(group, python), python, platform, ["pyproject.toml", *chosen], upgrade)
+    # Last, since what they share with the train image follows its lock.
+    for group, entry in entries.items():
+        for python in entry["pythons"] if "project" in entry else ():
+            source = [f"{entry['project']}/pyproject.toml"]
+            source += [argument for extra in entry["extras"] for argument in ("--extra", extra)]
+            like = LOCKS / lock_name("train", python)
+            compile_lock(LOCKS / lock_name(group, python), python, platform, source, upgrade, like=like)
 
 
 if __name__ == "__main__":

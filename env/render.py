@@ -81,6 +81,7 @@ def overrides(pins: Pins) -> str:
 
 
 SHOWN = ["torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"]
+SHOWN += ["onnxruntime-gpu", "tensorrt-lean-cu13-libs"]
 """What `verify` names of all that it compares."""
 
 
@@ -102,7 +103,11 @@ def package_pins(pins: Pins) -> str:
         '"""Every distribution that is pinned by name."""',
         f"ARCHS = ({', '.join(json.dumps(arch) for arch in codes(pins))})",
         '"""GPU archs that torch must have code for."""',
-        f"SHOWN = ({', '.join(map(json.dumps, SHOWN))})",
+        f"ONNXRUNTIME_GPU_CODE = ({', '.join(map(json.dumps, pins.matrix['onnxruntime_gpu']['code']))})",
+        '"""What the CUDA library of onnxruntime-gpu has machine code for, exactly."""',
+        "SHOWN = (",
+        *(f'    "{name}",' for name in SHOWN),
+        ")",
         '"""What `verify` names of PACKAGES."""',
     ]
     return "\n".join(lines) + "\n"
@@ -111,6 +116,11 @@ def package_pins(pins: Pins) -> str:
 def codes(pins: Pins) -> list[str]:
     """The archs that torch must have code for, in order."""
     return sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
+
+
+def has_torch(pins: Pins, variant: str) -> bool:
+    """Whether a variant is this package on torch, and not the predictor that does without."""
+    return "project" not in pins.matrix["locks"][pins.matrix["variants"][variant]["lock"]]
 
 
 def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
@@ -124,8 +134,8 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         "SIZE_BUDGET_GB": str(entry["size_budget_gb"]),
         "INPUTS": "${INPUTS}",
     }
-    if "packages" in entry:
-        return common | {"PACKAGES": " ".join(entry["packages"])}
+    if not has_torch(pins, variant):
+        return common | {"VARIANT": variant}
     source = pins.versions["sources"]["flash-attn"]
     return common | {
         "ARCHS": "${ARCHS}",
@@ -147,7 +157,7 @@ def bake(pins: Pins) -> str:
         variant: {
             "context": ".",
             "dockerfile": "docker/Dockerfile",
-            "target": variant,
+            "target": entry.get("of", variant),
             "tags": [f"yolov12:{variant}"],
             "args": build_arguments(pins, variant),
             "labels": {
@@ -157,7 +167,7 @@ def bake(pins: Pins) -> str:
                 "org.opencontainers.image.licenses": "AGPL-3.0-or-later",
                 "org.opencontainers.image.base.name": "${BASE_IMAGE}",
                 "yolov12.variant": variant,
-                "yolov12.archs": "" if "packages" in entry else "${ARCHS}",
+                "yolov12.archs": "${ARCHS}" if has_torch(pins, variant) else "",
                 "yolov12.size_budget_gb": str(entry["size_budget_gb"]),
                 "yolov12.inputs": "${INPUTS}",
             },

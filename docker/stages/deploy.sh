@@ -16,6 +16,15 @@ for note in "$environment"/lib/python3*/site-packages/*.dist-info/uv_cache.json;
 done
 rm -f "$environment/.lock" # uv's, and writable by anyone
 
+# What ONNX Runtime's CUDA provider is linked with lies in site-packages, where the loader does not look by itself.
+shopt -s nullglob
+libraries=("$environment"/lib/python3*/site-packages/nvidia/*/lib)
+if ((${#libraries[@]})); then
+    printf '%s\n' "${libraries[@]}" >/etc/ld.so.conf.d/yolov12.conf
+    ldconfig -X
+    rm -f /var/cache/ldconfig/aux-cache # with the times of files, so different in every build
+fi
+
 cd /
 found=$("$environment/bin/python" -c 'import importlib.metadata, yolov12_deploy.model; print(importlib.metadata.version("yolov12-deploy"))')
 if [[ $found != "$version" ]]; then

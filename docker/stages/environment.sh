@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# environment.sh LOCK [WHEELS]: install into the environment /opt/yolov12 exactly what a part of the hash lock lists, without what is
-# never used. With WHEELS, a folder that has pip's, this is the last part: pip, and all Python files compiled.
+# environment.sh LOCK [WHEELS]: install into the environment /opt/yolov12 exactly what a part of the hash lock lists (it may be empty),
+# without what is never used. With WHEELS, a folder that has pip's, this is the last part: pip, and all Python files compiled.
 set -euo pipefail
 
 lock=$1 wheels=${2-}
@@ -13,7 +13,9 @@ fi
 uv=/opt/installer/bin/uv
 
 [[ -d $environment ]] || python3 -m venv --without-pip "$environment"
-"$uv" pip install --quiet --require-hashes --no-deps --no-build --requirement "$lock"
+if [[ -s $lock ]]; then
+    "$uv" pip install --quiet --require-hashes --no-deps --no-build --requirement "$lock"
+fi
 site=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 # In the layer that brought it, or it would still be pulled. Each line was measured, and tests/image runs what stays.

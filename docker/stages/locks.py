@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""locks.py LOCK FOLDER ["NAME NAME ..."]: the hash lock in parts, in FOLDER.
-
-Without names one part for each layer of the environment; with names only these packages, in one part (an image that needs few of them).
-"""
+"""locks.py LOCK FOLDER: the hash lock in parts, in FOLDER, one for each layer of the environment. A part may be empty."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pathlib import Path
 
 LAYERS = {
     "cudnn-nccl": r"nvidia-(cudnn|cusparselt|nccl|nvshmem)-",
-    "cuda": r"nvidia-|cuda-",
+    "cuda": r"nvidia-|cuda-|tensorrt-",
     "torch": r"(torch|torchvision|triton)==",
     "others": "",
 }
@@ -30,18 +27,6 @@ def by_layer(lock: str) -> dict[str, str]:
     for entry in entries(lock):
         parts[next(layer for layer, begins in LAYERS.items() if re.match(begins, entry))].append(entry)
     return {layer: "".join(part) for layer, part in parts.items()}
-
-
-def only(lock: str, names: list[str]) -> str:
-    """The entries of `names`.
-
-    Raises:
-        ValueError: the lock has none for one of them.
-    """
-    found = {entry.split("==")[0]: entry for entry in entries(lock)}
-    if missing := [name for name in names if name not in found]:
-        raise ValueError(f"the lock has no {', '.join(missing)}")
-    return "".join(found[name] for name in names)
 
 
 def drifted(lock: str, constraints: str) -> list[str]:
@@ -69,17 +54,16 @@ def check_pins(folder: Path, names: list[str]) -> None:
             raise ValueError(f"{name} has {', '.join(found)}: type make lock")
 
 
-def main(lock: Path, folder: Path, names: list[str]) -> None:
+def main(lock: Path, folder: Path) -> None:
     """Write the parts."""
     check_pins(lock.parent, [lock.name, "toolchain.txt", "build.txt"])
     folder.mkdir()
-    text = lock.read_text()
-    for part, content in ({"chosen": only(text, names)} if names else by_layer(text)).items():
+    for part, content in by_layer(lock.read_text()).items():
         (folder / f"{part}.txt").write_text(content)
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), " ".join(sys.argv[3:]).split())
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
     except (OSError, ValueError) as error:
         sys.exit(f"locks.py {sys.argv[1]}: {error}")

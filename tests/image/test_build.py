@@ -76,12 +76,13 @@ def test_a_missing_argument_fails_the_build_with_its_name(repository: Path, name
     ]
 
 
-def test_a_missing_list_of_packages_fails_the_build_of_the_deploy_image(repository: Path):
+@pytest.mark.parametrize("name", ["LOCK", "VARIANT", "VERSION", "SIZE_BUDGET_GB", "INPUTS"])
+def test_a_missing_argument_fails_the_build_of_the_deploy_image(repository: Path, name: str):
     target = plan(repository, "deploy")
-    del target["args"]["PACKAGES"]
+    del target["args"][name]
     done = build_target(repository, target)
     assert done.returncode != 0
-    assert "PACKAGES: is not set: use make build" in done.stderr
+    assert f"{name}: is not set: use make build" in done.stderr
 
 
 def test_another_python_than_the_base_image_s_fails_the_build_with_one_sentence(repository: Path):

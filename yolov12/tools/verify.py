@@ -20,7 +20,7 @@ from typing import Any
 
 from yolov12 import pins
 from yolov12.tools import inventory
-from yolov12.tools.gpu_code import GpuCode, GpuCodeError, gpu_code
+from yolov12.tools.gpu_code import GpuCode, GpuCodeError, gpu_code, in_order
 
 PROMISES = Path(sys.prefix) / "share/yolov12"
 """Where an image keeps image.json, sbom.cdx.json and licenses/."""
@@ -29,6 +29,8 @@ LIBRARIES = {
     "torch": "torch/lib/libtorch_cuda.so",
     "torchvision": "torchvision/_C.so",
     "flash-attn": "flash_attn/_hd32.so",
+    "onnxruntime-gpu": "onnxruntime/capi/libonnxruntime_providers_cuda.so",
+    "tensorrt-lean-cu13-libs": "tensorrt_lean_libs/libnvinfer_lean.so.11",
 }
 """Package -> its library with GPU code, below site-packages."""
 
@@ -116,7 +118,7 @@ def check_versions(here: Here) -> Check:
 
 
 def check_gpu_code(here: Here) -> Iterator[Check]:
-    """The archs in each library: at least the promised ones; in FlashAttention's, exactly those of its version."""
+    """The archs in each library: at least the promised ones; in FlashAttention's and ONNX Runtime's, exactly those that are known."""
     for package, library in LIBRARIES.items():
         if package not in here.packages:
             continue
@@ -126,8 +128,9 @@ def check_gpu_code(here: Here) -> Iterator[Check]:
         except GpuCodeError as error:
             yield Check(name, False, str(error), f"GPU code in {library}")
             continue
-        if package == "flash-attn":
-            wanted = _flash_attn_archs(here.versions[package])
+        if package in ("flash-attn", "onnxruntime-gpu"):
+            is_ours = package == "flash-attn"
+            wanted = _flash_attn_archs(here.versions[package]) if is_ours else set(pins.ONNXRUNTIME_GPU_CODE)
             yield Check(name, code.cubins == wanted, str(code), f"exactly {_archs(wanted)}")
         else:
             wanted = set((here.promised or {}).get("archs") or pins.ARCHS)
@@ -141,7 +144,7 @@ def _runs(arch: str, cubins: Iterable[str]) -> bool:
 
 
 def _archs(numbers: Iterable[str]) -> str:
-    return " ".join(f"sm_{number}" for number in sorted(numbers, key=int)) or "none"
+    return " ".join(f"sm_{number}" for number in in_order(frozenset(numbers))) or "none"
 
 
 def _flash_attn_archs(version: str) -> set[str]:

@@ -7,11 +7,12 @@ import ast
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import PathDistribution, requires
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from types import ModuleType
 
@@ -21,8 +22,6 @@ from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import given
 from hypothesis import strategies as st
 from packageurl import PackageURL
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from env import render
 
@@ -64,9 +63,20 @@ def test_each_big_package_is_in_the_part_of_its_layer():
         assert f"\n{name}==" in "\n" + parts[layer]
 
 
-def test_a_package_that_the_lock_does_not_have_is_named():
-    with pytest.raises(ValueError, match="the lock has no nothing"):
-        locks.only(LOCK, ["numpy", "nothing"])
+@pytest.mark.parametrize(
+    ("variant", "layer", "name"),
+    [
+        ("deploy", "cuda", "tensorrt-lean-cu13-libs"),
+        ("deploy", "others", "onnxruntime"),
+        ("deploy-ort", "cuda", "nvidia-cublas"),
+        ("deploy-ort", "cudnn-nccl", "nvidia-cudnn-cu13"),
+        ("deploy-ort", "others", "onnxruntime-gpu"),
+    ],
+)
+def test_the_images_without_torch_have_nvidia_s_libraries_in_layers_of_their_own(variant, layer, name):
+    parts = locks.by_layer(lock_of(variant).read_text())
+    assert f"\n{name}==" in "\n" + parts[layer]
+    assert parts["torch"] == ""
 
 
 def test_every_lock_of_the_build_has_the_pinned_versions():
@@ -83,13 +93,28 @@ def test_a_lock_that_was_not_made_anew_after_a_pin_moved_is_refused_with_both_ve
         locks.check_pins(tmp_path, ["train.txt"])
 
 
-def test_the_packages_of_the_deploy_image_need_nothing_but_each_other():
-    packages = render.load().matrix["variants"]["deploy"]["packages"]
-    project = tomllib.loads((ROOT / "docker/deploy/pyproject.toml").read_text())["project"]
-    needed = {
-        Requirement(text).name for name in packages for text in requires(name) or [] if not Requirement(text).marker
-    }
-    assert {canonicalize_name(name) for name in [*needed, *project["dependencies"]]} <= set(packages)
+def test_a_lock_without_torch_has_what_it_shares_with_the_train_image_at_the_same_versions():
+    train = versions(LOCK)
+    for variant in ("deploy", "deploy-ort"):
+        found = versions(lock_of(variant).read_text())
+        assert {name: train.get(name, version) for name, version in found.items()} == found
+        assert not {"torch", "ultralytics"} & set(found)
+
+
+def test_onnx_runtime_is_in_an_image_once():
+    """The builds for the CPU and for CUDA are the same module."""
+    names = [
+        {"onnxruntime", "onnxruntime-gpu"} & set(versions(lock_of(one).read_text())) for one in ("deploy", "deploy-ort")
+    ]
+    assert names == [{"onnxruntime"}, {"onnxruntime-gpu"}]
+
+
+def lock_of(variant: str) -> Path:
+    return ROOT / "env/locks" / render.build_arguments(render.load(), variant)["LOCK"]
+
+
+def versions(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock, re.MULTILINE))
 
 
 def test_the_deploy_package_imports_nothing_but_its_requirements_and_what_its_wheel_takes_along():
@@ -97,7 +122,7 @@ def test_the_deploy_package_imports_nothing_but_its_requirements_and_what_its_wh
     taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
     files = [*(ROOT / "docker/deploy/yolov12_deploy").glob("*.py"), *(ROOT / name for name in taken)]
     known = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in taken}
-    allowed = sys.stdlib_module_names | {"numpy", "cv2", "onnxruntime", "yolov12_deploy"}
+    allowed = sys.stdlib_module_names | {"numpy", "cv2", "onnxruntime", "tensorrt_lean_bindings", "yolov12_deploy"}
     for file in files:
         for module in imports(file):
             if module.split(".")[0] == "yolov12":
@@ -253,6 +278,7 @@ def test_every_file_that_the_dockerfile_takes_is_an_input():
         "docker/stages/environment.sh",
         "docker/deploy/pyproject.toml",
         "env/locks/train-py311.txt",
+        "env/locks/deploy-ort-py311.txt",
     ):
         assert name in taken
     assert not [name for name in taken if "__pycache__" in name or name.startswith(("tests/", "benchmarks/records"))]

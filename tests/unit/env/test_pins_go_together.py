@@ -143,6 +143,14 @@ def test_a_compiler_of_which_a_part_is_not_pinned_is_incomplete(missing):
     assert said.endswith(f"is pinned without {missing}, which would come as the newest")
 
 
+@pytest.mark.parametrize(("one", "other"), compatibility.SAME_RELEASE)
+def test_what_is_released_together_is_pinned_at_one_version(one, other):
+    assert {one, other} <= set(PINS)
+    assert compatibility.contradictions({one: "1.2.3", other: "1.2.3"}) == []
+    (said,) = compatibility.contradictions({one: "1.2.3", other: "1.2.4"})
+    assert said == f"{one} 1.2.3 goes with {other} 1.2.3, and {other} 1.2.4 is pinned"
+
+
 @pytest.mark.parametrize(
     ("name", "toolkit", "fits"),
     [

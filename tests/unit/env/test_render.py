@@ -75,10 +75,12 @@ def test_each_variant_has_a_size_budget_and_a_reason():
         assert targets[variant]["labels"]["yolov12.size_budget_gb"] == str(entry["size_budget_gb"])
 
 
-def test_the_image_without_torch_takes_no_argument_about_gpus():
-    target = json.loads(render.bake(render.load()))["target"]["deploy"]
+@pytest.mark.parametrize("variant", ["deploy", "deploy-ort"])
+def test_an_image_without_torch_is_one_stage_with_a_lock_of_its_own(variant):
+    target = json.loads(render.bake(render.load()))["target"][variant]
     assert not {"ARCHS", "FLASH_ATTN", "LEAST_DRIVER"} & target["args"].keys()
-    assert "torch" not in target["args"]["PACKAGES"].split()
+    assert (target["target"], target["args"]["VARIANT"]) == ("deploy", variant)
+    assert target["args"]["LOCK"].startswith(f"{variant}-py")
 
 
 def test_the_sources_of_flash_attention_are_built_by_version_and_hash():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from env.compatibility import TOOLCHAIN
+from env.compatibility import SAME_RELEASE, TOOLCHAIN
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = json.loads((ROOT / "renovate.json").read_text())
@@ -54,6 +54,7 @@ def test_the_managers_read_the_file_of_the_pins_and_no_other():
 
 
 def test_what_must_change_together_is_one_change():
-    (rule,) = (rule for rule in CONFIG["packageRules"] if "torch" in rule["matchPackageNames"])
-    assert {*TOOLCHAIN, "torch", "torchvision", "triton", "cuda-toolkit"} <= set(rule["matchPackageNames"])
-    assert set(rule["matchPackageNames"]) <= set(VERSIONS["packages"]), "a name that is not pinned"
+    together = [set(rule["matchPackageNames"]) for rule in CONFIG["packageRules"]]
+    assert any({*TOOLCHAIN, "torch", "torchvision", "triton", "cuda-toolkit"} <= names for names in together)
+    assert all(set(pair) in together for pair in SAME_RELEASE)
+    assert set().union(*together) <= set(VERSIONS["packages"]), "a name that is not pinned"

@@ -149,6 +149,22 @@ def test_a_library_that_is_not_the_wheels_fails(here):
     assert "flash-attn" in failures(here)
 
 
+def test_onnx_runtime_for_cuda_has_exactly_the_known_archs(here, tmp_path):
+    package(tmp_path / "more", "onnxruntime_gpu", "1.0")
+    (info,) = (tmp_path / "more").glob("*.dist-info")
+    packages = {"onnxruntime-gpu": PathDistribution(info)}
+    for cubins, ok in (
+        (pins.ONNXRUNTIME_GPU_CODE, True),
+        (pins.ONNXRUNTIME_GPU_CODE[1:], False),
+        ((*ARCHS, "100"), False),
+    ):
+        (check,) = verify.check_gpu_code(
+            verify.Here(here.site, packages, here.promised, here.folder, code(list(cubins)))
+        )
+        assert (check.name, check.ok) == ("code onnxruntime-gpu", ok)
+    assert check.expected == "exactly sm_75 sm_80 sm_86 sm_89 sm_90a sm_120a"
+
+
 def test_flash_attention_where_none_was_promised_fails(here):
     assert failures(changed(here, flash_attn=None))["flash-attn"].endswith(f"expected not installed, found {FLASH}")
 
