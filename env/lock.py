@@ -36,8 +36,10 @@ def compile_lock(target: Path, python: str, platform: str, source: list[str], up
 def main(upgrade: bool) -> None:
     """Write build.txt, toolchain.txt and one lock for each set and Python."""
     pins = load()
-    groups = {group: entry["extras"] for group, entry in pins.matrix["locks"].items()}
-    groups["dev"] = sorted({extra for extras in groups.values() for extra in extras} | {"dev"})
+    entries = pins.matrix["locks"]
+    groups = {group: [*entry["extras"], *entry.get("optional", [])] for group, entry in entries.items()}
+    # Without what is optional: a checkout's environment has no use for it.
+    groups["dev"] = sorted({extra for entry in entries.values() for extra in entry["extras"]} | {"dev"})
     platform, pythons = pins.versions["platform"]["name"], pins.lock_pythons
     # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
     tools = "".join(f"{name}\n" for name in BUILD_TOOLS)

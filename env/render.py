@@ -111,6 +111,18 @@ def codes(pins: Pins) -> list[str]:
     return sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
 
 
+def size_budget_gb(pins: Pins, variant: str) -> str:
+    """A variant's budget: a number, or for bake an expression of one, since what is chosen at the build adds to it."""
+    entry = pins.matrix["variants"][variant]
+    if "packages" in entry:
+        return str(entry["size_budget_gb"])
+    terms = [
+        json.dumps({choice: of["adds_gb"] for choice, of in pins.matrix[name.lower()].items()}) + f"[{name}]"
+        for name in ("DALI", "TENSORRT")
+    ]
+    return f"${{{' + '.join([str(entry['size_budget_gb']), *terms])}}}"
+
+
 def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
     """Every argument that the Dockerfile's target of this name takes."""
     entry, python = pins.matrix["variants"][variant], pins.versions["python"]["image"]["version"]
@@ -119,25 +131,30 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         "PYTHON_VERSION": python,
         "LOCK": lock_name(entry["lock"], python),
         "VERSION": pins.package_version,
-        "SIZE_BUDGET_GB": str(entry["size_budget_gb"]),
+        "SIZE_BUDGET_GB": size_budget_gb(pins, variant),
         "INPUTS": "${INPUTS}",
     }
     if "packages" in entry:
         return common | {"PACKAGES": " ".join(entry["packages"])}
-    source = pins.versions["sources"]["flash-attn"]
+    source, vendor = pins.versions["sources"]["flash-attn"], pins.versions["vendor"]
     return common | {
         "ARCHS": "${ARCHS}",
         "LEAST_DRIVER": str(pins.matrix["driver"]["least"]),
         "FLASH_ATTN": "${FLASH_ATTN}",
         "FLASH_ATTN_VERSION": source["version"],
         "FLASH_ATTN_SHA256": source["sha256"],
+        "DALI": "${DALI}",
+        "TENSORRT": "${TENSORRT}",
+        "TENSORRT_10": vendor["tensorrt-10"]["version"],
+        "TENSORRT_11": vendor["tensorrt-11"]["version"],
+        "TENSORRT_INDEX": "${TENSORRT_INDEX}",
     }
 
 
 def bake(pins: Pins) -> str:
     """docker/docker-bake.json: one target for each variant, with every build argument.
 
-    BASE_IMAGE, ARCHS, FLASH_ATTN and INPUTS (which docker/build.sh computes) can be set from the environment.
+    BASE_IMAGE, ARCHS, FLASH_ATTN, DALI, TENSORRT, TENSORRT_INDEX and INPUTS (which docker/build.sh computes) can be set from the environment.
     """
     targets = {
         variant: {
@@ -154,7 +171,9 @@ def bake(pins: Pins) -> str:
                 "org.opencontainers.image.base.name": "${BASE_IMAGE}",
                 "yolov12.variant": variant,
                 "yolov12.archs": "" if "packages" in entry else "${ARCHS}",
-                "yolov12.size_budget_gb": str(entry["size_budget_gb"]),
+                "yolov12.dali": "0" if "packages" in entry else "${DALI}",
+                "yolov12.tensorrt": "none" if "packages" in entry else "${TENSORRT}",
+                "yolov12.size_budget_gb": size_budget_gb(pins, variant),
                 "yolov12.inputs": "${INPUTS}",
             },
         }
@@ -164,6 +183,9 @@ def bake(pins: Pins) -> str:
         "BASE_IMAGE": pins.base_image,
         "ARCHS": " ".join(codes(pins)),
         "FLASH_ATTN": next(iter(pins.matrix["flash_attn"])),
+        "DALI": next(iter(pins.matrix["dali"])),
+        "TENSORRT": next(iter(pins.matrix["tensorrt"])),
+        "TENSORRT_INDEX": "",
         "INPUTS": "",
     }
     document = {
