@@ -39,7 +39,7 @@ def name_of(entry: str) -> str:
 def only_for(lock: str, roots: tuple[str, ...]) -> set[str]:
     """`roots`, and what no other package of the lock needs: by the lock's own comments ("# via")."""
     needed_by = {
-        name_of(entry): set(re.findall(r"^ +#(?: via)? +(?!via$|-c )(.+)$", entry, re.MULTILINE))
+        name_of(entry): set(re.findall(r"^ +#(?: via)? +(?! |via$|-c )(.+)$", entry, re.MULTILINE))
         for entry in entries(lock)
     }
     found = set(roots)
