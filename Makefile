@@ -20,6 +20,9 @@ setup: ## make or update .venv from the lock (PYTHON=/path/to/python3 chooses th
 demo: setup ## the whole tour on this machine: synthetic data, train, validate, predict, export
 	$(BIN)/yolov12 demo
 
+# The checkout before whatever else has this package: in the image yolov12:dev the environment does.
+test test-all demo: export PYTHONPATH := $(CURDIR)
+
 test: setup ## the tests of every commit (JOBS=2 processes)
 	$(BIN)/bats --print-output-on-failure tests/shell
 	$(PYTEST) $(TESTS)

@@ -136,6 +136,8 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
     }
     if "packages" in entry:
         return common | {"PACKAGES": " ".join(entry["packages"])}
+    if "dev_lock" in entry:
+        common["DEV_LOCK"] = lock_name(entry["dev_lock"], python)
     source, vendor = pins.versions["sources"]["flash-attn"], pins.versions["vendor"]
     return common | {
         "ARCHS": "${ARCHS}",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""locks.py LOCK FOLDER ["NAME NAME ..."]: the hash lock in parts, in FOLDER.
+"""locks.py LOCK FOLDER [--beyond OTHER | "NAME NAME ..."]: the hash lock in parts, in FOLDER.
 
 Without names one part for each layer of the environment, what is optional in parts of its own; with names only these packages, in one part
-(an image that needs few of them).
+(an image that needs few of them); with another lock one part of what that does not have (an image that is made from another).
 """
 
 from __future__ import annotations
@@ -70,16 +70,29 @@ def only(lock: str, names: list[str]) -> str:
     return "".join(found[name] for name in names)
 
 
-def main(lock: Path, folder: Path, names: list[str]) -> None:
+def beyond(lock: str, other: str) -> str:
+    """The entries of `lock` for packages that `other` does not have."""
+    there = {name_of(entry) for entry in entries(other)}
+    return "".join(entry for entry in entries(lock) if name_of(entry) not in there)
+
+
+def parts_of(lock: str, more: list[str]) -> dict[str, str]:
+    """Name -> content of each part; `more` as on the command line."""
+    if more[:1] == ["--beyond"]:
+        return {"beyond": beyond(lock, Path(more[1]).read_text())}
+    names = " ".join(more).split()
+    return {"chosen": only(lock, names)} if names else by_layer(lock)
+
+
+def main(lock: Path, folder: Path, more: list[str]) -> None:
     """Write the parts."""
-    folder.mkdir()
-    text = lock.read_text()
-    for part, content in ({"chosen": only(text, names)} if names else by_layer(text)).items():
+    folder.mkdir(exist_ok=True)
+    for part, content in parts_of(lock.read_text(), more).items():
         (folder / f"{part}.txt").write_text(content)
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), " ".join(sys.argv[3:]).split())
+        main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
     except (OSError, ValueError) as error:
         sys.exit(f"locks.py {sys.argv[1]}: {error}")

@@ -82,6 +82,15 @@ def test_a_package_stays_where_something_else_needs_it_too():
     assert locks.only_for(lock.replace("# via\n    #   a\n", "# via a\n"), ("a",)) == {"a", "b", "c"}
 
 
+def test_what_an_image_adds_to_another_is_what_only_its_lock_has(tmp_path):
+    (tmp_path / "train.txt").write_text(LOCK)
+    dev = (ROOT / "env/locks/dev-py311.txt").read_text()
+    (part,) = locks.parts_of(dev, ["--beyond", str(tmp_path / "train.txt")]).values()
+    names = [locks.name_of(entry) for entry in locks.entries(part)]
+    assert {"pytest", "ruff", "uv"} <= set(names)
+    assert not {"torch", "numpy"} & set(names)
+
+
 def test_a_package_that_the_lock_does_not_have_is_named():
     with pytest.raises(ValueError, match="the lock has no nothing"):
         locks.only(LOCK, ["numpy", "nothing"])
