@@ -41,7 +41,7 @@ def pins_of(versions: Mapping[str, Any]) -> dict[str, str]:
 
 def contradictions(pins: Pins) -> list[str]:
     """What can be said without any metadata, about pins of one environment."""
-    return [*torch_and_torchvision(pins), *cuda_of_names(pins), *toolchain(pins)]
+    return [*torch_and_torchvision(pins), *cuda_of_names(pins), *toolchain(pins), *tensorrt_rtx(pins)]
 
 
 def torch_and_torchvision(pins: Pins) -> list[str]:
@@ -130,6 +130,16 @@ def toolchain(pins: Pins) -> list[str]:
         f"{_pin('cuda-toolkit', pins)} is CUDA {line[0]}.{line[1]}, and {_pin(name, pins)} is pinned"
         for name in SAME_LINE
         if name in pins and _line(pins[name]) != line
+    ]
+
+
+def tensorrt_rtx(pins: Pins) -> list[str]:
+    """TensorRT for RTX is three packages of one version: its libraries, what calls them, and the module of both."""
+    first, *others = sorted(name for name in pins if name.startswith("tensorrt-rtx-")) or [""]
+    return [
+        f"{_pin(first, pins)} goes with that version of {other}, and {_pin(other, pins)} is pinned"
+        for other in others
+        if pins[other] != pins[first]
     ]
 
 

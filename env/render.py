@@ -138,7 +138,8 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         return common | {"PACKAGES": " ".join(entry["packages"])}
     if "dev_lock" in entry:
         common["DEV_LOCK"] = lock_name(entry["dev_lock"], python)
-    source, vendor = pins.versions["sources"]["flash-attn"], pins.versions["vendor"]
+    source, rtx = (pins.versions["sources"][name] for name in ("flash-attn", "tensorrt-rtx-cu13"))
+    vendor = pins.versions["vendor"]
     return common | {
         "ARCHS": "${ARCHS}",
         "LEAST_DRIVER": str(pins.matrix["driver"]["least"]),
@@ -149,6 +150,8 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         "TENSORRT": "${TENSORRT}",
         "TENSORRT_10": vendor["tensorrt-10"]["version"],
         "TENSORRT_11": vendor["tensorrt-11"]["version"],
+        "TENSORRT_RTX": rtx["version"],
+        "TENSORRT_RTX_SHA256": rtx["sha256"],
         "TENSORRT_INDEX": "${TENSORRT_INDEX}",
     }
 

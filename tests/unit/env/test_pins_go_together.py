@@ -143,6 +143,13 @@ def test_a_compiler_of_which_a_part_is_not_pinned_is_incomplete(missing):
     assert said.endswith(f"is pinned without {missing}, which would come as the newest")
 
 
+def test_the_three_packages_of_tensorrt_for_rtx_are_one_release():
+    pins = dict.fromkeys(("tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"), "1.7.1")
+    assert compatibility.contradictions(pins) == []
+    (said,) = compatibility.contradictions(pins | {"tensorrt-rtx-cu13-libs": "1.8.0"})
+    assert said.endswith("and tensorrt-rtx-cu13-libs 1.8.0 is pinned")
+
+
 @pytest.mark.parametrize(
     ("name", "toolkit", "fits"),
     [
