@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -28,9 +29,12 @@ def clone(workspace: Path, repository: Path) -> Path:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=repository,
         capture_output=True,
+        text=True,
         check=True,
     )
-    subprocess.run(["cpio", "--null", "-pdm", "--quiet", workspace], cwd=repository, input=listed.stdout, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        (workspace / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(repository / name, workspace / name)
     subprocess.run(["git", "init", "--quiet"], cwd=workspace, check=True)
     subprocess.run(["git", "add", "--all"], cwd=workspace, check=True)
     return workspace
