@@ -4,6 +4,8 @@
 #   VARIANT=train            what to build (env/matrix.yaml)
 #   ARCHS="80 90"            the GPU archs that the image must have code for
 #   FLASH_ATTN=hd32          the FlashAttention kernels: hd32 or none
+#   DALI=0                   without NVIDIA DALI
+#   TENSORRT=rtx             with TensorRT: none (the default), rtx, or 10 or 11, which need TENSORRT_INDEX=ADDRESS
 #   BASE_IMAGE=...           instead of the pinned Debian
 #   BUILD_NETWORK=host       the network of the build's commands
 #   NO_CACHE=1               take nothing from the builder's cache, so that Debian's updates get in
@@ -32,6 +34,15 @@ hd32 | none) ;;
 full) die "FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ;;
 *) die "FLASH_ATTN=$FLASH_ATTN: type FLASH_ATTN=hd32 or none" ;;
 esac
+[[ ${DALI:-1} == [01] ]] || die "DALI=$DALI: type DALI=1 or DALI=0"
+case ${TENSORRT:-none} in
+none | rtx) ;;
+10 | 11)
+    [[ -n ${TENSORRT_INDEX-} ]] || die "TENSORRT=$TENSORRT needs TENSORRT_INDEX=ADDRESS, the package index of NVIDIA or a mirror of it:" \
+        "no public one has these libraries. TENSORRT=rtx and none do without"
+    ;;
+*) die "TENSORRT=$TENSORRT: type TENSORRT=none, 10, 11 or rtx" ;;
+esac
 
 # The bake file names what it was rendered from: a pin that was changed since would silently not be in the image.
 pins=$(cat env/versions.yaml env/matrix.yaml | sha256sum)
@@ -39,7 +50,7 @@ grep -qF "${pins%% *}" docker/docker-bake.json ||
     die "env/versions.yaml or env/matrix.yaml is newer than docker/docker-bake.json: type make lock (or make render, where no version of a package moved)"
 
 # bake puts these from the environment into the plan; set but empty means not set.
-for name in BASE_IMAGE ARCHS FLASH_ATTN; do
+for name in BASE_IMAGE ARCHS FLASH_ATTN DALI TENSORRT TENSORRT_INDEX; do
     [[ -n ${!name-} ]] || unset "$name"
 done
 plan() { docker buildx bake --progress quiet --file docker/docker-bake.json --print "$variant"; }

@@ -134,7 +134,10 @@ def why_incomplete(version: str, promised: Mapping[str, Any], defaults: Mapping[
         return f"it has no code for {', '.join('sm_' + arch for arch in missing)}"
     if promised["flash_attn"] is None and defaults["FLASH_ATTN"] != "none":
         return "it was built without FlashAttention"
-    return None
+    chosen = {name: promised[name.lower()] for name in ("DALI", "TENSORRT")}
+    return next(
+        (f"it was built with {name}={value}" for name, value in chosen.items() if value != defaults[name]), None
+    )
 
 
 def same_image(one: str, other: str) -> bool:

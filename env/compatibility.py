@@ -23,8 +23,13 @@ Pins = Mapping[str, str]
 TOOLCHAIN = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-runtime", "nvidia-cuda-cccl")
 # A newer one carries PTX that the driver of an older CUDA can not compile.
 SAME_LINE = (*TOOLCHAIN, "nvidia-nvjpeg")
-# The same release under two names: builds for the CPU and for CUDA, a library and its Python bindings.
-SAME_RELEASE = (("onnxruntime", "onnxruntime-gpu"), ("tensorrt-lean-cu13-libs", "tensorrt-lean-cu13-bindings"))
+# The same release under two names: builds for the CPU and for CUDA, a library and its Python bindings or module.
+SAME_RELEASE = (
+    ("onnxruntime", "onnxruntime-gpu"),
+    ("tensorrt-lean-cu13-libs", "tensorrt-lean-cu13-bindings"),
+    ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"),
+    ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13"),
+)
 # docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1: oldest driver for every release of a CUDA major.
 OLDEST_DRIVER = {12: 525, 13: 580}
 LINUX = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}

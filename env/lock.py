@@ -49,8 +49,13 @@ def main(upgrade: bool) -> None:
     """Write build.txt, toolchain.txt and one lock for each set and Python."""
     pins = load()
     entries = pins.matrix["locks"]
-    groups = {group: entry["extras"] for group, entry in entries.items() if "project" not in entry}
-    groups["dev"] = sorted({extra for extras in groups.values() for extra in extras} | {"dev"})
+    groups = {
+        group: [*entry["extras"], *entry.get("optional", [])]
+        for group, entry in entries.items()
+        if "project" not in entry
+    }
+    # Without what is optional: a checkout's environment has no use for it.
+    groups["dev"] = sorted({extra for group in groups for extra in entries[group]["extras"]} | {"dev"})
     platform, pythons = pins.versions["platform"]["name"], pins.lock_pythons
     # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
     tools = "".join(f"{name}\n" for name in BUILD_TOOLS)

@@ -123,6 +123,18 @@ def has_torch(pins: Pins, variant: str) -> bool:
     return "project" not in pins.matrix["locks"][pins.matrix["variants"][variant]["lock"]]
 
 
+def size_budget_gb(pins: Pins, variant: str) -> str:
+    """A variant's budget: a number, or for bake an expression of one, since what is chosen at the build adds to it."""
+    entry = pins.matrix["variants"][variant]
+    if not has_torch(pins, variant):
+        return str(entry["size_budget_gb"])
+    terms = [
+        json.dumps({choice: of["adds_gb"] for choice, of in pins.matrix[name.lower()].items()}) + f"[{name}]"
+        for name in ("DALI", "TENSORRT")
+    ]
+    return f"${{{' + '.join([str(entry['size_budget_gb']), *terms])}}}"
+
+
 def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
     """Every argument that the Dockerfile's target of this name takes."""
     entry, python = pins.matrix["variants"][variant], pins.versions["python"]["image"]["version"]
@@ -131,18 +143,28 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         "PYTHON_VERSION": python,
         "LOCK": lock_name(entry["lock"], python),
         "VERSION": pins.package_version,
-        "SIZE_BUDGET_GB": str(entry["size_budget_gb"]),
+        "SIZE_BUDGET_GB": size_budget_gb(pins, variant),
         "INPUTS": "${INPUTS}",
     }
     if not has_torch(pins, variant):
         return common | {"VARIANT": variant}
-    source = pins.versions["sources"]["flash-attn"]
+    if "dev_lock" in entry:
+        common["DEV_LOCK"] = lock_name(entry["dev_lock"], python)
+    source, rtx = (pins.versions["sources"][name] for name in ("flash-attn", "tensorrt-rtx-cu13"))
+    vendor = pins.versions["vendor"]
     return common | {
         "ARCHS": "${ARCHS}",
         "LEAST_DRIVER": str(pins.matrix["driver"]["least"]),
         "FLASH_ATTN": "${FLASH_ATTN}",
         "FLASH_ATTN_VERSION": source["version"],
         "FLASH_ATTN_SHA256": source["sha256"],
+        "DALI": "${DALI}",
+        "TENSORRT": "${TENSORRT}",
+        "TENSORRT_10": vendor["tensorrt-10"]["version"],
+        "TENSORRT_11": vendor["tensorrt-11"]["version"],
+        "TENSORRT_RTX": rtx["version"],
+        "TENSORRT_RTX_SHA256": rtx["sha256"],
+        "TENSORRT_INDEX": "${TENSORRT_INDEX}",
     }
 
 
@@ -151,7 +173,7 @@ def bake(pins: Pins) -> str:
 
     Its first line has the hash of what it was made from, so that docker/build.sh sees without a YAML parser when a pin has moved since.
 
-    BASE_IMAGE, ARCHS, FLASH_ATTN and INPUTS (which docker/build.sh computes) can be set from the environment.
+    BASE_IMAGE, ARCHS, FLASH_ATTN, DALI, TENSORRT, TENSORRT_INDEX and INPUTS (which docker/build.sh computes) can be set from the environment.
     """
     targets = {
         variant: {
@@ -168,7 +190,9 @@ def bake(pins: Pins) -> str:
                 "org.opencontainers.image.base.name": "${BASE_IMAGE}",
                 "yolov12.variant": variant,
                 "yolov12.archs": "${ARCHS}" if has_torch(pins, variant) else "",
-                "yolov12.size_budget_gb": str(entry["size_budget_gb"]),
+                "yolov12.dali": "${DALI}" if has_torch(pins, variant) else "0",
+                "yolov12.tensorrt": "${TENSORRT}" if has_torch(pins, variant) else "none",
+                "yolov12.size_budget_gb": size_budget_gb(pins, variant),
                 "yolov12.inputs": "${INPUTS}",
             },
         }
@@ -178,6 +202,9 @@ def bake(pins: Pins) -> str:
         "BASE_IMAGE": pins.base_image,
         "ARCHS": " ".join(codes(pins)),
         "FLASH_ATTN": next(iter(pins.matrix["flash_attn"])),
+        "DALI": next(iter(pins.matrix["dali"])),
+        "TENSORRT": next(iter(pins.matrix["tensorrt"])),
+        "TENSORRT_INDEX": "",
         "INPUTS": "",
     }
     document = {

@@ -32,10 +32,25 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def locked(locks: Path) -> dict[str, str]:
-    """Name -> version in all parts of the lock."""
-    text = "".join(part.read_text() for part in sorted(locks.glob("*.txt")))
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\\n]+)", text, re.MULTILINE))
+def locked(locks: Path, left_out: set[str]) -> dict[str, str]:
+    """Name -> version in the parts of the lock that the image takes."""
+    return {
+        name: version
+        for part in sorted(locks.glob("*.txt"))
+        if part.stem not in left_out
+        for name, version in named(part).items()
+    }
+
+
+def named(part: Path) -> dict[str, str]:
+    """Name -> version in a file of requirements."""
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\\n]+)", part.read_text(), re.MULTILINE))
+
+
+def left_out(facts: dict[str, Any]) -> set[str]:
+    """The optional parts of the lock (locks.py) that were not asked for."""
+    asked = {"dali": facts.get("dali") == "1", "tensorrt-rtx": facts.get("tensorrt") == "rtx"}
+    return {part for part, is_in in asked.items() if not is_in}
 
 
 def flash_attn(wheels: Path) -> dict[str, Any] | None:
@@ -172,7 +187,8 @@ def main(locks: Path, wheels: Path, facts: dict[str, Any]) -> None:
     facts["archs"] = facts.get("archs", "").split()
     facts["size_budget_gb"] = float(facts["size_budget_gb"])
     facts["flash_attn"] = flash_attn(wheels)
-    facts["packages"] = locked(locks)
+    vendor = folder / "vendor.txt"  # what tensorrt.sh installed, which no lock has
+    facts["packages"] = locked(locks, left_out(facts)) | (named(vendor) if vendor.is_file() else {})
     facts["packages_without_licence_text"] = link_licences(folder / "licenses", found)
     if "least_driver" in facts:
         (folder / "least_driver").write_text(facts["least_driver"] + "\n")

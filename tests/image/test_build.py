@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(autouse=True)
 def _builder(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine has built the image, so most of what is needed lies in its cache: for the archs of that image."""
-    monkeypatch.setenv("ARCHS", image.inspect('{{index .Config.Labels "yolov12.archs"}}'))
+    monkeypatch.setenv("ARCHS", image.label("archs"))
 
 
 def build(repository: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -32,18 +32,18 @@ def build(repository: Path, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def plan(repository: Path, variant: str) -> dict[str, Any]:
-    """The target of the bake file, as `make build` has it."""
+def plan(repository: Path, variant: str, **variables: str) -> dict[str, Any]:
+    """The target of the bake file, as `make build` has it with these variables."""
     command = ["docker", "buildx", "bake", "--file", "docker/docker-bake.json", "--print", variant]
     environment = {name: value for name, value in os.environ.items() if value or name != "BASE_IMAGE"}
-    environment["INPUTS"] = "0" * 64
+    environment |= {"INPUTS": "0" * 64, **variables}
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["target"][variant]
 
 
-def build_target(context: Path, target: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """`docker buildx build` without keeping the result."""
-    options = ["--progress", "plain", "--output", "type=cacheonly"]
+def build_target(context: Path, target: dict[str, Any], *keep: str) -> subprocess.CompletedProcess[str]:
+    """`docker buildx build`; without options that say how, its result is not kept."""
+    options = ["--progress", "plain", *(keep or ("--output", "type=cacheonly"))]
     if network := os.environ.get("BUILD_NETWORK"):
         options += ["--network", network]
     if bundle := os.environ.get("CA_BUNDLE"):
@@ -62,7 +62,32 @@ def test_an_arch_that_does_not_exist_fails_the_build_with_its_name(repository: P
     assert "Traceback" not in done.stderr
 
 
-ARGUMENTS = ["PYTHON_VERSION", "LOCK", "ARCHS", "VERSION", "LEAST_DRIVER", "SIZE_BUDGET_GB", "INPUTS"]
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"DALI": "yes"}, "build: DALI=yes: type DALI=1 or DALI=0"),
+        ({"TENSORRT": "12"}, "build: TENSORRT=12: type TENSORRT=none, 10, 11 or rtx"),
+        ({"TENSORRT": "11"}, "build: TENSORRT=11 needs TENSORRT_INDEX=ADDRESS"),
+    ],
+)
+def test_a_choice_that_there_is_not_fails_the_build_with_one_sentence(repository: Path, variables, sentence):
+    done = build(repository, **variables)
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+
+
+ARGUMENTS = [
+    "PYTHON_VERSION",
+    "LOCK",
+    "ARCHS",
+    "VERSION",
+    "LEAST_DRIVER",
+    "SIZE_BUDGET_GB",
+    "INPUTS",
+    "DALI",
+    "TENSORRT",
+]
 
 
 @pytest.mark.parametrize("name", [*ARGUMENTS, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "FLASH_ATTN", "BASE_IMAGE"])

@@ -7,13 +7,13 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS FLASH_ATTN BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    unset VARIANT ARCHS FLASH_ATTN DALI TENSORRT TENSORRT_INDEX BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
     size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
     "buildx version") ;;
     "buildx bake") sed "s|\${BASE_IMAGE}|${BASE_IMAGE-the pinned base}|; s|\${ARCHS}|${ARCHS-all archs}|
-        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
+        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${DALI}|${DALI-1}|; s|\${TENSORRT}|${TENSORRT-none}|; s|\${TENSORRT_INDEX}|${TENSORRT_INDEX-}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
     "buildx build") printf "<%s>\n" "$@" ;;
     "image inspect") echo "sha256:abc $size 5.5" ;;
     "run --rm") [[ $* == *--json ]] && echo "{\"bytes\": {\"torch\": 5000000000, \"others\": 200000000}}" || echo "ran: $*"
@@ -44,14 +44,16 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "an argument of the Dockerfile has no default, or one that fails" {
     run grep -E '^ *ARG .*=' "${repo:?}/docker/Dockerfile"
-    [ "${#lines[@]}" -eq 2 ]
+    [ "${#lines[@]}" -eq 4 ]
     printed 'ARG BASE_IMAGE="BASE_IMAGE is not set: use make build"' # a name that can not be parsed: the builder prints it
-    printed 'ARG FLASH_ATTN=notset'                                  # a stage of that name fails with a sentence
+    for name in FLASH_ATTN DALI TENSORRT; do
+        printed "ARG $name=notset" # a stage of that name fails with a sentence
+    done
 }
 
 @test "each argument is asked for by name before it is used" {
     while read -r name; do
-        [[ $name == BASE_IMAGE ]] || grep -q "\${$name:?is not set: use make build}" "$repo/docker/Dockerfile"
+        [[ $name == BASE_IMAGE ]] || grep -qE "\\\$\{$name:\?is not set: (use make build|type $name=ADDRESS)" "$repo/docker/Dockerfile"
     done < <(sed -n 's/^ARG \([A-Z_0-9]*\)$/\1/p' "${repo:?}/docker/Dockerfile")
 }
 
@@ -139,6 +141,29 @@ build() { "${repo:?}/docker/build.sh"; }
 @test "FLASH_ATTN=full says that it is not built here" {
     FLASH_ATTN=full run -2 build
     [ "$output" = "build: FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ]
+}
+
+@test "a choice is passed on, and is a label" {
+    DALI=0 TENSORRT=11 TENSORRT_INDEX=ADDRESS run build
+    [ "$status" -eq 0 ]
+    printed "<DALI=0>"
+    printed "<TENSORRT=11>"
+    printed "<TENSORRT_INDEX=ADDRESS>"
+    printed "<yolov12.dali=0>"
+    printed "<yolov12.tensorrt=11>"
+}
+
+@test "an unknown DALI or TENSORRT names the known ones" {
+    DALI=2 run -2 build
+    [ "$output" = "build: DALI=2: type DALI=1 or DALI=0" ]
+    TENSORRT=9 run -2 build
+    [ "$output" = "build: TENSORRT=9: type TENSORRT=none, 10, 11 or rtx" ]
+}
+
+@test "TensorRT of the vendor's index asks for its address" {
+    TENSORRT=10 run -2 build
+    [[ $output == "build: TENSORRT=10 needs TENSORRT_INDEX=ADDRESS, "* ]]
+    [ "${#lines[@]}" -eq 1 ]
 }
 
 @test "an unknown FLASH_ATTN names the known ones" {

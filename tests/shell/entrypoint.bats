@@ -126,7 +126,7 @@ entrypoint() {
 
 @test "the command takes the entrypoint's place, so that SIGTERM reaches it" {
     stub yolov12 'echo $$'
-    run bash -c 'echo $$; source "$1"; workspace=$2; main train' - "$repo/scripts/entrypoint.sh" "$workspace"
+    run bash -c 'echo $$; source "$1"; workspace=$2; main verify' - "$repo/scripts/entrypoint.sh" "$workspace"
     [ "${lines[0]}" = "${lines[1]}" ]
 }
 

@@ -26,13 +26,18 @@ PROMISES = Path(sys.prefix) / "share/yolov12"
 """Where an image keeps image.json, sbom.cdx.json and licenses/."""
 
 LIBRARIES = {
-    "torch": "torch/lib/libtorch_cuda.so",
-    "torchvision": "torchvision/_C.so",
-    "flash-attn": "flash_attn/_hd32.so",
-    "onnxruntime-gpu": "onnxruntime/capi/libonnxruntime_providers_cuda.so",
-    "tensorrt-lean-cu13-libs": "tensorrt_lean_libs/libnvinfer_lean.so.11",
+    "torch": ("torch", "torch/lib/libtorch_cuda.so"),
+    "torchvision": ("torchvision", "torchvision/_C.so"),
+    "flash-attn": ("flash-attn", "flash_attn/_hd32.so"),
+    "dali": ("nvidia-dali-cuda130", "nvidia/dali/libdali_operators.so"),
+    "tensorrt": ("tensorrt-rtx-cu13-libs", "tensorrt_rtx_libs/libtensorrt_rtx.so.1"),
+    "onnxruntime-gpu": ("onnxruntime-gpu", "onnxruntime/capi/libonnxruntime_providers_cuda.so"),
+    "tensorrt-lean": ("tensorrt-lean-cu13-libs", "tensorrt_lean_libs/libnvinfer_lean.so.11"),
 }
-"""Package -> its library with GPU code, below site-packages."""
+"""Name in the report -> package and its library with GPU code, below site-packages; of several the one with most of it."""
+
+CHOICES = {"dali": ("nvidia-dali-cuda130",), "tensorrt": ("tensorrt-cu13-libs", "tensorrt-rtx-cu13-libs")}
+"""Build argument, in small letters -> the packages of which one is installed where it asks for any."""
 
 IGNORED = {"pip", "yolov12", "yolov12-deploy", "flash-attn"}
 """Not from the lock: Debian's pip, ourselves, and the wheel that the build makes, which has a check of its own."""
@@ -85,6 +90,7 @@ def checks(here: Here) -> list[Check]:
     found += check_gpu_code(here)
     if "torch" in here.packages:
         found.append(check_flash_attn(here))
+        found += check_choices(here)
     return found + ([check_bill(here), check_licences(here)] if here.promised else [])
 
 
@@ -119,10 +125,10 @@ def check_versions(here: Here) -> Check:
 
 def check_gpu_code(here: Here) -> Iterator[Check]:
     """The archs in each library: at least the promised ones; in FlashAttention's and ONNX Runtime's, exactly those that are known."""
-    for package, library in LIBRARIES.items():
+    for short, (package, library) in LIBRARIES.items():
         if package not in here.packages:
             continue
-        name = f"code {package}"
+        name = f"code {short}"
         try:
             code = here.read_gpu_code(here.site / library)
         except GpuCodeError as error:
@@ -172,6 +178,20 @@ def check_flash_attn(here: Here) -> Check:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
+
+
+def check_choices(here: Here) -> Iterator[Check]:
+    """What a build argument chose is there, and what it left out is not."""
+    for name, packages in CHOICES.items():
+        version = next((f"{package} {here.versions[package]}" for package in packages if package in here.versions), "")
+        if here.promised is None:
+            yield Check(name, None, version or "not installed")
+            continue
+        chosen = f"{name.upper()}={here.promised[name]}"
+        is_asked = here.promised[name] not in ("0", "none")
+        expected = f"one of {', '.join(packages)} ({chosen})" if is_asked else f"not installed ({chosen})"
+        found = version or ("not installed" if is_asked else f"not in this image ({chosen})")
+        yield Check(name, is_asked == bool(version), found, expected)
 
 
 def check_bill(here: Here) -> Check:

@@ -18,7 +18,7 @@ from docker.push import Held, Image, PushError
 
 INPUTS = "0123456789abcdef" * 4
 PINNED = f"debian:12-slim@sha256:{'a' * 64}"
-DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32", "BASE_IMAGE": PINNED}
+DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32", "BASE_IMAGE": PINNED, "DALI": "1", "TENSORRT": "none"}
 
 
 def described(
@@ -32,6 +32,8 @@ def described(
         "base_image": PINNED,
         "archs": [] if deploy else ["80", "90"],
         "flash_attn": None if deploy else {"version": "2"},
+        "dali": "1",
+        "tensorrt": "none",
         "packages": {} if deploy else {"torch": "2", "cuda-toolkit": "13.0.2"},
     } | promises
     labels = {
@@ -74,6 +76,8 @@ def test_variants_of_one_version_have_no_tag_in_common():
     [
         ({"archs": ["90"]}, "it has no code for sm_80"),
         ({"flash_attn": None}, "it was built without FlashAttention"),
+        ({"dali": "0"}, "it was built with DALI=0"),
+        ({"tensorrt": "rtx"}, "it was built with TENSORRT=rtx"),
         ({"version": "1.3.0rc1"}, "1.3.0rc1 is no release"),
         ({"base_image": "mine/debian:12"}, f"it was built on mine/debian:12, not on the pinned {PINNED}"),
         (

@@ -79,6 +79,43 @@ def test_the_images_without_torch_have_nvidia_s_libraries_in_layers_of_their_own
     assert parts["torch"] == ""
 
 
+def test_what_is_optional_is_a_part_of_its_own_with_what_nothing_else_needs():
+    parts = locks.by_layer(LOCK)
+    for part, roots in locks.OPTIONAL.items():
+        assert set(roots) <= {locks.name_of(entry) for entry in locks.entries(parts[part])}
+    dali = {locks.name_of(entry) for entry in locks.entries(parts["dali"])}
+    assert {"nvidia-nvimgcodec-cu13", "astunparse", "wheel"} <= dali, "what DALI needs, and what that needs"
+    assert not {"numpy", "packaging", "torch"} & dali, "what others need too"
+
+
+def test_the_optional_parts_are_those_of_the_matrix():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = render.load().matrix["locks"]["train"]["optional"]
+    assert {name: tuple(project["optional-dependencies"][name]) for name in optional} == locks.OPTIONAL
+
+
+def test_a_package_stays_where_something_else_needs_it_too():
+    needed_by = {"a": ["x (pyproject.toml)"], "b": ["a"], "c": ["-c pins.txt", "a", "b"], "d": ["b", "e"], "e": []}
+    lock = "".join(
+        f"{name}==1\n    # via\n" + "".join(f"    #   {line}\n" for line in lines) for name, lines in needed_by.items()
+    ).replace("e==1\n    # via\n", "e==1\n")
+    assert locks.only_for(lock.replace("# via\n    #   a\n", "# via a\n"), ("a",)) == {"a", "b", "c"}
+
+
+def test_what_an_image_adds_to_another_is_what_only_its_lock_has(tmp_path):
+    (tmp_path / "train.txt").write_text(LOCK)
+    dev = (ROOT / "env/locks/dev-py311.txt").read_text()
+    (part,) = locks.parts_of(dev, ["--beyond", str(tmp_path / "train.txt")]).values()
+    names = [locks.name_of(entry) for entry in locks.entries(part)]
+    assert {"pytest", "ruff", "uv"} <= set(names)
+    assert not {"torch", "numpy"} & set(names)
+
+
+def test_a_package_that_the_lock_does_not_have_is_named():
+    with pytest.raises(ValueError, match="the lock has no nothing"):
+        locks.only(LOCK, ["numpy", "nothing"])
+
+
 def test_every_lock_of_the_build_has_the_pinned_versions():
     names = [path.name for path in (ROOT / "env/locks").glob("*.txt") if not path.name.startswith(("con", "over"))]
     locks.check_pins(ROOT / "env/locks", names)
@@ -174,12 +211,37 @@ def test_without_a_wheel_none_is_recorded(tmp_path):
     assert describe.flash_attn(tmp_path) is None
 
 
-def test_every_locked_version_is_promised(tmp_path):
-    for name, part in locks.by_layer(LOCK).items():
+@pytest.mark.parametrize(
+    ("choices", "left_out"),
+    [
+        ({"dali": "1", "tensorrt": "rtx"}, set()),
+        ({"dali": "1", "tensorrt": "none"}, {"tensorrt-rtx"}),
+        ({"dali": "0", "tensorrt": "10"}, {"dali", "tensorrt-rtx"}),
+        ({}, {"dali", "tensorrt-rtx"}),
+    ],
+)
+def test_every_version_of_the_parts_that_are_taken_is_promised(tmp_path, choices, left_out):
+    parts = locks.by_layer(LOCK)
+    for name, part in parts.items():
         (tmp_path / f"{name}.txt").write_text(part)
-    promised = describe.locked(tmp_path)
+    assert describe.left_out(choices) == left_out
+    promised = describe.locked(tmp_path, left_out)
     assert promised["torch"] == render.load().version_of("torch")
-    assert len(promised) == len(locks.entries(LOCK))
+    assert len(promised) == sum(len(locks.entries(part)) for name, part in parts.items() if name not in left_out)
+
+
+def test_what_no_lock_has_is_promised_as_it_was_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(describe, "debian_components", list)
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/torch.txt").write_text("torch==2.0\n")
+    (tmp_path / "share/yolov12").mkdir(parents=True)
+    (tmp_path / "share/yolov12/vendor.txt").write_text("tensorrt-cu13==10.9.9\ntensorrt-cu13-libs==10.9.9\n")
+    names = ("variant", "version", "base_image", "inputs")
+    facts = dict.fromkeys(names, "x") | {"size_budget_gb": "1", "dali": "0", "tensorrt": "10"}
+    describe.main(tmp_path / "locks", tmp_path, facts)
+    promised = json.loads((tmp_path / "share/yolov12/image.json").read_text())
+    assert promised["packages"] == {"torch": "2.0", "tensorrt-cu13": "10.9.9", "tensorrt-cu13-libs": "10.9.9"}
 
 
 @pytest.mark.parametrize(

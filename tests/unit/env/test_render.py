@@ -72,7 +72,33 @@ def test_each_variant_has_a_size_budget_and_a_reason():
     for variant, entry in pins.matrix["variants"].items():
         assert 0 < entry["size_budget_gb"] < 6.5
         assert entry["why"]
-        assert targets[variant]["labels"]["yolov12.size_budget_gb"] == str(entry["size_budget_gb"])
+        args, labels = targets[variant]["args"], targets[variant]["labels"]
+        assert args["SIZE_BUDGET_GB"] == labels["yolov12.size_budget_gb"] == render.size_budget_gb(pins, variant)
+
+
+def test_what_is_chosen_at_the_build_adds_to_the_budget_of_the_train_image_alone():
+    pins = render.load()
+    assert render.size_budget_gb(pins, "deploy") == str(pins.matrix["variants"]["deploy"]["size_budget_gb"])
+    expression = render.size_budget_gb(pins, "train").removeprefix("${").removesuffix("}")
+    for dali, more_gb in ((dali, entry["adds_gb"]) for dali, entry in pins.matrix["dali"].items()):
+        for tensorrt, entry in pins.matrix["tensorrt"].items():
+            total_gb = pins.matrix["variants"]["train"]["size_budget_gb"] + more_gb + entry["adds_gb"]
+            assert eval(expression, {"DALI": dali, "TENSORRT": tensorrt}) == pytest.approx(total_gb)
+
+
+def test_the_train_image_as_it_is_built_by_default_stays_below_6_5_gb():
+    matrix = render.load().matrix
+    default_gb = [next(iter(matrix[name].values()))["adds_gb"] for name in ("dali", "tensorrt")]
+    assert matrix["variants"]["train"]["size_budget_gb"] + sum(default_gb) < 6.5
+
+
+def test_what_is_chosen_at_the_build_has_a_default_and_reasons():
+    pins = render.load()
+    variables = json.loads(render.bake(pins))["variable"]
+    for name, default in (("DALI", "1"), ("TENSORRT", "none")):
+        assert variables[name]["default"] == default
+        assert all(entry["why"] for entry in pins.matrix[name.lower()].values())
+    assert variables["TENSORRT_INDEX"]["default"] == "", "no address of a registry stands in this repository"
 
 
 @pytest.mark.parametrize("variant", ["deploy", "deploy-ort"])

@@ -35,9 +35,16 @@ def test_each_pin_with_a_comment_is_found_once():
 
 def test_each_is_found_with_the_version_that_is_pinned():
     pins = VERSIONS["packages"] | VERSIONS["sources"]
-    for one in found():
-        if one["datasource"] == "pypi":
-            assert one["currentValue"] == pins[one["depName"]]["version"]
+    known = {(name, pin["version"]) for name, pin in pins.items()}
+    known |= {("tensorrt-cu13-bindings", pin["version"]) for pin in VERSIONS["vendor"].values()}
+    assert {(one["depName"], one["currentValue"]) for one in found() if one["datasource"] == "pypi"} == known
+
+
+def test_each_tensorrt_of_the_vendor_stays_in_its_major_version():
+    (rule,) = (rule for rule in CONFIG["packageRules"] if "tensorrt-cu13-bindings" in rule["matchPackageNames"])
+    assert (rule["matchCurrentVersion"], rule["allowedVersions"]) == ("<11", "<11")
+    for name, pin in VERSIONS["vendor"].items():
+        assert pin["version"].split(".")[0] == name.removeprefix("tensorrt-")
 
 
 def test_each_container_image_is_found_with_tag_and_digest():

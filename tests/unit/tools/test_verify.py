@@ -17,6 +17,7 @@ from yolov12.tools import inventory, verify
 from yolov12.tools.gpu_code import GpuCode, gpu_code
 
 ARCHS = ["80", "90"]
+DALI = "nvidia-dali-cuda130"
 FLASH = "2.8.3+hd32.sm80.sm90"
 
 
@@ -41,6 +42,7 @@ def here(tmp_path) -> verify.Here:
     site, folder = tmp_path / "site", tmp_path / "share"
     package(site, "torch", "2.0.0", "torch/lib/libtorch_cuda.so", "torch/__init__.py")
     package(site, "nvidia_thing", "1.0", "nvidia/thing/lib.so")
+    package(site, "nvidia_dali_cuda130", "2.0", "nvidia/dali/libdali_operators.so")
     package(site, "flash_attn", FLASH, "flash_attn/_hd32.so")
     packages = {
         inventory.canonical(info.name.split("-")[0]): PathDistribution(info) for info in site.glob("*.dist-info")
@@ -60,7 +62,9 @@ def here(tmp_path) -> verify.Here:
         "inputs": "0123",
         "archs": ARCHS,
         "size_budget_gb": 1.0,
-        "packages": {"torch": "2.0.0", "nvidia-thing": "1.0"},
+        "dali": "1",
+        "tensorrt": "none",
+        "packages": {"torch": "2.0.0", "nvidia-thing": "1.0", DALI: "2.0"},
         "flash_attn": {
             "wheel": "flash_attn.whl",
             "version": FLASH,
@@ -93,7 +97,10 @@ def test_an_image_that_is_what_was_promised_has_no_failure(here):
         "versions",
         "code torch",
         "code flash-attn",
+        "code dali",
         "flash-attn",
+        "dali",
+        "tensorrt",
         "sbom",
         "licences",
     ]
@@ -105,12 +112,12 @@ def test_another_python_is_named(here, monkeypatch):
 
 
 def test_a_package_that_moved_is_named_with_both_versions(here):
-    moved = changed(here, packages={"torch": "2.0.1", "nvidia-thing": "1.0"})
+    moved = changed(here, packages=here.promised["packages"] | {"torch": "2.0.1"})
     assert failures(moved)["versions"].endswith("expected torch 2.0.1, found torch 2.0.0")
 
 
 def test_a_package_that_is_missing_or_too_many_is_named(here):
-    moved = changed(here, packages={"torch": "2.0.0", "numpy": "2.1"})
+    moved = changed(here, packages={"torch": "2.0.0", "numpy": "2.1", DALI: "2.0"})
     line = failures(moved)["versions"]
     assert "expected numpy 2.1, nvidia-thing not installed" in line
     assert "found numpy not installed, nvidia-thing 1.0" in line
@@ -169,6 +176,31 @@ def test_flash_attention_where_none_was_promised_fails(here):
     assert failures(changed(here, flash_attn=None))["flash-attn"].endswith(f"expected not installed, found {FLASH}")
 
 
+def test_an_image_without_dali_and_tensorrt_says_so_and_does_not_fail(here):
+    packages = {name: found for name, found in here.packages.items() if name != DALI}
+    without = verify.Here(here.site, packages, here.promised | {"dali": "0"}, here.folder, here.read_gpu_code)
+    found = {check.name: (check.ok, check.found) for check in verify.check_choices(without)}
+    assert found == {
+        "dali": (True, "not in this image (DALI=0)"),
+        "tensorrt": (True, "not in this image (TENSORRT=none)"),
+    }
+
+
+def test_what_was_chosen_and_is_not_there_fails_and_so_does_what_was_left_out_and_is(here):
+    found = failures(changed(here, dali="0", tensorrt="rtx"))
+    assert found["dali"].endswith(f"expected not installed (DALI=0), found {DALI} 2.0")
+    assert found["tensorrt"].endswith("tensorrt-rtx-cu13-libs (TENSORRT=rtx), found not installed")
+
+
+def test_either_tensorrt_is_named_with_its_version(here):
+    for name in ("tensorrt_cu13_libs", "tensorrt_rtx_cu13_libs"):
+        package(here.site, name, "10.0")
+        added = {**here.packages, name.replace("_", "-"): PathDistribution(here.site / f"{name}-10.0.dist-info")}
+        image = verify.Here(here.site, added, here.promised | {"tensorrt": "10"}, here.folder, here.read_gpu_code)
+        (check,) = [check for check in verify.check_choices(image) if check.name == "tensorrt"]
+        assert (check.ok, check.found) == (True, f"{name.replace('_', '-')} 10.0")
+
+
 def test_a_package_that_the_bill_does_not_list_is_named(here):
     file = here.folder / "sbom.cdx.json"
     components = [part for part in json.loads(file.read_text())["components"] if part["name"] != "torch"]
@@ -215,13 +247,15 @@ def test_outside_an_image_only_pins_are_compared_and_the_rest_is_said_to_be_unch
     plain = verify.Here(here.site, here.packages, None, here.folder, code(list(pins.ARCHS)))
     found = {check.name: check.ok for check in verify.checks(plain)}
     assert (found["python"], found["flash-attn"], "sbom" in found) == (None, None, False)
+    assert (found["dali"], found["tensorrt"]) == (None, None)
     assert verify.origin(plain)[0].startswith("no image: ")
     assert verify.check_size(plain, Counter()).ok is None
 
 
 def test_outside_an_image_a_package_that_is_not_the_pinned_version_fails(here):
     plain = verify.Here(here.site, here.packages, None, here.folder, code(list(pins.ARCHS)))
-    assert failures(plain)["versions"].endswith(f"expected torch {pins.TORCH}, found torch 2.0.0")
+    assert f"torch {pins.TORCH}, found" in failures(plain)["versions"]
+    assert failures(plain)["versions"].endswith("torch 2.0.0")
 
 
 # The report
@@ -233,6 +267,7 @@ def test_sizes_are_by_group_and_compiled_files_are_their_own(here):
     sizes = inventory.environment_bytes(here.packages, str(here.site))
     files = {group: size // 1000 for group, size in sizes.items()}  # without the few bytes of metadata
     assert (files["CUDA libraries"], files["FlashAttention"], files["torch, torchvision"]) == (1, 1, 2)
+    assert files["DALI"] == 1
     assert sizes[inventory.COMPILED] == 500
 
 
@@ -254,4 +289,4 @@ def test_the_verb_ends_with_0_or_1_and_gives_json(here, monkeypatch, capsys):
     assert cli.main(["verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "image   yolov12:train 0.1.0"
-    assert lines[-1] == "FAILED: code torch"
+    assert lines[-1] == "FAILED: code torch, code dali"
