@@ -54,7 +54,7 @@ render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py
 	$(BIN)/python env/workflow.py
 
-build: ## build the image yolov12:$VARIANT (VARIANT ARCHS FLASH_ATTN BASE_IMAGE BUILD_NETWORK CA_BUNDLE, all optional)
+build: ## build the image yolov12:$VARIANT (VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN NCCL_TESTS BASE_IMAGE ..., all optional: docker/build.sh)
 	docker/build.sh
 
 push: ## push the built image under computed tags: REGISTRY=registry.example/team (VARIANT ALLOW_DIRTY; docs/registry.md)

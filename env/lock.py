@@ -12,19 +12,27 @@ import sys
 from pathlib import Path
 
 from compatibility import TOOLCHAIN
-from render import ROOT, load, lock_name
+from render import ROOT, constraints_name, load, lock_name
 
 LOCKS = ROOT / "env/locks"
 # What installs the rest, so it must come through pip alone: env/setup.sh and the image's builder stage.
 BUILD_TOOLS = ["uv", "hatchling"]
 
 
-def compile_lock(target: Path, python: str, platform: str, source: list[str], upgrade: bool, stdin: str = "") -> None:
+def compile_lock(
+    target: Path,
+    python: str,
+    platform: str,
+    source: list[str],
+    upgrade: bool,
+    stdin: str = "",
+    constraints: str = "constraints.txt",
+) -> None:
     """Run `uv pip compile` from the repository root, so that the paths it writes into the lock are relative."""
     command = [
         *(str(Path(sys.executable).parent / "uv"), "pip", "compile", "--quiet", "--generate-hashes", "--no-build"),
         *("--python-version", python, "--python-platform", platform),
-        *("--constraint", "env/locks/constraints.txt", "--override", "env/locks/overrides.txt"),
+        *("--constraint", f"env/locks/{constraints}", "--override", "env/locks/overrides.txt"),
         *("--custom-compile-command", "make lock", "--output-file", str(target.relative_to(ROOT))),
         *(["--upgrade"] if upgrade else []),
         *source,
@@ -36,8 +44,8 @@ def compile_lock(target: Path, python: str, platform: str, source: list[str], up
 def main(upgrade: bool) -> None:
     """Write build.txt, toolchain.txt and one lock for each set and Python."""
     pins = load()
-    groups = {group: entry["extras"] for group, entry in pins.matrix["locks"].items()}
-    groups["dev"] = sorted({extra for extras in groups.values() for extra in extras} | {"dev"})
+    groups = dict(pins.matrix["locks"])
+    groups["dev"] = {"extras": sorted({extra for entry in groups.values() for extra in entry["extras"]} | {"dev"})}
     platform, pythons = pins.versions["platform"]["name"], pins.lock_pythons
     # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
     tools = "".join(f"{name}\n" for name in BUILD_TOOLS)
@@ -45,10 +53,12 @@ def main(upgrade: bool) -> None:
     # Programs and headers: their wheels are for every Python.
     compilers = "".join(f"{name}\n" for name in TOOLCHAIN)
     compile_lock(LOCKS / "toolchain.txt", pythons[0], platform, ["-"], upgrade, stdin=compilers)
-    for python in pythons:
-        for group, extras in groups.items():
-            chosen = [argument for extra in extras for argument in ("--extra", extra)]
-            compile_lock(LOCKS / lock_name(group, python), python, platform, ["pyproject.toml", *chosen], upgrade)
+    for group, entry in groups.items():
+        chosen = [argument for extra in entry["extras"] for argument in ("--extra", extra)]
+        constraints = constraints_name(pins, entry.get("cuda", pins.cuda))
+        for python in entry.get("pythons", pythons):
+            target, source = LOCKS / lock_name(group, python), ["pyproject.toml", *chosen]
+            compile_lock(target, python, platform, source, upgrade, constraints=constraints)
 
 
 if __name__ == "__main__":

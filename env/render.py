@@ -37,6 +37,15 @@ class Pins:
         return self.versions["packages"][package]["version"]
 
     @property
+    def cuda(self) -> str:
+        """The main CUDA line, as "13.0"."""
+        return next(iter(self.matrix["cuda"]))
+
+    def packages(self, cuda: str) -> dict[str, dict[str, str]]:
+        """The pins of the CUDA line `cuda`: those of `packages`, or what stands for them in the section of that line."""
+        return self.versions["packages"] | ({} if cuda == self.cuda else self.versions[f"packages_{tag_of(cuda)}"])
+
+    @property
     def base_image(self) -> str:
         """The base image, by digest."""
         base = self.versions["images"]["base"]
@@ -61,14 +70,24 @@ def load(root: Path = ROOT) -> Pins:
     )
 
 
+def tag_of(cuda: str) -> str:
+    """`cu128` for CUDA 12.8, as wheels and tags have it."""
+    return "cu" + "".join(cuda.split(".")[:2])
+
+
 def lock_name(group: str, python: str) -> str:
     """File name of a lock, for example `train-py311.txt`."""
     return f"{group}-py{python.replace('.', '')}.txt"
 
 
-def constraints(pins: Pins) -> str:
-    """What `uv pip compile --constraint` gets: every pin, also of packages that only come along."""
-    lines = [f"{name}=={entry['version']}" for name, entry in pins.versions["packages"].items()]
+def constraints_name(pins: Pins, cuda: str) -> str:
+    """File name of a CUDA line's constraints."""
+    return "constraints.txt" if cuda == pins.cuda else f"constraints-{tag_of(cuda)}.txt"
+
+
+def constraints(pins: Pins, cuda: str | None = None) -> str:
+    """What `uv pip compile --constraint` gets: every pin of a CUDA line (the main one), also of packages that only come along."""
+    lines = [f"{name}=={entry['version']}" for name, entry in pins.packages(cuda or pins.cuda).items()]
     return "\n".join([f"# {GENERATED}", *lines]) + "\n"
 
 
@@ -78,7 +97,8 @@ def overrides(pins: Pins) -> str:
     return "\n".join([f"# {GENERATED}", *lines]) + "\n"
 
 
-SHOWN = ["torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"]
+SHOWN = ["torch", "torchvision", "ultralytics", "triton", "onnxruntime"]
+SHOWN += [f"nvidia-{name}-{cuda}" for cuda in ("cu13", "cu12") for name in ("cudnn", "nccl")]
 """What `verify` names of all that it compares."""
 
 
@@ -92,8 +112,6 @@ def package_pins(pins: Pins) -> str:
         "",
         f'ULTRALYTICS = "{pins.version_of("ultralytics")}"',
         f'TORCH = "{pins.version_of("torch")}"',
-        f'PYTHON = "{pins.versions["python"]["image"]["version"]}"',
-        '"""The image\'s."""',
         "PACKAGES = {",
         *(f'    "{name}": "{version}",' for name, version in packages.items()),
         "}",
@@ -113,37 +131,76 @@ def codes(pins: Pins) -> list[str]:
 
 def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
     """Every argument that the Dockerfile's target of this name takes."""
-    entry, python = pins.matrix["variants"][variant], pins.versions["python"]["image"]["version"]
+    entry, pythons = pins.matrix["variants"][variant], pins.versions["python"]
+    python = pythons[entry.get("python", "image")]["version"]
     common = {
         "BASE_IMAGE": "${BASE_IMAGE}",
-        "PYTHON_VERSION": python,
+        "PYTHON_VERSION": pythons["image"]["version"],
         "LOCK": lock_name(entry["lock"], python),
         "VERSION": pins.package_version,
-        "SIZE_BUDGET_GB": str(entry["size_budget_gb"]),
+        "SIZE_BUDGET_GB": size_budget_gb(entry),
         "INPUTS": "${INPUTS}",
     }
     if "packages" in entry:
         return common | {"PACKAGES": " ".join(entry["packages"])}
-    source = pins.versions["sources"]["flash-attn"]
-    return common | {
-        "ARCHS": "${ARCHS}",
-        "LEAST_DRIVER": str(pins.matrix["driver"]["least"]),
-        "FLASH_ATTN": "${FLASH_ATTN}",
-        "FLASH_ATTN_VERSION": source["version"],
-        "FLASH_ATTN_SHA256": source["sha256"],
-    }
+    cuda, settings = entry.get("cuda", pins.cuda), entry.get("settings", {})
+    return (
+        common
+        | {name: settings.get(name, f"${{{name}}}") for name in ("FLASH_ATTN", "NCCL_TESTS")}
+        | {
+            "ENV_MANAGER": settings.get("ENV_MANAGER", "venv"),
+            "ENV_PYTHON": python,
+            "ARCHS": "${ARCHS}",
+            "LEAST_DRIVER": str(pins.matrix["cuda"][cuda]["least_driver"]),
+            "OLDER_DRIVERS": older_drivers(pins, cuda),
+        }
+        | downloads(pins, settings)
+    )
+
+
+def size_budget_gb(entry: dict[str, Any]) -> str:
+    """A variant's budget, as an expression of the bake file where it depends on FLASH_ATTN."""
+    budget_gb = entry["size_budget_gb"]
+    if "full_gb" not in entry:
+        return str(budget_gb)
+    return f'${{FLASH_ATTN == "full" ? {budget_gb + entry["full_gb"]:g} : {budget_gb:g}}}'
+
+
+def older_drivers(pins: Pins, cuda: str) -> str:
+    """What the entrypoint names for drivers that are too old for the line `cuda`: "570=12.8" for each line that needs less, or none."""
+    least = {line: entry["least_driver"] for line, entry in pins.matrix["cuda"].items()}
+    return " ".join(f"{driver}={line}" for line, driver in least.items() if driver < least[cuda]) or "none"
+
+
+def downloads(pins: Pins, settings: dict[str, str]) -> dict[str, str]:
+    """The arguments of what the builder fetches beside the lock, as far as a variant with these `settings` can ask for it."""
+    flash, elsewhere = pins.versions["sources"]["flash-attn"], pins.versions["downloads"]
+    miniforge, nccl_tests = elsewhere["miniforge"], elsewhere["nccl-tests"]
+    found: dict[str, str] = {}
+    if settings.get("FLASH_ATTN") != "none":
+        found |= {
+            "FLASH_ATTN_VERSION": flash["version"],
+            "FLASH_ATTN_SHA256": flash["sha256"],
+            "MAX_JOBS": "${MAX_JOBS}",
+        }
+    if settings.get("NCCL_TESTS") != "0":
+        found |= {"NCCL_TESTS_URL": nccl_tests["url"], "NCCL_TESTS_COMMIT": nccl_tests["commit"]}
+    if settings.get("ENV_MANAGER") == "conda":
+        url = miniforge["url"].format(version=miniforge["version"])
+        found |= {"MINIFORGE_URL": url, "MINIFORGE_SHA256": miniforge["sha256"]}
+    return found
 
 
 def bake(pins: Pins) -> str:
     """docker/docker-bake.json: one target for each variant, with every build argument.
 
-    BASE_IMAGE, ARCHS, FLASH_ATTN and INPUTS (which docker/build.sh computes) can be set from the environment.
+    BASE_IMAGE, ARCHS, MAX_JOBS, the switches and INPUTS (which docker/build.sh computes) can be set from the environment.
     """
     targets = {
         variant: {
             "context": ".",
             "dockerfile": "docker/Dockerfile",
-            "target": variant,
+            "target": entry.get("of", variant),
             "tags": [f"yolov12:{variant}"],
             "args": build_arguments(pins, variant),
             "labels": {
@@ -154,7 +211,7 @@ def bake(pins: Pins) -> str:
                 "org.opencontainers.image.base.name": "${BASE_IMAGE}",
                 "yolov12.variant": variant,
                 "yolov12.archs": "" if "packages" in entry else "${ARCHS}",
-                "yolov12.size_budget_gb": str(entry["size_budget_gb"]),
+                "yolov12.size_budget_gb": size_budget_gb(entry),
                 "yolov12.inputs": "${INPUTS}",
             },
         }
@@ -163,7 +220,8 @@ def bake(pins: Pins) -> str:
     variables = {
         "BASE_IMAGE": pins.base_image,
         "ARCHS": " ".join(codes(pins)),
-        "FLASH_ATTN": next(iter(pins.matrix["flash_attn"])),
+        **{name: next(iter(pins.matrix[name.lower()])) for name in ("FLASH_ATTN", "NCCL_TESTS")},
+        "MAX_JOBS": "auto",
         "INPUTS": "",
     }
     document = {
@@ -220,6 +278,7 @@ def settings_page(_pins: Pins, text: str) -> str:
 
 WHOLE_FILES: dict[str, Callable[[Pins], str]] = {
     "env/locks/constraints.txt": constraints,
+    "env/locks/constraints-cu128.txt": lambda pins: constraints(pins, "12.8"),
     "env/locks/overrides.txt": overrides,
     "yolov12/pins.py": package_pins,
     "docker/docker-bake.json": bake,

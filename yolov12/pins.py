@@ -4,8 +4,6 @@
 
 ULTRALYTICS = "8.4.190"
 TORCH = "2.11.0"
-PYTHON = "3.11"
-"""The image's."""
 PACKAGES = {
     "bats-core": "1.14.0",
     "cloudpickle": "3.1.2",
@@ -44,5 +42,15 @@ PACKAGES = {
 """Every distribution that is pinned by name."""
 ARCHS = ("75", "80", "86", "90", "100", "120")
 """GPU archs that torch must have code for."""
-SHOWN = ("torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
+SHOWN = (
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "triton",
+    "onnxruntime",
+    "nvidia-cudnn-cu13",
+    "nvidia-nccl-cu13",
+    "nvidia-cudnn-cu12",
+    "nvidia-nccl-cu12",
+)
 """What `verify` names of PACKAGES."""

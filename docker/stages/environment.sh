@@ -23,7 +23,7 @@ unused=(
     # Another vendor's GPUs, and Triton's profiler (the command `proton`), which alone needs this copy of CUPTI.
     triton/{backends/amd,backends/nvidia/lib/cupti,instrumentation,profiler,FileCheck,_C/libproton.so} ../../../bin/proton{,-viewer}
     # For linking statically, for several GPUs in one cuSOLVER call, and a second NVRTC: no library of the environment asks for them.
-    nvidia/*/lib/*.a nvidia/cu13/lib/{libcusolverMg,libnvrtc.alt,libnvrtc-builtins.alt}.so*
+    nvidia/*/lib/*.a nvidia/*/lib/{libcusolverMg,libnvrtc.alt,libnvrtc-builtins.alt}.so*
     torch/bin/protoc*
     {matplotlib,sympy/*,networkx/*,networkx/*/*,mpmath}/tests onnx/backend/test/data
 )
@@ -39,8 +39,9 @@ if [[ -f $compiler && $(readelf --section-headers --wide "$compiler") == *.debug
 fi
 
 if [[ -n $wheels ]]; then
-    # Not used by the image; there for `RUN pip install ...` in images made from it. Debian's own wheel, so that Debian's fixes come with it.
-    "$uv" pip install --quiet --no-deps --no-index "$wheels"/pip-*.whl
+    # Not used by the image; there for `RUN pip install ...` in images made from it. Debian's own wheel, so that Debian's fixes come with it;
+    # conda brings one for its own Python.
+    [[ -x $environment/bin/pip ]] || "$uv" pip install --quiet --no-deps --no-index "$wheels"/pip-*.whl
     # Compiled now, and not checked against the source later: a read-only root starts as fast as any, and timestamps do not matter.
     "$environment/bin/python" -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$environment/lib"
 fi

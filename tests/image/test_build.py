@@ -40,9 +40,9 @@ def plan(repository: Path, variant: str) -> dict[str, Any]:
     return json.loads(done.stdout)["target"][variant]
 
 
-def build_target(context: Path, target: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """`docker buildx build` without keeping the result."""
-    options = ["--progress", "plain", "--output", "type=cacheonly"]
+def build_target(context: Path, target: dict[str, Any], name: str = "") -> subprocess.CompletedProcess[str]:
+    """`docker buildx build`, the result kept under `name` or not at all."""
+    options = ["--progress", "plain", *(["--load", "--tag", name] if name else ["--output", "type=cacheonly"])]
     if network := os.environ.get("BUILD_NETWORK"):
         options += ["--network", network]
     if bundle := os.environ.get("CA_BUNDLE"):
@@ -61,10 +61,21 @@ def test_an_arch_that_does_not_exist_fails_the_build_with_its_name(repository: P
     assert "Traceback" not in done.stderr
 
 
-ARGUMENTS = ["PYTHON_VERSION", "LOCK", "ARCHS", "VERSION", "LEAST_DRIVER", "SIZE_BUDGET_GB", "INPUTS"]
+ARGUMENTS = [
+    "PYTHON_VERSION",
+    "ENV_PYTHON",
+    "LOCK",
+    "ARCHS",
+    "VERSION",
+    "LEAST_DRIVER",
+    "OLDER_DRIVERS",
+    "SIZE_BUDGET_GB",
+    "INPUTS",
+]
+SWITCHES = ["FLASH_ATTN", "ENV_MANAGER", "NCCL_TESTS"]
 
 
-@pytest.mark.parametrize("name", [*ARGUMENTS, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "FLASH_ATTN", "BASE_IMAGE"])
+@pytest.mark.parametrize("name", [*ARGUMENTS, *SWITCHES, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "BASE_IMAGE"])
 def test_a_missing_argument_fails_the_build_with_its_name(repository: Path, name: str):
     target = plan(repository, "train")
     target["args"] = {key: value for key, value in target["args"].items() if key != name}

@@ -4,9 +4,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from env import render
 from tests.image.harness import STRANGER, Image, docker, mount
 
 # Debian's own; what else had these bits would let a container's user become someone else.
@@ -20,8 +22,13 @@ def as_root(image: Image, program: str) -> str:
     return image.run("bash", "-c", program, options=("--env=YOLOV12_USER=root",)).check().out.strip()
 
 
+def promised(image: Image) -> dict[str, Any]:
+    """What the image was built to be: image.json."""
+    return json.loads(as_root(image, "cat /opt/yolov12/share/yolov12/image.json"))
+
+
 def test_the_versions_inside_are_those_of_the_lock(image: Image, repository: Path):
-    lock = (repository / "env/locks/train-py311.txt").read_text()
+    lock = (repository / "env/locks" / promised(image)["lock"]).read_text()
     locked = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\\n]+)", lock, re.MULTILINE))
     found = json.loads(
         image.python(
@@ -33,21 +40,14 @@ def test_the_versions_inside_are_those_of_the_lock(image: Image, repository: Pat
     assert {name: version for name, version in found.items() if name not in ours} == locked
 
 
-def test_the_versions_inside_are_the_pinned_ones(image: Image, repository: Path):
-    pins = {
-        name: pin["version"]
-        for name, pin in yaml.safe_load((repository / "env/versions.yaml").read_text())["packages"].items()
-    }
-    names = [
-        "torch",
-        "torchvision",
-        "ultralytics",
-        "onnx",
-        "onnxruntime",
-        "triton",
-        "nvidia-nccl-cu13",
-        "nvidia-cudnn-cu13",
-    ]
+def test_the_versions_inside_are_the_pinned_ones(image: Image):
+    pins = render.load()
+    group = promised(image)["lock"].partition("-py")[0]
+    cuda = pins.matrix["locks"][group].get("cuda", pins.cuda)
+    major = f"cu{cuda.partition('.')[0]}"
+    pins = {name: pin["version"] for name, pin in pins.packages(cuda).items()}
+    names = ["torch", "torchvision", "ultralytics", "onnx", "onnxruntime", "triton"]
+    names += [f"nvidia-nccl-{major}", f"nvidia-cudnn-{major}"]
     found = image.python(f"import importlib.metadata as m; print(*(m.version(name) for name in {names}))").split()
     assert dict(zip(names, found, strict=True)) == {name: pins[name] for name in names}
 
@@ -65,6 +65,9 @@ def test_torch_has_code_for_every_promised_arch(image: Image, repository: Path):
 
 
 def test_flash_attention_is_built_for_the_archs_of_the_image(image: Image):
+    if promised(image)["flash_attn"] is None:
+        assert image.python("import importlib.util; print(importlib.util.find_spec('flash_attn'))") == "None"
+        return
     archs = set(image.inspect('{{index .Config.Labels "yolov12.archs"}}').split())
     served = {"86": "80", "75": None}  # sm_86 runs the code for sm_80; sm_75 has no FlashAttention
     wanted = {served.get(arch, arch) for arch in archs} - {None}

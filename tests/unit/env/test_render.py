@@ -31,7 +31,8 @@ def test_a_moved_pin_makes_what_follows_from_it_stale(tmp_path, repository):
 
     stale = {path.relative_to(tmp_path).as_posix() for path in render.stale(tmp_path)}
 
-    assert stale == {"env/locks/constraints.txt", "yolov12/pins.py", "README.md"}
+    locks = {"env/locks/constraints.txt", "env/locks/constraints-cu128.txt"}
+    assert stale == {*locks, "yolov12/pins.py", "README.md"}
 
 
 def test_check_writes_nothing_and_succeeds_on_a_fresh_tree(repository):
@@ -72,12 +73,14 @@ def test_each_variant_has_a_size_budget_and_a_reason():
     for variant, entry in pins.matrix["variants"].items():
         assert 0 < entry["size_budget_gb"] < 6.5
         assert entry["why"]
-        assert targets[variant]["labels"]["yolov12.size_budget_gb"] == str(entry["size_budget_gb"])
+        label = targets[variant]["labels"]["yolov12.size_budget_gb"]
+        assert label == targets[variant]["args"]["SIZE_BUDGET_GB"]
+        assert re.search(rf"(^|: ){entry['size_budget_gb']}(}}|$)", label)
 
 
 def test_the_image_without_torch_takes_no_argument_about_gpus():
     target = json.loads(render.bake(render.load()))["target"]["deploy"]
-    assert not {"ARCHS", "FLASH_ATTN", "LEAST_DRIVER"} & target["args"].keys()
+    assert not {"ARCHS", "FLASH_ATTN", "LEAST_DRIVER", "ENV_MANAGER", "NCCL_TESTS"} & target["args"].keys()
     assert "torch" not in target["args"]["PACKAGES"].split()
 
 
@@ -85,6 +88,36 @@ def test_the_sources_of_flash_attention_are_built_by_version_and_hash():
     target = json.loads(render.bake(render.load()))["target"]["train"]
     assert re.fullmatch(r"[0-9a-f]{64}", target["args"]["FLASH_ATTN_SHA256"])
     assert target["args"]["FLASH_ATTN"] == "${FLASH_ATTN}"
+
+
+def test_another_cuda_line_is_the_same_stage_with_its_lock_its_driver_and_without_what_needs_nvcc():
+    target = json.loads(render.bake(render.load()))["target"]["train-cu128"]
+    assert target["target"] == "train"
+    expected = {"LOCK": "train-cu128-py311.txt", "LEAST_DRIVER": "570", "FLASH_ATTN": "none", "NCCL_TESTS": "0"}
+    assert expected.items() <= target["args"].items()
+    assert not {name for name in target["args"] if name.startswith(("FLASH_ATTN_", "NCCL_TESTS_", "MINIFORGE_"))}
+
+
+def test_the_main_line_names_the_lines_for_older_drivers_and_the_oldest_names_none():
+    targets = json.loads(render.bake(render.load()))["target"]
+    assert targets["train"]["args"]["OLDER_DRIVERS"] == "570=12.8"
+    assert targets["train-cu128"]["args"]["OLDER_DRIVERS"] == "none"
+
+
+def test_conda_s_environment_has_the_python_of_its_lock_and_the_installer_of_the_pin():
+    pins = render.load()
+    arguments = json.loads(render.bake(pins))["target"]["train-conda"]["args"]
+    python = pins.versions["python"]["conda"]["version"]
+    assert (arguments["ENV_PYTHON"], arguments["LOCK"]) == (python, render.lock_name("train", python))
+    assert arguments["PYTHON_VERSION"] == pins.versions["python"]["image"]["version"], "the base's own stays"
+    miniforge = pins.versions["downloads"]["miniforge"]
+    assert arguments["MINIFORGE_URL"].count(miniforge["version"]) == 2
+    assert arguments["MINIFORGE_SHA256"] == miniforge["sha256"]
+
+
+def test_upstream_s_whole_flash_attention_may_be_larger():
+    args = json.loads(render.bake(render.load()))["target"]["train"]["args"]
+    assert args["SIZE_BUDGET_GB"] == '${FLASH_ATTN == "full" ? 6.4 : 5.4}'
 
 
 def test_the_package_knows_every_pin_and_arch_at_run_time():
@@ -95,7 +128,7 @@ def test_the_package_knows_every_pin_and_arch_at_run_time():
         canonicalize_name(name): entry["version"] for name, entry in pins.versions["packages"].items()
     }
     assert list(module["ARCHS"]) == sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
-    assert set(module["SHOWN"]) <= set(module["PACKAGES"])
+    assert set(module["SHOWN"]) <= {*module["PACKAGES"], *pins.versions["packages_cu128"]}
 
 
 def test_what_is_chosen_for_flash_attention_is_the_builds_default():

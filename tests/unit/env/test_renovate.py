@@ -34,10 +34,16 @@ def test_each_pin_with_a_comment_is_found_once():
 
 
 def test_each_is_found_with_the_version_that_is_pinned():
-    pins = VERSIONS["packages"] | VERSIONS["sources"]
+    pins = VERSIONS["packages"] | VERSIONS["sources"] | VERSIONS["downloads"]
     for one in found():
-        if one["datasource"] == "pypi":
-            assert one["currentValue"] == pins[one["depName"]]["version"]
+        if one["datasource"] != "docker":
+            name = one["depName"].rpartition("/")[2]  # a repository's pin is called after it
+            assert one["currentValue"] == pins[name]["version"]
+
+
+def test_a_commit_is_found_with_its_tag():
+    (one,) = [one for one in found() if one["datasource"] == "github-tags"]
+    assert one["currentDigest"] == VERSIONS["downloads"]["nccl-tests"]["commit"]
 
 
 def test_each_container_image_is_found_with_tag_and_digest():
