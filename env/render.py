@@ -118,7 +118,9 @@ def package_pins(pins: Pins) -> str:
         '"""Every distribution that is pinned by name."""',
         f"ARCHS = ({', '.join(json.dumps(arch) for arch in codes(pins))})",
         '"""GPU archs that torch must have code for."""',
-        f"SHOWN = ({', '.join(map(json.dumps, SHOWN))})",
+        "SHOWN = (",
+        *(f'    "{name}",' for name in SHOWN),
+        ")",
         '"""What `verify` names of PACKAGES."""',
     ]
     return "\n".join(lines) + "\n"
