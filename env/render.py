@@ -243,6 +243,16 @@ def versions_table(pins: Pins) -> str:
     return "\n".join(["| part | version |", "|---|---|", python, *rows])
 
 
+def cuda_table(pins: Pins) -> str:
+    """The README's table of CUDA lines."""
+    rows = []
+    for cuda, entry in pins.matrix["cuda"].items():
+        torch = pins.packages(cuda)["torch"]["version"]
+        option = "" if cuda == pins.cuda else f" CUDA={cuda}"
+        rows.append(f"| {cuda} | {entry['least_driver']} | {torch} | `make build{option}` |")
+    return "\n".join(["| CUDA | oldest driver | torch | made by |", "|---|---|---|---|", *rows])
+
+
 def archs_table(pins: Pins) -> str:
     """The README's table of GPUs."""
     rows = [
@@ -269,8 +279,8 @@ def between_markers(text: str, tables: dict[str, str]) -> str:
 
 def readme(pins: Pins, text: str) -> str:
     """README.md with its tables filled in."""
-    tables = {"versions": versions_table(pins), "archs": archs_table(pins), "settings": markdown_table().rstrip()}
-    return between_markers(text, tables)
+    tables = {"versions": versions_table(pins), "cuda": cuda_table(pins), "archs": archs_table(pins)}
+    return between_markers(text, tables | {"settings": markdown_table().rstrip()})
 
 
 def settings_page(_pins: Pins, text: str) -> str:

@@ -71,7 +71,7 @@ def test_each_variant_has_a_size_budget_and_a_reason():
     pins = render.load()
     targets = json.loads(render.bake(pins))["target"]
     for variant, entry in pins.matrix["variants"].items():
-        assert 0 < entry["size_budget_gb"] < 6.5
+        assert 0 < entry["size_budget_gb"] < (6.5 if "cuda" not in entry else 8)
         assert entry["why"]
         label = targets[variant]["labels"]["yolov12.size_budget_gb"]
         assert label == targets[variant]["args"]["SIZE_BUDGET_GB"]
