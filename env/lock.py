@@ -58,7 +58,10 @@ def main(upgrade: bool) -> None:
         constraints = constraints_name(pins, entry.get("cuda", pins.cuda))
         for python in entry.get("pythons", pythons):
             target, source = LOCKS / lock_name(group, python), ["pyproject.toml", *chosen]
-            compile_lock(target, python, platform, source, upgrade, constraints=constraints)
+            more = "".join(f"{name}\n" for name in entry.get("more", []))
+            compile_lock(
+                target, python, platform, [*source, *(["-"] if more else [])], upgrade, more, constraints=constraints
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# miniforge.sh URL SHA256 PYTHON: Miniforge in /opt/miniforge, and with it the environment /opt/yolov12, which has that Python and no more.
-# Only the installer is fetched: the environment is made of the packages that it brings.
+# miniforge.sh INSTALLER PYTHON: Miniforge in /opt/miniforge, and with it the environment /opt/yolov12, which has that Python and no more.
+# Nothing is fetched: the environment is made of the packages that the installer brings.
 set -euo pipefail
 
-url=$1 sha256=$2 python=$3
+installer=$1 python=$2
 miniforge=/opt/miniforge
 environment=/opt/yolov12
 
@@ -18,25 +18,10 @@ trap 'rm -rf "$work"' EXIT
 # As root conda also writes to ~/.conda; what it keeps there goes away with the folder.
 export HOME=$work CONDA_NUMBER_CHANNEL_NOTICES=0
 
-python3 - "$url" "$work/installer.sh" <<'PYTHON' || die "$url can not be fetched (see above)"
-import os, shutil, ssl, sys, urllib.request
-
-certificates = "/run/secrets/ca.crt"
-given = os.path.isfile(certificates) and os.path.getsize(certificates) > 0
-context = ssl.create_default_context(cafile=certificates if given else None)
-try:
-    with urllib.request.urlopen(sys.argv[1], context=context, timeout=60) as answer, open(sys.argv[2], "wb") as file:
-        shutil.copyfileobj(answer, file)
-except OSError as error:
-    sys.exit(f"miniforge: {error}")
-PYTHON
-found=$(sha256sum "$work/installer.sh")
-[[ ${found%% *} == "$sha256" ]] || die "$url has sha256 ${found%% *}, and the pin is $sha256: fetch it again, or mend the pin"
-
 # -b: no questions; -k: keep the packages, which the environment is made of.
-bash "$work/installer.sh" -b -k -p "$miniforge" >"$work/log" 2>&1 || {
+bash "$installer" -b -k -p "$miniforge" >"$work/log" 2>&1 || {
     cat "$work/log" >&2
-    die "the installer from $url failed (see above)"
+    die "the installer failed (see above)"
 }
 # The classic solver, since the other one needs an index in its cache, which a fresh installation has not (conda-libmamba-solver, issue 396).
 "$miniforge/bin/conda" create --quiet --yes --offline --solver classic --prefix "$environment" "python=$python" ||

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from tests.image.test_build import build_target, plan
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-@pytest.fixture(autouse=True)
-def _builder(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine has built the image, so most of what is needed lies in its cache."""
+@pytest.fixture(autouse=True, scope="module")
+def _builder(image: Image) -> None:
+    """An engine that answers, and a build that reaches this machine."""
     if os.environ.get("BUILD_NETWORK") != "host":
         pytest.skip("needs BUILD_NETWORK=host, so that the build reaches a server of this test")
-    monkeypatch.setenv("ARCHS", image.inspect('{{index .Config.Labels "yolov12.archs"}}'))
 
 
 # Miniforge
@@ -63,81 +62,48 @@ conda() {
 }
 FUNCTION
 """
+INSTALLER_SHA256 = hashlib.sha256(INSTALLER.encode()).hexdigest()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
-    """A web server on this machine; a function from name and content to an address."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+@pytest.fixture(scope="module")
+def installer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the installer, which this machine serves."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "installer.sh").write_text(INSTALLER)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-
-        def serve(name: str, content: str) -> str:
-            (tmp_path / name).write_text(content)
-            return f"http://127.0.0.1:{server.server_address[1]}/{name}"
-
-        yield serve
+        yield f"http://127.0.0.1:{server.server_address[1]}/installer.sh"
         server.shutdown()
 
 
-def conda_plan(repository: Path, url: str, sha256: str) -> dict[str, Any]:
-    """The target train-conda with a stand-in, whose Python is the base's; without what does not depend on the manager."""
+def conda_plan(repository: Path, url: str, sha256: str = INSTALLER_SHA256) -> dict[str, Any]:
+    """The target train-conda with a stand-in, whose Python is the base's; without kernels, which do not depend on the manager."""
     target = plan(repository, "train-conda")
     python = target["args"]["PYTHON_VERSION"]
-    target["args"] |= {"MINIFORGE_URL": url, "MINIFORGE_SHA256": sha256, "FLASH_ATTN": "none"}
+    target["args"] |= {"MINIFORGE_URL": url, "MINIFORGE_SHA256": sha256, "FLASH_ATTN": "none", "ARCHS": "80 90"}
     target["args"] |= {"ENV_PYTHON": python, "LOCK": f"train-py{python.replace('.', '')}.txt"}
     return target
 
 
-def test_another_installer_than_the_pinned_one_fails_the_build_with_one_sentence(repository: Path, served):
-    url = served("installer.sh", INSTALLER)
-    done = build_target(repository, conda_plan(repository, url, "0" * 64) | {"target": "manager-conda"})
+def test_another_installer_than_the_pinned_one_fails_the_build_with_one_sentence(repository: Path, installer: str):
+    done = build_target(repository, conda_plan(repository, installer, "0" * 64) | {"target": "manager-conda"})
     assert done.returncode != 0
-    found = hashlib.sha256(INSTALLER.encode()).hexdigest()
-    assert f"miniforge: {url} has sha256 {found}, and the pin is {'0' * 64}" in done.stderr
+    assert f"fetch: {installer} has sha256 {INSTALLER_SHA256}, and the pin is {'0' * 64}" in done.stderr
 
 
-def test_an_installer_that_is_not_there_fails_the_build_with_its_address(repository: Path, served):
-    url = served("installer.sh", INSTALLER) + ".gone"
-    done = build_target(repository, conda_plan(repository, url, "0" * 64) | {"target": "manager-conda"})
+def test_an_installer_that_is_not_there_fails_the_build_with_its_address(repository: Path, installer: str):
+    done = build_target(repository, conda_plan(repository, f"{installer}.gone") | {"target": "manager-conda"})
     assert done.returncode != 0
-    assert f"miniforge: {url} can not be fetched" in done.stderr
+    assert f"fetch: {installer}.gone can not be fetched" in done.stderr
 
 
-def test_an_environment_with_another_python_than_the_lock_s_fails_the_build(repository: Path, served):
-    url = served("installer.sh", INSTALLER)
-    target = conda_plan(repository, url, hashlib.sha256(INSTALLER.encode()).hexdigest()) | {"target": "manager-conda"}
+def test_an_environment_with_another_python_than_the_lock_s_fails_the_build(repository: Path, installer: str):
+    target = conda_plan(repository, installer) | {"target": "manager-conda"}
     target["args"]["ENV_PYTHON"] = "3.99"
     done = build_target(repository, target)
     assert done.returncode != 0
     assert "the lock is for 3.99" in done.stderr
-
-
-@pytest.fixture
-def conda_image(repository: Path, served) -> Iterator[Image]:
-    url = served("installer.sh", INSTALLER)
-    target = conda_plan(repository, url, hashlib.sha256(INSTALLER.encode()).hexdigest())
-    name = "yolov12:test-conda"
-    done = build_target(repository, target, name)
-    assert done.returncode == 0, done.stderr[-3000:]
-    yield Image(name)
-    docker("rmi", name)
-
-
-def test_an_image_of_conda_s_has_its_function_its_environment_and_the_whole_lock(conda_image: Image):
-    for bash in ("-c", "-lc", "-euc"):
-        ran = conda_image.run(
-            "bash", bash, "conda activate yolov12; echo $CONDA_PREFIX; type -P python", options=STRANGER
-        )
-        assert ran.check().out == "/opt/yolov12\n/opt/yolov12/bin/python\n"
-    assert conda_image.run("bash", "-c", "ls -A /opt/miniforge", options=STRANGER).out.split() == [
-        ".condarc",
-        "bin",
-        "etc",
-    ]
-    verified = conda_image.run("verify", options=STRANGER).check()
-    assert verified.out.splitlines()[-1] == "everything that could be compared agrees"
-    assert "VIRTUAL_ENV" not in conda_image.inspect("{{json .Config.Env}}")
 
 
 # nccl-tests
@@ -160,11 +126,11 @@ int main() {
 """
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> Iterator[tuple[str, str]]:
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Address and commit of a git repository that this machine serves."""
-    repository = tmp_path / "served/nccl-tests"
-    repository.mkdir(parents=True)
+    repository = tmp_path_factory.mktemp("served") / "nccl-tests"
+    repository.mkdir()
     (repository / "Makefile").write_text(MAKEFILE)
     (repository / "all_reduce.cu").write_text(PROGRAM)
     git = ["git", "-C", str(repository), "-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -187,29 +153,54 @@ def is_listening(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def nccl_plan(repository: Path, url: str, commit: str) -> dict[str, Any]:
-    target = plan(repository, "train")
-    target["args"] |= {"NCCL_TESTS": "1", "NCCL_TESTS_URL": url, "NCCL_TESTS_COMMIT": commit}
-    return target
+def nccl_arguments(url: str, commit: str) -> dict[str, str]:
+    return {"NCCL_TESTS": "1", "NCCL_TESTS_URL": url, "NCCL_TESTS_COMMIT": commit}
 
 
-def test_a_commit_that_is_not_there_fails_the_build_with_one_sentence(repository: Path, sources):
+def test_a_commit_that_is_not_there_fails_the_build_with_one_sentence(repository: Path, sources: tuple[str, str]):
     url, _ = sources
-    done = build_target(repository, nccl_plan(repository, url, "0" * 40) | {"target": "nccl-tests-1"})
+    target = plan(repository, "train") | {"target": "nccl-tests-1"}
+    target["args"] |= nccl_arguments(url, "0" * 40)
+    done = build_target(repository, target)
     assert done.returncode != 0
     assert f"nccl-tests: commit {'0' * 40} can not be fetched from {url}" in done.stderr
 
 
-def test_nvidia_s_program_takes_the_place_of_our_check_and_finds_the_image_s_nccl(repository: Path, sources):
-    name = "yolov12:test-nccl"
-    done = build_target(repository, nccl_plan(repository, *sources), name)
+# An image with both
+
+
+@pytest.fixture(scope="module")
+def chosen(repository: Path, installer: str, sources: tuple[str, str]) -> Iterator[Image]:
+    """The image with conda and NVIDIA's nccl-tests, as far as the stand-ins go."""
+    target = conda_plan(repository, installer)
+    target["args"] |= nccl_arguments(*sources)
+    done = build_target(repository, target, "yolov12:test-choices")
     assert done.returncode == 0, done.stderr[-3000:]
-    try:
-        built = Image(name)
-        ran = built.run("/root/yolov12/build/all_reduce_perf", options=STRANGER).check()
-        major, minor, patch = map(int, built.python("import torch; print(*torch.cuda.nccl.version())").split())
-        assert ran.out == f"stand-in with NCCL {major * 10000 + minor * 100 + patch}\n"
-        ours = built.run("cat", "/root/yolov12/build/p2pBandwidthLatencyTest", options=STRANGER).check().out
-        assert "Not NVIDIA's" in ours
-    finally:
-        docker("rmi", name)
+    yield Image("yolov12:test-choices")
+    docker("rmi", "yolov12:test-choices")
+
+
+@pytest.mark.parametrize("bash", ["-c", "-lc", "-euc"])
+def test_conda_activate_is_conda_s_own_and_the_environment_is_the_same_place(chosen: Image, bash: str):
+    program = "conda activate yolov12; echo $CONDA_PREFIX; type -P python"
+    ran = chosen.run("bash", bash, program, options=STRANGER).check()
+    assert ran.out == "/opt/yolov12\n/opt/yolov12/bin/python\n"
+
+
+def test_of_the_manager_only_itself_stays(chosen: Image):
+    ran = chosen.run("bash", "-c", "ls -A /opt/miniforge", options=STRANGER).check()
+    assert ran.out.split() == [".condarc", "bin", "etc"]
+    assert "VIRTUAL_ENV" not in chosen.inspect("{{json .Config.Env}}")
+
+
+def test_conda_s_environment_holds_the_whole_lock(chosen: Image):
+    ran = chosen.run("verify", options=STRANGER).check()
+    assert ran.out.splitlines()[-1] == "everything that could be compared agrees"
+
+
+def test_nvidia_s_program_takes_the_place_of_our_check_and_finds_the_image_s_nccl(chosen: Image):
+    ran = chosen.run("/root/yolov12/build/all_reduce_perf", options=STRANGER).check()
+    major, minor, patch = map(int, chosen.python("import torch; print(*torch.cuda.nccl.version())").split())
+    assert ran.out == f"stand-in with NCCL {major * 10000 + minor * 100 + patch}\n"
+    ours = chosen.run("cat", "/root/yolov12/build/p2pBandwidthLatencyTest", options=STRANGER).check().out
+    assert "Not NVIDIA's" in ours

@@ -154,6 +154,13 @@ def test_the_dev_lock_holds_what_the_others_hold_at_the_same_versions(python):
         assert locked(ROOT / "env/locks" / smaller).items() <= dev.items(), f"{smaller} differs from the dev lock"
 
 
+def test_what_does_not_depend_on_cuda_is_the_same_in_the_lock_of_another_line():
+    """One image would else behave differently from the other for no reason, such as a lock that was upgraded alone."""
+    main, other = (locked(ROOT / "env/locks" / f"{group}-py311.txt") for group in ("train", "train-cu128"))
+    differing = {name for name in main.keys() & other.keys() if main[name] != other[name]}
+    assert differing == {"torch", "torchvision", "triton", *(name for name in differing if name.startswith("nvidia-"))}
+
+
 @pytest.mark.parametrize("name", ["nvidia-nccl-cu13", "nvidia-cudnn-cu13", "triton", "cuda-toolkit"])
 def test_the_pins_that_follow_torch_are_what_torch_asks_for(name):
     assert requirements_of("torch")[name] == SpecifierSet(f"=={PINS.version_of(name)}")
