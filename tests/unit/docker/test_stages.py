@@ -172,6 +172,18 @@ def test_the_bill_is_cyclonedx_and_the_same_for_the_same_inputs(tmp_path):
     assert json.dumps(bill) == json.dumps(describe.bill_of_materials(facts, components))
 
 
+@pytest.mark.parametrize(("older", "written"), [("570=12.8", True), ("none", False)])
+def test_the_entrypoint_gets_the_lines_for_older_drivers_where_there_are_any(tmp_path, monkeypatch, older, written):
+    monkeypatch.setattr(describe.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(describe, "distributions", lambda: [])
+    monkeypatch.setattr(describe, "debian_components", lambda: [])
+    facts = {"variant": "train", "version": "1", "base_image": "debian", "inputs": "abc", "size_budget_gb": "5.4"}
+    describe.main(tmp_path, tmp_path, facts | {"least_driver": "580", "older_drivers": older})
+    folder = tmp_path / "share/yolov12"
+    assert (folder / "least_driver").read_text() == "580\n"
+    assert (folder / "older_drivers").exists() == written
+
+
 # The hash of the inputs
 
 
@@ -189,6 +201,10 @@ def checkout(tmp_path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
+
+
+def test_the_hash_does_not_follow_how_many_compilers_run_at_once(checkout):
+    assert inputs.digest(checkout, {"MAX_JOBS": "2"}) == inputs.digest(checkout, {"MAX_JOBS": "auto"})
 
 
 @pytest.mark.parametrize("name", ["docker/Dockerfile", "yolov12/cli.py"])
