@@ -59,7 +59,7 @@ render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py
 	$(BIN)/python env/workflow.py
 
-build: ## build the image yolov12:$VARIANT (VARIANT ARCHS FLASH_ATTN DALI TENSORRT BASE_IMAGE BUILD_NETWORK CA_BUNDLE, all optional)
+build: ## build the image yolov12:$VARIANT (VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT NCCL_TESTS ..., all optional: docker/build.sh)
 	docker/build.sh
 
 push: ## push the built image under computed tags: REGISTRY=registry.example/team (VARIANT ALLOW_DIRTY; docs/registry.md)

@@ -30,8 +30,11 @@ SAME_RELEASE = (
     ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"),
     ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13"),
 )
-# docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1: oldest driver for every release of a CUDA major.
-OLDEST_DRIVER = {12: 525, 13: 580}
+# Oldest driver that an image of a CUDA line may name. docs.nvidia.com/cuda/cuda-toolkit-release-notes, "CUDA Driver": the one that came with the
+# line. Minor version compatibility would let an older one of its major run it, but not compile PTX.
+OLDEST_DRIVER = {(12, 8): 570, (13, 0): 580}
+# Which package of a CUDA tells its version, where the line has no cuda-toolkit.
+CUDA_OF = ("cuda-toolkit", "nvidia-cuda-runtime-cu12")
 LINUX = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
 
 
@@ -44,6 +47,16 @@ def pins_of(versions: Mapping[str, Any]) -> dict[str, str]:
                 found[canonicalize_name(name)] = entry["version"]
             found |= pins_of(entry)
     return found
+
+
+def lines_of(versions: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Section of a parsed versions.yaml -> the pins of an environment: `packages` with all other sections, and each `packages_*` alone.
+
+    A line of its own is looked at alone: what it shares with the main one is looked at there.
+    """
+    main = {name: entry for name, entry in versions.items() if not name.startswith("packages_")}
+    others = {name: pins_of(entry) for name, entry in versions.items() if name.startswith("packages_")}
+    return {"packages": pins_of(main), **others}
 
 
 def contradictions(pins: Pins) -> list[str]:
@@ -107,18 +120,17 @@ def pythons(
 
 
 def cuda_of_names(pins: Pins) -> list[str]:
-    """Packages that carry a CUDA version in their name (-cu13, -cuda130) and not that of the pinned cuda-toolkit."""
-    if "cuda-toolkit" not in pins:
+    """Packages that carry a CUDA version in their name (-cu13, -cuda130) and not that of the pinned CUDA."""
+    cuda = next((name for name in CUDA_OF if name in pins), None)
+    if cuda is None:
         return []
-    major, minor = _line(pins["cuda-toolkit"])
+    major, minor = _line(pins[cuda])
     found = []
     for name in pins:
         told = re.search(r"-cu(?:da)?(\d\d)(\d?)(?:-|$)", name)
         # A name with a minor version is for that one and newer ones of its major.
         if told and (int(told[1]) != major or int(told[2] or 0) > minor):
-            found.append(
-                f"{_pin(name, pins)} is not for CUDA {major}.{minor}, and {_pin('cuda-toolkit', pins)} is pinned"
-            )
+            found.append(f"{_pin(name, pins)} is not for CUDA {major}.{minor}, and {_pin(cuda, pins)} is pinned")
     return found
 
 
@@ -152,11 +164,11 @@ def same_release(pins: Pins) -> list[str]:
 
 def driver(cuda: str, oldest: str) -> list[str]:
     """Whether images of the CUDA line `cuda` ("13.0") may say that driver `oldest` ("580" or "580.65.06") is enough for them."""
-    major = _line(cuda)[0]
-    if major not in OLDEST_DRIVER:
+    needed = OLDEST_DRIVER.get(_line(cuda))
+    if needed is None:
         return [f"CUDA {cuda} is pinned: env/compatibility.py does not know which driver it needs"]
-    if int(oldest.partition(".")[0]) < OLDEST_DRIVER[major]:
-        return [f"CUDA {cuda} needs driver {OLDEST_DRIVER[major]} or newer, and driver {oldest} is given as enough"]
+    if int(oldest.partition(".")[0]) < needed:
+        return [f"CUDA {cuda} needs driver {needed} or newer, and driver {oldest} is given as enough"]
     return []
 
 

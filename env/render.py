@@ -41,6 +41,15 @@ class Pins:
         return self.versions["packages"][package]["version"]
 
     @property
+    def cuda(self) -> str:
+        """The main CUDA line, as "13.0"."""
+        return next(iter(self.matrix["cuda"]))
+
+    def packages(self, cuda: str) -> dict[str, dict[str, str]]:
+        """The pins of the CUDA line `cuda`: those of `packages`, or what stands for them in the section of that line."""
+        return self.versions["packages"] | ({} if cuda == self.cuda else self.versions[f"packages_{tag_of(cuda)}"])
+
+    @property
     def base_image(self) -> str:
         """The base image, by digest."""
         base = self.versions["images"]["base"]
@@ -63,14 +72,24 @@ def load(root: Path = ROOT) -> Pins:
     return Pins(versions, matrix, found[1], hashlib.sha256(b"".join(files)).hexdigest())
 
 
+def tag_of(cuda: str) -> str:
+    """`cu128` for CUDA 12.8, as wheels and tags have it."""
+    return "cu" + "".join(cuda.split(".")[:2])
+
+
 def lock_name(group: str, python: str) -> str:
     """File name of a lock, for example `train-py311.txt`."""
     return f"{group}-py{python.replace('.', '')}.txt"
 
 
-def constraints(pins: Pins) -> str:
-    """What `uv pip compile --constraint` gets: every pin, also of packages that only come along."""
-    lines = [f"{name}=={entry['version']}" for name, entry in pins.versions["packages"].items()]
+def constraints_name(pins: Pins, cuda: str) -> str:
+    """File name of a CUDA line's constraints."""
+    return "constraints.txt" if cuda == pins.cuda else f"constraints-{tag_of(cuda)}.txt"
+
+
+def constraints(pins: Pins, cuda: str | None = None) -> str:
+    """What `uv pip compile --constraint` gets: every pin of a CUDA line (the main one), also of packages that only come along."""
+    lines = [f"{name}=={entry['version']}" for name, entry in pins.packages(cuda or pins.cuda).items()]
     return "\n".join([f"# {GENERATED}", *lines]) + "\n"
 
 
@@ -80,7 +99,8 @@ def overrides(pins: Pins) -> str:
     return "\n".join([f"# {GENERATED}", *lines]) + "\n"
 
 
-SHOWN = ["torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13"]
+SHOWN = ["torch", "torchvision", "ultralytics", "triton", "onnxruntime"]
+SHOWN += [f"nvidia-{name}-{cuda}" for cuda in ("cu13", "cu12") for name in ("cudnn", "nccl")]
 SHOWN += ["onnxruntime-gpu", "tensorrt-lean-cu13-libs"]
 """What `verify` names of all that it compares."""
 
@@ -95,8 +115,6 @@ def package_pins(pins: Pins) -> str:
         "",
         f'ULTRALYTICS = "{pins.version_of("ultralytics")}"',
         f'TORCH = "{pins.version_of("torch")}"',
-        f'PYTHON = "{pins.versions["python"]["image"]["version"]}"',
-        '"""The image\'s."""',
         "PACKAGES = {",
         *(f'    "{name}": "{version}",' for name, version in packages.items()),
         "}",
@@ -123,24 +141,29 @@ def has_torch(pins: Pins, variant: str) -> bool:
     return "project" not in pins.matrix["locks"][pins.matrix["variants"][variant]["lock"]]
 
 
+SWITCHES = ("FLASH_ATTN", "DALI", "TENSORRT", "NCCL_TESTS")
+"""What the caller of a build chooses: env/matrix.yaml has the values under the same name in small letters."""
+
+
 def size_budget_gb(pins: Pins, variant: str) -> str:
     """A variant's budget: a number, or for bake an expression of one, since what is chosen at the build adds to it."""
     entry = pins.matrix["variants"][variant]
-    if not has_torch(pins, variant):
-        return str(entry["size_budget_gb"])
+    fixed, open_to_the_caller = entry.get("settings", {}), has_torch(pins, variant)
     terms = [
         json.dumps({choice: of["adds_gb"] for choice, of in pins.matrix[name.lower()].items()}) + f"[{name}]"
-        for name in ("DALI", "TENSORRT")
+        for name in ("FLASH_ATTN", "DALI", "TENSORRT")
+        if open_to_the_caller and name not in fixed
     ]
-    return f"${{{' + '.join([str(entry['size_budget_gb']), *terms])}}}"
+    return f"${{{' + '.join([str(entry['size_budget_gb']), *terms])}}}" if terms else str(entry["size_budget_gb"])
 
 
 def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
     """Every argument that the Dockerfile's target of this name takes."""
-    entry, python = pins.matrix["variants"][variant], pins.versions["python"]["image"]["version"]
+    entry, pythons = pins.matrix["variants"][variant], pins.versions["python"]
+    python = pythons[entry.get("python", "image")]["version"]
     common = {
         "BASE_IMAGE": "${BASE_IMAGE}",
-        "PYTHON_VERSION": python,
+        "PYTHON_VERSION": pythons["image"]["version"],
         "LOCK": lock_name(entry["lock"], python),
         "VERSION": pins.package_version,
         "SIZE_BUDGET_GB": size_budget_gb(pins, variant),
@@ -150,22 +173,53 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         return common | {"VARIANT": variant}
     if "dev_lock" in entry:
         common["DEV_LOCK"] = lock_name(entry["dev_lock"], python)
-    source, rtx = (pins.versions["sources"][name] for name in ("flash-attn", "tensorrt-rtx-cu13"))
-    vendor = pins.versions["vendor"]
-    return common | {
-        "ARCHS": "${ARCHS}",
-        "LEAST_DRIVER": str(pins.matrix["driver"]["least"]),
-        "FLASH_ATTN": "${FLASH_ATTN}",
-        "FLASH_ATTN_VERSION": source["version"],
-        "FLASH_ATTN_SHA256": source["sha256"],
-        "DALI": "${DALI}",
-        "TENSORRT": "${TENSORRT}",
-        "TENSORRT_10": vendor["tensorrt-10"]["version"],
-        "TENSORRT_11": vendor["tensorrt-11"]["version"],
-        "TENSORRT_RTX": rtx["version"],
-        "TENSORRT_RTX_SHA256": rtx["sha256"],
-        "TENSORRT_INDEX": "${TENSORRT_INDEX}",
-    }
+    cuda, settings = entry.get("cuda", pins.cuda), entry.get("settings", {})
+    return (
+        common
+        | {name: settings.get(name, f"${{{name}}}") for name in SWITCHES}
+        | {
+            "ENV_MANAGER": settings.get("ENV_MANAGER", "venv"),
+            "ENV_PYTHON": python,
+            "ARCHS": "${ARCHS}",
+            "LEAST_DRIVER": str(pins.matrix["cuda"][cuda]["least_driver"]),
+            "OLDER_DRIVERS": older_drivers(pins, cuda),
+        }
+        | downloads(pins, settings)
+    )
+
+
+def older_drivers(pins: Pins, cuda: str) -> str:
+    """What the entrypoint names for drivers that are too old for the line `cuda`: "570=12.8" for each line that needs less, or none."""
+    least = {line: entry["least_driver"] for line, entry in pins.matrix["cuda"].items()}
+    return " ".join(f"{driver}={line}" for line, driver in least.items() if driver < least[cuda]) or "none"
+
+
+def downloads(pins: Pins, settings: dict[str, str]) -> dict[str, str]:
+    """The arguments of what the builder fetches beside the lock, as far as a variant with these `settings` can ask for it."""
+    sources, vendor, elsewhere = (pins.versions[section] for section in ("sources", "vendor", "downloads"))
+    flash, rtx = sources["flash-attn"], sources["tensorrt-rtx-cu13"]
+    miniforge, nccl_tests = elsewhere["miniforge"], elsewhere["nccl-tests"]
+    found: dict[str, str] = {}
+    if settings.get("FLASH_ATTN") != "none":
+        found |= {
+            "FLASH_ATTN_VERSION": flash["version"],
+            "FLASH_ATTN_SHA256": flash["sha256"],
+            "MAX_JOBS": "${MAX_JOBS}",
+        }
+    if settings.get("TENSORRT") != "none":
+        found |= {
+            "TENSORRT_10": vendor["tensorrt-10"]["version"],
+            "TENSORRT_11": vendor["tensorrt-11"]["version"],
+            "TENSORRT_RTX": rtx["version"],
+            "TENSORRT_RTX_SHA256": rtx["sha256"],
+            "TENSORRT_INDEX": "${TENSORRT_INDEX}",
+        }
+    if settings.get("NCCL_TESTS") != "0":
+        found |= {"NCCL_TESTS_URL": nccl_tests["url"], "NCCL_TESTS_COMMIT": nccl_tests["commit"]}
+    if settings.get("ENV_MANAGER") == "conda":
+        url = miniforge["url"].format(version=miniforge["version"])
+        found |= {"MINIFORGE_URL": url, "MINIFORGE_SHA256": miniforge["sha256"]}
+    return found
 
 
 def bake(pins: Pins) -> str:
@@ -173,15 +227,16 @@ def bake(pins: Pins) -> str:
 
     Its first line has the hash of what it was made from, so that docker/build.sh sees without a YAML parser when a pin has moved since.
 
-    BASE_IMAGE, ARCHS, FLASH_ATTN, DALI, TENSORRT, TENSORRT_INDEX and INPUTS (which docker/build.sh computes) can be set from the environment.
+    BASE_IMAGE, ARCHS, MAX_JOBS, SWITCHES, TENSORRT_INDEX and INPUTS (which docker/build.sh computes) can be set from the environment.
     """
+    arguments = {variant: build_arguments(pins, variant) for variant in pins.matrix["variants"]}
     targets = {
         variant: {
             "context": ".",
             "dockerfile": "docker/Dockerfile",
             "target": entry.get("of", variant),
             "tags": [f"yolov12:{variant}"],
-            "args": build_arguments(pins, variant),
+            "args": arguments[variant],
             "labels": {
                 "org.opencontainers.image.title": "yolov12",
                 "org.opencontainers.image.description": entry["why"],
@@ -190,8 +245,8 @@ def bake(pins: Pins) -> str:
                 "org.opencontainers.image.base.name": "${BASE_IMAGE}",
                 "yolov12.variant": variant,
                 "yolov12.archs": "${ARCHS}" if has_torch(pins, variant) else "",
-                "yolov12.dali": "${DALI}" if has_torch(pins, variant) else "0",
-                "yolov12.tensorrt": "${TENSORRT}" if has_torch(pins, variant) else "none",
+                "yolov12.dali": arguments[variant].get("DALI", "0"),
+                "yolov12.tensorrt": arguments[variant].get("TENSORRT", "none"),
                 "yolov12.size_budget_gb": size_budget_gb(pins, variant),
                 "yolov12.inputs": "${INPUTS}",
             },
@@ -201,10 +256,9 @@ def bake(pins: Pins) -> str:
     variables = {
         "BASE_IMAGE": pins.base_image,
         "ARCHS": " ".join(codes(pins)),
-        "FLASH_ATTN": next(iter(pins.matrix["flash_attn"])),
-        "DALI": next(iter(pins.matrix["dali"])),
-        "TENSORRT": next(iter(pins.matrix["tensorrt"])),
+        **{name: next(iter(pins.matrix[name.lower()])) for name in SWITCHES},
         "TENSORRT_INDEX": "",
+        "MAX_JOBS": "auto",
         "INPUTS": "",
     }
     document = {
@@ -222,6 +276,16 @@ def versions_table(pins: Pins) -> str:
     rows = [f"| {name} | {pins.version_of(name)} |" for name in names]
     python = f"| python | {pins.versions['python']['image']['version']} |"
     return "\n".join(["| part | version |", "|---|---|", python, *rows])
+
+
+def cuda_table(pins: Pins) -> str:
+    """The README's table of CUDA lines."""
+    rows = []
+    for cuda, entry in pins.matrix["cuda"].items():
+        torch = pins.packages(cuda)["torch"]["version"]
+        option = "" if cuda == pins.cuda else f" CUDA={cuda}"
+        rows.append(f"| {cuda} | {entry['least_driver']} | {torch} | `make build{option}` |")
+    return "\n".join(["| CUDA | oldest driver | torch | made by |", "|---|---|---|---|", *rows])
 
 
 def archs_table(pins: Pins) -> str:
@@ -250,8 +314,8 @@ def between_markers(text: str, tables: dict[str, str]) -> str:
 
 def readme(pins: Pins, text: str) -> str:
     """README.md with its tables filled in."""
-    tables = {"versions": versions_table(pins), "archs": archs_table(pins), "settings": markdown_table().rstrip()}
-    return between_markers(text, tables)
+    tables = {"versions": versions_table(pins), "cuda": cuda_table(pins), "archs": archs_table(pins)}
+    return between_markers(text, tables | {"settings": markdown_table().rstrip()})
 
 
 def settings_page(_pins: Pins, text: str) -> str:
@@ -261,6 +325,7 @@ def settings_page(_pins: Pins, text: str) -> str:
 
 WHOLE_FILES: dict[str, Callable[[Pins], str]] = {
     "env/locks/constraints.txt": constraints,
+    "env/locks/constraints-cu128.txt": lambda pins: constraints(pins, "12.8"),
     "env/locks/overrides.txt": overrides,
     "yolov12/pins.py": package_pins,
     "docker/docker-bake.json": bake,

@@ -54,11 +54,17 @@ JOB = """\
 @include@
     env:
       VARIANTS: ${{ matrix.variants }}
-    defaults:
+      TEST_IMAGE: ${{ matrix.image }}
+@env@    defaults:
       run:
         shell: bash
     steps:
 @steps@"""
+
+# A variant that has no choice here gets an empty variable, which docker/build.sh takes for none.
+NVIDIAS = """\
+      NCCL_TESTS: ${{ matrix.nccl_tests }}
+"""
 
 CHECKOUT = """\
 - name: check out
@@ -166,18 +172,37 @@ def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     is_release = "startsWith(github.ref, 'refs/tags/v')"
     jobs = [
         job("image", f"${{{{ !{is_release} }}}}", ["contents: read"], bake, CHECKOUT + steps),
-        job("release", is_release, ["contents: read", "packages: write"], bake, CHECKOUT + COMPARE + steps + PUSH),
+        job(
+            "release",
+            is_release,
+            ["contents: read", "packages: write"],
+            bake,
+            CHECKOUT + COMPARE + steps + PUSH,
+            NVIDIAS,
+        ),
     ]
     return HEAD + "".join(jobs) + SCHEDULED.replace("@steps@", textwrap.indent(CHECKOUT + PARTS, " " * 6))
 
 
-def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, Any], steps: str) -> str:
+def entry(variants: list[str], bake: Mapping[str, Any]) -> str:
+    """One machine of the matrix: what it builds, which image the tests of `train` are for, and whether nccl-tests can be built for it."""
+    arguments = bake["target"][variants[0]]["args"]
+    lines = [f"- variants: {' '.join(variants)}"]
+    is_train = "LEAST_DRIVER" in arguments and "DEV_LOCK" not in arguments
+    lines.append(f"  image: yolov12:{variants[0] if is_train else 'train'}")
+    if arguments.get("NCCL_TESTS") == "${NCCL_TESTS}":
+        lines.append('  nccl_tests: "1"')
+    return textwrap.indent("\n".join(lines), " " * 10)
+
+
+def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, Any], steps: str, env: str = "") -> str:
     """One job of the matrix."""
     parts = {
         "name": name,
         "condition": condition,
         "permissions": textwrap.indent("\n".join(permissions), " " * 6),
-        "include": "\n".join(f"          - variants: {' '.join(variants)}" for variants in machines(bake)),
+        "include": "\n".join(entry(variants, bake) for variants in machines(bake)),
+        "env": env,
         "steps": textwrap.indent(steps, " " * 6),
     }
     text = JOB

@@ -4,8 +4,6 @@
 
 ULTRALYTICS = "8.4.190"
 TORCH = "2.11.0"
-PYTHON = "3.11"
-"""The image's."""
 PACKAGES = {
     "bats-core": "1.14.0",
     "check-jsonschema": "0.39.0",
@@ -22,7 +20,9 @@ PACKAGES = {
     "nvidia-cuda-nvcc": "13.0.88",
     "nvidia-cuda-runtime": "13.0.96",
     "nvidia-cudnn-cu13": "9.19.0.56",
+    "nvidia-dali-cuda130": "2.4.0",
     "nvidia-nccl-cu13": "2.28.9",
+    "nvidia-nvjpeg": "13.0.4.44",
     "nvidia-nvvm": "13.0.88",
     "onnx": "1.23.2",
     "onnxruntime": "1.31.1",
@@ -39,6 +39,8 @@ PACKAGES = {
     "shfmt-py": "4.2.0",
     "tensorrt-lean-cu13-bindings": "11.4.0.106",
     "tensorrt-lean-cu13-libs": "11.4.0.106",
+    "tensorrt-rtx-cu13-bindings": "1.7.1.116",
+    "tensorrt-rtx-cu13-libs": "1.7.1.116",
     "torch": "2.11.0",
     "torchvision": "0.26.0",
     "triton": "3.6.0",
@@ -59,6 +61,8 @@ SHOWN = (
     "onnxruntime",
     "nvidia-cudnn-cu13",
     "nvidia-nccl-cu13",
+    "nvidia-cudnn-cu12",
+    "nvidia-nccl-cu12",
     "onnxruntime-gpu",
     "tensorrt-lean-cu13-libs",
 )

@@ -4,6 +4,7 @@
 image.json      what was promised: the lock's versions, GPU archs, size budget, hash of the inputs; `verify` compares it with what it finds
 sbom.cdx.json   a bill of materials (CycloneDX 1.6) from what is installed, Python's packages and Debian's
 least_driver    the oldest driver, which the entrypoint compares with the host's
+older_drivers   "570=12.8" for each CUDA line that needs no newer driver than 570, which it then names
 licenses/       for each Python package its licence texts, as links; Debian's are in /usr/share/doc/PACKAGE/copyright
 
 Runs at the end of a build with the image's own Python and needs nothing but it. Nothing here depends on the time or the machine.
@@ -190,8 +191,9 @@ def main(locks: Path, wheels: Path, facts: dict[str, Any]) -> None:
     vendor = folder / "vendor.txt"  # what tensorrt.sh installed, which no lock has
     facts["packages"] = locked(locks, left_out(facts)) | (named(vendor) if vendor.is_file() else {})
     facts["packages_without_licence_text"] = link_licences(folder / "licenses", found)
-    if "least_driver" in facts:
-        (folder / "least_driver").write_text(facts["least_driver"] + "\n")
+    for name in ("least_driver", "older_drivers"):
+        if facts.get(name, "none") != "none":
+            (folder / name).write_text(facts[name] + "\n")
     components = [*python_components(found, facts["flash_attn"]), *debian_components()]
     for name, document in (("image.json", facts), ("sbom.cdx.json", bill_of_materials(facts, components))):
         (folder / name).write_text(json.dumps(document, indent=1, sort_keys=name == "image.json") + "\n")

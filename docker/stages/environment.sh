@@ -28,7 +28,7 @@ unused=(
     # Another vendor's GPUs, and Triton's profiler (the command `proton`), which alone needs this copy of CUPTI.
     triton/{backends/amd,backends/nvidia/lib/cupti,instrumentation,profiler,FileCheck,_C/libproton.so} ../../../bin/proton{,-viewer}
     # For linking statically, for several GPUs in one cuSOLVER call, and a second NVRTC: no library of the environment asks for them.
-    nvidia/*/lib/*.a nvidia/cu13/lib/{libcusolverMg,libnvrtc.alt,libnvrtc-builtins.alt}.so*
+    nvidia/*/lib/*.a nvidia/*/lib/{libcusolverMg,libnvrtc.alt,libnvrtc-builtins.alt}.so*
     torch/bin/protoc*
     {matplotlib,sympy/*,networkx/*,networkx/*/*,mpmath}/tests onnx/backend/test/data
     # For compiling against DALI, and a program of its compression library. Its libraries for Amazon's and Google's storage stay: they are linked.
@@ -56,8 +56,9 @@ for library in nvidia/dali/libdali*.so nvidia/dali/.libs/libcvcuda*; do
 done
 
 if [[ -n $wheels ]]; then
-    # Not used by the image; there for `RUN pip install ...` in images made from it. Debian's own wheel, so that Debian's fixes come with it.
-    "$uv" pip install --quiet --no-deps --no-index "$wheels"/pip-*.whl
+    # Not used by the image; there for `RUN pip install ...` in images made from it. Debian's own wheel, so that Debian's fixes come with it;
+    # conda brings one for its own Python.
+    [[ -x $environment/bin/pip ]] || "$uv" pip install --quiet --no-deps --no-index "$wheels"/pip-*.whl
 fi
 # Compiled now, and not checked against the source later: a read-only root starts as fast as any, and timestamps do not matter. Only what this
 # part brought: a file of another layer would be in this one too.

@@ -65,8 +65,8 @@ def test_an_arch_that_does_not_exist_fails_the_build_with_its_name(repository: P
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
-        ({"DALI": "yes"}, "build: DALI=yes: type DALI=1 or DALI=0"),
-        ({"TENSORRT": "12"}, "build: TENSORRT=12: type TENSORRT=none, 10, 11 or rtx"),
+        ({"DALI": "yes"}, "build: DALI=yes: type one of 1 0"),
+        ({"TENSORRT": "12"}, "build: TENSORRT=12: type one of none 10 11 rtx"),
         ({"TENSORRT": "11"}, "build: TENSORRT=11 needs TENSORRT_INDEX=ADDRESS"),
     ],
 )
@@ -79,18 +79,19 @@ def test_a_choice_that_there_is_not_fails_the_build_with_one_sentence(repository
 
 ARGUMENTS = [
     "PYTHON_VERSION",
+    "ENV_PYTHON",
     "LOCK",
     "ARCHS",
     "VERSION",
     "LEAST_DRIVER",
+    "OLDER_DRIVERS",
     "SIZE_BUDGET_GB",
     "INPUTS",
-    "DALI",
-    "TENSORRT",
 ]
+SWITCHES = ["FLASH_ATTN", "DALI", "TENSORRT", "ENV_MANAGER", "NCCL_TESTS"]
 
 
-@pytest.mark.parametrize("name", [*ARGUMENTS, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "FLASH_ATTN", "BASE_IMAGE"])
+@pytest.mark.parametrize("name", [*ARGUMENTS, *SWITCHES, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "BASE_IMAGE"])
 def test_a_missing_argument_fails_the_build_with_its_name(repository: Path, name: str):
     target = plan(repository, "train")
     target["args"] = {key: value for key, value in target["args"].items() if key != name}

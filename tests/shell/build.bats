@@ -7,13 +7,14 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS FLASH_ATTN DALI TENSORRT TENSORRT_INDEX BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
     size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
     "buildx version") ;;
     "buildx bake") sed "s|\${BASE_IMAGE}|${BASE_IMAGE-the pinned base}|; s|\${ARCHS}|${ARCHS-all archs}|
-        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${DALI}|${DALI-1}|; s|\${TENSORRT}|${TENSORRT-none}|; s|\${TENSORRT_INDEX}|${TENSORRT_INDEX-}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
+        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${DALI}|${DALI-1}|; s|\${TENSORRT}|${TENSORRT-none}|; s|\${TENSORRT_INDEX}|${TENSORRT_INDEX-}|
+        s|\${NCCL_TESTS}|${NCCL_TESTS-0}|; s|\${MAX_JOBS}|${MAX_JOBS-auto}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
     "buildx build") printf "<%s>\n" "$@" ;;
     "image inspect") echo "sha256:abc $size 5.5" ;;
     "run --rm") [[ $* == *--json ]] && echo "{\"bytes\": {\"torch\": 5000000000, \"others\": 200000000}}" || echo "ran: $*"
@@ -44,9 +45,9 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "an argument of the Dockerfile has no default, or one that fails" {
     run grep -E '^ *ARG .*=' "${repo:?}/docker/Dockerfile"
-    [ "${#lines[@]}" -eq 4 ]
+    [ "${#lines[@]}" -eq 6 ]
     printed 'ARG BASE_IMAGE="BASE_IMAGE is not set: use make build"' # a name that can not be parsed: the builder prints it
-    for name in FLASH_ATTN DALI TENSORRT; do
+    for name in FLASH_ATTN DALI TENSORRT ENV_MANAGER NCCL_TESTS; do
         printed "ARG $name=notset" # a stage of that name fails with a sentence
     done
 }
@@ -138,9 +139,19 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$(inputs train)" != "$(inputs deploy)" ]
 }
 
-@test "FLASH_ATTN=full says that it is not built here" {
-    FLASH_ATTN=full run -2 build
-    [ "$output" = "build: FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ]
+@test "an unknown value names the known ones" {
+    FLASH_ATTN=hd64 run -2 build
+    [ "$output" = "build: FLASH_ATTN=hd64: type one of hd32 none full" ]
+    CUDA=11.8 run -2 build
+    [ "$output" = "build: CUDA=11.8: type one of 13.0 12.8" ]
+    ENV_MANAGER=mamba run -2 build
+    [ "$output" = "build: ENV_MANAGER=mamba: type one of venv conda" ]
+    NCCL_TESTS=yes run -2 build
+    [ "$output" = "build: NCCL_TESTS=yes: type one of 0 1" ]
+    DALI=2 run -2 build
+    [ "$output" = "build: DALI=2: type one of 1 0" ]
+    TENSORRT=9 run -2 build
+    [ "$output" = "build: TENSORRT=9: type one of none 10 11 rtx" ]
 }
 
 @test "a choice is passed on, and is a label" {
@@ -153,22 +164,52 @@ build() { "${repo:?}/docker/build.sh"; }
     printed "<yolov12.tensorrt=11>"
 }
 
-@test "an unknown DALI or TENSORRT names the known ones" {
-    DALI=2 run -2 build
-    [ "$output" = "build: DALI=2: type DALI=1 or DALI=0" ]
-    TENSORRT=9 run -2 build
-    [ "$output" = "build: TENSORRT=9: type TENSORRT=none, 10, 11 or rtx" ]
-}
-
 @test "TensorRT of the vendor's index asks for its address" {
     TENSORRT=10 run -2 build
     [[ $output == "build: TENSORRT=10 needs TENSORRT_INDEX=ADDRESS, "* ]]
     [ "${#lines[@]}" -eq 1 ]
 }
 
-@test "an unknown FLASH_ATTN names the known ones" {
-    FLASH_ATTN=hd64 run -2 build
-    [ "$output" = "build: FLASH_ATTN=hd64: type FLASH_ATTN=hd32 or none" ]
+@test "another CUDA or manager is a target and a tag of its own, with its lock" {
+    CUDA=12.8 run -0 build
+    printed "<yolov12:train-cu128>"
+    printed "<LOCK=train-cu128-py311.txt>"
+    printed "<FLASH_ATTN=none>"
+    printed "<LEAST_DRIVER=570>"
+    ENV_MANAGER=conda run -0 build
+    printed "<yolov12:train-conda>"
+    printed "<ENV_MANAGER=conda>"
+    printed "<LOCK=train-py312.txt>"
+    CUDA=13.0 ENV_MANAGER=venv run -0 build
+    printed "<yolov12:train>"
+    printed "<ENV_MANAGER=venv>"
+}
+
+@test "what is not built together is refused with where the reason stands" {
+    for choice in "CUDA=12.8 ENV_MANAGER=conda" "VARIANT=deploy CUDA=12.8" "VARIANT=deploy ENV_MANAGER=conda"; do
+        # shellcheck disable=SC2086 # several assignments
+        run -2 env $choice "$repo/docker/build.sh"
+        [[ $output == "build: VARIANT="*" is not built: env/matrix.yaml has what is, and under exclusions why" ]]
+    done
+    CUDA=12.8 FLASH_ATTN=hd32 run -2 build
+    [ "$output" = "build: FLASH_ATTN=hd32: yolov12:train-cu128 is built with FLASH_ATTN=none only; env/matrix.yaml says why, under exclusions" ]
+    CUDA=12.8 NCCL_TESTS=1 run -2 build
+    [[ $output == "build: NCCL_TESTS=1: yolov12:train-cu128 is built with NCCL_TESTS=0 only; "* ]]
+    CUDA=12.8 DALI=1 run -2 build
+    [[ $output == "build: DALI=1: yolov12:train-cu128 is built with DALI=0 only; "* ]]
+    CUDA=12.8 FLASH_ATTN=none run -0 build
+}
+
+@test "upstream's whole FlashAttention and NVIDIA's nccl-tests are built when asked for" {
+    FLASH_ATTN=full NCCL_TESTS=1 MAX_JOBS=3 run -0 build
+    printed "<FLASH_ATTN=full>"
+    printed "<NCCL_TESTS=1>"
+    printed "<MAX_JOBS=3>"
+}
+
+@test "how many compilers run at once is no input" {
+    hash_of() { build | sed -n 's/^<INPUTS=\([0-9a-f]*\)>$/\1/p'; }
+    [ "$(MAX_JOBS=3 hash_of)" = "$(hash_of)" ]
 }
 
 @test "the commit is a label, and says when the checkout differs from it" {

@@ -269,6 +269,17 @@ entrypoint() {
     [ "$output" = "entrypoint: the driver is 535.104.05, and this image's CUDA needs 580 or newer: update the driver on the host, or type device=cpu" ]
 }
 
+@test "a driver that is new enough for an older CUDA gets that image's name" {
+    gpus 570.26 "NVIDIA H100, 9.0"
+    echo 570=12.8 >"$facts/older_drivers"
+    run -2 entrypoint train
+    [ "$output" = "entrypoint: the driver is 570.26, and this image's CUDA needs 580 or newer: update the driver on the host, take the image for CUDA 12.8 (tag cu128; make build CUDA=12.8), or type device=cpu" ]
+    gpus 535.104.05 "NVIDIA H100, 9.0"
+    echo 570=12.8 >"$facts/older_drivers"
+    run -2 entrypoint train
+    [[ $output != *"CUDA 12.8"* ]]
+}
+
 @test "an old driver does not matter to what runs on the CPU, or computes nothing" {
     gpus 535.104.05 "NVIDIA H100, 9.0"
     for command in "train device=cpu" "train --device cpu" "env" "verify" "python my_script.py"; do

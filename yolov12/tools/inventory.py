@@ -18,7 +18,6 @@ GROUPS = {
     "torch, torchvision": r"torch$|torchvision$",
     "Triton": r"triton$",
     "FlashAttention": r"flash-attn$",
-    "TensorRT": r"tensorrt-",
     "OpenCV": r"opencv-",
     "ONNX, ONNX Runtime": r"onnx",
     "yolov12, ultralytics": r"yolov12|ultralytics",

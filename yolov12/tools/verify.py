@@ -99,7 +99,8 @@ def check_python(here: Here) -> Check:
     version = platform.python_version()
     if here.promised is None:
         return Check("python", None, version)
-    return Check("python", version.rpartition(".")[0] == pins.PYTHON, version, f"{pins.PYTHON}.x")
+    promised = here.promised["python"]
+    return Check("python", version.rpartition(".")[0] == promised, version, f"{promised}.x")
 
 
 def check_versions(here: Here) -> Check:
@@ -125,9 +126,12 @@ def check_versions(here: Here) -> Check:
 
 def check_gpu_code(here: Here) -> Iterator[Check]:
     """The archs in each library: at least the promised ones; in FlashAttention's and ONNX Runtime's, exactly those that are known."""
+    built = ((here.promised or {}).get("flash_attn") or {}).get("libraries", {})  # upstream's whole has another name
     for short, (package, library) in LIBRARIES.items():
         if package not in here.packages:
             continue
+        if package == "flash-attn":
+            library = next(iter(built), library)
         name = f"code {short}"
         try:
             code = here.read_gpu_code(here.site / library)

@@ -292,6 +292,18 @@ def test_what_means_something_in_an_url_is_escaped_in_a_package_s():
     assert describe.purl("deb/debian", "g++", "4:12.2.0-3+b1") == "pkg:deb/debian/g%2B%2B@4:12.2.0-3%2Bb1"
 
 
+@pytest.mark.parametrize(("older", "written"), [("570=12.8", True), ("none", False)])
+def test_the_entrypoint_gets_the_lines_for_older_drivers_where_there_are_any(tmp_path, monkeypatch, older, written):
+    monkeypatch.setattr(describe.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(describe, "distributions", lambda: [])
+    monkeypatch.setattr(describe, "debian_components", lambda: [])
+    facts = {"variant": "train", "version": "1", "base_image": "debian", "inputs": "abc", "size_budget_gb": "5.4"}
+    describe.main(tmp_path, tmp_path, facts | {"least_driver": "580", "older_drivers": older})
+    folder = tmp_path / "share/yolov12"
+    assert (folder / "least_driver").read_text() == "580\n"
+    assert (folder / "older_drivers").exists() == written
+
+
 # The hash of the inputs
 
 
@@ -309,6 +321,10 @@ def checkout(tmp_path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
+
+
+def test_the_hash_does_not_follow_how_many_compilers_run_at_once(checkout):
+    assert inputs.digest(checkout, {"MAX_JOBS": "2"}) == inputs.digest(checkout, {"MAX_JOBS": "auto"})
 
 
 @pytest.mark.parametrize("name", ["docker/Dockerfile", "yolov12/cli.py"])

@@ -34,10 +34,14 @@ def test_each_pin_with_a_comment_is_found_once():
 
 
 def test_each_is_found_with_the_version_that_is_pinned():
-    pins = VERSIONS["packages"] | VERSIONS["sources"]
+    pins = VERSIONS["packages"] | VERSIONS["sources"] | VERSIONS["downloads"]
     known = {(name, pin["version"]) for name, pin in pins.items()}
     known |= {("tensorrt-cu13-bindings", pin["version"]) for pin in VERSIONS["vendor"].values()}
-    assert {(one["depName"], one["currentValue"]) for one in found() if one["datasource"] == "pypi"} == known
+    # a repository's pin is called after it
+    seen = {
+        (one["depName"].rpartition("/")[2], one["currentValue"]) for one in found() if one["datasource"] != "docker"
+    }
+    assert seen == known
 
 
 def test_each_tensorrt_of_the_vendor_stays_in_its_major_version():
@@ -45,6 +49,11 @@ def test_each_tensorrt_of_the_vendor_stays_in_its_major_version():
     assert (rule["matchCurrentVersion"], rule["allowedVersions"]) == ("<11", "<11")
     for name, pin in VERSIONS["vendor"].items():
         assert pin["version"].split(".")[0] == name.removeprefix("tensorrt-")
+
+
+def test_a_commit_is_found_with_its_tag():
+    (one,) = [one for one in found() if one["datasource"] == "github-tags"]
+    assert one["currentDigest"] == VERSIONS["downloads"]["nccl-tests"]["commit"]
 
 
 def test_each_container_image_is_found_with_tag_and_digest():

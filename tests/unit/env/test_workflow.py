@@ -68,6 +68,25 @@ def test_each_variant_is_built_once_and_those_of_one_lock_and_arguments_together
         assert ["train", "train-nonroot"] in machines
 
 
+def test_each_machine_tests_an_image_that_it_built_or_none():
+    for name in ("image", "release"):
+        job = parsed()["jobs"][name]
+        assert job["env"]["TEST_IMAGE"] == "${{ matrix.image }}"
+        for machine in job["strategy"]["matrix"]["include"]:
+            variants, image = machine["variants"].split(), machine["image"].removeprefix("yolov12:")
+            assert image == (variants[0] if variants[0].startswith("train") else "train")
+
+
+def test_a_release_has_nvidia_s_nccl_tests_where_they_can_be_built():
+    jobs = parsed()["jobs"]
+    assert jobs["release"]["env"]["NCCL_TESTS"] == "${{ matrix.nccl_tests }}"
+    assert "NCCL_TESTS" not in jobs["image"]["env"]
+    machines = {entry["variants"]: entry for entry in jobs["release"]["strategy"]["matrix"]["include"]}
+    assert machines["train train-nonroot"]["nccl_tests"] == "1"
+    assert "nccl_tests" not in machines["train-cu128"]
+    assert "nccl_tests" not in machines["deploy"]
+
+
 def test_a_new_variant_of_the_bake_file_gets_a_machine():
     more = {"target": BAKE["target"] | {"other": {"args": {"LOCK": "another"}}}}
     assert ["other"] in workflow.machines(more)

@@ -60,6 +60,7 @@ def here(tmp_path) -> verify.Here:
         "version": "0.1.0",
         "base_image": "debian:12@sha256:abc",
         "inputs": "0123",
+        "python": "3.11",
         "archs": ARCHS,
         "size_budget_gb": 1.0,
         "dali": "1",
@@ -87,7 +88,7 @@ def failures(here: verify.Here) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def image_python(monkeypatch):
     """The image's Python, whichever runs the tests."""
-    monkeypatch.setattr(verify.platform, "python_version", lambda: f"{pins.PYTHON}.9")
+    monkeypatch.setattr(verify.platform, "python_version", lambda: "3.11.9")
 
 
 def test_an_image_that_is_what_was_promised_has_no_failure(here):
@@ -108,7 +109,21 @@ def test_an_image_that_is_what_was_promised_has_no_failure(here):
 
 def test_another_python_is_named(here, monkeypatch):
     monkeypatch.setattr(verify.platform, "python_version", lambda: "3.99.1")
-    assert failures(here)["python"].endswith(f"expected {pins.PYTHON}.x, found 3.99.1")
+    assert failures(here)["python"].endswith("expected 3.11.x, found 3.99.1")
+
+
+def test_upstreams_whole_flash_attention_is_read_from_its_own_library(here):
+    library = "flash_attn_2_cuda.cpython-311-x86_64-linux-gnu.so"
+    whole = here.promised["flash_attn"] | {"libraries": {library: "0123"}}
+    read: list[str] = []
+
+    def reader(file: Path) -> GpuCode:
+        read.append(file.name)
+        return code(ARCHS)(file)
+
+    looked = verify.Here(here.site, here.packages, here.promised | {"flash_attn": whole}, here.folder, reader)
+    verify.checks(looked)
+    assert read[-1] == library
 
 
 def test_a_package_that_moved_is_named_with_both_versions(here):
