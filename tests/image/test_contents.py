@@ -72,7 +72,8 @@ for name in filter(str.isidentifier, names):
 print(len(names) > 5)
 """
     lines = each.python(program).splitlines()
-    assert [line for line in lines if line.startswith("broken:")] == []
+    without_mxnet = "broken: rec2idx No module named 'mxnet'"  # a program of DALI's, for MXNet's record files
+    assert [line for line in lines if line.startswith("broken:") and line != without_mxnet] == []
     assert lines[-1] == "True", "the test must be able to fail"
 
 
