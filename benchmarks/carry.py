@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Pack what the benchmarks need on a GPU machine that has torch but no network: `python benchmarks/carry.py`, then gpu.sh there.
 
-Writes the git-ignored folder .carry: wheels of the packages below in the locked versions, stand-ins, the BCCD photos, and which commit
-this is. Packages that such a machine has (torch, OpenCV, numpy, ...) stay out: the folder has to be small enough to be carried.
+Writes the git-ignored folder .carry: wheels of the packages below in the locked versions, those that docker/ built where dist/ has any
+(docs/kernels.md), stand-ins, the BCCD photos, and which commit this is. Packages that such a machine has (torch, OpenCV, numpy, ...)
+stay out: the folder has to be small enough to be carried.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ WHEELS = (
     "ultralytics-platform",
     "ultralytics-thop",
 )
+BUILT = ("flash_attn", "yolov12_kernels")
+"""Packages that docker/ builds. Without them the machine uses torch's own operations, or what it has."""
 STAND_INS = {
     # Its wheel is 50 MB. ultralytics' trainer uses it for one thing, the results table inside a checkpoint, and does without.
     "polars.py": '"""Empty: polars is not here, and training does without (benchmarks/carry.py)."""\n',
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / ".carry")
     parser.add_argument("--data", type=Path, default=ROOT / training.BCCD, help="folder of BCCD")
+    parser.add_argument("--built", type=Path, default=ROOT / "dist", help="folder with wheels that docker/ built")
     options = parser.parse_args(arguments)
     out: Path = options.out
     shutil.rmtree(out, ignore_errors=True)
@@ -55,11 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
     for name, text in STAND_INS.items():
         (out / "stand-ins" / name).write_text(text)
     download(locked(LOCK.read_text(), WHEELS), out / "wheels")
+    for wheel in newest(options.built):
+        shutil.copy2(wheel, out / "wheels")
+        print(f"{out.name}: with {wheel.name}")
     training.copy_dataset(options.data, out / "bccd")
     (out / "commit").write_text(f"{system.commit()}:{system.code_digest()}\n")
     mib = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 2**20
     print(f"{out.name}: {len(list((out / 'wheels').iterdir()))} wheels, {mib:.1f} MiB of {MAX_MIB}")
     return 0 if mib <= MAX_MIB else 1
+
+
+def newest(folder: Path) -> list[Path]:
+    """The newest wheel in `folder` of each package in BUILT that has any."""
+    found = [list(folder.glob(f"{package}-*.whl")) for package in BUILT]
+    return [max(wheels, key=lambda wheel: wheel.stat().st_mtime) for wheels in found if wheels]
 
 
 def locked(lock: str, names: tuple[str, ...]) -> str:

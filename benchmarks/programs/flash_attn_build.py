@@ -105,9 +105,10 @@ def _upstream(job: Job) -> Measured:
     sys.path.insert(0, str(BUILDER))
     import build
     import hd32_sources as sources
+    from native.build import inspect_torch
 
     sources.unpack(Path(str(job.parameters["sdist"])), job.scratch)
-    torch, cuda_home = build.inspect_torch(Path(sys.executable)), Path(str(job.parameters["cuda_home"]))
+    torch, cuda_home = inspect_torch(Path(sys.executable)), Path(str(job.parameters["cuda_home"]))
     files = sorted(path.name for path in (job.scratch / sources.SOURCES).glob("*.cu"))
     command = next(iter(build.compile_commands(job.scratch, cuda_home, torch, [str(job.parameters["arch"])]).values()))
     options = [

@@ -2,7 +2,8 @@
 """One training step on the GPU: forward, loss, backward, clip, optimizer, EMA, on a batch that already lies there.
 
 Stock is ultralytics' own modules in a bare loop, so the loader and the bookkeeping between steps are out of the picture. `tuned` is the
-same without determinism and with cuDNN's autotuner, which ultralytics never switches on. Ours is that loop with our attention installed.
+same without determinism and with cuDNN's autotuner, which ultralytics never switches on. Ours is that loop with our attention, convolutions
+and loss installed, and with the memory plan that a training run makes.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def run_side(job: Job) -> Measured:
     import torch
 
     if job.side == "ours":
-        from yolov12.model import attention
+        from yolov12.engine.patches import install_patches
 
-        attention.install()
-    _set_determinism(on=job.side == "stock")
+        install_patches()
+    set_determinism(on=job.side == "stock")
     device = torch.device(job.parameters["device"])
-    measured = Measured(declared=_declare(job))
+    measured = Measured(declared=declare(job))
     for name in job.rows:
         size, batch = CASES[name]
         try:
@@ -43,7 +44,7 @@ def run_side(job: Job) -> Measured:
     return measured
 
 
-def _set_determinism(on: bool) -> None:
+def set_determinism(on: bool) -> None:
     """What ultralytics' trainer sets by default (utils/torch_utils.py:793), or its opposite with cuDNN's autotuner."""
     import torch
 
@@ -64,13 +65,28 @@ def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, float
         gc.collect()  # the model of the case before is full of cycles
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    step = _step(size, _batch(batch, job.parameters["imgsz"], device), device)
+    data = synthetic_batch(batch, job.parameters["imgsz"], device)
+    model, step = trainee(size, data, device)
+    if job.side == "ours":
+        plan_memory(model, data, device)
     timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
     return median(timing.times_ms(step, device.type, job.parameters["steps"])), training.peak_gib()
 
 
-def _step(size: str, batch: dict[str, Any], device: Any) -> Any:
-    """A call that makes one update, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
+def plan_memory(model: Any, batch: dict[str, Any], device: Any) -> Any:
+    """What our trainer does before a step: choose what each convolution keeps, by the memory that is free."""
+    import torch
+
+    from yolov12 import settings
+    from yolov12.engine.recompute import Recomputation
+
+    recomputation = Recomputation(model, device, torch.bfloat16, settings.current())
+    recomputation.before(tuple(batch["img"].shape))
+    return recomputation
+
+
+def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, Any]:
+    """A model, and a call that makes one update of it, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
     import torch
     from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -84,19 +100,23 @@ def _step(size: str, batch: dict[str, Any], device: Any) -> Any:
     optimizer = DetectionTrainer.build_optimizer(None, model, name="SGD", lr=1e-4, momentum=0.937, decay=5e-4)
     ema = ModelEMA(model)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss, _ = model(batch)
-        loss.sum().backward()
+    def finish() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
         optimizer.step()
         optimizer.zero_grad()
         ema.update(model)
 
-    return step
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            loss, _ = model(batch)
+        loss.sum().backward()
+        finish()
+
+    step.finish = finish  # type: ignore[attr-defined]  # for who brings gradients of their own
+    return model, step
 
 
-def _batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
+def synthetic_batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
     """Random pixels and boxes in the form that `preprocess_batch` hands on (models/yolo/detect/train.py:107)."""
     import torch
 
@@ -113,7 +133,8 @@ def _batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
     }
 
 
-def _declare(job: Job) -> dict[str, Any]:
+def declare(job: Job) -> dict[str, Any]:
+    """What a side of a step benchmark ran with."""
     import torch
 
     return {

@@ -8,10 +8,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-
-class BuildError(Exception):
-    """What went wrong, in one sentence for the user."""
-
+from native.build import BuildError
 
 KERNELS = tuple(f"flash_{way}_hdim32_{dtype}_sm80.cu" for way in ("bwd", "fwd") for dtype in ("bf16", "fp16"))
 """4 of upstream's 72 files, the slow ones first. `sm80` names the instructions they use; they compile for every arch from there on."""

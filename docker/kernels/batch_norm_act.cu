@@ -3,6 +3,7 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "batch_norm_act.h"
 
@@ -10,7 +11,7 @@ namespace yolov12_kernels {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerMultiprocessor = 8;  // what 256 threads of up to 32 registers each would fill a multiprocessor with
+constexpr int kBlocksPerMultiprocessor = 8;  // which threads of up to 32 registers each would fill
 constexpr int kRowsPerThread = 4;            // fewer, and a block costs more than its rows
 constexpr int kLoadBytes = 16;
 constexpr int kFinishThreads = 128;
@@ -70,10 +71,10 @@ __device__ void load_constants(float (&values)[kSize], const float* constants, i
   for (int i = 0; i < kSize; ++i) values[i] = constants[channel + i];
 }
 
-// Sums over the rows of one block: each thread brings two sums for each of its channels, one thread per column writes the block's.
+// Sums over the rows of one block: each thread brings two sums for each of its channels, the block writes one of each.
 template <int kSize>
-__device__ void write_block_sums(const float (&first)[kSize], const float (&second)[kSize], const Layout& layout, int column, int row, bool works,
-                                 int channel, int channels, float* partials) {
+__device__ void write_block_sums(const float (&first)[kSize], const float (&second)[kSize], const Layout& layout, int column, int row,
+                                 bool works, int channel, int channels, float* partials) {
   __shared__ float shared[kThreads * kSize];
   float* block_partials = partials + static_cast<int64_t>(blockIdx.x) * 2 * channels;
 #pragma unroll
@@ -95,7 +96,8 @@ __device__ void write_block_sums(const float (&first)[kSize], const float (&seco
 
 // Sums of y - y[0] and its square: taken from the first row, so that a mean far from zero does not swallow the variance.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) sum_values(const T* __restrict__ y, int64_t stride, int64_t rows, int channels, float* partials) {
+__global__ void __launch_bounds__(kThreads)
+    sum_values(const T* __restrict__ y, int64_t stride, int64_t rows, int channels, float* partials) {
   constexpr int kSize = Vector<T>::kSize;
   const Layout layout(channels, kSize);
   const int column = threadIdx.x % layout.columns, row = threadIdx.x / layout.columns;
@@ -139,8 +141,8 @@ __device__ void sum_over_blocks(const float* partials, int blocks, int channels,
 }
 
 template <typename T>
-__global__ void finish_statistics(const T* y, const float* partials, int blocks, int64_t rows, int channels, const float* gamma, const float* beta,
-                                  float epsilon, Running running, float* constants) {
+__global__ void finish_statistics(const T* y, const float* partials, int blocks, int64_t rows, int channels, const float* gamma,
+                                  const float* beta, float epsilon, Running running, float* constants) {
   const int channel = (blockIdx.x * kFinishThreads + threadIdx.x) / 32;
   if (channel >= channels) return;
   double sum, squares;
@@ -148,7 +150,8 @@ __global__ void finish_statistics(const T* y, const float* partials, int blocks,
   if (threadIdx.x % 32 != 0) return;
   const double shifted_mean = sum / rows;
   const double variance = fmax(squares / rows - shifted_mean * shifted_mean, 0.0);
-  const float mean = to_float(y[channel]) + static_cast<float>(shifted_mean);
+  // Added in double: a mean near zero is a small difference of two numbers that are not.
+  const float mean = static_cast<float>(to_float(y[channel]) + shifted_mean);
   const float inverse_deviation = rsqrtf(static_cast<float>(variance) + epsilon);
   const float scale = gamma[channel] * inverse_deviation;
   constants[kMean * channels + channel] = mean;
@@ -164,8 +167,8 @@ __global__ void finish_statistics(const T* y, const float* partials, int blocks,
 }
 
 template <typename T, Activation kActivation, bool kAccumulate>
-__global__ void __launch_bounds__(kThreads) apply_kernel(const T* __restrict__ y, int64_t stride, int64_t rows, int channels, const float* __restrict__ constants,
-                                                         T* out, int64_t out_stride) {
+__global__ void __launch_bounds__(kThreads) apply_kernel(const T* __restrict__ y, int64_t stride, int64_t rows, int channels,
+                                                         const float* __restrict__ constants, T* out, int64_t out_stride) {
   constexpr int kSize = Vector<T>::kSize;
   const Layout layout(channels, kSize);
   const int column = threadIdx.x % layout.columns, row = threadIdx.x / layout.columns;
@@ -193,8 +196,9 @@ __global__ void __launch_bounds__(kThreads) apply_kernel(const T* __restrict__ y
 }
 
 template <typename T, Activation kActivation>
-__global__ void __launch_bounds__(kThreads) sum_gradients(const T* __restrict__ y, int64_t stride, const T* __restrict__ grad_out, int64_t grad_stride, int64_t rows,
-                                                          int channels, const float* __restrict__ constants, float* partials) {
+__global__ void __launch_bounds__(kThreads)
+    sum_gradients(const T* __restrict__ y, int64_t stride, const T* __restrict__ grad_out, int64_t grad_stride, int64_t rows, int channels,
+                  const float* __restrict__ constants, float* partials) {
   constexpr int kSize = Vector<T>::kSize;
   const Layout layout(channels, kSize);
   const int column = threadIdx.x % layout.columns, row = threadIdx.x / layout.columns;
@@ -224,8 +228,8 @@ __global__ void __launch_bounds__(kThreads) sum_gradients(const T* __restrict__ 
 }
 
 // Also what is subtracted from a gradient: a constant, and a multiple of y - mean.
-__global__ void finish_gradients(float* partials, int blocks, int64_t rows, int channels, const float* constants, float* grad_gamma, float* grad_beta,
-                                 float* corrections) {
+__global__ void finish_gradients(float* partials, int blocks, int64_t rows, int channels, const float* constants, float* grad_gamma,
+                                 float* grad_beta, float* corrections) {
   const int channel = (blockIdx.x * kFinishThreads + threadIdx.x) / 32;
   if (channel >= channels) return;
   double sum, product;
@@ -240,9 +244,9 @@ __global__ void finish_gradients(float* partials, int blocks, int64_t rows, int 
 }
 
 template <typename T, Activation kActivation>
-__global__ void __launch_bounds__(kThreads) gradient_kernel(const T* __restrict__ y, int64_t stride, const T* grad_out, int64_t grad_stride, int64_t rows,
-                                                            int channels, const float* __restrict__ constants, const float* __restrict__ corrections,
-                                                            T* grad_y, int64_t grad_y_stride) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_kernel(const T* __restrict__ y, int64_t stride, const T* grad_out, int64_t grad_stride, int64_t rows, int channels,
+                    const float* __restrict__ constants, const float* __restrict__ corrections, T* grad_y, int64_t grad_y_stride) {
   constexpr int kSize = Vector<T>::kSize;
   const Layout layout(channels, kSize);
   const int column = threadIdx.x % layout.columns, row = threadIdx.x / layout.columns;
@@ -276,7 +280,7 @@ __global__ void __launch_bounds__(kThreads) gradient_kernel(const T* __restrict_
   }
 }
 
-// The kernels are templates over type and activation; this picks the instance. `call` is a generic lambda that takes (T*, constant activation).
+// The kernels are templates over type and activation; this picks the instance. `call` takes (T*, Chosen).
 template <Activation kActivation>
 struct Chosen {
   static constexpr Activation value = kActivation;
@@ -299,13 +303,6 @@ void with_types(const Shape& shape, const Call& call) {
   }
 }
 
-int blocks_for(const Shape& shape, int multiprocessors) {
-  const Layout layout(shape.channels, elements_per_load(shape.type));
-  const int64_t per_block = static_cast<int64_t>(layout.rows) * kRowsPerThread;
-  const int64_t wanted = (shape.rows + per_block - 1) / per_block;
-  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(wanted, static_cast<int64_t>(multiprocessors) * kBlocksPerMultiprocessor)));
-}
-
 dim3 grid(const Shape& shape, int blocks) {
   const int vectors = shape.channels / elements_per_load(shape.type);
   const Layout layout(shape.channels, elements_per_load(shape.type));
@@ -318,48 +315,54 @@ int finish_blocks(int channels) { return (channels * 32 + kFinishThreads - 1) / 
 
 int elements_per_load(Type type) { return kLoadBytes / (type == Type::kFloat ? 4 : 2); }
 
-int partial_blocks(const Shape& shape, int multiprocessors) { return blocks_for(shape, multiprocessors); }
+int blocks_for(const Shape& shape, int multiprocessors) {
+  const int64_t rows_per_block = static_cast<int64_t>(Layout(shape.channels, elements_per_load(shape.type)).rows) * kRowsPerThread;
+  const int64_t wanted = (shape.rows + rows_per_block - 1) / rows_per_block;
+  const int64_t most = static_cast<int64_t>(multiprocessors) * kBlocksPerMultiprocessor;
+  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, most)));
+}
 
-void statistics(const Shape& shape, Rows y, const float* gamma, const float* beta, float epsilon, Running running, float* constants, float* partials,
-                int blocks, cudaStream_t stream) {
+void statistics(const Shape& shape, Rows y, const float* gamma, const float* beta, float epsilon, Running running, float* constants,
+                float* partials, int blocks, cudaStream_t stream) {
   with_types(shape, [&](auto* type, auto) {
     using T = std::remove_pointer_t<decltype(type)>;
     const T* values = static_cast<const T*>(y.data);
     sum_values<T><<<grid(shape, blocks), kThreads, 0, stream>>>(values, y.stride, shape.rows, shape.channels, partials);
-    finish_statistics<T><<<finish_blocks(shape.channels), kFinishThreads, 0, stream>>>(values, partials, blocks, shape.rows, shape.channels, gamma, beta, epsilon,
-                                                                                       running, constants);
+    finish_statistics<T><<<finish_blocks(shape.channels), kFinishThreads, 0, stream>>>(values, partials, blocks, shape.rows, shape.channels,
+                                                                                       gamma, beta, epsilon, running, constants);
   });
 }
 
-void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, int multiprocessors, cudaStream_t stream) {
-  const dim3 blocks = grid(shape, blocks_for(shape, multiprocessors));
+void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, int blocks, cudaStream_t stream) {
   with_types(shape, [&](auto* type, auto activation) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr Activation kActivation = decltype(activation)::value;
     const T* values = static_cast<const T*>(y.data);
     T* target = static_cast<T*>(out.data);
     if (accumulate)
-      apply_kernel<T, kActivation, true><<<blocks, kThreads, 0, stream>>>(values, y.stride, shape.rows, shape.channels, constants, target, out.stride);
+      apply_kernel<T, kActivation, true>
+          <<<grid(shape, blocks), kThreads, 0, stream>>>(values, y.stride, shape.rows, shape.channels, constants, target, out.stride);
     else
-      apply_kernel<T, kActivation, false><<<blocks, kThreads, 0, stream>>>(values, y.stride, shape.rows, shape.channels, constants, target, out.stride);
+      apply_kernel<T, kActivation, false>
+          <<<grid(shape, blocks), kThreads, 0, stream>>>(values, y.stride, shape.rows, shape.channels, constants, target, out.stride);
   });
 }
 
-void gradient(const Shape& shape, Rows y, Rows grad_out, const float* constants, Rows grad_y, float* grad_gamma, float* grad_beta, float* partials,
-              int blocks, int multiprocessors, cudaStream_t stream) {
+void gradient(const Shape& shape, Rows y, Rows grad_out, const float* constants, Rows grad_y, float* grad_gamma, float* grad_beta,
+              float* partials, int blocks, cudaStream_t stream) {
   float* corrections = partials + static_cast<int64_t>(blocks) * 2 * shape.channels;
-  const dim3 gradient_grid = grid(shape, blocks_for(shape, multiprocessors));
   with_types(shape, [&](auto* type, auto activation) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr Activation kActivation = decltype(activation)::value;
     const T* values = static_cast<const T*>(y.data);
     const T* grads = static_cast<const T*>(grad_out.data);
-    sum_gradients<T, kActivation>
-        <<<grid(shape, blocks), kThreads, 0, stream>>>(values, y.stride, grads, grad_out.stride, shape.rows, shape.channels, constants, partials);
-    finish_gradients<<<finish_blocks(shape.channels), kFinishThreads, 0, stream>>>(partials, blocks, shape.rows, shape.channels, constants, grad_gamma, grad_beta,
-                                                                                  corrections);
-    gradient_kernel<T, kActivation><<<gradient_grid, kThreads, 0, stream>>>(values, y.stride, grads, grad_out.stride, shape.rows, shape.channels, constants,
-                                                                            corrections, static_cast<T*>(grad_y.data), grad_y.stride);
+    sum_gradients<T, kActivation><<<grid(shape, blocks), kThreads, 0, stream>>>(values, y.stride, grads, grad_out.stride, shape.rows,
+                                                                                shape.channels, constants, partials);
+    finish_gradients<<<finish_blocks(shape.channels), kFinishThreads, 0, stream>>>(partials, blocks, shape.rows, shape.channels, constants,
+                                                                                   grad_gamma, grad_beta, corrections);
+    gradient_kernel<T, kActivation><<<grid(shape, blocks), kThreads, 0, stream>>>(values, y.stride, grads, grad_out.stride, shape.rows,
+                                                                                  shape.channels, constants, corrections,
+                                                                                  static_cast<T*>(grad_y.data), grad_y.stride);
   });
 }
 

@@ -28,14 +28,24 @@ Type type_of(const at::Tensor& t) {
   }
 }
 
+// Elements from one pixel's channels to the next one's. A dimension of size 1 has any stride, so it is not asked.
+int64_t row_stride(const at::Tensor& t) {
+  for (const int dimension : {3, 2, 0}) {
+    if (t.size(dimension) > 1) return t.stride(dimension);
+  }
+  return t.size(1);
+}
+
+bool is_supported(at::ScalarType type) { return type == at::kFloat || type == at::kHalf || type == at::kBFloat16; }
+
 // Whether `t`, (images, channels, height, width), can be walked as rows of channels at one distance from each other.
 bool is_rows(const at::Tensor& t) {
-  if (t.dim() != 4) return false;
+  if (t.dim() != 4 || t.numel() == 0 || !is_supported(t.scalar_type())) return false;
   const int vector = elements_per_load(type_of(t));
   const int64_t images = t.size(0), channels = t.size(1), height = t.size(2), width = t.size(3);
-  if (channels == 0 || channels % vector != 0 || (channels > 1 && t.stride(1) != 1)) return false;
+  if (channels % vector != 0 || t.stride(1) != 1) return false;
   if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 != 0) return false;
-  const int64_t row = width > 1 ? t.stride(3) : height > 1 ? t.stride(2) : images > 1 ? t.stride(0) : channels;
+  const int64_t row = row_stride(t);
   if (row < channels || row % vector != 0) return false;
   if (height > 1 && t.stride(2) != row * width) return false;
   return images <= 1 || t.stride(0) == row * width * height;
@@ -44,22 +54,24 @@ bool is_rows(const at::Tensor& t) {
 Rows rows_of(const at::Tensor& t, const char* name) {
   TORCH_CHECK(is_rows(t), "yolov12_kernels: ", name, " of shape ", t.sizes(), " and strides ", t.strides(),
               " is not channels_last with channels a multiple of 16 bytes");
-  const int64_t row = t.size(3) > 1 ? t.stride(3) : t.size(2) > 1 ? t.stride(2) : t.size(0) > 1 ? t.stride(0) : t.size(1);
-  return {const_cast<void*>(t.const_data_ptr()), row};
+  return {const_cast<void*>(t.const_data_ptr()), row_stride(t)};
 }
 
 Shape shape_of(const at::Tensor& y, bool silu) {
+  TORCH_CHECK(y.dim() == 4, "yolov12_kernels: y must be (images, channels, height, width), and is ", y.sizes());
   return {y.size(0) * y.size(2) * y.size(3), static_cast<int>(y.size(1)), type_of(y), silu ? Activation::kSiLU : Activation::kNone};
 }
 
 void check_same(const at::Tensor& t, const at::Tensor& y, const char* name) {
-  TORCH_CHECK(t.sizes() == y.sizes() && t.scalar_type() == y.scalar_type() && t.device() == y.device(), "yolov12_kernels: ", name, " must be like y, ",
-              y.sizes(), " ", y.scalar_type(), " on ", y.device(), ", and is ", t.sizes(), " ", t.scalar_type(), " on ", t.device());
+  TORCH_CHECK(t.sizes() == y.sizes() && t.scalar_type() == y.scalar_type() && t.device() == y.device(), "yolov12_kernels: ", name,
+              " must be like y, ", y.sizes(), " ", y.scalar_type(), " on ", y.device(), ", and is ", t.sizes(), " ", t.scalar_type(),
+              " on ", t.device());
 }
 
 const float* channel_values(const at::Tensor& t, const at::Tensor& y, const char* name) {
-  TORCH_CHECK(t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() == y.size(1) && t.device() == y.device(), "yolov12_kernels: ", name,
-              " must be ", y.size(1), " float32 values on ", y.device(), ", and is ", t.sizes(), " ", t.scalar_type(), " on ", t.device());
+  TORCH_CHECK(t.scalar_type() == at::kFloat && t.is_contiguous() && t.numel() == y.size(1) && t.device() == y.device(),
+              "yolov12_kernels: ", name, " must be ", y.size(1), " float32 values on ", y.device(), ", and is ", t.sizes(), " ",
+              t.scalar_type(), " on ", t.device());
   return t.const_data_ptr<float>();
 }
 
@@ -77,11 +89,14 @@ int multiprocessors() {
   return count;
 }
 
-at::Tensor floats(int64_t n, const at::Tensor& like) { return at::empty({n}, like.options().dtype(at::kFloat).memory_format(std::nullopt)); }
+at::Tensor floats(int64_t n, const at::Tensor& like) {
+  return at::empty({n}, like.options().dtype(at::kFloat).memory_format(std::nullopt));
+}
 
 // Batch statistics of y and what follows from them: (4, channels), mean, 1 / deviation, scale and shift. Updates the running statistics.
-at::Tensor statistics_op(const at::Tensor& y, const at::Tensor& gamma, const at::Tensor& beta, const std::optional<at::Tensor>& running_mean,
-                         const std::optional<at::Tensor>& running_variance, const std::optional<at::Tensor>& batches, double momentum, double epsilon) {
+at::Tensor statistics_op(const at::Tensor& y, const at::Tensor& gamma, const at::Tensor& beta,
+                         const std::optional<at::Tensor>& running_mean, const std::optional<at::Tensor>& running_variance,
+                         const std::optional<at::Tensor>& batches, double momentum, double epsilon) {
   const c10::cuda::CUDAGuard guard(y.device());
   const Shape shape = shape_of(y, false);
   const Rows rows = rows_of(y, "y");
@@ -90,10 +105,11 @@ at::Tensor statistics_op(const at::Tensor& y, const at::Tensor& gamma, const at:
   if (running_variance) running.variance = const_cast<float*>(channel_values(*running_variance, y, "running_var"));
   TORCH_CHECK((running.mean == nullptr) == (running.variance == nullptr), "yolov12_kernels: running_mean and running_var go together");
   if (batches) {
-    TORCH_CHECK(batches->scalar_type() == at::kLong && batches->device() == y.device(), "yolov12_kernels: num_batches_tracked must be int64 on ", y.device());
+    TORCH_CHECK(batches->scalar_type() == at::kLong && batches->device() == y.device(),
+                "yolov12_kernels: num_batches_tracked must be int64 on ", y.device());
     running.batches = batches->mutable_data_ptr<int64_t>();
   }
-  const int blocks = partial_blocks(shape, multiprocessors());
+  const int blocks = blocks_for(shape, multiprocessors());
   const at::Tensor partials = floats(static_cast<int64_t>(blocks) * 2 * shape.channels, y);
   at::Tensor constants = floats(static_cast<int64_t>(kConstants) * shape.channels, y).view({kConstants, shape.channels});
   statistics(shape, rows, channel_values(gamma, y, "gamma"), channel_values(beta, y, "beta"), static_cast<float>(epsilon), running,
@@ -103,7 +119,8 @@ at::Tensor statistics_op(const at::Tensor& y, const at::Tensor& gamma, const at:
 }
 
 const float* constants_of(const at::Tensor& constants, const at::Tensor& y) {
-  TORCH_CHECK(constants.scalar_type() == at::kFloat && constants.is_contiguous() && constants.numel() == kConstants * y.size(1) && constants.device() == y.device(),
+  TORCH_CHECK(constants.scalar_type() == at::kFloat && constants.is_contiguous() && constants.numel() == kConstants * y.size(1) &&
+                  constants.device() == y.device(),
               "yolov12_kernels: constants must be what batch_norm_statistics returned for y");
   return constants.const_data_ptr<float>();
 }
@@ -112,34 +129,35 @@ const float* constants_of(const at::Tensor& constants, const at::Tensor& y) {
 void apply_op(const at::Tensor& y, const at::Tensor& constants, bool silu, at::Tensor& out, bool accumulate) {
   const c10::cuda::CUDAGuard guard(y.device());
   check_same(out, y, "out");
+  const Shape shape = shape_of(y, silu);
   const Rows in = rows_of(y, "y"), to = rows_of(out, "out");
-  apply(shape_of(y, silu), in, constants_of(constants, y), to, accumulate, multiprocessors(), c10::cuda::getCurrentCUDAStream());
+  apply(shape, in, constants_of(constants, y), to, accumulate, blocks_for(shape, multiprocessors()), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 // (gradient of y, of gamma, of beta) from the gradient of act(scale * y + shift).
-std::tuple<at::Tensor, at::Tensor, at::Tensor> gradient_op(const at::Tensor& grad_out, const at::Tensor& y, const at::Tensor& constants, bool silu) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor> gradient_op(const at::Tensor& grad_out, const at::Tensor& y, const at::Tensor& constants,
+                                                           bool silu) {
   const c10::cuda::CUDAGuard guard(y.device());
   check_same(grad_out, y, "grad_out");
   const Shape shape = shape_of(y, silu);
   const Rows in = rows_of(y, "y"), grad = rows_of(grad_out, "grad_out");
-  const int blocks = partial_blocks(shape, multiprocessors());
+  const int blocks = blocks_for(shape, multiprocessors());
   const at::Tensor partials = floats(static_cast<int64_t>(blocks + 1) * 2 * shape.channels, y);
   at::Tensor grad_y = at::empty(y.sizes(), y.options().memory_format(at::MemoryFormat::ChannelsLast));
-  at::Tensor grads = floats(2 * static_cast<int64_t>(shape.channels), y).view({2, shape.channels});
-  float* grad_gamma = grads.mutable_data_ptr<float>();
-  gradient(shape, in, grad, constants_of(constants, y), rows_of(grad_y, "grad_y"), grad_gamma, grad_gamma + shape.channels,
-           partials.mutable_data_ptr<float>(), blocks, multiprocessors(), c10::cuda::getCurrentCUDAStream());
+  at::Tensor grad_gamma = floats(shape.channels, y), grad_beta = floats(shape.channels, y);
+  gradient(shape, in, grad, constants_of(constants, y), rows_of(grad_y, "grad_y"), grad_gamma.mutable_data_ptr<float>(),
+           grad_beta.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>(), blocks, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return {grad_y, grads.select(0, 0), grads.select(0, 1)};
+  return {grad_y, grad_gamma, grad_beta};
 }
 
 }  // namespace
 
 TORCH_LIBRARY(yolov12_kernels, library) {
   library.def(
-      "batch_norm_statistics(Tensor y, Tensor gamma, Tensor beta, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor(c!)? batches, "
-      "float momentum, float epsilon) -> Tensor");
+      "batch_norm_statistics(Tensor y, Tensor gamma, Tensor beta, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+      "Tensor(c!)? batches, float momentum, float epsilon) -> Tensor");
   library.def("batch_norm_apply(Tensor y, Tensor constants, bool silu, Tensor(a!) out, bool accumulate) -> ()");
   library.def("batch_norm_gradient(Tensor grad_out, Tensor y, Tensor constants, bool silu) -> (Tensor, Tensor, Tensor)");
   library.def("is_rows(Tensor t) -> bool", &is_rows);

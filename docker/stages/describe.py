@@ -54,9 +54,13 @@ def left_out(facts: dict[str, Any]) -> set[str]:
     return {part for part, is_in in asked.items() if not is_in}
 
 
-def flash_attn(wheels: Path) -> dict[str, Any] | None:
-    """Which FlashAttention wheel was installed: its file name, version, hash, archs and the hash of its library; None without one."""
-    for wheel in wheels.glob("flash_attn-*.whl"):
+BUILT = ("flash_attn", "yolov12_kernels")
+"""Packages whose wheels the build made."""
+
+
+def built(package: str, wheels: Path) -> dict[str, Any] | None:
+    """Which wheel of the package was installed: its file name, version, hash, archs and the hash of its library; None without one."""
+    for wheel in wheels.rglob(f"{package}-*.whl"):
         version = wheel.name.split("-")[1]
         with zipfile.ZipFile(wheel) as archive:
             libraries = {
@@ -99,8 +103,8 @@ def licence_entry(distribution: Distribution) -> list[dict[str, Any]]:
     return [{"license": {"name": name}} for name in classifiers or line if name]
 
 
-def python_components(found: list[PathDistribution], wheel: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """One component for each Python package."""
+def python_components(found: list[PathDistribution], hashes: dict[str, str]) -> list[dict[str, Any]]:
+    """One component for each Python package; `hashes` has the sha256 of the wheels that the build made."""
     components = []
     for distribution in found:
         name, version = canonical(distribution.name), distribution.version
@@ -113,8 +117,8 @@ def python_components(found: list[PathDistribution], wheel: dict[str, Any] | Non
         }
         if licences := licence_entry(distribution):
             component["licenses"] = licences
-        if wheel and name == "flash-attn":
-            component["hashes"] = [{"alg": "SHA-256", "content": wheel["sha256"]}]
+        if name in hashes:
+            component["hashes"] = [{"alg": "SHA-256", "content": hashes[name]}]
         components.append(component)
     return components
 
@@ -187,14 +191,15 @@ def main(locks: Path, wheels: Path, facts: dict[str, Any]) -> None:
     )
     facts["archs"] = facts.get("archs", "").split()
     facts["size_budget_gb"] = float(facts["size_budget_gb"])
-    facts["flash_attn"] = flash_attn(wheels)
+    facts |= {package: built(package, wheels) for package in BUILT}
     vendor = folder / "vendor.txt"  # what tensorrt.sh installed, which no lock has
     facts["packages"] = locked(locks, left_out(facts)) | (named(vendor) if vendor.is_file() else {})
     facts["packages_without_licence_text"] = link_licences(folder / "licenses", found)
     for name in ("least_driver", "older_drivers"):
         if facts.get(name, "none") != "none":
             (folder / name).write_text(facts[name] + "\n")
-    components = [*python_components(found, facts["flash_attn"]), *debian_components()]
+    hashes = {canonical(package): facts[package]["sha256"] for package in BUILT if facts[package]}
+    components = [*python_components(found, hashes), *debian_components()]
     for name, document in (("image.json", facts), ("sbom.cdx.json", bill_of_materials(facts, components))):
         (folder / name).write_text(json.dumps(document, indent=1, sort_keys=name == "image.json") + "\n")
 

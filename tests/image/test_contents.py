@@ -107,6 +107,14 @@ def test_flash_attention_is_built_for_the_archs_of_the_image(image: Image):
     assert set(re.findall(r"sm(\d+)", version)) == wanted
 
 
+def test_our_kernels_load_and_have_code_for_each_arch_of_the_image(image: Image):
+    if promised(image)["yolov12_kernels"] is None:
+        assert image.python("import importlib.util; print(importlib.util.find_spec('yolov12_kernels'))") == "None"
+        return
+    version, loaded = image.python("import yolov12_kernels as k; print(k.__version__, k.load())").split()
+    assert (set(re.findall(r"sm(\d+)", version)), loaded) == (set(image.label("archs").split()), "None")
+
+
 def test_labels_say_what_it_is(each: Image):
     labels = json.loads(each.inspect("{{json .Config.Labels}}"))
     for name in ("title", "description", "version", "licenses", "base.name"):

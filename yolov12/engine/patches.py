@@ -14,15 +14,16 @@ SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079
 
 
 def install_patches() -> None:
-    """Put our attention, fused convolutions, weight loading, data adapters, AMP check and plain logs into ultralytics. May be called again."""
+    """Put our attention, convolutions, loss, weight loading, data adapters, AMP check and plain logs into ultralytics. May be called again."""
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
     from yolov12.engine import progress
-    from yolov12.model import attention, fused, weights
+    from yolov12.model import attention, fused, loss, weights
 
     attention.install()
     fused.install()
+    loss.install()
     weights.install()
     adapter.install()
     progress.install()

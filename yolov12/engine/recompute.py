@@ -7,7 +7,6 @@ Nothing here communicates. Ranks may follow different plans: recomputation chang
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -39,7 +38,7 @@ class Recomputation:
         model: unwrapped; its `Conv`s are told what to keep.
         device: where it trains.
         dtype: that its convolutions compute in.
-        settings: `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
+        current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
         read_memory: of the device; for tests.
     """
 
@@ -48,13 +47,13 @@ class Recomputation:
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype,
-        settings: Settings,
+        current: Settings,
         read_memory: Callable[[torch.device], budget.Memory] = budget.read,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
-        self.safety_ratio = settings.mem_safety_ratio
-        self.left_alone = names_of(model, settings.disable_mas_layers)
-        self.mode, self.reason = mode_for(settings.checkpoint, device, getattr(model, "gradient_checkpointing", False))
+        self.safety_ratio = current.mem_safety_ratio
+        self.left_alone = names_of(model, current.disable_mas_layers)
+        self.mode, self.reason = mode_for(current.checkpoint, device, getattr(model, "gradient_checkpointing", False))
         self.read_memory = read_memory
         self.shape: Shape | None = None
         self.profile: Profile | None = None
@@ -66,27 +65,32 @@ class Recomputation:
         if self.mode == "off":
             fused.choose({})
 
-    def before(self, shape: Shape) -> None:
+    def before(self, shape: Shape) -> int:
         """Look at the memory that is free and change the plan if it must be, or may. Called before each step; waits for nothing.
 
         Args:
-            shape: of the images that one forward sees.
+            shape: of this rank's batch, (images, channels, height, width).
+
+        Returns:
+            Into how many micro-batches the batch is cut.
         """
         if self.mode == "off":
-            return
+            return 1
         if self.shape is None or _pixels(shape) > _pixels(self.shape) or shape[1:] != self.shape[1:]:
             self._follow(shape)
         elif self.mode == "planned":
             self._adjust()
+        assert self.plan is not None
+        return self.plan.parts
 
-    def tighten(self, shape: Shape) -> str | None:
-        """After running out of memory: a plan that needs less, as `old -> new`; None if there is none for these images."""
-        if self.mode != "planned" or self.profile is None or self.plan is None:
+    def tighten(self) -> str | None:
+        """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
+        if self.mode != "planned" or self.profile is None or self.plan is None or self.shape is None:
             return None
         self.calm_steps = 0
         self.ceiling = int(TIGHTER * self.plan.peak_bytes)
-        tighter = choose(self.profile, self.ceiling)
-        if tighter.peak_bytes >= self.plan.peak_bytes:
+        tighter = choose(self.profile, self.ceiling, most_parts=self.shape[0])
+        if not tighter.fits:
             return None
         before = self.plan
         self._take(tighter)
@@ -103,27 +107,34 @@ class Recomputation:
             self._take(everything(self.profile))
             return
         available = memory.budget(self.safety_ratio)
-        plan = choose(self.profile, available if self.ceiling is None else min(available, self.ceiling))
-        self._take(plan)
+        plan = choose(
+            self.profile, available if self.ceiling is None else min(available, self.ceiling), most_parts=shape[0]
+        )
         say(f"memory: batch {shape[0]} at {shape[2]}x{shape[3]} {plan.reason(self.profile, available)}")
+        self._take(plan)
         if not plan.fits:
-            warn("memory: that is more than there is; the step is tried, and cut into micro-batches if it fails")
+            warn("memory: that is more than there is for a single image; the step is tried all the same")
 
     def _adjust(self) -> None:
         """A neighbour on the device grew, or is gone."""
         assert self.profile is not None
         assert self.plan is not None
+        assert self.shape is not None
         memory = self.read_memory(self.device)
         available = memory.budget(self.safety_ratio)
         self.calm_steps += 1
         if available < self.plan.peak_bytes and self.plan.fits:
-            new = choose(self.profile, available)
-        elif self.calm_steps >= CALM_STEPS and self.plan.dropped and available > GROWTH * self.plan.peak_bytes:
+            new = choose(self.profile, available, most_parts=self.shape[0])
+        elif (
+            self.calm_steps >= CALM_STEPS
+            and (self.plan.dropped or self.plan.parts > 1)
+            and available > GROWTH * self.plan.peak_bytes
+        ):
             self.calm_steps, self.ceiling = 0, None
-            new = choose(self.profile, available)
+            new = choose(self.profile, available, most_parts=self.shape[0])
         else:
             return
-        if new.dropped != self.plan.dropped:
+        if (new.dropped, new.parts) != (self.plan.dropped, self.plan.parts):
             say(
                 f"memory: {available / 2**30:.2f} GiB are free for a step now; recompute "
                 f"{_described(self.plan, self.profile)} -> {_described(new, self.profile)}"
@@ -132,7 +143,11 @@ class Recomputation:
 
     def _take(self, plan: Plan) -> None:
         assert self.profile is not None
-        self.plan = replace(plan)
+        if plan.parts > 1 and (self.plan is None or self.plan.parts == 1):
+            say(
+                "memory: batch normalisation sees parts of the batch: its statistics differ slightly from the whole batch's"
+            )
+        self.plan = plan
         fused.choose(choices(self.model, self.profile, plan.dropped))
 
 
@@ -150,8 +165,8 @@ def mode_for(checkpoint: str, device: torch.device, asked_by_attribute: bool = F
         return "all", f"everything that can be is computed again in backward ({by})"
     if device.type != "cuda":
         return "off", f"no plan on {device.type}: its memory is not measured; checkpoint=all recomputes everywhere"
-    if missing := kernels_missing():
-        return "planned", f"recomputation as far as it is needed, with torch's own batch norm: {missing}"
+    if kernels_missing(device):  # which says why
+        return "planned", "recomputation as far as it is needed, with torch's own batch norm"
     return "planned", "recomputation as far as it is needed"
 
 
@@ -161,4 +176,5 @@ def _pixels(shape: Shape) -> int:
 
 def _described(plan: Plan, known: Profile) -> str:
     inputs = sum(known.blocks[i].is_input for i in plan.dropped)
-    return f"{len(plan.dropped) - inputs} convolutions and {inputs} inputs ({plan.peak_bytes / 2**30:.2f} GiB)"
+    parts = f" in {plan.parts} micro-batches" if plan.parts > 1 else ""
+    return f"{len(plan.dropped) - inputs} convolutions and {inputs} inputs{parts} ({plan.peak_bytes / 2**30:.2f} GiB)"

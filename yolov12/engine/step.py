@@ -74,6 +74,8 @@ class Step:
         self.vote_group = vote_group
         self.recomputation = recomputation
         self.micro_batches = 1
+        """At least so many; the plan may ask for more."""
+        self._planned_parts = 1
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
@@ -93,8 +95,6 @@ class Step:
             RetryableError: a single image does not fit, or another rank failed for another reason than memory.
         """
         self._before.take()
-        if self.recomputation is not None:
-            self.recomputation.before(_largest_part(batch, self.micro_batches))
         while True:
             attempt, error = self._attempt(batch)
             verdict = vote(None if error is None else _one_line(error), self.vote_group, wish)
@@ -110,12 +110,10 @@ class Step:
             del attempt, error
             self._before.restore()
             self._release_memory()
-            # All ranks split, or none: whether one rank's plan can be tightened is its own business, and the others would wait for it.
-            if vote(
-                None if self._tighten(failed_here, batch, verdict.first()) else "no tighter plan", self.vote_group
-            ).all_succeeded:
-                continue
-            self._use_smaller_parts(len(batch["img"]), verdict.first())
+            # Ranks may follow different plans, so each tightens its own. Only where one can not, all cut their batch into smaller parts.
+            can_repeat = not failed_here or self._tighten(verdict.first())
+            if not vote(None if can_repeat else "no tighter plan", self.vote_group).all_succeeded:
+                self._use_smaller_parts(len(batch["img"]), verdict.first())
 
     def take_gradients(self) -> None:
         """Hand the gradients put aside to the parameters, where the optimizer looks for them."""
@@ -132,7 +130,9 @@ class Step:
     def _attempt(self, batch: Batch) -> tuple[_Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
         try:
-            parts = split(batch, self.micro_batches)
+            if self.recomputation is not None:
+                self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
+            parts = split(batch, max(self.micro_batches, self._planned_parts))
             if self.vote_group is None and len(parts) == 1:
                 return self._plain_attempt(parts[0]), None
             return self._counted_attempt(parts), None
@@ -239,15 +239,13 @@ class Step:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _tighten(self, failed_here: bool, batch: Batch, reason: str) -> bool:
-        """Whether this rank can repeat the step as the batch is cut now: it did not fail, or found a plan that needs less."""
-        if not failed_here:
-            return True
-        shape = _largest_part(batch, self.micro_batches)
-        change = self.recomputation.tighten(shape) if self.recomputation is not None else None
-        if change is not None:
-            warn(f"out of memory ({reason}); the step is repeated on the same data: {change}")
-        return change is not None
+    def _tighten(self, reason: str) -> bool:
+        """Whether the step can be repeated under a plan that needs less."""
+        change = self.recomputation.tighten() if self.recomputation is not None else None
+        if change is None:
+            return False
+        warn(f"out of memory ({reason}); the step is repeated on the same data: {change}")
+        return True
 
     def _release_memory(self) -> None:
         gc.collect()
@@ -255,7 +253,7 @@ class Step:
             torch.cuda.empty_cache()
 
     def _use_smaller_parts(self, images: int, reason: str) -> None:
-        old = min(self.micro_batches, images)
+        old = min(max(self.micro_batches, self._planned_parts), images)
         if old >= images:
             raise RetryableError(
                 f"out of memory with one image at a time ({reason}); use a smaller imgsz or model, or free the device's memory"
@@ -276,11 +274,6 @@ class _Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
-
-
-def _largest_part(batch: Batch, micro_batches: int) -> tuple[int, int, int, int]:
-    images, channels, height, width = batch["img"].shape
-    return -(-images // min(micro_batches, images)), channels, height, width
 
 
 def _one_line(error: BaseException) -> str:

@@ -52,6 +52,7 @@ class YOLOv12Trainer(DetectionTrainer):
     # Set by ultralytics; declared because mypy sees only our assignments.
     device: torch.device
     save_dir: Path
+    scaler: precision.YoloAMPScaler
 
     def __init__(
         self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
@@ -106,6 +107,8 @@ class YOLOv12Trainer(DetectionTrainer):
         no_reducer = replaced(nn.parallel, DistributedDataParallel=_SameOnAllRanks)
         with no_reducer, replaced(self.args, amp=precision.ARGUMENT[self.amp_dtype]):
             super()._setup_train()
+        # It made its own and, for a resumed run, loaded the checkpoint's state into it.
+        self.scaler = precision.YoloAMPScaler.in_place_of(self.scaler)
 
     def _do_train(self) -> None:
         if not self.world.is_alone:

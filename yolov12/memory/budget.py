@@ -29,6 +29,7 @@ class Memory:
 
 def read(device: torch.device) -> Memory:
     """Ask the driver and the allocator; nothing waits for the GPU."""
-    free, total = torch.cuda.mem_get_info(device)
-    fraction = torch.cuda.get_per_process_memory_fraction(device)
-    return Memory(free, torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device), int(fraction * total))
+    index = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(index)
+    fraction = torch.cuda.get_per_process_memory_fraction(index)
+    return Memory(free, torch.cuda.memory_reserved(index), torch.cuda.memory_allocated(index), int(fraction * total))

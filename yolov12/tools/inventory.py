@@ -18,6 +18,7 @@ GROUPS = {
     "torch, torchvision": r"torch$|torchvision$",
     "Triton": r"triton$",
     "FlashAttention": r"flash-attn$",
+    "our kernels": r"yolov12-kernels$",
     "OpenCV": r"opencv-",
     "ONNX, ONNX Runtime": r"onnx",
     "yolov12, ultralytics": r"yolov12|ultralytics",

@@ -29,6 +29,7 @@ LIBRARIES = {
     "torch": ("torch", "torch/lib/libtorch_cuda.so"),
     "torchvision": ("torchvision", "torchvision/_C.so"),
     "flash-attn": ("flash-attn", "flash_attn/_hd32.so"),
+    "kernels": ("yolov12-kernels", "yolov12_kernels/_kernels.so"),
     "dali": ("nvidia-dali-cuda130", "nvidia/dali/libdali_operators.so"),
     "tensorrt": ("tensorrt-rtx-cu13-libs", "tensorrt_rtx_libs/libtensorrt_rtx.so.1"),
     "onnxruntime-gpu": ("onnxruntime-gpu", "onnxruntime/capi/libonnxruntime_providers_cuda.so"),
@@ -39,8 +40,11 @@ LIBRARIES = {
 CHOICES = {"dali": ("nvidia-dali-cuda130",), "tensorrt": ("tensorrt-cu13-libs", "tensorrt-rtx-cu13-libs")}
 """Build argument, in small letters -> the packages of which one is installed where it asks for any."""
 
-IGNORED = {"pip", "yolov12", "yolov12-deploy", "flash-attn"}
-"""Not from the lock: Debian's pip, ourselves, and the wheel that the build makes, which has a check of its own."""
+BUILT = {"flash-attn": "attention is PyTorch's own", "yolov12-kernels": "batch norm is PyTorch's own"}
+"""Package that the build makes -> what runs without it."""
+
+IGNORED = {"pip", "yolov12", "yolov12-deploy", *BUILT}
+"""Not from the lock: Debian's pip, ourselves, and what the build makes, which has a check of its own."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def checks(here: Here) -> list[Check]:
     found = [check_python(here), check_versions(here)]
     found += check_gpu_code(here)
     if "torch" in here.packages:
-        found.append(check_flash_attn(here))
+        found += [check_built(here, package) for package in BUILT]
         found += check_choices(here)
     return found + ([check_bill(here), check_licences(here)] if here.promised else [])
 
@@ -125,22 +129,21 @@ def check_versions(here: Here) -> Check:
 
 
 def check_gpu_code(here: Here) -> Iterator[Check]:
-    """The archs in each library: at least the promised ones; in FlashAttention's and ONNX Runtime's, exactly those that are known."""
-    built = ((here.promised or {}).get("flash_attn") or {}).get("libraries", {})  # upstream's whole has another name
+    """The archs in each library: at least the promised ones; in ONNX Runtime's and in what the build made, exactly those that are known."""
+    whole = ((here.promised or {}).get("flash_attn") or {}).get("libraries", {})  # upstream's whole has another name
     for short, (package, library) in LIBRARIES.items():
         if package not in here.packages:
             continue
         if package == "flash-attn":
-            library = next(iter(built), library)
+            library = next(iter(whole), library)
         name = f"code {short}"
         try:
             code = here.read_gpu_code(here.site / library)
         except GpuCodeError as error:
             yield Check(name, False, str(error), f"GPU code in {library}")
             continue
-        if package in ("flash-attn", "onnxruntime-gpu"):
-            is_ours = package == "flash-attn"
-            wanted = _flash_attn_archs(here.versions[package]) if is_ours else set(pins.ONNXRUNTIME_GPU_CODE)
+        if package in BUILT or package == "onnxruntime-gpu":
+            wanted = _archs_of(here.versions[package]) if package in BUILT else set(pins.ONNXRUNTIME_GPU_CODE)
             yield Check(name, code.cubins == wanted, str(code), f"exactly {_archs(wanted)}")
         else:
             wanted = set((here.promised or {}).get("archs") or pins.ARCHS)
@@ -157,27 +160,27 @@ def _archs(numbers: Iterable[str]) -> str:
     return " ".join(f"sm_{number}" for number in in_order(frozenset(numbers))) or "none"
 
 
-def _flash_attn_archs(version: str) -> set[str]:
+def _archs_of(version: str) -> set[str]:
     """ "2.8.3+hd32.sm80.sm90" -> {"80", "90"}."""
     return {part.removeprefix("sm") for part in version.partition("+")[2].split(".") if part.startswith("sm")}
 
 
-def check_flash_attn(here: Here) -> Check:
-    """The installed FlashAttention is the wheel that the build made."""
-    version = here.versions.get("flash-attn")
+def check_built(here: Here, package: str) -> Check:
+    """The installed package is the wheel that the build made."""
+    name, version, without = _short(package), here.versions.get(package), BUILT[package]
     if here.promised is None:
-        return Check("flash-attn", None, version or "not installed; attention is PyTorch's own")
-    wheel = here.promised["flash_attn"]
+        return Check(name, None, version or f"not installed; {without}")
+    wheel = here.promised[package.replace("-", "_")]
     if wheel is None:
-        return Check(
-            "flash-attn", version is None, version or "not in this image; attention is PyTorch's own", "not installed"
-        )
+        return Check(name, version is None, version or f"not in this image; {without}", "not installed")
     libraries = {file: _sha256(here.site / file) for file in wheel["libraries"]}
     if (version, libraries) == (wheel["version"], wheel["libraries"]):
-        return Check("flash-attn", True, f"{version}, wheel sha256 {wheel['sha256']}")
-    return Check(
-        "flash-attn", False, f"{version or 'not installed'} {libraries}", f"{wheel['version']} {wheel['libraries']}"
-    )
+        return Check(name, True, f"{version}, wheel sha256 {wheel['sha256']}")
+    return Check(name, False, f"{version or 'not installed'} {libraries}", f"{wheel['version']} {wheel['libraries']}")
+
+
+def _short(package: str) -> str:
+    return package.removeprefix("yolov12-")
 
 
 def _sha256(file: Path) -> str:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +37,12 @@ def packed(tmp_path, monkeypatch):
     (data / "labels.cache").write_bytes(b"made by someone's run")
     data.chmod(0o555)
     monkeypatch.setattr(carry, "download", download)
-    assert carry.main(["--out", str(tmp_path / "carry"), "--data", str(data)]) == 0
+    assert carry.main(arguments(tmp_path / "carry")) == 0
     return tmp_path / "carry"
+
+
+def arguments(out: Path) -> list[str]:
+    return [word for name in ("data", "built") for word in (f"--{name}", str(out.parent / name))] + ["--out", str(out)]
 
 
 def test_a_pin_is_taken_with_its_hashes():
@@ -71,10 +77,23 @@ def test_the_commit_is_packed_with_a_digest_of_the_code(packed):
 
 def test_packing_again_starts_afresh(packed):
     (packed / "wheels" / "old-1.0-py3-none-any.whl").touch()
-    carry.main(["--out", str(packed), "--data", str(packed.parent / "data")])
+    carry.main(arguments(packed))
     assert not (packed / "wheels" / "old-1.0-py3-none-any.whl").exists()
 
 
 def test_more_than_can_be_carried_is_an_error(packed, monkeypatch):
     monkeypatch.setattr(carry, "MAX_MIB", 0)
-    assert carry.main(["--out", str(packed), "--data", str(packed.parent / "data")]) == 1
+    assert carry.main(arguments(packed)) == 1
+
+
+def test_the_newest_wheel_that_was_built_of_each_package_is_packed_too(packed):
+    built = packed.parent / "built"
+    built.mkdir()
+    names = [
+        f"{name}-py3-none-linux_x86_64.whl" for name in ("yolov12_kernels-1.0+sm90", "yolov12_kernels-1.0+sm80", "x-1")
+    ]
+    for age, name in enumerate(names):
+        (built / name).touch()
+        os.utime(built / name, (1000 - age, 1000 - age))
+    carry.main(arguments(packed))
+    assert {path.name for path in (packed / "wheels").iterdir()} == {"ultralytics-8.4.190-py3-none-any.whl", names[0]}

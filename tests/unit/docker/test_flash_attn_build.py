@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import importlib
 import io
@@ -11,7 +10,6 @@ import os
 import sys
 import tarfile
 import zipfile
-from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,6 @@ HERE = Path(__file__).resolve().parents[3] / "docker/flash_attn"
 sys.path.insert(0, str(HERE))  # as Python does for a program
 build = importlib.import_module("build")
 sources = importlib.import_module("hd32_sources")
-wheel = importlib.import_module("hd32_wheel")
 sys.path.remove(str(HERE))
 
 TOP = "flash_attn-1.2.3"
@@ -197,58 +194,6 @@ def test_a_missing_or_changed_licence_fails_the_build(tmp_path):
     sources.unpack(make_sdist(tmp_path, files), tmp_path / "b")
     with pytest.raises(build.BuildError, match="does not begin with a BSD-3-Clause licence"):
         sources.licences(tmp_path / "b")
-
-
-# ---- the wheel ----
-
-
-def pack(folder: Path, epoch_s: int = 1_700_000_000) -> Path:
-    files = {"flash_attn/z.py": b"z = 1\n", "flash_attn/_hd32.so": b"\x7fELF", "flash_attn/__init__.py": b""}
-    licences = {"LICENSE.b": "b", "LICENSE.a": "a"}
-    return wheel.pack(folder, "1.2.3+hd32.sm80.sm90", "linux_x86_64", ["torch==9.9"], files, licences, epoch_s)
-
-
-def test_the_wheel_is_named_for_its_archs_and_every_python(tmp_path):
-    assert pack(tmp_path).name == "flash_attn-1.2.3+hd32.sm80.sm90-py3-none-linux_x86_64.whl"
-
-
-def test_the_record_lists_every_member_with_its_hash_and_size(tmp_path):
-    with zipfile.ZipFile(pack(tmp_path)) as archive:
-        record = archive.read("flash_attn-1.2.3+hd32.sm80.sm90.dist-info/RECORD").decode()
-        names = []
-        for path, digest, size in (line.rsplit(",", 2) for line in record.splitlines()):
-            names.append(path)
-            if path.endswith("/RECORD"):
-                assert (digest, size) == ("", "")
-                continue
-            content = archive.read(path)
-            expected = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
-            assert (digest, size) == (f"sha256={expected}", str(len(content)))
-        assert sorted(names) == sorted(archive.namelist())
-
-
-def test_metadata_names_the_torch_that_it_needs_and_its_licences(tmp_path):
-    with zipfile.ZipFile(pack(tmp_path)) as archive:
-        info = "flash_attn-1.2.3+hd32.sm80.sm90.dist-info"
-        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
-        assert metadata["Name"] == "flash_attn"
-        assert metadata["Version"] == "1.2.3+hd32.sm80.sm90"
-        assert metadata.get_all("Requires-Dist") == ["torch==9.9"]
-        assert metadata.get_all("License-File") == ["LICENSE.a", "LICENSE.b"]
-        assert archive.read(f"{info}/licenses/LICENSE.a") == b"a"
-        assert "Tag: py3-none-linux_x86_64\n" in archive.read(f"{info}/WHEEL").decode()
-
-
-def test_the_same_files_make_the_same_wheel_at_any_time(tmp_path, monkeypatch):
-    first = pack(tmp_path / "a").read_bytes()
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert pack(tmp_path / "b").read_bytes() == first
-    assert pack(tmp_path / "c", epoch_s=1_800_000_000).read_bytes() != first
-
-
-def test_a_time_before_zip_archives_existed_is_their_first_day(tmp_path):
-    with zipfile.ZipFile(pack(tmp_path, epoch_s=0)) as archive:
-        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 # ---- the whole program ----

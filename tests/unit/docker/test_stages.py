@@ -200,15 +200,26 @@ def test_the_wheel_s_hash_archs_and_library_are_recorded(tmp_path):
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("flash_attn/_hd32.so", b"code")
         archive.writestr("flash_attn/__init__.py", b"")
-    found = describe.flash_attn(tmp_path)
+    found = describe.built("flash_attn", tmp_path)
     assert found["version"] == "2.8+hd32.sm80.sm90"
     assert found["archs"] == ["80", "90"]
     assert found["sha256"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
     assert found["libraries"] == {"flash_attn/_hd32.so": hashlib.sha256(b"code").hexdigest()}
 
 
+def test_each_wheel_is_found_in_its_folder_by_its_package(tmp_path):
+    for folder, name in (("a", "flash_attn-2.8+hd32.sm80"), ("b", "yolov12_kernels-1.0+sm75.sm80")):
+        (tmp_path / folder).mkdir()
+        zipfile.ZipFile(tmp_path / folder / f"{name}-py3-none-linux_x86_64.whl", "w").close()
+    found = {package: describe.built(package, tmp_path) for package in describe.BUILT}
+    assert {package: wheel["archs"] for package, wheel in found.items()} == {
+        "flash_attn": ["80"],
+        "yolov12_kernels": ["75", "80"],
+    }
+
+
 def test_without_a_wheel_none_is_recorded(tmp_path):
-    assert describe.flash_attn(tmp_path) is None
+    assert describe.built("flash_attn", tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -271,10 +282,13 @@ def test_licence_texts_are_linked_and_packages_without_one_are_named(tmp_path):
 
 def test_the_bill_is_cyclonedx_and_the_same_for_the_same_inputs(tmp_path):
     facts = {"variant": "train", "version": "0.1.0", "base_image": "debian", "inputs": "abc"}
-    components = describe.python_components([distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], None)
+    components = describe.python_components(
+        [distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], {"some-name": "feed"}
+    )
     bill = describe.bill_of_materials(facts, components)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     assert bill["components"][0]["purl"] == "pkg:pypi/some-name@1.0"
+    assert bill["components"][0]["hashes"] == [{"alg": "SHA-256", "content": "feed"}]
     assert json.dumps(bill) == json.dumps(describe.bill_of_materials(facts, components))
 
 
@@ -355,6 +369,9 @@ def test_every_file_that_the_dockerfile_takes_is_an_input():
         "docker/stages/locks.py",
         "docker/stages/environment.sh",
         "docker/deploy/pyproject.toml",
+        "docker/kernels/batch_norm_act.cu",
+        "docker/kernels/package/yolov12_kernels/__init__.py",
+        "docker/native/wheel.py",
         "env/locks/train-py311.txt",
         "env/locks/deploy-ort-py311.txt",
     ):

@@ -19,6 +19,8 @@ from yolov12.tools.gpu_code import GpuCode, gpu_code
 ARCHS = ["80", "90"]
 DALI = "nvidia-dali-cuda130"
 FLASH = "2.8.3+hd32.sm80.sm90"
+KERNELS = "1.0+sm80.sm90"
+LIBRARIES = {"flash_attn": "flash_attn/_hd32.so", "yolov12_kernels": "yolov12_kernels/_kernels.so"}
 
 
 def package(site: Path, name: str, version: str, *files: str, metadata: str = "License: MIT\n") -> None:
@@ -43,7 +45,8 @@ def here(tmp_path) -> verify.Here:
     package(site, "torch", "2.0.0", "torch/lib/libtorch_cuda.so", "torch/__init__.py")
     package(site, "nvidia_thing", "1.0", "nvidia/thing/lib.so")
     package(site, "nvidia_dali_cuda130", "2.0", "nvidia/dali/libdali_operators.so")
-    package(site, "flash_attn", FLASH, "flash_attn/_hd32.so")
+    package(site, "flash_attn", FLASH, LIBRARIES["flash_attn"])
+    package(site, "yolov12_kernels", KERNELS, LIBRARIES["yolov12_kernels"])
     packages = {
         inventory.canonical(info.name.split("-")[0]): PathDistribution(info) for info in site.glob("*.dist-info")
     }
@@ -66,14 +69,15 @@ def here(tmp_path) -> verify.Here:
         "dali": "1",
         "tensorrt": "none",
         "packages": {"torch": "2.0.0", "nvidia-thing": "1.0", DALI: "2.0"},
-        "flash_attn": {
-            "wheel": "flash_attn.whl",
-            "version": FLASH,
+    }
+    for name, version in (("flash_attn", FLASH), ("yolov12_kernels", KERNELS)):
+        promised[name] = {
+            "wheel": f"{name}.whl",
+            "version": version,
             "sha256": "feed",
             "archs": ARCHS,
-            "libraries": {"flash_attn/_hd32.so": hashlib.sha256(b"x" * 1000).hexdigest()},
-        },
-    }
+            "libraries": {LIBRARIES[name]: hashlib.sha256(b"x" * 1000).hexdigest()},
+        }
     return verify.Here(site, packages, promised, folder, code(ARCHS))
 
 
@@ -98,8 +102,10 @@ def test_an_image_that_is_what_was_promised_has_no_failure(here):
         "versions",
         "code torch",
         "code flash-attn",
+        "code kernels",
         "code dali",
         "flash-attn",
+        "kernels",
         "dali",
         "tensorrt",
         "sbom",
@@ -147,10 +153,11 @@ def test_code_of_an_earlier_minor_version_counts(here):
     assert "code torch" not in failures(changed(here, archs=["80", "89"]))
 
 
+@pytest.mark.parametrize("name", ["flash-attn", "kernels"])
 @pytest.mark.parametrize("cubins", [["80"], ["80", "90", "100"]])
-def test_flash_attention_has_exactly_the_archs_of_its_version(here, cubins):
+def test_what_the_build_made_has_exactly_the_archs_of_its_version(here, cubins, name):
     here = verify.Here(here.site, here.packages, here.promised, here.folder, code(cubins))
-    assert "expected exactly sm_80 sm_90" in failures(here)["code flash-attn"]
+    assert "expected exactly sm_80 sm_90" in failures(here)[f"code {name}"]
 
 
 def test_a_library_that_is_not_there_is_named(here):
@@ -166,9 +173,10 @@ def test_ptx_is_said_and_does_not_count_as_code(here):
     assert failures(here)["code torch"].endswith("expected code for sm_80 sm_90, found sm_80 compute_90")
 
 
-def test_a_library_that_is_not_the_wheels_fails(here):
-    (here.site / "flash_attn/_hd32.so").write_bytes(b"another build")
-    assert "flash-attn" in failures(here)
+@pytest.mark.parametrize(("package", "name"), [("flash_attn", "flash-attn"), ("yolov12_kernels", "kernels")])
+def test_a_library_that_is_not_the_wheels_fails(here, package, name):
+    (here.site / LIBRARIES[package]).write_bytes(b"another build")
+    assert list(failures(here)) == [name]
 
 
 def test_onnx_runtime_for_cuda_has_exactly_the_known_archs(here, tmp_path):
@@ -187,8 +195,16 @@ def test_onnx_runtime_for_cuda_has_exactly_the_known_archs(here, tmp_path):
     assert check.expected == "exactly sm_75 sm_80 sm_86 sm_89 sm_90a sm_120a"
 
 
-def test_flash_attention_where_none_was_promised_fails(here):
+def test_a_wheel_where_none_was_promised_fails(here):
     assert failures(changed(here, flash_attn=None))["flash-attn"].endswith(f"expected not installed, found {FLASH}")
+    assert failures(changed(here, yolov12_kernels=None))["kernels"].endswith(f"expected not installed, found {KERNELS}")
+
+
+def test_an_image_that_was_built_without_kernels_says_what_runs(here):
+    packages = {name: found for name, found in here.packages.items() if name != "yolov12-kernels"}
+    here = verify.Here(here.site, packages, {**here.promised, "yolov12_kernels": None}, here.folder, here.read_gpu_code)
+    found = {check.name: check for check in verify.checks(here)}
+    assert (found["kernels"].ok, found["kernels"].found) == (True, "not in this image; batch norm is PyTorch's own")
 
 
 def test_an_image_without_dali_and_tensorrt_says_so_and_does_not_fail(here):
@@ -261,7 +277,7 @@ def test_an_image_over_its_budget_fails_with_both_numbers(here):
 def test_outside_an_image_only_pins_are_compared_and_the_rest_is_said_to_be_unchecked(here):
     plain = verify.Here(here.site, here.packages, None, here.folder, code(list(pins.ARCHS)))
     found = {check.name: check.ok for check in verify.checks(plain)}
-    assert (found["python"], found["flash-attn"], "sbom" in found) == (None, None, False)
+    assert (found["python"], found["flash-attn"], found["kernels"], "sbom" in found) == (None, None, None, False)
     assert (found["dali"], found["tensorrt"]) == (None, None)
     assert verify.origin(plain)[0].startswith("no image: ")
     assert verify.check_size(plain, Counter()).ok is None
@@ -283,6 +299,7 @@ def test_sizes_are_by_group_and_compiled_files_are_their_own(here):
     files = {group: size // 1000 for group, size in sizes.items()}  # without the few bytes of metadata
     assert (files["CUDA libraries"], files["FlashAttention"], files["torch, torchvision"]) == (1, 1, 2)
     assert files["DALI"] == 1
+    assert files["our kernels"] == 1
     assert sizes[inventory.COMPILED] == 500
 
 

@@ -149,10 +149,9 @@ class OutputOf:
 
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
         y = self.call.output_of_convolution()
-        if self.channels != y.shape[1]:
-            y = y.narrow(1, self.first, self.channels)
         assert self.call.normalised is not None
-        return self.call.normalised.output(y, out, add=add, first=self.first)
+        channels = slice(self.first, self.first + self.channels)
+        return self.call.normalised.output(y, out, add=add, channels=channels)
 
     def part(self, first: int, channels: int) -> Source:
         return OutputOf(self.call, self.first + first, channels)

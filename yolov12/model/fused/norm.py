@@ -16,33 +16,54 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolov12.log import say
+
 KERNELS = "yolov12_kernels"
 """The package that holds the compiled kernels, and the namespace of their ops."""
 
+ALL = slice(None)
+
 
 class Normalised(Protocol):
-    """One call's statistics, and what is done with them. `y` is always the input that they were taken from, or some of its channels."""
+    """One call's statistics, and what is done with them. `y` is always the input that they were taken from."""
 
-    def output(self, y: Tensor, out: Tensor | None = None, *, add: bool = False, first: int = 0) -> Tensor:
-        """act(norm(y)), into `out` if given, or added to it; `y` may begin at channel `first` of the input."""
+    def output(self, y: Tensor, out: Tensor | None = None, *, add: bool = False, channels: slice = ALL) -> Tensor:
+        """act(norm(y)), or these channels of it; into `out` if given, or added to it."""
 
     def gradient(self, grad_out: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of y, of BN's weight and of its bias, from the gradient of the output."""
 
 
 @cache
-def kernels_missing() -> str | None:
-    """Why the compiled kernels are not there; None if they are. Loads them the first time."""
+def kernels_missing(device: torch.device) -> str | None:
+    """Why the compiled kernels do not serve this device; None if they do, and then their ops are loaded.
+
+    Said once for each kind of GPU: torch's operations then take more time and memory.
+    """
+    if device.type != "cuda":
+        return f"they are for GPUs, and this is {device.type}"
+    return _missing_on(torch.cuda.get_device_capability(device))
+
+
+@cache
+def _missing_on(capability: tuple[int, int]) -> str | None:
+    reason = _look(capability)
+    if reason:
+        say(f"batch norm: torch's operations run, without our kernels: {reason}")
+    return reason
+
+
+def _look(capability: tuple[int, int]) -> str | None:
     try:
         import yolov12_kernels
-    except ImportError as error:
-        return f"the package {KERNELS} can not be imported ({error})"
-    return yolov12_kernels.load()
+    except ModuleNotFoundError as error:
+        return f"the package {KERNELS} is not installed" if error.name == KERNELS else f"{KERNELS} needs {error.name}"
+    return yolov12_kernels.why_not(capability) or yolov12_kernels.load()
 
 
 def normalise(y: Tensor, norm: nn.BatchNorm2d, silu: bool) -> Normalised:
     """Take the statistics of `y`, (images, channels, height, width), and update the running ones."""
-    if y.is_cuda and kernels_missing() is None and torch.ops.yolov12_kernels.is_rows(y):
+    if _is_served(y, norm):
         constants = torch.ops.yolov12_kernels.batch_norm_statistics(
             y,
             norm.weight,
@@ -64,20 +85,16 @@ class ByKernels:
     constants: Tensor
     silu: bool
 
-    def output(self, y: Tensor, out: Tensor | None = None, *, add: bool = False, first: int = 0) -> Tensor:
-        out = torch.empty_like(y, memory_format=torch.channels_last) if out is None else out
-        channels = y.shape[1]
-        constants = self.constants
-        if channels != constants.shape[1]:
-            constants = constants[:, first : first + channels].contiguous()
-        if torch.ops.yolov12_kernels.is_rows(out):
-            torch.ops.yolov12_kernels.batch_norm_apply(y, constants, self.silu, out, add)
-            return out
-        made = torch.empty_like(
-            y, memory_format=torch.channels_last
-        )  # a part whose channels begin between two 16-byte loads
-        torch.ops.yolov12_kernels.batch_norm_apply(y, constants, self.silu, made, False)
-        return out.add_(made) if add else out.copy_(made)
+    def output(self, y: Tensor, out: Tensor | None = None, *, add: bool = False, channels: slice = ALL) -> Tensor:
+        part = y[:, channels]
+        if not torch.ops.yolov12_kernels.is_rows(part):  # it begins or ends between two 16-byte loads
+            return _put(self.output(y)[:, channels], out, add)
+        if out is not None and not torch.ops.yolov12_kernels.is_rows(out):
+            return _put(self.output(y, channels=channels), out, add)
+        out = torch.empty_like(part, memory_format=torch.channels_last) if out is None else out
+        constants = self.constants[:, channels].contiguous()
+        torch.ops.yolov12_kernels.batch_norm_apply(part, constants, self.silu, out, add)
+        return out
 
     def gradient(self, grad_out: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if grad_out.dtype != y.dtype or not torch.ops.yolov12_kernels.is_rows(grad_out):
@@ -85,6 +102,13 @@ class ByKernels:
             if not torch.ops.yolov12_kernels.is_rows(grad_out):
                 grad_out = grad_out.clone(memory_format=torch.channels_last)
         return torch.ops.yolov12_kernels.batch_norm_gradient(grad_out, y, self.constants, self.silu)
+
+
+def _is_served(y: Tensor, norm: nn.BatchNorm2d) -> bool:
+    """Whether the kernels take this: on a GPU, channels_last, in 16-byte loads, with float32 weights and statistics."""
+    if not y.is_cuda or kernels_missing(y.device) is not None:
+        return False
+    return norm.weight.dtype is torch.float32 and torch.ops.yolov12_kernels.is_rows(y)
 
 
 def by_torch(y: Tensor, norm: nn.BatchNorm2d, silu: bool) -> ByTorch:
@@ -110,17 +134,13 @@ class ByTorch:
     eps: float
     silu: bool
 
-    def output(self, y: Tensor, out: Tensor | None = None, *, add: bool = False, first: int = 0) -> Tensor:
-        channels = slice(first, first + y.shape[1])
-        made = self._normed(y, channels)
-        made = F.silu(made) if self.silu else made
-        if out is None:
-            return made
-        return out.add_(made) if add else out.copy_(made)
+    def output(self, y: Tensor, out: Tensor | None = None, *, add: bool = False, channels: slice = ALL) -> Tensor:
+        made = self._normed(y[:, channels], channels)
+        return _put(F.silu(made) if self.silu else made, out, add)
 
     def gradient(self, grad_out: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.silu:
-            grad_out = torch.ops.aten.silu_backward(grad_out.to(y.dtype), self._normed(y, slice(None)))
+            grad_out = torch.ops.aten.silu_backward(grad_out.to(y.dtype), self._normed(y, ALL))
         return torch.ops.aten.native_batch_norm_backward(
             grad_out, y, self.weight, None, None, self.mean, self.inverse_deviation, True, self.eps, [True, True, True]
         )
@@ -128,6 +148,12 @@ class ByTorch:
     def _normed(self, y: Tensor, channels: slice) -> Tensor:
         # The statistics are taken once more: only so are the values, to the bit, those of the first time.
         y = y if y.shape[1] == len(self.weight) else y.contiguous()
-        return torch.native_batch_norm(y, self.weight[channels], self.bias[channels], None, None, True, 0.0, self.eps)[
-            0
-        ]
+        weight, bias = self.weight[channels], self.bias[channels]
+        return torch.native_batch_norm(y, weight, bias, None, None, True, 0.0, self.eps)[0]
+
+
+def _put(made: Tensor, out: Tensor | None, add: bool) -> Tensor:
+    """`made`, in `out` if there is one, or added to it."""
+    if out is None:
+        return made
+    return out.add_(made) if add else out.copy_(made)

@@ -47,7 +47,7 @@ def choose_for_gpu(name: str, capability: tuple[int, int], request: str) -> tupl
     if request == "bf16":
         if not has_bf16:
             raise UserError(f"amp=bf16 needs compute capability 8.0 and {name} is {sm}; use amp=fp16")
-        return torch.bfloat16, "bf16 (asked for)"
+        return torch.bfloat16, "bf16 (asked for; it needs no loss scaling)"
     if request == "fp16":
         return torch.float16, "fp16 (asked for; the loss is scaled)"
     if has_bf16:

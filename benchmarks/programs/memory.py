@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Peak memory of a training step, and steps in less memory than stock needs: forward, loss, backward, clip, optimizer, EMA on a synthetic batch.
+
+Ours runs the step and the plan of a training run. A budget is a cap on what the process may allocate; the rows ending in 24g and 16g hold the
+rest of the card in another process.
+"""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks import timing, training
+from benchmarks.harness import Benchmark, Job, Measured, Row
+from benchmarks.programs import train_step
+
+STOCK_PEAK_GIB = 48.1
+"""Of stock at yolov12n, batch 256, 640 px, of which the budgets are shares."""
+
+
+class Case(NamedTuple):
+    """One model and batch under one limit."""
+
+    size: str
+    batch: int
+    imgsz: int = 640
+    budget: float | None = None
+    """As a share of stock's peak."""
+    card_gb: int | None = None
+    """What another process leaves of the card, in 1e9 bytes."""
+
+
+FREE = {"mem_free_n_b256": Case("n", 256), "mem_free_s_b64": Case("s", 64)}
+SLOWER = {"mem_half_n_b256": Case("n", 256, budget=0.5), "mem_third_n_b256": Case("n", 256, budget=0.35)}
+FITS = {
+    "fits_s_b256": Case("s", 256),
+    "fits_x_b128": Case("x", 128),
+    "fits_l_1280_b64": Case("l", 64, 1280),
+    "fits_s_b256_24g": Case("s", 256, card_gb=24),
+    "fits_s_b256_16g": Case("s", 256, card_gb=16),
+}
+
+
+def _rows() -> tuple[Row, ...]:
+    rows = []
+    for name, case in FREE.items():
+        what = (
+            f"peak reserved, yolov12{case.size}, batch {case.batch}; ours rebuilds inputs and recomputes no convolution"
+        )
+        rows.append(Row(name, "GiB", "lower", what))
+    for name, case in SLOWER.items():
+        rows.append(
+            Row(
+                name,
+                "share",
+                "higher",
+                f"our step time without a limit over that at {case.budget} of {STOCK_PEAK_GIB} GiB",
+            )
+        )
+    for name, case in FITS.items():
+        rows.append(
+            Row(name, "1 = ran", "higher", f"20 steps of yolov12{case.size}, batch {case.batch}, {case.imgsz} px")
+        )
+    return tuple(rows)
+
+
+def run_side(job: Job) -> Measured:
+    """Every row that this side has a part in."""
+    import torch
+
+    if job.side == "ours":
+        from yolov12.engine.patches import install_patches
+
+        install_patches()
+    train_step.set_determinism(on=job.side == "stock")
+    device = torch.device(job.parameters["device"])
+    measured = Measured(declared=train_step.declare(job))
+    for name in job.rows:
+        if name in SLOWER:
+            _compare_with_itself(name, SLOWER[name], job, device, measured)
+            continue
+        case = FREE.get(name) or FITS[name]
+        try:
+            spent_ms, note = _measure(case, job, device, inputs_only=name in FREE)
+        except torch.OutOfMemoryError as error:
+            said = f"out of memory: {str(error).splitlines()[0][:120]}"
+            if name in FREE:
+                measured.failed[name] = said
+            else:
+                measured.values[name], measured.notes[name] = 0.0, said
+            continue
+        peak_gib = training.peak_gib() or 0.0
+        measured.values[name] = peak_gib if name in FREE else 1.0
+        measured.notes[name] = f"{spent_ms:.1f} ms a step, peak {peak_gib:.2f} GiB reserved{note}"
+    return measured
+
+
+def _compare_with_itself(name: str, case: Case, job: Job, device: Any, measured: Measured) -> None:
+    if job.side != "ours":
+        measured.failed[name] = "the row compares ours with itself"
+        return
+    free_ms, _ = _measure(case._replace(budget=None), job, device)
+    limited_ms, note = _measure(case, job, device)
+    measured.values[name] = free_ms / limited_ms
+    measured.notes[name] = (
+        f"{free_ms:.1f} and {limited_ms:.1f} ms a step, peak {training.peak_gib() or 0.0:.2f} GiB reserved{note}"
+    )
+
+
+def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> tuple[float, str]:
+    """(median ms per step, what the plan was)."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    gc.collect()
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        share = (
+            case.budget * STOCK_PEAK_GIB * 2**30 / torch.cuda.get_device_properties(device).total_memory
+            if case.budget
+            else 1.0
+        )
+        torch.cuda.set_per_process_memory_fraction(share)
+    with _neighbour(case.card_gb if on_gpu else None):
+        imgsz = case.imgsz * job.parameters["imgsz"] // 640
+        batch = train_step.synthetic_batch(case.batch // job.parameters["batch_divisor"], imgsz, device)
+        model, stock_step = train_step.trainee(case.size, batch, device)
+        step, plan = (
+            (_our_step(model, stock_step, batch, device, inputs_only)) if job.side == "ours" else (stock_step, None)
+        )
+        timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
+        spent_ms = median(timing.times_ms(step, device.type, job.parameters["steps"]))
+    return spent_ms, "" if plan is None else f", {plan()}"
+
+
+def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, inputs_only: bool) -> tuple[Any, Any]:
+    """The engine's step in front of the same update, and what its plan says."""
+    import torch
+
+    from yolov12.engine.profile import choices
+    from yolov12.engine.step import Step
+    from yolov12.model import fused
+
+    recomputation = train_step.plan_memory(model, batch, device)
+    if inputs_only:
+        known = recomputation.profile
+        recomputation.mode = "fixed"
+        if known is not None:
+            fused.choose(choices(model, known, {i for i, block in enumerate(known.blocks) if block.is_input}))
+    engine_step = Step(
+        model=model,
+        forward_loss=model,
+        autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        scale_loss=lambda loss: loss,
+        recomputation=recomputation,
+    )
+
+    def step() -> None:
+        engine_step.run(batch)
+        engine_step.take_gradients()
+        update.finish()
+
+    def plan() -> str:
+        if inputs_only or recomputation.plan is None:
+            return "every input rebuilt"
+        found = recomputation.plan
+        return f"expected {found.peak_bytes / 2**30:.2f} GiB in use, {len(found.dropped)} parts recomputed, {found.parts} micro-batches"
+
+    return step, plan
+
+
+@contextmanager
+def _neighbour(card_gb: int | None) -> Iterator[None]:
+    """Another process that leaves `card_gb` of the card."""
+    if card_gb is None:
+        yield
+        return
+    import torch
+
+    torch.cuda.empty_cache()
+    program = (
+        "import sys, torch; torch.zeros(1, device='cuda'); free, total = torch.cuda.mem_get_info();"
+        f"held = torch.empty(max(0, free - {card_gb} * 10**9), dtype=torch.uint8, device='cuda'); print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+BENCHMARK = Benchmark(
+    name="memory",
+    claim="memory of a training step with a synthetic GPU batch, bf16 autocast, SGD",
+    rows=_rows(),
+    needs="cuda",
+    run_side=run_side,
+    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 4, "steps": 20},
+    repeats=1,
+)

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The detection loss in bounded memory, with upstream's numbers.
+
+assignment.py  which box each anchor learns, chunk by chunk of (boxes x anchors)
+bce.py         the classification loss without four copies of (images, anchors, classes)
+patch.py       puts both into ultralytics
+"""
+
+from yolov12.model.loss.patch import install, uninstall
+
+__all__ = ["install", "uninstall"]
