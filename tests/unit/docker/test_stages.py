@@ -283,12 +283,12 @@ def test_licence_texts_are_linked_and_packages_without_one_are_named(tmp_path):
 def test_the_bill_is_cyclonedx_and_the_same_for_the_same_inputs(tmp_path):
     facts = {"variant": "train", "version": "0.1.0", "base_image": "debian", "inputs": "abc"}
     components = describe.python_components(
-        [distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], {"some-name": "feed"}
+        [distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], {"some-name": "feed" * 16}
     )
     bill = describe.bill_of_materials(facts, components)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     assert bill["components"][0]["purl"] == "pkg:pypi/some-name@1.0"
-    assert bill["components"][0]["hashes"] == [{"alg": "SHA-256", "content": "feed"}]
+    assert bill["components"][0]["hashes"] == [{"alg": "SHA-256", "content": "feed" * 16}]
     assert json.dumps(bill) == json.dumps(describe.bill_of_materials(facts, components))
 
 
