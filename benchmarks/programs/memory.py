@@ -64,9 +64,18 @@ def _rows() -> tuple[Row, ...]:
         )
     for name, case in FITS.items():
         rows.append(
-            Row(name, "1 = ran", "higher", f"20 steps of yolov12{case.size}, batch {case.batch}, {case.imgsz} px")
+            Row(
+                name,
+                "1 = ran",
+                "higher",
+                f"20 steps, warm-up among them, of yolov12{case.size}, batch {case.batch}, {case.imgsz} px",
+            )
         )
     return tuple(rows)
+
+
+_free_ms: dict[Case, float] = {}
+"""Our step time without a limit."""
 
 
 def run_side(job: Job) -> Measured:
@@ -86,6 +95,8 @@ def run_side(job: Job) -> Measured:
             continue
         case = FREE.get(name) or FITS[name]
         try:
+            # cuDNN's autotuner would take longer than the steps of these rows, which ask only whether they run.
+            torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark and name in FREE
             spent_ms, note = _measure(case, job, device, inputs_only=name in FREE)
         except torch.OutOfMemoryError as error:
             said = f"out of memory: {str(error).splitlines()[0][:120]}"
@@ -104,7 +115,10 @@ def _compare_with_itself(name: str, case: Case, job: Job, device: Any, measured:
     if job.side != "ours":
         measured.failed[name] = "the row compares ours with itself"
         return
-    free_ms, _ = _measure(case._replace(budget=None), job, device)
+    free = case._replace(budget=None)
+    if free not in _free_ms:  # rows share it
+        _free_ms[free] = _measure(free, job, device)[0]
+    free_ms = _free_ms[free]
     limited_ms, note = _measure(case, job, device)
     measured.values[name] = free_ms / limited_ms
     measured.notes[name] = (
@@ -203,6 +217,6 @@ BENCHMARK = Benchmark(
     rows=_rows(),
     needs="cuda",
     run_side=run_side,
-    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 4, "steps": 20},
+    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 4, "steps": 16},
     repeats=1,
 )

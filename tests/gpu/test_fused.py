@@ -321,7 +321,7 @@ def test_running_statistics_of_a_whole_model_are_upstreams_but_for_rounding(repe
         if name.endswith("num_batches_tracked"):
             assert torch.equal(value, ours[name]), name
         elif "running" in name:
-            assert_close(ours[name], value, 0.1, name)  # bf16 activations of other roundings, layer upon layer
+            assert_close(ours[name], value, 0.3, name)  # bf16 activations of other roundings, layer upon layer
 
 
 @pytest.mark.filterwarnings("ignore:.*deterministic.*")
