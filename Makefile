@@ -7,8 +7,10 @@ BIN := .venv/bin
 JOBS ?= 2
 TESTS := tests/unit tests/dist tests/faults
 PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
+# Without what puts the image's environment back on PATH in every bash, where this runs in one.
+BATS := env -u BASH_ENV $(BIN)/bats --print-output-on-failure
 SHELL_FILES = $(shell find .ci docker env scripts tests -type f \
-    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run \
+    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run -o -path .ci/scheduled \
     -o -path 'docker/workbench/build/*' \) 2>/dev/null)
 
 help: ## list the targets
@@ -20,15 +22,18 @@ setup: ## make or update .venv from the lock (PYTHON=/path/to/python3 chooses th
 demo: setup ## the whole tour on this machine: synthetic data, train, validate, predict, export
 	$(BIN)/yolov12 demo
 
+# The checkout before whatever else has this package: in the image yolov12:dev the environment does.
+test test-all demo: export PYTHONPATH := $(CURDIR)
+
 test: setup ## the tests of every commit (JOBS=2 processes)
-	$(BIN)/bats --print-output-on-failure tests/shell
+	$(BATS) tests/shell
 	$(PYTEST) $(TESTS)
 
 test-all: setup ## the tests of `make test` and those too slow or too demanding for it, which it lists first
 	@echo "Beyond 'make test' this runs:"
 	@$(BIN)/pytest -q --collect-only -m slow $(TESTS) | grep '::' || echo "  no slow tests"
 	@$(BIN)/pytest -q --collect-only -m '' tests/gpu tests/image | grep '::' || echo "  no GPU or image tests"
-	$(BIN)/bats --print-output-on-failure tests/shell
+	$(BATS) tests/shell
 	$(PYTEST) -m '' -rs tests
 
 lint: setup ## ruff, mypy, shellcheck, shfmt, hadolint
@@ -54,7 +59,7 @@ render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py
 	$(BIN)/python env/workflow.py
 
-build: ## build the image yolov12:$VARIANT (VARIANT ARCHS FLASH_ATTN BASE_IMAGE BUILD_NETWORK CA_BUNDLE, all optional)
+build: ## build the image yolov12:$VARIANT (VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT NCCL_TESTS ..., all optional: docker/build.sh)
 	docker/build.sh
 
 push: ## push the built image under computed tags: REGISTRY=registry.example/team (VARIANT ALLOW_DIRTY; docs/registry.md)

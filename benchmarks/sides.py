@@ -43,6 +43,7 @@ def environment(side: str, scratch: Path, base: Mapping[str, str]) -> dict[str, 
         "YOLO_CONFIG_DIR": str(scratch / "config"),
         "YOLO_OFFLINE": "true",
         "YOLO_AUTOINSTALL": "false",
+        "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), base.get("PYTHONPATH", "")])),
     }

@@ -3,9 +3,15 @@
 # Builds the image into the local engine, and lets it prove itself. All variables are optional:
 #   VARIANT=train            what to build (env/matrix.yaml)
 #   ARCHS="80 90"            the GPU archs that the image must have code for
-#   FLASH_ATTN=hd32          the FlashAttention kernels: hd32 or none
+#   CUDA=13.0                the CUDA line: 13.0, or 12.8 for drivers before 580; the image is then yolov12:$VARIANT-cu128
+#   ENV_MANAGER=venv         who makes the environment: venv, or conda (Miniforge); the image is then yolov12:$VARIANT-conda
+#   FLASH_ATTN=hd32          the FlashAttention kernels: hd32, none or full (upstream's whole: hours, MAX_JOBS compilers at once)
+#   DALI=0                   without NVIDIA DALI
+#   TENSORRT=rtx             with TensorRT: none (the default), rtx, or 10 or 11, which need TENSORRT_INDEX=ADDRESS
+#   NCCL_TESTS=0             1: NVIDIA's all_reduce_perf instead of our check under its name
 #   BASE_IMAGE=...           instead of the pinned Debian
 #   BUILD_NETWORK=host       the network of the build's commands
+#   NO_CACHE=1               take nothing from the builder's cache, so that Debian's updates get in
 #   CA_BUNDLE=/path/ca.crt   certificates for a private mirror or an inspected network; a build secret, not in the image
 #   TAG=name:tag             a further name, beside yolov12:$VARIANT
 set -euo pipefail
@@ -18,16 +24,47 @@ die() {
     exit 2
 }
 
+# For what was built and is not what was to be built.
+fail() {
+    printf 'build: %s\n' "$*" >&2
+    exit 1
+}
+
 docker buildx version >/dev/null 2>&1 || die "docker with buildx is needed: https://docs.docker.com/engine/install/"
 [[ -z ${CA_BUNDLE-} || -s $CA_BUNDLE ]] || die "CA_BUNDLE=$CA_BUNDLE: no such file, or an empty one"
-case ${FLASH_ATTN:-hd32} in
-hd32 | none) ;;
-full) die "FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ;;
-*) die "FLASH_ATTN=$FLASH_ATTN: type FLASH_ATTN=hd32 or none" ;;
-esac
+# known NAME VALUE...: the variable, where it is set, has one of these values.
+known() {
+    local name=$1 value
+    shift
+    for value in "" "$@"; do
+        [[ ${!name-} != "$value" ]] || return 0
+    done
+    die "$name=${!name}: type one of $*"
+}
+known CUDA 13.0 12.8
+known ENV_MANAGER venv conda
+known FLASH_ATTN hd32 none full
+known DALI 1 0
+known TENSORRT none 10 11 rtx
+known NCCL_TESTS 0 1
+[[ ${TENSORRT-} != 1[01] || -n ${TENSORRT_INDEX-} ]] ||
+    die "TENSORRT=$TENSORRT needs TENSORRT_INDEX=ADDRESS, the package index of NVIDIA or a mirror of it:" \
+        "no public one has these libraries. TENSORRT=rtx and none do without"
+
+# A CUDA line and a manager are variants of their own, with locks and budgets of their own.
+chosen=$variant
+[[ ${CUDA:-13.0} == 13.0 ]] || variant+=-cu128
+[[ ${ENV_MANAGER:-venv} == venv ]] || variant+=-conda
+[[ $variant == "$chosen" ]] || grep -qF "\"yolov12:$variant\"" docker/docker-bake.json ||
+    die "VARIANT=$chosen CUDA=${CUDA:-13.0} ENV_MANAGER=${ENV_MANAGER:-venv} is not built: env/matrix.yaml has what is, and under exclusions why"
+
+# The bake file names what it was rendered from: a pin that was changed since would silently not be in the image.
+pins=$(cat env/versions.yaml env/matrix.yaml | sha256sum)
+grep -qF "${pins%% *}" docker/docker-bake.json ||
+    die "env/versions.yaml or env/matrix.yaml is newer than docker/docker-bake.json: type make lock (or make render, where no version of a package moved)"
 
 # bake puts these from the environment into the plan; set but empty means not set.
-for name in BASE_IMAGE ARCHS FLASH_ATTN; do
+for name in BASE_IMAGE ARCHS FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS; do
     [[ -n ${!name-} ]] || unset "$name"
 done
 plan() { docker buildx bake --progress quiet --file docker/docker-bake.json --print "$variant"; }
@@ -37,10 +74,29 @@ export INPUTS
 mapfile -d '' -t planned < <(plan | python3 docker/replay.py "$variant")
 ((${#planned[@]})) || die "docker/replay.py made nothing of the plan for $variant"
 
-options=(--load)
+# What is fixed for a variant does not follow the caller's variable, and must not be lost silently.
+for name in FLASH_ATTN DALI TENSORRT NCCL_TESTS; do
+    for argument in "${planned[@]}"; do
+        [[ -z ${!name-} || $argument != "$name="* || $argument == "$name=${!name}" ]] ||
+            die "$name=${!name}: yolov12:$variant is built with $argument only; env/matrix.yaml says why, under exclusions"
+    done
+done
+
+# Layers in zstd are smaller and unpack faster, and provenance says what they were made from. An engine that keeps its images in a store of its
+# own, as Docker did by default before version 29, can have neither (docs/registry.md).
+in_containerd=0
+[[ $(docker info --format '{{json .DriverStatus}}') != *io.containerd.snapshotter* ]] || in_containerd=1
+if ((in_containerd)); then
+    echo "build: layers in zstd, with provenance, since this engine keeps its images in containerd"
+    options=(--output "type=image,compression=zstd,force-compression=true,oci-mediatypes=true" --provenance "mode=max")
+else
+    echo "build: layers in gzip, without provenance, since this engine does not keep its images in containerd (docs/registry.md)"
+    options=(--load)
+fi
 [[ -z ${BUILD_NETWORK-} ]] || options+=(--network "$BUILD_NETWORK")
 [[ -z ${CA_BUNDLE-} ]] || options+=(--secret "id=ca,src=$CA_BUNDLE")
 [[ -z ${TAG-} ]] || options+=(--tag "$TAG")
+[[ -z ${NO_CACHE-} ]] || options+=(--no-cache)
 if revision=$(git rev-parse HEAD 2>/dev/null); then
     git diff --quiet HEAD || revision+=-dirty
     options+=(--label "org.opencontainers.image.revision=$revision")
@@ -48,13 +104,17 @@ fi
 docker buildx build "${options[@]}" "${planned[@]}"
 
 tag=yolov12:$variant
-docker run --rm --network none "$tag" verify
+differs=0
+docker run --rm --network none "$tag" verify || differs=1
 
 read -r id bytes budget_gb < <(docker image inspect --format '{{.Id}} {{.Size}} {{index .Config.Labels "yolov12.size_budget_gb"}}' "$tag")
-awk -v tag="$tag" -v id="$id" -v bytes="$bytes" -v budget="$budget_gb" 'BEGIN {
-    if (bytes > budget * 1e9) {
-        printf "build: %s is %.2f GB, more than its budget of %.2f GB (size_budget_gb in env/matrix.yaml)\n", tag, bytes / 1e9, budget >"/dev/stderr"
-        exit 1
-    }
-    printf "built %s %s %.2f GB of %.2f GB\n", tag, id, bytes / 1e9, budget
-}'
+if ((in_containerd)); then # there the engine counts each layer twice, packed and unpacked
+    report=$(docker run --rm --network none "$tag" verify --json) || differs=1
+    bytes=$(python3 -c 'import json, sys; print(sum(json.load(sys.stdin)["bytes"].values()))' <<<"$report")
+fi
+read -r size_gb budget_gb too_large < <(awk -v bytes="$bytes" -v budget="$budget_gb" \
+    'BEGIN { printf "%.2f %.2f %d\n", bytes / 1e9, budget, (bytes > budget * 1e9) }')
+((too_large == 0)) ||
+    fail "$tag is $size_gb GB, more than its budget of $budget_gb GB (size_budget_gb in env/matrix.yaml)"
+((differs == 0)) || fail "$tag does not hold what was promised: the lines above that begin with FAIL say what differs"
+printf 'built %s %s %s GB of %s GB\n' "$tag" "$id" "$size_gb" "$budget_gb"

@@ -36,13 +36,13 @@ def _is_left_out(path: Path, patterns: list[str]) -> bool:
 
 
 def digest(root: Path, arguments: dict[str, str]) -> str:
-    """sha256 over names, modes and contents of `files`, and the arguments but for the hash itself."""
+    """sha256 over names, modes and contents of `files`, and the arguments but for the hash itself and how many compilers run at once."""
     total = hashlib.sha256()
     for file in files(root):
         executable = bool(file.stat().st_mode & 0o100)
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         total.update(f"{content} {'x' if executable else '-'} {file.relative_to(root).as_posix()}\n".encode())
-    named = {name: value for name, value in arguments.items() if name != "INPUTS"}
+    named = {name: value for name, value in arguments.items() if name not in ("INPUTS", "MAX_JOBS")}
     total.update(json.dumps(named, sort_keys=True).encode())
     return total.hexdigest()
 

@@ -54,7 +54,8 @@ class Image:
     @property
     def flavour(self) -> str:
         """What tells variants of one version apart: cu130, nonroot-cu130, deploy-cpu."""
-        return "-".join(filter(None, [self.variant.removeprefix("train").strip("-"), self.line]))
+        parts = [self.variant.removeprefix("train").strip("-"), self.line]
+        return "-".join(dict.fromkeys(filter(None, parts)))  # the variant train-cu128 names its line already
 
     @property
     def immutable_tag(self) -> str:
@@ -115,7 +116,7 @@ def cuda_line(packages: Mapping[str, str]) -> str:
     Raises:
         PushError: torch is there, and nothing says with which CUDA.
     """
-    if version := packages.get("cuda-toolkit"):
+    if version := packages.get("cuda-toolkit") or packages.get("nvidia-cuda-runtime-cu12"):
         return "cu" + "".join(version.split(".")[:2])
     if "torch" in packages:
         raise PushError("this image has torch, and no package cuda-toolkit says with which CUDA")
@@ -134,7 +135,10 @@ def why_incomplete(version: str, promised: Mapping[str, Any], defaults: Mapping[
         return f"it has no code for {', '.join('sm_' + arch for arch in missing)}"
     if promised["flash_attn"] is None and defaults["FLASH_ATTN"] != "none":
         return "it was built without FlashAttention"
-    return None
+    chosen = {name: promised[name.lower()] for name in ("DALI", "TENSORRT")}
+    return next(
+        (f"it was built with {name}={value}" for name, value in chosen.items() if value != defaults[name]), None
+    )
 
 
 def same_image(one: str, other: str) -> bool:
@@ -262,9 +266,17 @@ def look_at(name: str) -> Image:
         )
     if report.returncode:
         raise PushError(f"{name} is not what was built: docker run --rm {name} verify says what differs")
-    variables = json.loads(BAKE.read_text())["variable"]
-    defaults = {key: value["default"] for key, value in variables.items()}
-    return described(json.loads(inspected.stdout)[0], json.loads(report.stdout), defaults)
+    found = json.loads(inspected.stdout)[0]
+    variant = (found["Config"].get("Labels") or {}).get("yolov12.variant", "")
+    return described(found, json.loads(report.stdout), defaults(json.loads(BAKE.read_text()), variant))
+
+
+def defaults(bake: Mapping[str, Any], variant: str) -> dict[str, str]:
+    """The arguments that `make build` without options takes: the variables' defaults, and what is fixed for this variant."""
+    fixed = bake["target"].get(variant, {}).get("args", {})
+    return {key: value["default"] for key, value in bake["variable"].items()} | {
+        key: value for key, value in fixed.items() if not value.startswith("${")
+    }
 
 
 def push(name: str, image: Image, registry: Registry) -> list[str]:

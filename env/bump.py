@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from compatibility import contradictions, pins_of
+from compatibility import contradictions, lines_of
 from moved_seams import moved, tables
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -65,7 +65,7 @@ def bump(changes: Mapping[str, str], root: Path) -> Iterator[str]:
     text = pins.read_text(encoding="utf-8")
     for package, version in changes.items():
         text = repinned(text, package, version)
-    if wrong := contradictions(pins_of(yaml.safe_load(text))):
+    if wrong := [said for pins in lines_of(yaml.safe_load(text)).values() for said in contradictions(pins)]:
         raise BumpError("; ".join(wrong) + ": change them in one call")
     before = locked(root)
     rendered = [root / name for name in (*WHOLE_FILES, *PAGES)]

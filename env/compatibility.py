@@ -23,8 +23,18 @@ Pins = Mapping[str, str]
 TOOLCHAIN = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-runtime", "nvidia-cuda-cccl")
 # A newer one carries PTX that the driver of an older CUDA can not compile.
 SAME_LINE = (*TOOLCHAIN, "nvidia-nvjpeg")
-# docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html, table 1: oldest driver for every release of a CUDA major.
-OLDEST_DRIVER = {12: 525, 13: 580}
+# The same release under two names: builds for the CPU and for CUDA, a library and its Python bindings or module.
+SAME_RELEASE = (
+    ("onnxruntime", "onnxruntime-gpu"),
+    ("tensorrt-lean-cu13-libs", "tensorrt-lean-cu13-bindings"),
+    ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-bindings"),
+    ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13"),
+)
+# Oldest driver that an image of a CUDA line may name. docs.nvidia.com/cuda/cuda-toolkit-release-notes, "CUDA Driver": the one that came with the
+# line. Minor version compatibility would let an older one of its major run it, but not compile PTX.
+OLDEST_DRIVER = {(12, 8): 570, (13, 0): 580}
+# Which package of a CUDA tells its version, where the line has no cuda-toolkit.
+CUDA_OF = ("cuda-toolkit", "nvidia-cuda-runtime-cu12")
 LINUX = {"platform_system": "Linux", "sys_platform": "linux", "platform_machine": "x86_64"}
 
 
@@ -39,9 +49,19 @@ def pins_of(versions: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def lines_of(versions: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Section of a parsed versions.yaml -> the pins of an environment: `packages` with all other sections, and each `packages_*` alone.
+
+    A line of its own is looked at alone: what it shares with the main one is looked at there.
+    """
+    main = {name: entry for name, entry in versions.items() if not name.startswith("packages_")}
+    others = {name: pins_of(entry) for name, entry in versions.items() if name.startswith("packages_")}
+    return {"packages": pins_of(main), **others}
+
+
 def contradictions(pins: Pins) -> list[str]:
     """What can be said without any metadata, about pins of one environment."""
-    return [*torch_and_torchvision(pins), *cuda_of_names(pins), *toolchain(pins)]
+    return [*torch_and_torchvision(pins), *cuda_of_names(pins), *toolchain(pins), *same_release(pins)]
 
 
 def torch_and_torchvision(pins: Pins) -> list[str]:
@@ -100,18 +120,17 @@ def pythons(
 
 
 def cuda_of_names(pins: Pins) -> list[str]:
-    """Packages that carry a CUDA version in their name (-cu13, -cuda130) and not that of the pinned cuda-toolkit."""
-    if "cuda-toolkit" not in pins:
+    """Packages that carry a CUDA version in their name (-cu13, -cuda130) and not that of the pinned CUDA."""
+    cuda = next((name for name in CUDA_OF if name in pins), None)
+    if cuda is None:
         return []
-    major, minor = _line(pins["cuda-toolkit"])
+    major, minor = _line(pins[cuda])
     found = []
     for name in pins:
         told = re.search(r"-cu(?:da)?(\d\d)(\d?)(?:-|$)", name)
         # A name with a minor version is for that one and newer ones of its major.
         if told and (int(told[1]) != major or int(told[2] or 0) > minor):
-            found.append(
-                f"{_pin(name, pins)} is not for CUDA {major}.{minor}, and {_pin('cuda-toolkit', pins)} is pinned"
-            )
+            found.append(f"{_pin(name, pins)} is not for CUDA {major}.{minor}, and {_pin(cuda, pins)} is pinned")
     return found
 
 
@@ -133,13 +152,23 @@ def toolchain(pins: Pins) -> list[str]:
     ]
 
 
+def same_release(pins: Pins) -> list[str]:
+    """Packages that are released together are pinned at one version."""
+    both = [(one, other) for one, other in SAME_RELEASE if one in pins and other in pins]
+    return [
+        f"{_pin(one, pins)} goes with {other} {pins[one]}, and {_pin(other, pins)} is pinned"
+        for one, other in both
+        if pins[one] != pins[other]
+    ]
+
+
 def driver(cuda: str, oldest: str) -> list[str]:
     """Whether images of the CUDA line `cuda` ("13.0") may say that driver `oldest` ("580" or "580.65.06") is enough for them."""
-    major = _line(cuda)[0]
-    if major not in OLDEST_DRIVER:
+    needed = OLDEST_DRIVER.get(_line(cuda))
+    if needed is None:
         return [f"CUDA {cuda} is pinned: env/compatibility.py does not know which driver it needs"]
-    if int(oldest.partition(".")[0]) < OLDEST_DRIVER[major]:
-        return [f"CUDA {cuda} needs driver {OLDEST_DRIVER[major]} or newer, and driver {oldest} is given as enough"]
+    if int(oldest.partition(".")[0]) < needed:
+        return [f"CUDA {cuda} needs driver {needed} or newer, and driver {oldest} is given as enough"]
     return []
 
 

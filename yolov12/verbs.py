@@ -106,6 +106,7 @@ def export(words: list[str], options: Options) -> int:
     del words
     _require(options, "export", model="runs/detect/train/weights/best.pt")
     _refuse_early(options, check_folder=False)
+    early.check_engine(options.get("format"))
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")

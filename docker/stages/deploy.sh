@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # deploy.sh VERSION: the predictor from its wheel, and the folders that users see.
 set -euo pipefail
+shopt -s nullglob
 
 version=$1
 environment=/opt/yolov12
@@ -9,7 +10,20 @@ environment=/opt/yolov12
 export PYTHONDONTWRITEBYTECODE=1
 /opt/installer/bin/uv pip install --quiet --offline --no-cache --no-deps --python "$environment/bin/python" /run/stage/wheel/*.whl
 "$environment/bin/python" -m compileall -q -f --invalidation-mode unchecked-hash "$environment"/lib/python3*/site-packages/yolov12*
+for note in "$environment"/lib/python3*/site-packages/*.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
+    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
+    rm "$note"
+done
 rm -f "$environment/.lock" # uv's, and writable by anyone
+
+# What ONNX Runtime's CUDA provider is linked with lies in site-packages, where the loader does not look by itself.
+shopt -s nullglob
+libraries=("$environment"/lib/python3*/site-packages/nvidia/*/lib)
+if ((${#libraries[@]})); then
+    printf '%s\n' "${libraries[@]}" >/etc/ld.so.conf.d/yolov12.conf
+    ldconfig -X
+    rm -f /var/cache/ldconfig/aux-cache # with the times of files, so different in every build
+fi
 
 cd /
 found=$("$environment/bin/python" -c 'import importlib.metadata, yolov12_deploy.model; print(importlib.metadata.version("yolov12-deploy"))')

@@ -4,6 +4,7 @@
 image.json      what was promised: the lock's versions, GPU archs, size budget, hash of the inputs; `verify` compares it with what it finds
 sbom.cdx.json   a bill of materials (CycloneDX 1.6) from what is installed, Python's packages and Debian's
 least_driver    the oldest driver, which the entrypoint compares with the host's
+older_drivers   "570=12.8" for each CUDA line that needs no newer driver than 570, which it then names
 licenses/       for each Python package its licence texts, as links; Debian's are in /usr/share/doc/PACKAGE/copyright
 
 Runs at the end of a build with the image's own Python and needs nothing but it. Nothing here depends on the time or the machine.
@@ -21,6 +22,7 @@ import zipfile
 from importlib.metadata import Distribution, PathDistribution, distributions
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
 
 LICENCE_FILE = re.compile(r"^(licen[cs]e|copying|notice|copyright|eula)", re.IGNORECASE)
@@ -31,10 +33,25 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def locked(locks: Path) -> dict[str, str]:
-    """Name -> version in all parts of the lock."""
-    text = "".join(part.read_text() for part in sorted(locks.glob("*.txt")))
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\\n]+)", text, re.MULTILINE))
+def locked(locks: Path, left_out: set[str]) -> dict[str, str]:
+    """Name -> version in the parts of the lock that the image takes."""
+    return {
+        name: version
+        for part in sorted(locks.glob("*.txt"))
+        if part.stem not in left_out
+        for name, version in named(part).items()
+    }
+
+
+def named(part: Path) -> dict[str, str]:
+    """Name -> version in a file of requirements."""
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ \\\n]+)", part.read_text(), re.MULTILINE))
+
+
+def left_out(facts: dict[str, Any]) -> set[str]:
+    """The optional parts of the lock (locks.py) that were not asked for."""
+    asked = {"dali": facts.get("dali") == "1", "tensorrt-rtx": facts.get("tensorrt") == "rtx"}
+    return {part for part, is_in in asked.items() if not is_in}
 
 
 BUILT = ("flash_attn", "yolov12_kernels")
@@ -59,6 +76,11 @@ def built(package: str, wheels: Path) -> dict[str, Any] | None:
             "libraries": libraries,
         }
     return None
+
+
+def purl(kind: str, name: str, version: str) -> str:
+    """The package's URL, by which scanners know it: `purl("deb/debian", "g++", "1:2+b1")` is pkg:deb/debian/g%2B%2B@1:2%2Bb1."""
+    return f"pkg:{kind}/{quote(name, safe='')}@{quote(version, safe=':')}"
 
 
 def licence_files(distribution: Distribution) -> list[Path]:
@@ -88,10 +110,10 @@ def python_components(found: list[PathDistribution], hashes: dict[str, str]) -> 
         name, version = canonical(distribution.name), distribution.version
         component: dict[str, Any] = {
             "type": "library",
-            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "bom-ref": purl("pypi", name, version),
             "name": name,
             "version": version,
-            "purl": f"pkg:pypi/{name}@{version}",
+            "purl": purl("pypi", name, version),
         }
         if licences := licence_entry(distribution):
             component["licenses"] = licences
@@ -112,8 +134,8 @@ def debian_components() -> list[dict[str, Any]]:
     components = []
     for line in sorted(done.stdout.splitlines()):
         name, version, architecture = line.split("\t")
-        purl = f"pkg:deb/debian/{name}@{version}?arch={architecture}"
-        components.append({"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl})
+        url = f"{purl('deb/debian', name, version)}?arch={architecture}"
+        components.append({"type": "library", "bom-ref": url, "name": name, "version": version, "purl": url})
     return components
 
 
@@ -170,10 +192,12 @@ def main(locks: Path, wheels: Path, facts: dict[str, Any]) -> None:
     facts["archs"] = facts.get("archs", "").split()
     facts["size_budget_gb"] = float(facts["size_budget_gb"])
     facts |= {package: built(package, wheels) for package in BUILT}
-    facts["packages"] = locked(locks)
+    vendor = folder / "vendor.txt"  # what tensorrt.sh installed, which no lock has
+    facts["packages"] = locked(locks, left_out(facts)) | (named(vendor) if vendor.is_file() else {})
     facts["packages_without_licence_text"] = link_licences(folder / "licenses", found)
-    if "least_driver" in facts:
-        (folder / "least_driver").write_text(facts["least_driver"] + "\n")
+    for name in ("least_driver", "older_drivers"):
+        if facts.get(name, "none") != "none":
+            (folder / name).write_text(facts[name] + "\n")
     hashes = {canonical(package): facts[package]["sha256"] for package in BUILT if facts[package]}
     components = [*python_components(found, hashes), *debian_components()]
     for name, document in (("image.json", facts), ("sbom.cdx.json", bill_of_materials(facts, components))):

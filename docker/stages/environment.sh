@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# environment.sh LOCK [WHEELS]: install into the environment /opt/yolov12 exactly what a part of the hash lock lists, without what is
-# never used. With WHEELS, a folder that has pip's, this is the last part: pip, and all Python files compiled.
+# environment.sh LOCK [WHEELS]: install into the environment /opt/yolov12 exactly what a part of the hash lock lists (it may be empty),
+# without what is never used, and compile its Python files. With WHEELS, a folder that has pip's: pip too.
 set -euo pipefail
 
 lock=$1 wheels=${2-}
@@ -13,8 +13,13 @@ fi
 uv=/opt/installer/bin/uv
 
 [[ -d $environment ]] || python3 -m venv --without-pip "$environment"
-"$uv" pip install --quiet --require-hashes --no-deps --no-build --requirement "$lock"
+began=$(mktemp)
+trap 'rm -f "$began"' EXIT
+if [[ -s $lock ]]; then
+    "$uv" pip install --quiet --require-hashes --no-deps --no-build --requirement "$lock"
+fi
 site=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+tag=$("$environment/bin/python" -c 'import sys; print(sys.implementation.cache_tag)') # cpython-311
 
 # In the layer that brought it, or it would still be pulled. Each line was measured, and tests/image runs what stays.
 cd "$site"
@@ -23,11 +28,17 @@ unused=(
     # Another vendor's GPUs, and Triton's profiler (the command `proton`), which alone needs this copy of CUPTI.
     triton/{backends/amd,backends/nvidia/lib/cupti,instrumentation,profiler,FileCheck,_C/libproton.so} ../../../bin/proton{,-viewer}
     # For linking statically, for several GPUs in one cuSOLVER call, and a second NVRTC: no library of the environment asks for them.
-    nvidia/*/lib/*.a nvidia/cu13/lib/{libcusolverMg,libnvrtc.alt,libnvrtc-builtins.alt}.so*
+    nvidia/*/lib/*.a nvidia/*/lib/{libcusolverMg,libnvrtc.alt,libnvrtc-builtins.alt}.so*
     torch/bin/protoc*
     {matplotlib,sympy/*,networkx/*,networkx/*/*,mpmath}/tests onnx/backend/test/data
+    # For compiling against DALI, and a program of its compression library. Its libraries for Amazon's and Google's storage stay: they are linked.
+    nvidia/{dali,nvimgcodec,libnvcomp,nvjpeg2k,nvtiff}/include nvidia/libnvcomp/{bin,lib64/cmake}
 )
 rm -rf "${unused[@]}"
+# DALI carries its Python modules once for every Python.
+for module in nvidia/{dali,nvimgcodec}/*.cpython-*.so; do
+    [[ $module == *."$tag"-* ]] || rm "$module"
+done
 # Triton imports every backend that its metadata names.
 for names in triton-*.dist-info/entry_points.txt; do
     sed -i '/^amd = \|^proton/d' "$names"
@@ -37,11 +48,24 @@ compiler=triton/_C/libtriton.so
 if [[ -f $compiler && $(readelf --section-headers --wide "$compiler") == *.debug_info* ]]; then
     strip --strip-debug "$compiler"
 fi
+# So are a seventh of DALI's its symbols for a linker.
+for library in nvidia/dali/libdali*.so nvidia/dali/.libs/libcvcuda*; do
+    if [[ $(readelf --section-headers --wide "$library") == *.symtab* ]]; then
+        strip --strip-unneeded "$library"
+    fi
+done
 
 if [[ -n $wheels ]]; then
-    # Not used by the image; there for `RUN pip install ...` in images made from it. Debian's own wheel, so that Debian's fixes come with it.
-    "$uv" pip install --quiet --no-deps --no-index "$wheels"/pip-*.whl
-    # Compiled now, and not checked against the source later: a read-only root starts as fast as any, and timestamps do not matter.
-    "$environment/bin/python" -m compileall -q -f -j 0 --invalidation-mode unchecked-hash "$environment/lib"
+    # Not used by the image; there for `RUN pip install ...` in images made from it. Debian's own wheel, so that Debian's fixes come with it;
+    # conda brings one for its own Python.
+    [[ -x $environment/bin/pip ]] || "$uv" pip install --quiet --no-deps --no-index "$wheels"/pip-*.whl
 fi
+# Compiled now, and not checked against the source later: a read-only root starts as fast as any, and timestamps do not matter. Only what this
+# part brought: a file of another layer would be in this one too.
+find "$environment/lib" -name '*.py' -cnewer "$began" -print0 |
+    xargs -0 -r -n 200 -P "$(nproc)" "$environment/bin/python" -m compileall -q -f --invalidation-mode unchecked-hash
+for note in *.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
+    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
+    rm "$note"
+done
 rm -f "$environment/.lock" # uv's, and writable by anyone

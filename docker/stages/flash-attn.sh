@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# flash-attn.sh VERSION SHA256 ARCHS: the FlashAttention wheel for these GPUs, in /wheel-flash-attn.
+# flash-attn.sh hd32 VERSION SHA256 ARCHS: the FlashAttention wheel for these GPUs, in /wheel-flash-attn.
+# flash-attn.sh full VERSION SHA256 ARCHS MAX_JOBS LOCK: upstream's whole, by its own setup.py.
 set -euo pipefail
 
-version=$1 sha256=$2 archs=$3
+kind=$1 version=$2 sha256=$3 archs=$4
 stage=/run/stage
 python=/opt/yolov12/bin/python
 out=/wheel-flash-attn
@@ -25,6 +26,23 @@ echo "flash-attn==$version --hash=sha256:$sha256" >"$work/requirements.txt"
 FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE "$python" -m pip download --quiet --no-cache-dir --require-hashes --no-deps --no-binary :all: \
     --no-build-isolation --dest "$work/sdist" --requirement "$work/requirements.txt"
 sdist=("$work"/sdist/*)
+
+if [[ $kind == full ]]; then
+    max_jobs=$5 lock=$6
+    export DEBIAN_FRONTEND=noninteractive UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+    apt-get -qq update
+    apt-get -qq install -y --no-install-recommends ninja-build >/dev/null
+    if [[ -s /run/secrets/ca.crt ]]; then
+        export SSL_CERT_FILE=/run/secrets/ca.crt
+    fi
+    # torch's headers include those of three libraries, which neither the toolchain nor the image needs to have.
+    python3 "$stage/locks.py" "$stage/locks/$lock" "$work/locks" "nvidia-cublas nvidia-cusolver nvidia-cusparse"
+    /opt/installer/bin/uv pip install --quiet --require-hashes --no-deps --no-build --python python3 --target "$work/headers" \
+        --requirement "$work/locks/chosen.txt"
+    "$python" "$stage/flash_attn/full.py" --sdist "${sdist[0]}" --sha256 "$sha256" --version "$version" --archs "$archs" \
+        --max-jobs "$max_jobs" --cuda-home /opt/cuda --include "$work"/headers/nvidia/cu*/include --work "$work" --out "$out"
+    exit
+fi
 
 # Each compiler needs up to 4.1 GiB.
 memory_gib=$(awk '/^MemAvailable/ { print int($2 / 1024 / 1024) }' /proc/meminfo)

@@ -13,6 +13,11 @@ if [[ ${1-} == ultralytics ]]; then
         /root/yolov12/ultralytics
 fi
 
+# NVIDIA's own program instead of our check under its name, where it was built.
+if [[ -d /run/stage/nccl-tests ]]; then
+    find /run/stage/nccl-tests -type f -exec install -m 0755 -t /root/yolov12/build {} +
+fi
+
 # Where nothing is mounted, any --user can write here. The owner is who the entrypoint becomes.
 install -d -o 1000 -g 0 -m 1777 /workspace
 

@@ -6,6 +6,7 @@ make build && .venv/bin/pytest tests/image
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +24,25 @@ def image() -> Image:
         pytest.skip("needs a docker engine that answers")
     if not exists(name):
         pytest.skip(f"needs the image {name} (make build)")
+    return Image(name)
+
+
+def variants() -> list[str]:
+    """Those of the bake file, without those that have another one's layers and so the same content."""
+    targets = json.loads((Path(__file__).resolve().parents[2] / "docker/docker-bake.json").read_text())["target"]
+    by_arguments: dict[str, str] = {}
+    for name, target in targets.items():
+        by_arguments.setdefault(json.dumps(target["args"], sort_keys=True), name)
+    return list(by_arguments.values())
+
+
+@pytest.fixture(scope="session", params=variants())
+def each(request: pytest.FixtureRequest, image: Image) -> Image:
+    """Each variant that was built: what holds for all of them."""
+    repository, _, tag = image.name.rpartition(":")
+    name = image.name if request.param == tag else f"{repository}:{request.param}"
+    if not exists(name):
+        pytest.skip(f"needs the image {name} (make build VARIANT={request.param})")
     return Image(name)
 
 

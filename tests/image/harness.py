@@ -90,6 +90,10 @@ class Image:
         """One field of the image's description."""
         return docker("image", "inspect", "--format", template, self.name)
 
+    def label(self, name: str) -> str:
+        """The label yolov12.NAME; empty where it has none."""
+        return self.inspect(f'{{{{index .Config.Labels "yolov12.{name}"}}}}')
+
 
 def docker(*arguments: str) -> str:
     """What a docker command prints; an exception if it fails."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(autouse=True)
 def _builder(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine has built the image, so most of what is needed lies in its cache: for the archs of that image."""
-    monkeypatch.setenv("ARCHS", image.inspect('{{index .Config.Labels "yolov12.archs"}}'))
+    monkeypatch.setenv("ARCHS", image.label("archs"))
 
 
 def build(repository: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -31,18 +32,18 @@ def build(repository: Path, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def plan(repository: Path, variant: str) -> dict[str, Any]:
-    """The target of the bake file, as `make build` has it."""
+def plan(repository: Path, variant: str, **variables: str) -> dict[str, Any]:
+    """The target of the bake file, as `make build` has it with these variables."""
     command = ["docker", "buildx", "bake", "--file", "docker/docker-bake.json", "--print", variant]
     environment = {name: value for name, value in os.environ.items() if value or name != "BASE_IMAGE"}
-    environment["INPUTS"] = "0" * 64
+    environment |= {"INPUTS": "0" * 64, **variables}
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)["target"][variant]
 
 
-def build_target(context: Path, target: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """`docker buildx build` without keeping the result."""
-    options = ["--progress", "plain", "--output", "type=cacheonly"]
+def build_target(context: Path, target: dict[str, Any], *keep: str) -> subprocess.CompletedProcess[str]:
+    """`docker buildx build`; without options that say how, its result is not kept."""
+    options = ["--progress", "plain", *(keep or ("--output", "type=cacheonly"))]
     if network := os.environ.get("BUILD_NETWORK"):
         options += ["--network", network]
     if bundle := os.environ.get("CA_BUNDLE"):
@@ -61,10 +62,36 @@ def test_an_arch_that_does_not_exist_fails_the_build_with_its_name(repository: P
     assert "Traceback" not in done.stderr
 
 
-ARGUMENTS = ["PYTHON_VERSION", "LOCK", "ARCHS", "VERSION", "LEAST_DRIVER", "SIZE_BUDGET_GB", "INPUTS"]
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"DALI": "yes"}, "build: DALI=yes: type one of 1 0"),
+        ({"TENSORRT": "12"}, "build: TENSORRT=12: type one of none 10 11 rtx"),
+        ({"TENSORRT": "11"}, "build: TENSORRT=11 needs TENSORRT_INDEX=ADDRESS"),
+    ],
+)
+def test_a_choice_that_there_is_not_fails_the_build_with_one_sentence(repository: Path, variables, sentence):
+    done = build(repository, **variables)
+    assert done.returncode == 2
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", [*ARGUMENTS, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "FLASH_ATTN", "BASE_IMAGE"])
+ARGUMENTS = [
+    "PYTHON_VERSION",
+    "ENV_PYTHON",
+    "LOCK",
+    "ARCHS",
+    "VERSION",
+    "LEAST_DRIVER",
+    "OLDER_DRIVERS",
+    "SIZE_BUDGET_GB",
+    "INPUTS",
+]
+SWITCHES = ["FLASH_ATTN", "DALI", "TENSORRT", "ENV_MANAGER", "NCCL_TESTS"]
+
+
+@pytest.mark.parametrize("name", [*ARGUMENTS, *SWITCHES, "FLASH_ATTN_VERSION", "FLASH_ATTN_SHA256", "BASE_IMAGE"])
 def test_a_missing_argument_fails_the_build_with_its_name(repository: Path, name: str):
     target = plan(repository, "train")
     target["args"] = {key: value for key, value in target["args"].items() if key != name}
@@ -75,12 +102,13 @@ def test_a_missing_argument_fails_the_build_with_its_name(repository: Path, name
     ]
 
 
-def test_a_missing_list_of_packages_fails_the_build_of_the_deploy_image(repository: Path):
+@pytest.mark.parametrize("name", ["LOCK", "VARIANT", "VERSION", "SIZE_BUDGET_GB", "INPUTS"])
+def test_a_missing_argument_fails_the_build_of_the_deploy_image(repository: Path, name: str):
     target = plan(repository, "deploy")
-    del target["args"]["PACKAGES"]
+    del target["args"][name]
     done = build_target(repository, target)
     assert done.returncode != 0
-    assert "PACKAGES: is not set: use make build" in done.stderr
+    assert f"{name}: is not set: use make build" in done.stderr
 
 
 def test_another_python_than_the_base_image_s_fails_the_build_with_one_sentence(repository: Path):
@@ -99,11 +127,61 @@ def test_a_version_that_is_not_the_checkout_s_fails_the_build(repository: Path):
     assert "VERSION=9.9.9, but the package in this checkout is" in done.stderr
 
 
-def test_a_change_of_the_package_builds_no_kernels_and_installs_no_dependency_anew(repository: Path, tmp_path: Path):
-    for file in [*inputs.files(repository), repository / ".dockerignore"]:
-        copy = tmp_path / file.relative_to(repository)
+def checkout(repository: Path, folder: Path) -> Path:
+    """What a build reads, copied, so that a test may change it."""
+    for file in [*inputs.files(repository), *(repository / name for name in BUILDER)]:
+        copy = folder / file.relative_to(repository)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
+    return folder
+
+
+BUILDER = [".dockerignore", "docker/docker-bake.json", "env/versions.yaml", "env/matrix.yaml"]
+BUILDER += [f"docker/{name}" for name in ("build.sh", "inputs.py", "replay.py")]
+
+
+def test_a_pin_that_moved_alone_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
+    changed = checkout(repository, tmp_path) / "env/versions.yaml"
+    changed.write_text(changed.read_text().replace('version: "2.11.0"', 'version: "2.12.0"'))
+    done = build(tmp_path)
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith(
+        "build: env/versions.yaml or env/matrix.yaml is newer than docker/docker-bake.json: type make lock"
+    )
+
+
+def test_a_lock_older_than_its_pins_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
+    changed = checkout(repository, tmp_path) / "env/locks/constraints.txt"
+    changed.write_text(changed.read_text().replace("\ntorch==", "\ntorch==9"))
+    done = build_target(tmp_path, plan(repository, "train"))
+    assert done.returncode != 0
+    assert re.search(r"train-py\d+\.txt has torch [\d.]+ \(pinned 9[\d.]+\): type make lock", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_an_image_over_its_budget_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
+    """As a variant of its own, so that the image under that name stays as it is."""
+    file = checkout(repository, tmp_path) / "docker/docker-bake.json"
+    bake = json.loads(file.read_text())
+    text = json.dumps(bake["target"]["deploy"]).replace("yolov12:deploy", "yolov12:fat")
+    fat = json.loads(text)
+    fat["args"]["SIZE_BUDGET_GB"] = fat["labels"]["yolov12.size_budget_gb"] = "0.1"
+    file.write_text(json.dumps({"//": bake["//"], "variable": bake["variable"], "target": {"fat": fat}}))
+    try:
+        done = build(tmp_path, VARIANT="fat")
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", "yolov12:fat"], capture_output=True, check=False)
+    assert done.returncode == 1
+    sentence = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"build: yolov12:fat is \d\.\d\d GB, more than its budget of 0\.10 GB \(size_budget_gb in env/matrix\.yaml\)",
+        sentence,
+    )
+
+
+def test_a_change_of_the_package_builds_no_kernels_and_installs_no_dependency_anew(repository: Path, tmp_path: Path):
+    checkout(repository, tmp_path)
     with (tmp_path / "yolov12/cli.py").open("a") as source:
         source.write("# changed\n")
     done = build_target(tmp_path, plan(repository, "train"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What `docker run IMAGE ...` does, in the image itself. The cases without an engine are in tests/shell/entrypoint.bats."""
 
+import subprocess
 import time
 
 import pytest
@@ -10,6 +11,20 @@ from tests.image.harness import STRANGER, Image, docker, wait_until
 
 def test_no_arguments_and_no_terminal_give_help(image: Image):
     assert image.run(options=STRANGER).check().out.startswith("yolov12 ")
+
+
+def test_help_is_the_first_that_it_says(each: Image):
+    began = time.monotonic()
+    with subprocess.Popen(
+        ["docker", "run", "--rm", "--network", "none", each.name, "--help"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        line = process.stdout.readline().decode()
+        print(
+            f"{each.name}: the first line of --help {time.monotonic() - began:.2f} s after `docker run`"
+        )  # shown by .ci/run
+        process.stdout.read()
+    assert line.startswith("yolov12")
 
 
 def test_no_arguments_at_a_terminal_give_a_shell_in_the_workbench_with_the_environment_active(image: Image):

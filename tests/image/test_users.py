@@ -70,6 +70,8 @@ def test_the_images_user_is_a_number(image: Image):
 
 
 def test_the_nonroot_image_is_the_same_with_a_number_that_is_not_root_s(image: Image):
+    if image.inspect('{{index .Config.Labels "yolov12.variant"}}') != "train":
+        pytest.skip("train-nonroot is made of the variant train alone")
     nonroot = Image("yolov12:train-nonroot")
     if not exists(nonroot.name):
         pytest.skip("needs the image yolov12:train-nonroot (make build VARIANT=train-nonroot)")

@@ -7,16 +7,19 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS FLASH_ATTN BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
     size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
     "buildx version") ;;
     "buildx bake") sed "s|\${BASE_IMAGE}|${BASE_IMAGE-the pinned base}|; s|\${ARCHS}|${ARCHS-all archs}|
-        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
+        s|\${FLASH_ATTN}|${FLASH_ATTN-hd32}|; s|\${DALI}|${DALI-1}|; s|\${TENSORRT}|${TENSORRT-none}|; s|\${TENSORRT_INDEX}|${TENSORRT_INDEX-}|
+        s|\${NCCL_TESTS}|${NCCL_TESTS-0}|; s|\${MAX_JOBS}|${MAX_JOBS-auto}|; s|\${INPUTS}|${INPUTS-}|" docker/docker-bake.json ;;
     "buildx build") printf "<%s>\n" "$@" ;;
     "image inspect") echo "sha256:abc $size 5.5" ;;
-    "run --rm") echo "ran: $*"; exit "${verified:-0}" ;;
+    "run --rm") [[ $* == *--json ]] && echo "{\"bytes\": {\"torch\": 5000000000, \"others\": 200000000}}" || echo "ran: $*"
+        exit "${verified:-0}" ;;
+    "info --format") echo "[[\"driver-type\",\"${store-}\"]]" ;;
     esac'
     export size
 }
@@ -42,14 +45,16 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "an argument of the Dockerfile has no default, or one that fails" {
     run grep -E '^ *ARG .*=' "${repo:?}/docker/Dockerfile"
-    [ "${#lines[@]}" -eq 2 ]
+    [ "${#lines[@]}" -eq 6 ]
     printed 'ARG BASE_IMAGE="BASE_IMAGE is not set: use make build"' # a name that can not be parsed: the builder prints it
-    printed 'ARG FLASH_ATTN=notset'                                  # a stage of that name fails with a sentence
+    for name in FLASH_ATTN DALI TENSORRT ENV_MANAGER NCCL_TESTS; do
+        printed "ARG $name=notset" # a stage of that name fails with a sentence
+    done
 }
 
 @test "each argument is asked for by name before it is used" {
     while read -r name; do
-        [[ $name == BASE_IMAGE ]] || grep -q "\${$name:?is not set: use make build}" "$repo/docker/Dockerfile"
+        [[ $name == BASE_IMAGE ]] || grep -qE "\\\$\{$name:\?is not set: (use make build|type $name=ADDRESS)" "$repo/docker/Dockerfile"
     done < <(sed -n 's/^ARG \([A-Z_0-9]*\)$/\1/p' "${repo:?}/docker/Dockerfile")
 }
 
@@ -90,7 +95,32 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "an image that does not verify fails the build" {
     verified=1 run -1 build
-    [[ $output != *"built yolov12"* ]]
+    [ "${lines[-1]}" = "build: yolov12:train does not hold what was promised: the lines above that begin with FAIL say what differs" ]
+}
+
+@test "layers are in zstd and have provenance where the engine can, which it says" {
+    run build
+    printed "<--load>"
+    [[ $output != *zstd,* ]]
+    [[ $output == *"layers in gzip, without provenance, since"* ]]
+    store=io.containerd.snapshotter.v1 run build
+    printed "<type=image,compression=zstd,force-compression=true,oci-mediatypes=true>"
+    printed "<mode=max>"
+    [[ $output == *"layers in zstd, with provenance, since"* ]]
+}
+
+@test "where the engine counts layers twice, the size is what the image finds inside" {
+    size=9900000000 store=io.containerd.snapshotter.v1 run build
+    [ "${lines[-1]}" = "built yolov12:train sha256:abc 5.20 GB of 5.50 GB" ]
+    verified=1 store=io.containerd.snapshotter.v1 run -1 build
+    [[ ${lines[-1]} == "build: yolov12:train does not hold what was promised: "* ]]
+}
+
+@test "with NO_CACHE=1 nothing is taken from the builder's cache" {
+    run build
+    [[ $output != *"<--no-cache>"* ]]
+    NO_CACHE=1 run build
+    printed "<--no-cache>"
 }
 
 @test "the inputs' hash is an argument and a label, and follows a source file and an argument" {
@@ -109,14 +139,77 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$(inputs train)" != "$(inputs deploy)" ]
 }
 
-@test "FLASH_ATTN=full says that it is not built here" {
-    FLASH_ATTN=full run -2 build
-    [ "$output" = "build: FLASH_ATTN=full: upstream's whole build takes hours and is not part of this version; type FLASH_ATTN=hd32 or none" ]
+@test "an unknown value names the known ones" {
+    FLASH_ATTN=hd64 run -2 build
+    [ "$output" = "build: FLASH_ATTN=hd64: type one of hd32 none full" ]
+    CUDA=11.8 run -2 build
+    [ "$output" = "build: CUDA=11.8: type one of 13.0 12.8" ]
+    ENV_MANAGER=mamba run -2 build
+    [ "$output" = "build: ENV_MANAGER=mamba: type one of venv conda" ]
+    NCCL_TESTS=yes run -2 build
+    [ "$output" = "build: NCCL_TESTS=yes: type one of 0 1" ]
+    DALI=2 run -2 build
+    [ "$output" = "build: DALI=2: type one of 1 0" ]
+    TENSORRT=9 run -2 build
+    [ "$output" = "build: TENSORRT=9: type one of none 10 11 rtx" ]
 }
 
-@test "an unknown FLASH_ATTN names the known ones" {
-    FLASH_ATTN=hd64 run -2 build
-    [ "$output" = "build: FLASH_ATTN=hd64: type FLASH_ATTN=hd32 or none" ]
+@test "a choice is passed on, and is a label" {
+    DALI=0 TENSORRT=11 TENSORRT_INDEX=ADDRESS run build
+    [ "$status" -eq 0 ]
+    printed "<DALI=0>"
+    printed "<TENSORRT=11>"
+    printed "<TENSORRT_INDEX=ADDRESS>"
+    printed "<yolov12.dali=0>"
+    printed "<yolov12.tensorrt=11>"
+}
+
+@test "TensorRT of the vendor's index asks for its address" {
+    TENSORRT=10 run -2 build
+    [[ $output == "build: TENSORRT=10 needs TENSORRT_INDEX=ADDRESS, "* ]]
+    [ "${#lines[@]}" -eq 1 ]
+}
+
+@test "another CUDA or manager is a target and a tag of its own, with its lock" {
+    CUDA=12.8 run -0 build
+    printed "<yolov12:train-cu128>"
+    printed "<LOCK=train-cu128-py311.txt>"
+    printed "<FLASH_ATTN=none>"
+    printed "<LEAST_DRIVER=570>"
+    ENV_MANAGER=conda run -0 build
+    printed "<yolov12:train-conda>"
+    printed "<ENV_MANAGER=conda>"
+    printed "<LOCK=train-py312.txt>"
+    CUDA=13.0 ENV_MANAGER=venv run -0 build
+    printed "<yolov12:train>"
+    printed "<ENV_MANAGER=venv>"
+}
+
+@test "what is not built together is refused with where the reason stands" {
+    for choice in "CUDA=12.8 ENV_MANAGER=conda" "VARIANT=deploy CUDA=12.8" "VARIANT=deploy ENV_MANAGER=conda"; do
+        # shellcheck disable=SC2086 # several assignments
+        run -2 env $choice "$repo/docker/build.sh"
+        [[ $output == "build: VARIANT="*" is not built: env/matrix.yaml has what is, and under exclusions why" ]]
+    done
+    CUDA=12.8 FLASH_ATTN=hd32 run -2 build
+    [ "$output" = "build: FLASH_ATTN=hd32: yolov12:train-cu128 is built with FLASH_ATTN=none only; env/matrix.yaml says why, under exclusions" ]
+    CUDA=12.8 NCCL_TESTS=1 run -2 build
+    [[ $output == "build: NCCL_TESTS=1: yolov12:train-cu128 is built with NCCL_TESTS=0 only; "* ]]
+    CUDA=12.8 DALI=1 run -2 build
+    [[ $output == "build: DALI=1: yolov12:train-cu128 is built with DALI=0 only; "* ]]
+    CUDA=12.8 FLASH_ATTN=none run -0 build
+}
+
+@test "upstream's whole FlashAttention and NVIDIA's nccl-tests are built when asked for" {
+    FLASH_ATTN=full NCCL_TESTS=1 MAX_JOBS=3 run -0 build
+    printed "<FLASH_ATTN=full>"
+    printed "<NCCL_TESTS=1>"
+    printed "<MAX_JOBS=3>"
+}
+
+@test "how many compilers run at once is no input" {
+    hash_of() { build | sed -n 's/^<INPUTS=\([0-9a-f]*\)>$/\1/p'; }
+    [ "$(MAX_JOBS=3 hash_of)" = "$(hash_of)" ]
 }
 
 @test "the commit is a label, and says when the checkout differs from it" {

@@ -23,7 +23,7 @@ in_bash() {
 }
 
 @test "the environment's programs are on PATH, once" {
-    run in_bash "source '$repo/scripts/conda.sh'; echo \$PATH"
+    run in_bash "PATH=/usr/bin:/bin; source '$repo/scripts/conda.sh'; source '$repo/scripts/conda.sh'; echo \$PATH"
     [[ $output == /opt/yolov12/bin:* ]]
     [[ ${output#*:} != *"/opt/yolov12/bin:"* ]]
 }

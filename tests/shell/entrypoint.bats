@@ -126,7 +126,7 @@ entrypoint() {
 
 @test "the command takes the entrypoint's place, so that SIGTERM reaches it" {
     stub yolov12 'echo $$'
-    run bash -c 'echo $$; source "$1"; workspace=$2; main train' - "$repo/scripts/entrypoint.sh" "$workspace"
+    run bash -c 'echo $$; source "$1"; workspace=$2; main verify' - "$repo/scripts/entrypoint.sh" "$workspace"
     [ "${lines[0]}" = "${lines[1]}" ]
 }
 
@@ -267,6 +267,17 @@ entrypoint() {
     gpus 535.104.05 "NVIDIA H100, 9.0"
     run -2 entrypoint train data=my.yaml
     [ "$output" = "entrypoint: the driver is 535.104.05, and this image's CUDA needs 580 or newer: update the driver on the host, or type device=cpu" ]
+}
+
+@test "a driver that is new enough for an older CUDA gets that image's name" {
+    gpus 570.26 "NVIDIA H100, 9.0"
+    echo 570=12.8 >"$facts/older_drivers"
+    run -2 entrypoint train
+    [ "$output" = "entrypoint: the driver is 570.26, and this image's CUDA needs 580 or newer: update the driver on the host, take the image for CUDA 12.8 (tag cu128; make build CUDA=12.8), or type device=cpu" ]
+    gpus 535.104.05 "NVIDIA H100, 9.0"
+    echo 570=12.8 >"$facts/older_drivers"
+    run -2 entrypoint train
+    [[ $output != *"CUDA 12.8"* ]]
 }
 
 @test "an old driver does not matter to what runs on the CPU, or computes nothing" {

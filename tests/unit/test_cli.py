@@ -413,6 +413,28 @@ def test_export_has_a_default_format_and_prints_the_file(yolo, capsys):
     assert capsys.readouterr().out == "best.onnx\n"
 
 
+@pytest.mark.parametrize("form", ["engine", "TensorRT", "trt"])
+def test_an_engine_without_tensorrt_is_refused_with_the_build_that_has_it(yolo, capsys, monkeypatch, form):
+    monkeypatch.setattr(early, "find_spec", lambda name: None)
+    assert cli.main(["export", "model=best.pt", f"format={form}"]) == 2
+    said = error_of(capsys)
+    assert f"format={form} needs TensorRT, which is not installed here." in said
+    assert "make build TENSORRT=10 TENSORRT_INDEX=ADDRESS" in said
+    assert "RTX" not in said
+
+
+def test_tensorrt_for_rtx_is_said_not_to_be_enough_for_an_engine(yolo, capsys, monkeypatch):
+    monkeypatch.setattr(early, "find_spec", lambda name: name == "tensorrt_rtx" or None)
+    assert cli.main(["export", "model=best.pt", "format=engine"]) == 2
+    assert "TensorRT for RTX is, and no engine is made with it yet" in error_of(capsys)
+
+
+def test_with_tensorrt_an_engine_is_exported(yolo, monkeypatch):
+    monkeypatch.setattr(early, "find_spec", lambda name: name == "tensorrt" or None)
+    assert cli.main(["export", "model=best.pt", "format=engine"]) == 0
+    assert called(yolo, "export") == {"format": "engine"}
+
+
 @pytest.mark.parametrize(
     ("line", "missing"),
     [("val", "model="), ("predict source=a.jpg", "model="), ("predict model=a.pt", "source="), ("export", "model=")],

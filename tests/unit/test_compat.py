@@ -64,7 +64,12 @@ def test_another_version_of_ultralytics_is_left_alone_and_said() -> None:
 
 def test_ultralytics_is_told_to_stay_offline_unless_the_user_said_otherwise() -> None:
     code = START + "import ultralytics, os; print(os.environ['YOLO_OFFLINE'], os.environ['YOLO_AUTOINSTALL'])"
-    assert python(code, YOLO_OFFLINE="false").stdout.split() == ["false", "false"]
+    assert python(code, YOLO_OFFLINE="false").stdout.split()[-2:] == ["false", "false"]
+
+
+def test_onnx_runtime_is_told_to_send_nothing_before_anything_imports_it() -> None:
+    code = "import os; os.environ.pop('ORT_DISABLE_TELEMETRY', None)\n" + START
+    assert python(code + "import ultralytics; print(os.environ['ORT_DISABLE_TELEMETRY'])").stdout.split()[-1] == "1"
 
 
 def test_installing_twice_adds_one_finder() -> None:

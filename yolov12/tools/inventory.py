@@ -12,6 +12,8 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 GROUPS = {
+    "DALI": r"nvidia-(dali|nvimgcodec|nvjpeg2k|nvtiff|libnvcomp)-",
+    "TensorRT": r"tensorrt-",
     "CUDA libraries": r"nvidia-|cuda-",
     "torch, torchvision": r"torch$|torchvision$",
     "Triton": r"triton$",
@@ -21,7 +23,7 @@ GROUPS = {
     "ONNX, ONNX Runtime": r"onnx",
     "yolov12, ultralytics": r"yolov12|ultralytics",
 }
-"""Group of the size table -> which packages are in it."""
+"""Group of the size table -> which packages are in it; the first that fits."""
 OTHERS = "other Python packages"
 COMPILED = "compiled Python (pyc)"
 COMPILER = "C and C++ compilers"

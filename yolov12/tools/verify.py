@@ -20,18 +20,25 @@ from typing import Any
 
 from yolov12 import pins
 from yolov12.tools import inventory
-from yolov12.tools.gpu_code import GpuCode, GpuCodeError, gpu_code
+from yolov12.tools.gpu_code import GpuCode, GpuCodeError, gpu_code, in_order
 
 PROMISES = Path(sys.prefix) / "share/yolov12"
 """Where an image keeps image.json, sbom.cdx.json and licenses/."""
 
 LIBRARIES = {
-    "torch": "torch/lib/libtorch_cuda.so",
-    "torchvision": "torchvision/_C.so",
-    "flash-attn": "flash_attn/_hd32.so",
-    "yolov12-kernels": "yolov12_kernels/_kernels.so",
+    "torch": ("torch", "torch/lib/libtorch_cuda.so"),
+    "torchvision": ("torchvision", "torchvision/_C.so"),
+    "flash-attn": ("flash-attn", "flash_attn/_hd32.so"),
+    "kernels": ("yolov12-kernels", "yolov12_kernels/_kernels.so"),
+    "dali": ("nvidia-dali-cuda130", "nvidia/dali/libdali_operators.so"),
+    "tensorrt": ("tensorrt-rtx-cu13-libs", "tensorrt_rtx_libs/libtensorrt_rtx.so.1"),
+    "onnxruntime-gpu": ("onnxruntime-gpu", "onnxruntime/capi/libonnxruntime_providers_cuda.so"),
+    "tensorrt-lean": ("tensorrt-lean-cu13-libs", "tensorrt_lean_libs/libnvinfer_lean.so.11"),
 }
-"""Package -> its library with GPU code, below site-packages."""
+"""Name in the report -> package and its library with GPU code, below site-packages; of several the one with most of it."""
+
+CHOICES = {"dali": ("nvidia-dali-cuda130",), "tensorrt": ("tensorrt-cu13-libs", "tensorrt-rtx-cu13-libs")}
+"""Build argument, in small letters -> the packages of which one is installed where it asks for any."""
 
 BUILT = {"flash-attn": "attention is PyTorch's own", "yolov12-kernels": "batch norm is PyTorch's own"}
 """Package that the build makes -> what runs without it."""
@@ -87,6 +94,7 @@ def checks(here: Here) -> list[Check]:
     found += check_gpu_code(here)
     if "torch" in here.packages:
         found += [check_built(here, package) for package in BUILT]
+        found += check_choices(here)
     return found + ([check_bill(here), check_licences(here)] if here.promised else [])
 
 
@@ -95,7 +103,8 @@ def check_python(here: Here) -> Check:
     version = platform.python_version()
     if here.promised is None:
         return Check("python", None, version)
-    return Check("python", version.rpartition(".")[0] == pins.PYTHON, version, f"{pins.PYTHON}.x")
+    promised = here.promised["python"]
+    return Check("python", version.rpartition(".")[0] == promised, version, f"{promised}.x")
 
 
 def check_versions(here: Here) -> Check:
@@ -120,18 +129,21 @@ def check_versions(here: Here) -> Check:
 
 
 def check_gpu_code(here: Here) -> Iterator[Check]:
-    """The archs in each library: at least the promised ones; in what the build made, exactly those of its version."""
-    for package, library in LIBRARIES.items():
+    """The archs in each library: at least the promised ones; in ONNX Runtime's and in what the build made, exactly those that are known."""
+    whole = ((here.promised or {}).get("flash_attn") or {}).get("libraries", {})  # upstream's whole has another name
+    for short, (package, library) in LIBRARIES.items():
         if package not in here.packages:
             continue
-        name = f"code {_short(package)}"
+        if package == "flash-attn":
+            library = next(iter(whole), library)
+        name = f"code {short}"
         try:
             code = here.read_gpu_code(here.site / library)
         except GpuCodeError as error:
             yield Check(name, False, str(error), f"GPU code in {library}")
             continue
-        if package in BUILT:
-            wanted = _archs_of(here.versions[package])
+        if package in BUILT or package == "onnxruntime-gpu":
+            wanted = _archs_of(here.versions[package]) if package in BUILT else set(pins.ONNXRUNTIME_GPU_CODE)
             yield Check(name, code.cubins == wanted, str(code), f"exactly {_archs(wanted)}")
         else:
             wanted = set((here.promised or {}).get("archs") or pins.ARCHS)
@@ -145,7 +157,7 @@ def _runs(arch: str, cubins: Iterable[str]) -> bool:
 
 
 def _archs(numbers: Iterable[str]) -> str:
-    return " ".join(f"sm_{number}" for number in sorted(numbers, key=int)) or "none"
+    return " ".join(f"sm_{number}" for number in in_order(frozenset(numbers))) or "none"
 
 
 def _archs_of(version: str) -> set[str]:
@@ -173,6 +185,20 @@ def _short(package: str) -> str:
 
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "no such file"
+
+
+def check_choices(here: Here) -> Iterator[Check]:
+    """What a build argument chose is there, and what it left out is not."""
+    for name, packages in CHOICES.items():
+        version = next((f"{package} {here.versions[package]}" for package in packages if package in here.versions), "")
+        if here.promised is None:
+            yield Check(name, None, version or "not installed")
+            continue
+        chosen = f"{name.upper()}={here.promised[name]}"
+        is_asked = here.promised[name] not in ("0", "none")
+        expected = f"one of {', '.join(packages)} ({chosen})" if is_asked else f"not installed ({chosen})"
+        found = version or ("not installed" if is_asked else f"not in this image ({chosen})")
+        yield Check(name, is_asked == bool(version), found, expected)
 
 
 def check_bill(here: Here) -> Check:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`yolov12 predict model=x.onnx source=pictures/` and `yolov12 verify`, in the image without torch.
+"""`yolov12 predict model=x.onnx source=pictures/` and `yolov12 verify`, in the images without torch.
 
 Exit codes: 0 done; 1 verify found a difference; 2 usage or bad input.
 """
@@ -14,11 +14,12 @@ from pathlib import Path
 from yolov12 import __version__
 from yolov12_deploy.errors import UsageError
 
-HELP = f"""yolov12 {__version__}, deploy: run exported detection models with ONNX Runtime on the CPU
+HELP = f"""yolov12 {__version__}, deploy: run exported detection models, .onnx with ONNX Runtime, .engine with TensorRT's lean runtime
 
   yolov12 predict model=best.onnx source=pictures/      --key value and --key=value do too
       source=   a picture, a folder of pictures, or a pattern
       conf=0.25 iou=0.7 max_det=300   imgsz=640 (for a model with an open input size)   threads=0 (all cores)
+      device=   auto: the GPU if this image's runtime and the machine have one; cpu
       out=      a folder for the pictures and predictions.jsonl; default runs/predict, runs/predict-2, ...
       save=1    0: no pictures
   yolov12 verify [--json]      compare what is installed with what was promised
@@ -34,6 +35,7 @@ OPTIONS = {
     "max_det": 300,
     "imgsz": 0,
     "threads": 0,
+    "device": "auto",
     "out": "",
     "save": 1,
 }
@@ -99,7 +101,9 @@ def predict(options: dict[str, str | float | int]) -> int:
         if not options[key]:
             raise UsageError(f"predict needs {key}=: for example {key}={example}")
     pictures = find_pictures(str(options["source"]))
-    detector = Detector(Path(str(options["model"])), int(options["imgsz"]) or None, int(options["threads"]))
+    model, imgsz = Path(str(options["model"])), int(options["imgsz"]) or None
+    detector = Detector(model, imgsz, int(options["threads"]), str(options["device"]))
+    print(f"{model.name} runs {detector.session.place}", file=sys.stderr)
     thresholds = Thresholds(float(options["conf"]), float(options["iou"]), int(options["max_det"]))
     out = make_folder(str(options["out"]))
     with (out / "predictions.jsonl").open("w") as lines:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -244,7 +245,47 @@ def test_files_that_were_not_compiled_count_as_their_nearest_kind():
     assert program["extrapolated_s"](files, sample_s) == 1.0 + 10.0 + 100.0
 
 
-def test_a_flash_attention_build_without_its_sources_says_what_to_name(tmp_path):
+@pytest.mark.parametrize("name", ["flash_attn_build", "flash_attn_archs"])
+def test_a_flash_attention_build_without_its_sources_says_what_to_name(name, tmp_path):
     job = Job("ours", {"cuda_home": str(tmp_path), "sdist": str(tmp_path / "none.tar.gz")}, (), tmp_path, 0.0)
     with pytest.raises(harness.BenchmarkError, match=r"there is no sdist .*FLASH_ATTN_SDIST=PATH"):
-        harness.discover()["flash_attn_build"].run_side(job)
+        harness.discover()[name].run_side(job)
+
+
+def test_the_wheel_is_measured_for_each_arch_that_has_code_of_its_own_and_for_all_of_them():
+    archs = harness.discover()["flash_attn_archs"].run_side.__globals__["ARCHS"]
+    source = (system.ROOT / "docker/flash_attn/build.py").read_text()
+    (served,) = (line for line in source.splitlines() if line.startswith("CODE_FOR = "))
+    codes = {code for code in ast.literal_eval(served.partition("=")[2].strip()).values() if code}
+    assert {f"sm{code}": code for code in codes} == {name: code for name, code in archs.items() if name != "all"}
+    assert set(archs["all"].split()) == codes
+
+
+def test_every_variant_has_its_rows_and_those_of_the_same_layers_are_built_anew_once():
+    program = harness.discover()["images"].run_side.__globals__
+    bake = {"target": {"a": {"args": {"X": "1"}}, "a-b": {"args": {"X": "1"}}, "c": {"args": {"X": "2"}}}}
+    names = [row.name for row in program["rows"](bake)]
+    assert [name for name in names if name.endswith("_cold")] == ["image_a_cold", "image_c_cold"]
+    assert {"image_a_b_cached", "image_a_b_size", "image_a_b_help"} <= set(names)
+
+
+def test_an_image_that_can_not_be_built_does_not_hide_the_others(monkeypatch, tmp_path):
+    program = harness.discover()["images"].run_side.__globals__
+
+    def measure(kind: str, variant: str) -> tuple[float, str]:
+        if variant == "train":
+            raise subprocess.CalledProcessError(1, ["docker/build.sh"], stderr="steps\nbuild: too large\n")
+        return 1.0, ""
+
+    monkeypatch.setitem(program, "_measure", measure)
+    rows = ("image_train_cold", "image_train_size", "image_train_nonroot_size", "image_deploy_size")
+    measured = program["run_side"](job("images", "ours", rows, tmp_path))
+    assert measured.failed == dict.fromkeys(rows[:2], "build: too large")
+    assert measured.values == dict.fromkeys(rows[2:], 1.0)
+
+
+def test_the_first_line_of_a_program_that_fails_is_no_time():
+    first_line_s = harness.discover()["images"].run_side.__globals__["first_line_s"]
+    assert first_line_s(["echo", "line"]) > 0
+    with pytest.raises(subprocess.CalledProcessError):
+        first_line_s(["bash", "-c", "echo line; exit 3"])

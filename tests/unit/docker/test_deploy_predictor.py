@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The predictor of the image without torch finds what ultralytics finds. The model is a graph of one constant, so that its output is known."""
+"""The predictor of the images without torch finds what ultralytics finds. The model is a graph of one constant, so that its output is known."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,6 +27,20 @@ from yolov12_deploy.model import Detector, Thresholds
 
 SIDE = 64
 NAMES = {0: "round", 1: "long"}
+PHOTO = next((Path(__file__).resolve().parents[2] / "data/bccd-mini/images/val").iterdir())
+
+
+def test_importing_it_leaves_no_identifier_of_the_machine(tmp_path, repository):
+    """ONNX Runtime alone would (the test can fail), and would send events."""
+    quiet = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    quiet |= {
+        "PYTHONPATH": str(repository / "docker/deploy"),
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", "import yolov12_deploy.model"], env=quiet, check=True, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def raw_output(count: int, classes: int, seed: int) -> np.ndarray:
@@ -36,9 +52,9 @@ def raw_output(count: int, classes: int, seed: int) -> np.ndarray:
     return np.concatenate([centre, size, scores]).astype(np.float32)
 
 
-def write_model(file: Path, output: np.ndarray, **metadata: str) -> Path:
+def write_model(file: Path, output: np.ndarray, batch: int = 1, **metadata: str) -> Path:
     """An ONNX file that takes any picture of SIDE x SIDE and gives `output`."""
-    taken = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIDE, SIDE])
+    taken = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])
     given_back = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, *output.shape])
     constant = helper.make_tensor("constant", TensorProto.FLOAT, [1, *output.shape], output.ravel())
     nodes = [
@@ -180,6 +196,7 @@ def test_a_drawn_picture_is_a_copy_and_neighbouring_classes_differ():
         (["predict"], "predict needs model=: for example model=best.onnx"),
         (["predict", "modle=a.onnx"], "'modle=a.onnx' is not understood; predict knows model=, source="),
         (["predict", "model=a.onnx", "conf=high"], "conf=high: type a number"),
+        (["predict", f"model={__file__}", f"source={PHOTO}", "device=0"], "device=0: type device=auto or device=cpu"),
         (["predict", "model=a.onnx", "source=nowhere/"], "source=nowhere/: no picture there"),
     ],
 )
@@ -203,6 +220,27 @@ def test_a_model_of_another_task_is_refused(tmp_path):
     file = write_model(tmp_path / "segment.onnx", raw_output(5, 2, 0), task="segment")
     with pytest.raises(UsageError, match="only detect"):
         Detector(file)
+
+
+def test_a_model_for_several_pictures_at_once_is_refused(tmp_path):
+    file = write_model(tmp_path / "batch.onnx", raw_output(5, 2, 0), batch=4)
+    with pytest.raises(UsageError, match="takes 4 pictures at once: export it with batch=1"):
+        Detector(file)
+
+
+def test_a_model_of_something_else_than_pictures_is_refused(tmp_path):
+    words = helper.make_tensor_value_info("words", TensorProto.INT64, [1, 7])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["words"], ["same"])],
+        "words",
+        [words],
+        [helper.make_tensor_value_info("same", TensorProto.INT64, [1, 7])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "words.onnx"
+    )
+    with pytest.raises(UsageError, match=r"takes tensor\(int64\) of 2 dimensions, not a batch of pictures"):
+        Detector(tmp_path / "words.onnx")
 
 
 def test_another_size_than_the_exported_one_is_refused(model):

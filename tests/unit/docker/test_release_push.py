@@ -18,7 +18,7 @@ from docker.push import Held, Image, PushError
 
 INPUTS = "0123456789abcdef" * 4
 PINNED = f"debian:12-slim@sha256:{'a' * 64}"
-DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32", "BASE_IMAGE": PINNED}
+DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32", "BASE_IMAGE": PINNED, "DALI": "1", "TENSORRT": "none"}
 
 
 def described(
@@ -32,6 +32,8 @@ def described(
         "base_image": PINNED,
         "archs": [] if deploy else ["80", "90"],
         "flash_attn": None if deploy else {"version": "2"},
+        "dali": "1",
+        "tensorrt": "none",
         "packages": {} if deploy else {"torch": "2", "cuda-toolkit": "13.0.2"},
     } | promises
     labels = {
@@ -49,11 +51,26 @@ def described(
     [
         ("train", "1.2.3-cu130-0123456789ab"),
         ("train-nonroot", "1.2.3-nonroot-cu130-0123456789ab"),
+        ("train-conda", "1.2.3-conda-cu130-0123456789ab"),
         ("deploy", "1.2.3-deploy-cpu-0123456789ab"),
     ],
 )
 def test_the_immutable_tag_has_version_variant_cuda_and_inputs(variant, tag):
     assert described(variant).immutable_tag == tag
+
+
+def test_an_image_of_another_cuda_line_has_that_line_in_its_tag_once():
+    packages = {"torch": "2", "nvidia-cuda-runtime-cu12": "12.8.90"}
+    assert described("train-cu128", packages=packages).moving_tags == ["1.2.3-cu128", "1.2-cu128", "cu128"]
+
+
+def test_what_is_fixed_for_a_variant_is_what_a_build_without_options_takes():
+    bake = {
+        "variable": {"FLASH_ATTN": {"default": "hd32"}, "ARCHS": {"default": "80 90"}},
+        "target": {"train-cu128": {"args": {"FLASH_ATTN": "none", "ARCHS": "${ARCHS}"}}},
+    }
+    assert push.defaults(bake, "train-cu128") == {"FLASH_ATTN": "none", "ARCHS": "80 90"}
+    assert push.defaults(bake, "train")["FLASH_ATTN"] == "hd32"
 
 
 def test_the_moving_tags_go_from_the_version_to_the_line():
@@ -74,6 +91,8 @@ def test_variants_of_one_version_have_no_tag_in_common():
     [
         ({"archs": ["90"]}, "it has no code for sm_80"),
         ({"flash_attn": None}, "it was built without FlashAttention"),
+        ({"dali": "0"}, "it was built with DALI=0"),
+        ({"tensorrt": "rtx"}, "it was built with TENSORRT=rtx"),
         ({"version": "1.3.0rc1"}, "1.3.0rc1 is no release"),
         ({"base_image": "mine/debian:12"}, f"it was built on mine/debian:12, not on the pinned {PINNED}"),
         (

@@ -7,17 +7,21 @@ import ast
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import PathDistribution, requires
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from hypothesis import given
+from hypothesis import strategies as st
+from packageurl import PackageURL
 
 from env import render
 
@@ -59,18 +63,95 @@ def test_each_big_package_is_in_the_part_of_its_layer():
         assert f"\n{name}==" in "\n" + parts[layer]
 
 
+@pytest.mark.parametrize(
+    ("variant", "layer", "name"),
+    [
+        ("deploy", "cuda", "tensorrt-lean-cu13-libs"),
+        ("deploy", "others", "onnxruntime"),
+        ("deploy-ort", "cuda", "nvidia-cublas"),
+        ("deploy-ort", "cudnn-nccl", "nvidia-cudnn-cu13"),
+        ("deploy-ort", "others", "onnxruntime-gpu"),
+    ],
+)
+def test_the_images_without_torch_have_nvidia_s_libraries_in_layers_of_their_own(variant, layer, name):
+    parts = locks.by_layer(lock_of(variant).read_text())
+    assert f"\n{name}==" in "\n" + parts[layer]
+    assert parts["torch"] == ""
+
+
+def test_what_is_optional_is_a_part_of_its_own_with_what_nothing_else_needs():
+    parts = locks.by_layer(LOCK)
+    for part, roots in locks.OPTIONAL.items():
+        assert set(roots) <= {locks.name_of(entry) for entry in locks.entries(parts[part])}
+    dali = {locks.name_of(entry) for entry in locks.entries(parts["dali"])}
+    assert {"nvidia-nvimgcodec-cu13", "astunparse", "wheel"} <= dali, "what DALI needs, and what that needs"
+    assert not {"numpy", "packaging", "torch"} & dali, "what others need too"
+
+
+def test_the_optional_parts_are_those_of_the_matrix():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = render.load().matrix["locks"]["train"]["optional"]
+    assert {name: tuple(project["optional-dependencies"][name]) for name in optional} == locks.OPTIONAL
+
+
+def test_a_package_stays_where_something_else_needs_it_too():
+    needed_by = {"a": ["x (pyproject.toml)"], "b": ["a"], "c": ["-c pins.txt", "a", "b"], "d": ["b", "e"], "e": []}
+    lock = "".join(
+        f"{name}==1\n    # via\n" + "".join(f"    #   {line}\n" for line in lines) for name, lines in needed_by.items()
+    ).replace("e==1\n    # via\n", "e==1\n")
+    assert locks.only_for(lock.replace("# via\n    #   a\n", "# via a\n"), ("a",)) == {"a", "b", "c"}
+
+
+def test_what_an_image_adds_to_another_is_what_only_its_lock_has(tmp_path):
+    (tmp_path / "train.txt").write_text(LOCK)
+    dev = (ROOT / "env/locks/dev-py311.txt").read_text()
+    (part,) = locks.parts_of(dev, ["--beyond", str(tmp_path / "train.txt")]).values()
+    names = [locks.name_of(entry) for entry in locks.entries(part)]
+    assert {"pytest", "ruff", "uv"} <= set(names)
+    assert not {"torch", "numpy"} & set(names)
+
+
 def test_a_package_that_the_lock_does_not_have_is_named():
     with pytest.raises(ValueError, match="the lock has no nothing"):
         locks.only(LOCK, ["numpy", "nothing"])
 
 
-def test_the_packages_of_the_deploy_image_need_nothing_but_each_other():
-    packages = render.load().matrix["variants"]["deploy"]["packages"]
-    project = tomllib.loads((ROOT / "docker/deploy/pyproject.toml").read_text())["project"]
-    needed = {
-        Requirement(text).name for name in packages for text in requires(name) or [] if not Requirement(text).marker
-    }
-    assert {canonicalize_name(name) for name in [*needed, *project["dependencies"]]} <= set(packages)
+def test_every_lock_of_the_build_has_the_pinned_versions():
+    names = [path.name for path in (ROOT / "env/locks").glob("*.txt") if not path.name.startswith(("con", "over"))]
+    locks.check_pins(ROOT / "env/locks", names)
+
+
+def test_a_lock_that_was_not_made_anew_after_a_pin_moved_is_refused_with_both_versions(tmp_path):
+    (tmp_path / "train.txt").write_text(
+        "torch==1.0 \\\n    --hash=sha256:0\n    # via -c env/locks/constraints-old.txt\n"
+    )
+    (tmp_path / "constraints-old.txt").write_text("# comment\ntorch==2.0\nruff==1\n")
+    with pytest.raises(ValueError, match=r"^train.txt has torch 1.0 \(pinned 2.0\): type make lock$"):
+        locks.check_pins(tmp_path, ["train.txt"])
+
+
+def test_a_lock_without_torch_has_what_it_shares_with_the_train_image_at_the_same_versions():
+    train = versions(LOCK)
+    for variant in ("deploy", "deploy-ort"):
+        found = versions(lock_of(variant).read_text())
+        assert {name: train.get(name, version) for name, version in found.items()} == found
+        assert not {"torch", "ultralytics"} & set(found)
+
+
+def test_onnx_runtime_is_in_an_image_once():
+    """The builds for the CPU and for CUDA are the same module."""
+    names = [
+        {"onnxruntime", "onnxruntime-gpu"} & set(versions(lock_of(one).read_text())) for one in ("deploy", "deploy-ort")
+    ]
+    assert names == [{"onnxruntime"}, {"onnxruntime-gpu"}]
+
+
+def lock_of(variant: str) -> Path:
+    return ROOT / "env/locks" / render.build_arguments(render.load(), variant)["LOCK"]
+
+
+def versions(lock: str) -> dict[str, str]:
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", lock, re.MULTILINE))
 
 
 def test_the_deploy_package_imports_nothing_but_its_requirements_and_what_its_wheel_takes_along():
@@ -78,7 +159,7 @@ def test_the_deploy_package_imports_nothing_but_its_requirements_and_what_its_wh
     taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"].values()
     files = [*(ROOT / "docker/deploy/yolov12_deploy").glob("*.py"), *(ROOT / name for name in taken)]
     known = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in taken}
-    allowed = sys.stdlib_module_names | {"numpy", "cv2", "onnxruntime", "yolov12_deploy"}
+    allowed = sys.stdlib_module_names | {"numpy", "cv2", "onnxruntime", "tensorrt_lean_bindings", "yolov12_deploy"}
     for file in files:
         for module in imports(file):
             if module.split(".")[0] == "yolov12":
@@ -141,12 +222,37 @@ def test_without_a_wheel_none_is_recorded(tmp_path):
     assert describe.built("flash_attn", tmp_path) is None
 
 
-def test_every_locked_version_is_promised(tmp_path):
-    for name, part in locks.by_layer(LOCK).items():
+@pytest.mark.parametrize(
+    ("choices", "left_out"),
+    [
+        ({"dali": "1", "tensorrt": "rtx"}, set()),
+        ({"dali": "1", "tensorrt": "none"}, {"tensorrt-rtx"}),
+        ({"dali": "0", "tensorrt": "10"}, {"dali", "tensorrt-rtx"}),
+        ({}, {"dali", "tensorrt-rtx"}),
+    ],
+)
+def test_every_version_of_the_parts_that_are_taken_is_promised(tmp_path, choices, left_out):
+    parts = locks.by_layer(LOCK)
+    for name, part in parts.items():
         (tmp_path / f"{name}.txt").write_text(part)
-    promised = describe.locked(tmp_path)
+    assert describe.left_out(choices) == left_out
+    promised = describe.locked(tmp_path, left_out)
     assert promised["torch"] == render.load().version_of("torch")
-    assert len(promised) == len(locks.entries(LOCK))
+    assert len(promised) == sum(len(locks.entries(part)) for name, part in parts.items() if name not in left_out)
+
+
+def test_what_no_lock_has_is_promised_as_it_was_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(describe, "debian_components", list)
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/torch.txt").write_text("torch==2.0\n")
+    (tmp_path / "share/yolov12").mkdir(parents=True)
+    (tmp_path / "share/yolov12/vendor.txt").write_text("tensorrt-cu13==10.9.9\ntensorrt-cu13-libs==10.9.9\n")
+    names = ("variant", "version", "base_image", "inputs")
+    facts = dict.fromkeys(names, "x") | {"size_budget_gb": "1", "dali": "0", "tensorrt": "10"}
+    describe.main(tmp_path / "locks", tmp_path, facts)
+    promised = json.loads((tmp_path / "share/yolov12/image.json").read_text())
+    assert promised["packages"] == {"torch": "2.0", "tensorrt-cu13": "10.9.9", "tensorrt-cu13-libs": "10.9.9"}
 
 
 @pytest.mark.parametrize(
@@ -177,13 +283,39 @@ def test_licence_texts_are_linked_and_packages_without_one_are_named(tmp_path):
 def test_the_bill_is_cyclonedx_and_the_same_for_the_same_inputs(tmp_path):
     facts = {"variant": "train", "version": "0.1.0", "base_image": "debian", "inputs": "abc"}
     components = describe.python_components(
-        [distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], {"some-name": "feed"}
+        [distribution(tmp_path, "Some_Name", "License-Expression: MIT\n")], {"some-name": "feed" * 16}
     )
     bill = describe.bill_of_materials(facts, components)
-    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     assert bill["components"][0]["purl"] == "pkg:pypi/some-name@1.0"
-    assert bill["components"][0]["hashes"] == [{"alg": "SHA-256", "content": "feed"}]
+    assert bill["components"][0]["hashes"] == [{"alg": "SHA-256", "content": "feed" * 16}]
     assert json.dumps(bill) == json.dumps(describe.bill_of_materials(facts, components))
+
+
+@given(
+    st.sampled_from(["pypi", "deb/debian"]),
+    st.from_regex(r"[a-z0-9][a-z0-9.+-]*", fullmatch=True),
+    st.from_regex(r"([0-9]:)?[0-9][0-9a-z.+~-]*", fullmatch=True),
+)
+def test_a_package_s_url_is_read_back_as_its_name_and_version(kind, name, version):
+    url = PackageURL.from_string(describe.purl(kind, name, version))
+    assert ("/".join(filter(None, (url.type, url.namespace))), url.name, url.version) == (kind, name, version)
+
+
+def test_what_means_something_in_an_url_is_escaped_in_a_package_s():
+    assert describe.purl("deb/debian", "g++", "4:12.2.0-3+b1") == "pkg:deb/debian/g%2B%2B@4:12.2.0-3%2Bb1"
+
+
+@pytest.mark.parametrize(("older", "written"), [("570=12.8", True), ("none", False)])
+def test_the_entrypoint_gets_the_lines_for_older_drivers_where_there_are_any(tmp_path, monkeypatch, older, written):
+    monkeypatch.setattr(describe.sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(describe, "distributions", lambda: [])
+    monkeypatch.setattr(describe, "debian_components", lambda: [])
+    facts = {"variant": "train", "version": "1", "base_image": "debian", "inputs": "abc", "size_budget_gb": "5.4"}
+    describe.main(tmp_path, tmp_path, facts | {"least_driver": "580", "older_drivers": older})
+    folder = tmp_path / "share/yolov12"
+    assert (folder / "least_driver").read_text() == "580\n"
+    assert (folder / "older_drivers").exists() == written
 
 
 # The hash of the inputs
@@ -203,6 +335,10 @@ def checkout(tmp_path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     return tmp_path
+
+
+def test_the_hash_does_not_follow_how_many_compilers_run_at_once(checkout):
+    assert inputs.digest(checkout, {"MAX_JOBS": "2"}) == inputs.digest(checkout, {"MAX_JOBS": "auto"})
 
 
 @pytest.mark.parametrize("name", ["docker/Dockerfile", "yolov12/cli.py"])
@@ -237,6 +373,7 @@ def test_every_file_that_the_dockerfile_takes_is_an_input():
         "docker/kernels/package/yolov12_kernels/__init__.py",
         "docker/native/wheel.py",
         "env/locks/train-py311.txt",
+        "env/locks/deploy-ort-py311.txt",
     ):
         assert name in taken
     assert not [name for name in taken if "__pycache__" in name or name.startswith(("tests/", "benchmarks/records"))]

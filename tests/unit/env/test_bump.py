@@ -208,7 +208,7 @@ def test_no_other_package_has_seams(checkout, capsys):
 def test_each_pin_of_the_real_file_can_be_found_and_changed():
     text = (ROOT / "env/versions.yaml").read_text()
     for name, entry in yaml.safe_load(text)["packages"].items():
-        changed = bump.repinned(text, name, "999.1.2")
+        changed = bump.repinned(text, f"packages/{name}", "999.1.2")
         assert yaml.safe_load(changed)["packages"][name] == {**entry, "version": "999.1.2"}
         assert len(changed.splitlines()) == len(text.splitlines())
 

@@ -14,12 +14,16 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from docker.stages import locks as stages
 from env import render
 from env.compatibility import TOOLCHAIN
 
 ROOT = Path(__file__).resolve().parents[3]
 PINS = render.load()
 PACKAGES = PINS.versions["packages"]
+OTHER_LINES = {
+    cuda: PINS.versions[f"packages_{render.tag_of(cuda)}"] for cuda in PINS.matrix["cuda"] if cuda != PINS.cuda
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = sorted((ROOT / "env/locks").glob("*-py*.txt"))
 TOOLS = [ROOT / "env/locks/build.txt", ROOT / "env/locks/toolchain.txt"]
@@ -51,9 +55,10 @@ def requirements_of(distribution: str) -> dict[str, SpecifierSet]:
     }
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_a_pin_is_one_version_with_a_reason(name):
-    entry = PACKAGES[name]
+@pytest.mark.parametrize(
+    ("name", "entry"), [*PACKAGES.items(), *(pin for section in OTHER_LINES.values() for pin in section.items())]
+)
+def test_a_pin_is_one_version_with_a_reason(name, entry):
     assert re.fullmatch(r"[0-9]+(\.[0-9a-z]+)+", entry["version"]), (
         f"{name}: {entry['version']!r} is not one exact version"
     )
@@ -61,20 +66,29 @@ def test_a_pin_is_one_version_with_a_reason(name):
 
 
 def test_what_is_not_a_package_has_its_reason_too():
-    for section in (PINS.versions["python"]["image"], PINS.versions["python"]["locks"], PINS.versions["platform"]):
+    for section in (*PINS.versions["python"].values(), PINS.versions["platform"]):
         assert section["why"]
+    assert all(found["why"] for found in PINS.versions["downloads"].values())
+    assert all(line["why"] for line in PINS.matrix["cuda"].values())
     assert all(image["why"] for image in PINS.versions["images"].values())
     assert all(source["why"] for source in PINS.versions["sources"].values())
+    assert all(package["why"] for package in PINS.versions["vendor"].values())
     assert all(PINS.versions["left_out"].values())
     assert all(PINS.matrix["exclusions"].values())
 
 
 def test_each_pin_tells_renovate_where_newer_versions_are():
     text = (ROOT / "env/versions.yaml").read_text()
-    announced = re.findall(r"# renovate: datasource=(\w+) depName=(\S+)\n  (\S+):\n", text)
+    announced = re.findall(r"# renovate: datasource=(\S+) depName=(\S+)\n  (\S+):\n", text)
     pinned = [*PACKAGES, *PINS.versions["sources"]]
     assert [key for source, name, key in announced if source == "pypi" and name == key] == pinned
+    assert [key for _, name, key in announced if name == "tensorrt-cu13-bindings"] == list(PINS.versions["vendor"])
     assert [key for source, _, key in announced if source == "docker"] == list(PINS.versions["images"])
+    elsewhere = [key for source, name, key in announced if source.startswith("github") and name.endswith(f"/{key}")]
+    assert elsewhere == list(PINS.versions["downloads"])
+    for cuda in OTHER_LINES:
+        section = text.partition(f"\npackages_{render.tag_of(cuda)}:")[2]
+        assert "renovate" not in section, "a newer torch is built for a newer CUDA"
 
 
 def test_each_dependency_is_pinned_and_each_pin_is_of_something_locked():
@@ -86,8 +100,9 @@ def test_each_dependency_is_pinned_and_each_pin_is_of_something_locked():
 
 def test_a_lock_exists_for_each_python_that_the_package_accepts():
     pythons = PINS.lock_pythons
-    groups = [*PINS.matrix["locks"], "dev"]
-    assert {lock.name for lock in LOCKS} == {render.lock_name(group, python) for group in groups for python in pythons}
+    groups = PINS.matrix["locks"] | {"dev": {}}
+    wanted = {render.lock_name(name, one) for name, entry in groups.items() for one in entry.get("pythons", pythons)}
+    assert {lock.name for lock in LOCKS} == wanted
     accepted = SpecifierSet(PROJECT["requires-python"])
     assert [f"3.{minor}" for minor in range(30) if f"3.{minor}" in accepted] == pythons
     assert PINS.versions["python"]["image"]["version"] in pythons
@@ -95,8 +110,12 @@ def test_a_lock_exists_for_each_python_that_the_package_accepts():
 
 @pytest.mark.parametrize("lock", [*LOCKS, *TOOLS], ids=lambda lock: lock.stem)
 def test_a_lock_has_the_pinned_versions_and_a_hash_for_each(lock):
-    pins = {canonicalize_name(name): entry["version"] for name, entry in PACKAGES.items()}
+    group = lock.name.partition("-py")[0]
+    cuda = PINS.matrix["locks"].get(group, {}).get("cuda", PINS.cuda)
+    pins = {canonicalize_name(name): entry["version"] for name, entry in PINS.packages(cuda).items()}
     found = locked(lock)
+    if cuda in OTHER_LINES:
+        assert {canonicalize_name(name) for name in OTHER_LINES[cuda]} <= set(found), "a pin that its lock does not use"
     assert {name: version for name, version in found.items() if pins.get(name, version) != version} == {}, (
         "run `make lock`"
     )
@@ -117,6 +136,12 @@ def test_the_toolchain_lock_is_the_five_parts_of_the_compiler_and_nothing_else()
     assert set(locked(ROOT / "env/locks/toolchain.txt")) == set(TOOLCHAIN)
 
 
+def test_what_is_fetched_from_elsewhere_is_pinned_with_its_hash_or_its_commit():
+    for name, found in PINS.versions["downloads"].items():
+        assert found["url"].startswith("https://"), name
+        assert re.fullmatch(r"[0-9a-f]{64}", found.get("sha256", "")) or re.fullmatch(r"[0-9a-f]{40}", found["commit"])
+
+
 def test_a_source_distribution_is_pinned_with_the_hash_of_its_file():
     for name, source in PINS.versions["sources"].items():
         assert re.fullmatch(r"[0-9a-f]{64}", source["sha256"]), name
@@ -125,8 +150,19 @@ def test_a_source_distribution_is_pinned_with_the_hash_of_its_file():
 @pytest.mark.parametrize("python", PINS.lock_pythons)
 def test_the_dev_lock_holds_what_the_others_hold_at_the_same_versions(python):
     dev = locked(ROOT / "env/locks" / render.lock_name("dev", python))
-    for smaller in [render.lock_name(group, python) for group in PINS.matrix["locks"]] + ["build.txt"]:
-        assert locked(ROOT / "env/locks" / smaller).items() <= dev.items(), f"{smaller} differs from the dev lock"
+    ours = [group for group, entry in PINS.matrix["locks"].items() if not {"project", "cuda"} & entry.keys()]
+    for smaller in [render.lock_name(group, python) for group in ours] + ["build.txt"]:
+        text = (ROOT / "env/locks" / smaller).read_text()
+        optional = {name for roots in stages.OPTIONAL.values() for name in stages.only_for(text, roots)}
+        held = {name: version for name, version in locked(ROOT / "env/locks" / smaller).items() if name not in optional}
+        assert held.items() <= dev.items(), f"{smaller} differs from the dev lock"
+
+
+def test_what_does_not_depend_on_cuda_is_the_same_in_the_lock_of_another_line():
+    """One image would else behave differently from the other for no reason, such as a lock that was upgraded alone."""
+    main, other = (locked(ROOT / "env/locks" / f"{group}-py311.txt") for group in ("train", "train-cu128"))
+    differing = {name for name in main.keys() & other.keys() if main[name] != other[name]}
+    assert differing == {"torch", "torchvision", "triton", *(name for name in differing if name.startswith("nvidia-"))}
 
 
 @pytest.mark.parametrize("name", ["nvidia-nccl-cu13", "nvidia-cudnn-cu13", "triton", "cuda-toolkit"])

@@ -17,7 +17,9 @@ from env import compatibility
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSIONS = yaml.safe_load((ROOT / "env/versions.yaml").read_text())
-PINS = compatibility.pins_of(VERSIONS)
+LINES = compatibility.lines_of(VERSIONS)
+PINS = LINES["packages"]
+MATRIX = yaml.safe_load((ROOT / "env/matrix.yaml").read_text())
 COMPILER = {
     "nvidia-cuda-nvcc": "13.0.88",
     "nvidia-nvvm": "13.0.88",
@@ -28,8 +30,9 @@ COMPILER = {
 minors = st.integers(0, 9)
 
 
-def test_the_pins_go_together():
-    assert compatibility.contradictions(PINS) == []
+@pytest.mark.parametrize("line", LINES)
+def test_the_pins_go_together(line):
+    assert compatibility.contradictions(LINES[line]) == []
 
 
 @pytest.mark.parametrize("package", ["torch", "torchvision", "ultralytics", "cuda-toolkit"])
@@ -50,10 +53,43 @@ def test_each_python_of_the_locks_is_one_that_the_pinned_package_supports(packag
     assert compatibility.pythons(package, about["Requires-Python"], classifiers, wanted, PINS) == []
 
 
-def test_the_driver_that_the_pins_name_is_new_enough_for_their_cuda():
-    told = re.search(r"driver (\d+)", VERSIONS["packages"]["cuda-toolkit"]["why"])
-    assert told, "the reason of cuda-toolkit's pin says which driver it needs"
-    assert compatibility.driver(PINS["cuda-toolkit"], told[1]) == []
+@pytest.mark.parametrize(
+    ("section", "package"), [("packages", "cuda-toolkit"), ("packages_cu128", "nvidia-cuda-runtime-cu12")]
+)
+def test_the_driver_that_the_pins_name_is_new_enough_for_their_cuda(section, package):
+    told = re.search(r"driver (\d+)", VERSIONS[section][package]["why"])
+    assert told, f"the reason of {package}'s pin says which driver it needs"
+    cuda = LINES[section][package]
+    assert compatibility.driver(cuda, told[1]) == []
+    line = ".".join(cuda.split(".")[:2])
+    assert str(MATRIX["cuda"][line]["least_driver"]) == told[1], "the entrypoint would compare with another one"
+
+
+def test_another_cuda_line_has_a_package_only_where_it_differs_from_the_main_one():
+    for name, pin in LINES["packages_cu128"].items():
+        assert PINS.get(name) != pin, f"{name} is the same in both lines"
+
+
+def test_each_package_of_the_other_line_s_lock_has_a_wheel_for_the_image_s_python():
+    """env/lock.py takes wheels only, so a lock of that Python is the proof."""
+    entry = MATRIX["locks"]["train-cu128"]
+    assert VERSIONS["python"]["image"]["version"] in entry["pythons"]
+    assert (ROOT / "env/locks/train-cu128-py311.txt").is_file()
+
+
+def test_conda_s_python_is_one_that_has_a_lock():
+    assert VERSIONS["python"]["conda"]["version"] in VERSIONS["python"]["locks"]["versions"]
+
+
+def test_a_line_of_its_own_is_no_part_of_the_main_one():
+    versions = {"packages": {"a": {"version": "1.0"}}, "packages_cu1": {"a": {"version": "2.0"}}}
+    assert compatibility.lines_of(versions) == {"packages": {"a": "1.0"}, "packages_cu1": {"a": "2.0"}}
+
+
+def test_an_nccl_of_another_cuda_than_the_runtime_s_is_named():
+    pins = {"nvidia-cuda-runtime-cu12": "12.8.90", "nvidia-nccl-cu13": "2.28.9"}
+    (said,) = compatibility.contradictions(pins)
+    assert said == "nvidia-nccl-cu13 2.28.9 is not for CUDA 12.8, and nvidia-cuda-runtime-cu12 12.8.90 is pinned"
 
 
 def test_every_entry_with_a_version_is_a_pin_wherever_it_stands():
@@ -143,6 +179,14 @@ def test_a_compiler_of_which_a_part_is_not_pinned_is_incomplete(missing):
     assert said.endswith(f"is pinned without {missing}, which would come as the newest")
 
 
+@pytest.mark.parametrize(("one", "other"), compatibility.SAME_RELEASE)
+def test_what_is_released_together_is_pinned_at_one_version(one, other):
+    assert {one, other} <= set(PINS)
+    assert compatibility.contradictions({one: "1.2.3", other: "1.2.3"}) == []
+    (said,) = compatibility.contradictions({one: "1.2.3", other: "1.2.4"})
+    assert said == f"{one} 1.2.3 goes with {other} 1.2.3, and {other} 1.2.4 is pinned"
+
+
 @pytest.mark.parametrize(
     ("name", "toolkit", "fits"),
     [
@@ -167,9 +211,9 @@ def test_a_package_named_after_another_cuda_is_told_from_one_of_this(name, toolk
     [
         ("13.0", "580", ""),
         ("13.0.2", "580.65.06", ""),
-        ("12.8", "525", ""),
+        ("12.8", "570", ""),
         ("13.0", "570.26", "CUDA 13.0 needs driver 580 or newer, and driver 570.26 is given as enough"),
-        ("12.8", "470", "CUDA 12.8 needs driver 525 or newer"),
+        ("12.8", "535", "CUDA 12.8 needs driver 570 or newer"),
         ("14.1", "700", "does not know which driver it needs"),
     ],
 )

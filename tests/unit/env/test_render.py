@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -31,7 +32,8 @@ def test_a_moved_pin_makes_what_follows_from_it_stale(tmp_path, repository):
 
     stale = {path.relative_to(tmp_path).as_posix() for path in render.stale(tmp_path)}
 
-    assert stale == {"env/locks/constraints.txt", "yolov12/pins.py", "README.md"}
+    locks = {"env/locks/constraints.txt", "env/locks/constraints-cu128.txt"}
+    assert stale == {*locks, "yolov12/pins.py", "README.md", "docker/docker-bake.json"}
 
 
 def test_check_writes_nothing_and_succeeds_on_a_fresh_tree(repository):
@@ -70,21 +72,78 @@ def test_each_variant_has_a_size_budget_and_a_reason():
     pins = render.load()
     targets = json.loads(render.bake(pins))["target"]
     for variant, entry in pins.matrix["variants"].items():
-        assert 0 < entry["size_budget_gb"] < 6.5
+        assert 0 < entry["size_budget_gb"] < (6.5 if "cuda" not in entry else 8)
         assert entry["why"]
-        assert targets[variant]["labels"]["yolov12.size_budget_gb"] == str(entry["size_budget_gb"])
+        args, labels = targets[variant]["args"], targets[variant]["labels"]
+        assert args["SIZE_BUDGET_GB"] == labels["yolov12.size_budget_gb"] == render.size_budget_gb(pins, variant)
 
 
-def test_the_image_without_torch_takes_no_argument_about_gpus():
-    target = json.loads(render.bake(render.load()))["target"]["deploy"]
-    assert not {"ARCHS", "FLASH_ATTN", "LEAST_DRIVER"} & target["args"].keys()
-    assert "torch" not in target["args"]["PACKAGES"].split()
+def test_what_is_chosen_at_the_build_adds_to_the_budget_of_the_images_that_have_the_choice():
+    pins = render.load()
+    choices = [pins.matrix[name] for name in ("flash_attn", "dali", "tensorrt")]
+    for variant in ("deploy", "train-cu128"):
+        assert render.size_budget_gb(pins, variant) == str(pins.matrix["variants"][variant]["size_budget_gb"])
+    expression = render.size_budget_gb(pins, "train").removeprefix("${").removesuffix("}")
+    for flash_attn, dali, tensorrt in itertools.product(*choices):
+        more_gb = sum(of[one]["adds_gb"] for of, one in zip(choices, (flash_attn, dali, tensorrt), strict=True))
+        found_gb = eval(expression, {"FLASH_ATTN": flash_attn, "DALI": dali, "TENSORRT": tensorrt})
+        assert found_gb == pytest.approx(pins.matrix["variants"]["train"]["size_budget_gb"] + more_gb)
+
+
+def test_the_train_image_as_it_is_built_by_default_stays_below_6_5_gb():
+    matrix = render.load().matrix
+    default_gb = [next(iter(matrix[name].values()))["adds_gb"] for name in ("flash_attn", "dali", "tensorrt")]
+    assert matrix["variants"]["train"]["size_budget_gb"] + sum(default_gb) < 6.5
+
+
+def test_what_is_chosen_at_the_build_has_a_default_and_reasons():
+    pins = render.load()
+    variables = json.loads(render.bake(pins))["variable"]
+    for name, default in (("FLASH_ATTN", "hd32"), ("DALI", "1"), ("TENSORRT", "none")):
+        assert variables[name]["default"] == default
+        assert all(entry["why"] for entry in pins.matrix[name.lower()].values())
+    assert variables["TENSORRT_INDEX"]["default"] == "", "no address of a registry stands in this repository"
+
+
+@pytest.mark.parametrize("variant", ["deploy", "deploy-ort"])
+def test_an_image_without_torch_is_one_stage_with_a_lock_of_its_own(variant):
+    target = json.loads(render.bake(render.load()))["target"][variant]
+    assert not {"ARCHS", "LEAST_DRIVER", "ENV_MANAGER", *render.SWITCHES} & target["args"].keys()
+    assert (target["target"], target["args"]["VARIANT"]) == ("deploy", variant)
+    assert target["args"]["LOCK"].startswith(f"{variant}-py")
 
 
 def test_the_sources_of_flash_attention_are_built_by_version_and_hash():
     target = json.loads(render.bake(render.load()))["target"]["train"]
     assert re.fullmatch(r"[0-9a-f]{64}", target["args"]["FLASH_ATTN_SHA256"])
     assert target["args"]["FLASH_ATTN"] == "${FLASH_ATTN}"
+
+
+def test_another_cuda_line_is_the_same_stage_with_its_lock_its_driver_and_without_what_needs_nvcc():
+    target = json.loads(render.bake(render.load()))["target"]["train-cu128"]
+    assert target["target"] == "train"
+    expected = {"LOCK": "train-cu128-py311.txt", "LEAST_DRIVER": "570"}
+    expected |= {"FLASH_ATTN": "none", "DALI": "0", "TENSORRT": "none", "NCCL_TESTS": "0"}
+    assert expected.items() <= target["args"].items()
+    of_a_choice = ("FLASH_ATTN_", "TENSORRT_", "NCCL_TESTS_", "MINIFORGE_")
+    assert not {name for name in target["args"] if name.startswith(of_a_choice)}
+
+
+def test_the_main_line_names_the_lines_for_older_drivers_and_the_oldest_names_none():
+    targets = json.loads(render.bake(render.load()))["target"]
+    assert targets["train"]["args"]["OLDER_DRIVERS"] == "570=12.8"
+    assert targets["train-cu128"]["args"]["OLDER_DRIVERS"] == "none"
+
+
+def test_conda_s_environment_has_the_python_of_its_lock_and_the_installer_of_the_pin():
+    pins = render.load()
+    arguments = json.loads(render.bake(pins))["target"]["train-conda"]["args"]
+    python = pins.versions["python"]["conda"]["version"]
+    assert (arguments["ENV_PYTHON"], arguments["LOCK"]) == (python, render.lock_name("train", python))
+    assert arguments["PYTHON_VERSION"] == pins.versions["python"]["image"]["version"], "the base's own stays"
+    miniforge = pins.versions["downloads"]["miniforge"]
+    assert arguments["MINIFORGE_URL"].count(miniforge["version"]) == 2
+    assert arguments["MINIFORGE_SHA256"] == miniforge["sha256"]
 
 
 def test_the_package_knows_every_pin_and_arch_at_run_time():
@@ -95,10 +154,4 @@ def test_the_package_knows_every_pin_and_arch_at_run_time():
         canonicalize_name(name): entry["version"] for name, entry in pins.versions["packages"].items()
     }
     assert list(module["ARCHS"]) == sorted({arch["code"] for arch in pins.matrix["archs"].values()}, key=int)
-    assert set(module["SHOWN"]) <= set(module["PACKAGES"])
-
-
-def test_what_is_chosen_for_flash_attention_is_the_builds_default():
-    document = json.loads(render.bake(render.load()))
-    assert document["variable"]["FLASH_ATTN"]["default"] == "hd32"
-    assert all(render.load().matrix["flash_attn"].values())
+    assert set(module["SHOWN"]) <= {*module["PACKAGES"], *pins.versions["packages_cu128"]}

@@ -38,7 +38,7 @@ def interpreter(path: Path, version: str, has_venv: bool = True) -> None:
 
 def setup(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run setup.sh with the stubs and the system's own programs, but no other Python."""
-    for name in ("bash", "dirname", "uname", "sha256sum", "rm"):
+    for name in ("bash", "cmp", "dirname", "ln", "rm", "sha256sum", "uname"):
         if not (checkout / "bin" / name).exists():
             (checkout / "bin" / name).symlink_to(shutil.which(name) or name)
     environment = {"PATH": str(checkout / "bin"), "HOME": str(checkout)} | environment
@@ -112,3 +112,43 @@ def test_an_environment_made_from_another_lock_is_renewed(checkout):
     done = setup(checkout)
     assert done.returncode == 9, "the stub interpreter ends the run at its first pip command"
     assert not (checkout / ".venv/.made-from").exists(), "a half-made environment must not count as made"
+
+
+# In the image yolov12:dev
+
+
+@pytest.fixture
+def image(checkout):
+    """An environment that says it was made from the checkout's lock for Python 3.11."""
+    interpreter(checkout / "image/bin/python", "3.11")
+    (checkout / "image/share/yolov12").mkdir(parents=True)
+    shutil.copy(checkout / "env/locks/dev-py311.txt", checkout / "image/share/yolov12/dev-lock.txt")
+    return checkout / "image"
+
+
+def test_in_the_dev_image_its_environment_stands_for_venv(checkout, image):
+    for _ in range(2):
+        done = setup(checkout, IMAGE_ENVIRONMENT=str(image))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (checkout / ".venv").readlink() == image
+
+
+def test_a_dev_image_of_another_lock_is_refused(checkout, image):
+    (image / "share/yolov12/dev-lock.txt").write_text("an older lock\n")
+    done = setup(checkout, IMAGE_ENVIRONMENT=str(image))
+    assert done.returncode == 2
+    assert done.stderr.endswith("make build VARIANT=dev\n")
+
+
+def test_the_dev_image_leaves_an_environment_of_the_host_alone(checkout, image):
+    interpreter(checkout / ".venv/bin/python", "3.11")
+    done = setup(checkout, IMAGE_ENVIRONMENT=str(image))
+    assert done.returncode == 2
+    assert "belongs to another machine: move it away" in done.stderr
+
+
+def test_outside_of_the_dev_image_its_link_is_removed(checkout, image):
+    (checkout / ".venv").symlink_to("/nowhere/yolov12")
+    interpreter(checkout / "bin/python3", "3.9")
+    assert "this needs one of" in setup(checkout, IMAGE_ENVIRONMENT="/nowhere/yolov12").stderr
+    assert not (checkout / ".venv").is_symlink()

@@ -7,6 +7,7 @@ import datetime
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,22 @@ def test_the_committed_workflow_is_the_rendered_one():
     assert (ROOT / workflow.WORKFLOW).read_text() == workflow.expected(), "run `make render`"
 
 
+@pytest.mark.parametrize(
+    ("schema", "file"), [("vendor.github-workflows", workflow.WORKFLOW), ("vendor.renovate", "renovate.json")]
+)
+def test_what_others_read_fits_their_schema(schema, file):
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", schema, ROOT / file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know():
     document = parsed()
     assert document.keys() == {"name", "on", "permissions", "concurrency", "jobs"}
     assert document["on"].keys() == {"pull_request", "push", "schedule", "workflow_dispatch"}
-    for job in document["jobs"].values():
-        known = {"name", "if", "runs-on", "timeout-minutes", "permissions", "strategy", "env", "defaults", "steps"}
-        assert job.keys() == known
+    for name, job in document["jobs"].items():
+        known = {"name", "if", "runs-on", "timeout-minutes", "permissions", "defaults", "steps"}
+        assert job.keys() == known | (set() if name == "scheduled" else {"strategy", "env"})
         for step in job["steps"]:
             assert {"name", "run"} <= step.keys() <= {"name", "run", "env"}, (
                 "an action would have to be pinned by its hash"
@@ -51,10 +61,30 @@ def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know
 
 
 def test_each_variant_is_built_once_and_those_of_one_lock_and_arguments_together():
-    for job in parsed()["jobs"].values():
+    for name in ("image", "release"):
+        job = parsed()["jobs"][name]
         machines = [entry["variants"].split() for entry in job["strategy"]["matrix"]["include"]]
         assert sorted(variant for machine in machines for variant in machine) == sorted(BAKE["target"])
         assert ["train", "train-nonroot"] in machines
+
+
+def test_each_machine_tests_an_image_that_it_built_or_none():
+    for name in ("image", "release"):
+        job = parsed()["jobs"][name]
+        assert job["env"]["TEST_IMAGE"] == "${{ matrix.image }}"
+        for machine in job["strategy"]["matrix"]["include"]:
+            variants, image = machine["variants"].split(), machine["image"].removeprefix("yolov12:")
+            assert image == (variants[0] if variants[0].startswith("train") else "train")
+
+
+def test_a_release_has_nvidia_s_nccl_tests_where_they_can_be_built():
+    jobs = parsed()["jobs"]
+    assert jobs["release"]["env"]["NCCL_TESTS"] == "${{ matrix.nccl_tests }}"
+    assert "NCCL_TESTS" not in jobs["image"]["env"]
+    machines = {entry["variants"]: entry for entry in jobs["release"]["strategy"]["matrix"]["include"]}
+    assert machines["train train-nonroot"]["nccl_tests"] == "1"
+    assert "nccl_tests" not in machines["train-cu128"]
+    assert "nccl_tests" not in machines["deploy"]
 
 
 def test_a_new_variant_of_the_bake_file_gets_a_machine():
@@ -70,6 +100,16 @@ def test_only_a_version_s_tag_may_write_packages():
     assert jobs["image"]["if"] == "${{ !startsWith(github.ref, 'refs/tags/v') }}"
     assert not [step for step in jobs["image"]["steps"] if "make push" in step["run"]]
     assert jobs["release"]["steps"][-1]["run"].count("make push") == 1
+
+
+def test_the_scheduled_tier_runs_on_a_schedule_and_not_for_a_pull_request():
+    document = parsed()
+    job = document["jobs"]["scheduled"]
+    assert document["on"]["schedule"][0]["cron"]
+    assert job["if"] == "github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'"
+    assert job["permissions"] == {"contents": "read"}
+    program = job["steps"][-1]["run"].split()[-1]
+    assert (ROOT / program).stat().st_mode & 0o100
 
 
 def test_the_tag_is_compared_with_a_line_that_the_package_has():

@@ -17,6 +17,7 @@ from yolov12.tools import inventory, verify
 from yolov12.tools.gpu_code import GpuCode, gpu_code
 
 ARCHS = ["80", "90"]
+DALI = "nvidia-dali-cuda130"
 FLASH = "2.8.3+hd32.sm80.sm90"
 KERNELS = "1.0+sm80.sm90"
 LIBRARIES = {"flash_attn": "flash_attn/_hd32.so", "yolov12_kernels": "yolov12_kernels/_kernels.so"}
@@ -43,6 +44,7 @@ def here(tmp_path) -> verify.Here:
     site, folder = tmp_path / "site", tmp_path / "share"
     package(site, "torch", "2.0.0", "torch/lib/libtorch_cuda.so", "torch/__init__.py")
     package(site, "nvidia_thing", "1.0", "nvidia/thing/lib.so")
+    package(site, "nvidia_dali_cuda130", "2.0", "nvidia/dali/libdali_operators.so")
     package(site, "flash_attn", FLASH, LIBRARIES["flash_attn"])
     package(site, "yolov12_kernels", KERNELS, LIBRARIES["yolov12_kernels"])
     packages = {
@@ -61,9 +63,12 @@ def here(tmp_path) -> verify.Here:
         "version": "0.1.0",
         "base_image": "debian:12@sha256:abc",
         "inputs": "0123",
+        "python": "3.11",
         "archs": ARCHS,
         "size_budget_gb": 1.0,
-        "packages": {"torch": "2.0.0", "nvidia-thing": "1.0"},
+        "dali": "1",
+        "tensorrt": "none",
+        "packages": {"torch": "2.0.0", "nvidia-thing": "1.0", DALI: "2.0"},
     }
     for name, version in (("flash_attn", FLASH), ("yolov12_kernels", KERNELS)):
         promised[name] = {
@@ -87,7 +92,7 @@ def failures(here: verify.Here) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def image_python(monkeypatch):
     """The image's Python, whichever runs the tests."""
-    monkeypatch.setattr(verify.platform, "python_version", lambda: f"{pins.PYTHON}.9")
+    monkeypatch.setattr(verify.platform, "python_version", lambda: "3.11.9")
 
 
 def test_an_image_that_is_what_was_promised_has_no_failure(here):
@@ -98,8 +103,11 @@ def test_an_image_that_is_what_was_promised_has_no_failure(here):
         "code torch",
         "code flash-attn",
         "code kernels",
+        "code dali",
         "flash-attn",
         "kernels",
+        "dali",
+        "tensorrt",
         "sbom",
         "licences",
     ]
@@ -107,16 +115,30 @@ def test_an_image_that_is_what_was_promised_has_no_failure(here):
 
 def test_another_python_is_named(here, monkeypatch):
     monkeypatch.setattr(verify.platform, "python_version", lambda: "3.99.1")
-    assert failures(here)["python"].endswith(f"expected {pins.PYTHON}.x, found 3.99.1")
+    assert failures(here)["python"].endswith("expected 3.11.x, found 3.99.1")
+
+
+def test_upstreams_whole_flash_attention_is_read_from_its_own_library(here):
+    library = "flash_attn_2_cuda.cpython-311-x86_64-linux-gnu.so"
+    whole = here.promised["flash_attn"] | {"libraries": {library: "0123"}}
+    read: list[str] = []
+
+    def reader(file: Path) -> GpuCode:
+        read.append(file.name)
+        return code(ARCHS)(file)
+
+    looked = verify.Here(here.site, here.packages, here.promised | {"flash_attn": whole}, here.folder, reader)
+    verify.checks(looked)
+    assert library in read
 
 
 def test_a_package_that_moved_is_named_with_both_versions(here):
-    moved = changed(here, packages={"torch": "2.0.1", "nvidia-thing": "1.0"})
+    moved = changed(here, packages=here.promised["packages"] | {"torch": "2.0.1"})
     assert failures(moved)["versions"].endswith("expected torch 2.0.1, found torch 2.0.0")
 
 
 def test_a_package_that_is_missing_or_too_many_is_named(here):
-    moved = changed(here, packages={"torch": "2.0.0", "numpy": "2.1"})
+    moved = changed(here, packages={"torch": "2.0.0", "numpy": "2.1", DALI: "2.0"})
     line = failures(moved)["versions"]
     assert "expected numpy 2.1, nvidia-thing not installed" in line
     assert "found numpy not installed, nvidia-thing 1.0" in line
@@ -157,6 +179,22 @@ def test_a_library_that_is_not_the_wheels_fails(here, package, name):
     assert list(failures(here)) == [name]
 
 
+def test_onnx_runtime_for_cuda_has_exactly_the_known_archs(here, tmp_path):
+    package(tmp_path / "more", "onnxruntime_gpu", "1.0")
+    (info,) = (tmp_path / "more").glob("*.dist-info")
+    packages = {"onnxruntime-gpu": PathDistribution(info)}
+    for cubins, ok in (
+        (pins.ONNXRUNTIME_GPU_CODE, True),
+        (pins.ONNXRUNTIME_GPU_CODE[1:], False),
+        ((*ARCHS, "100"), False),
+    ):
+        (check,) = verify.check_gpu_code(
+            verify.Here(here.site, packages, here.promised, here.folder, code(list(cubins)))
+        )
+        assert (check.name, check.ok) == ("code onnxruntime-gpu", ok)
+    assert check.expected == "exactly sm_75 sm_80 sm_86 sm_89 sm_90a sm_120a"
+
+
 def test_a_wheel_where_none_was_promised_fails(here):
     assert failures(changed(here, flash_attn=None))["flash-attn"].endswith(f"expected not installed, found {FLASH}")
     assert failures(changed(here, yolov12_kernels=None))["kernels"].endswith(f"expected not installed, found {KERNELS}")
@@ -167,6 +205,31 @@ def test_an_image_that_was_built_without_kernels_says_what_runs(here):
     here = verify.Here(here.site, packages, {**here.promised, "yolov12_kernels": None}, here.folder, here.read_gpu_code)
     found = {check.name: check for check in verify.checks(here)}
     assert (found["kernels"].ok, found["kernels"].found) == (True, "not in this image; batch norm is PyTorch's own")
+
+
+def test_an_image_without_dali_and_tensorrt_says_so_and_does_not_fail(here):
+    packages = {name: found for name, found in here.packages.items() if name != DALI}
+    without = verify.Here(here.site, packages, here.promised | {"dali": "0"}, here.folder, here.read_gpu_code)
+    found = {check.name: (check.ok, check.found) for check in verify.check_choices(without)}
+    assert found == {
+        "dali": (True, "not in this image (DALI=0)"),
+        "tensorrt": (True, "not in this image (TENSORRT=none)"),
+    }
+
+
+def test_what_was_chosen_and_is_not_there_fails_and_so_does_what_was_left_out_and_is(here):
+    found = failures(changed(here, dali="0", tensorrt="rtx"))
+    assert found["dali"].endswith(f"expected not installed (DALI=0), found {DALI} 2.0")
+    assert found["tensorrt"].endswith("tensorrt-rtx-cu13-libs (TENSORRT=rtx), found not installed")
+
+
+def test_either_tensorrt_is_named_with_its_version(here):
+    for name in ("tensorrt_cu13_libs", "tensorrt_rtx_cu13_libs"):
+        package(here.site, name, "10.0")
+        added = {**here.packages, name.replace("_", "-"): PathDistribution(here.site / f"{name}-10.0.dist-info")}
+        image = verify.Here(here.site, added, here.promised | {"tensorrt": "10"}, here.folder, here.read_gpu_code)
+        (check,) = [check for check in verify.check_choices(image) if check.name == "tensorrt"]
+        assert (check.ok, check.found) == (True, f"{name.replace('_', '-')} 10.0")
 
 
 def test_a_package_that_the_bill_does_not_list_is_named(here):
@@ -215,13 +278,15 @@ def test_outside_an_image_only_pins_are_compared_and_the_rest_is_said_to_be_unch
     plain = verify.Here(here.site, here.packages, None, here.folder, code(list(pins.ARCHS)))
     found = {check.name: check.ok for check in verify.checks(plain)}
     assert (found["python"], found["flash-attn"], found["kernels"], "sbom" in found) == (None, None, None, False)
+    assert (found["dali"], found["tensorrt"]) == (None, None)
     assert verify.origin(plain)[0].startswith("no image: ")
     assert verify.check_size(plain, Counter()).ok is None
 
 
 def test_outside_an_image_a_package_that_is_not_the_pinned_version_fails(here):
     plain = verify.Here(here.site, here.packages, None, here.folder, code(list(pins.ARCHS)))
-    assert failures(plain)["versions"].endswith(f"expected torch {pins.TORCH}, found torch 2.0.0")
+    assert f"torch {pins.TORCH}, found" in failures(plain)["versions"]
+    assert failures(plain)["versions"].endswith("torch 2.0.0")
 
 
 # The report
@@ -233,6 +298,7 @@ def test_sizes_are_by_group_and_compiled_files_are_their_own(here):
     sizes = inventory.environment_bytes(here.packages, str(here.site))
     files = {group: size // 1000 for group, size in sizes.items()}  # without the few bytes of metadata
     assert (files["CUDA libraries"], files["FlashAttention"], files["torch, torchvision"]) == (1, 1, 2)
+    assert files["DALI"] == 1
     assert files["our kernels"] == 1
     assert sizes[inventory.COMPILED] == 500
 
@@ -255,4 +321,4 @@ def test_the_verb_ends_with_0_or_1_and_gives_json(here, monkeypatch, capsys):
     assert cli.main(["verify"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "image   yolov12:train 0.1.0"
-    assert lines[-1] == "FAILED: code torch"
+    assert lines[-1] == "FAILED: code torch, code dali"
