@@ -24,7 +24,7 @@ def names_of(model: nn.Module, layers: Sequence[str]) -> frozenset[str]:
     found: set[str] = set()
     for layer in layers:
         prefix = _module_name(model, layer)
-        if prefix not in modules:
+        if not prefix or prefix not in modules:
             raise UserError(f"disable_mas_layers={layer}: the model has no such layer; {_known(model)}")
         found |= {
             name

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The memory plan as arithmetic: what is in use in each phase, and which blocks are dropped for a budget."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolov12.memory.plan import Block, Profile, choose, everything, first_needed, peaks
+
+SIZE = 100
+
+
+def chain(outputs: int, fixed: int = 10) -> Profile:
+    """Blocks of equal size, each computed from the one before."""
+    blocks = tuple(Block(f"b{i}", SIZE, 1.0, (i - 1,) if i else ()) for i in range(outputs))
+    phases = (fixed + outputs * SIZE, *(fixed + (outputs - i) * SIZE for i in range(outputs)))
+    return Profile(blocks, fixed, phases)
+
+
+def test_dropping_nothing_changes_nothing():
+    profile = chain(4)
+    assert tuple(peaks(profile, ())) == profile.peaks
+
+
+def test_a_dropped_block_is_there_again_for_the_one_that_reads_it():
+    assert first_needed(chain(3), {0})[0] == 2  # phases: loss, backward of b2, of b1, of b0
+    assert list(peaks(chain(3), {0})) == [210, 210, 210, 110]
+
+
+def test_a_block_is_needed_earlier_if_the_one_that_reads_it_is_computed_again_too():
+    assert first_needed(chain(3), {0, 1})[:2] == [1, 1]
+
+
+def test_dropping_everything_saves_nothing_once_backward_has_begun():
+    profile = chain(4)
+    found = peaks(profile, everything(profile).dropped)
+    assert found[0] == profile.peaks[0] - 4 * SIZE
+    assert list(found[1:]) == list(profile.peaks[1:])
+
+
+def test_an_input_is_made_for_one_backward_only():
+    blocks = (
+        Block("a", SIZE, 1.0, ()),
+        Block("b input", SIZE, 1.0, (0,), is_input=True),
+        Block("b", SIZE, 1.0, (1,)),
+        Block("c input", SIZE, 1.0, (2,), is_input=True),
+        Block("c", SIZE, 1.0, (3,)),
+    )
+    profile = Profile(blocks, 0, (500, 500, 0, 300, 0, 100))
+    assert list(peaks(profile, {1, 3}))[:2] == [300, 400]
+
+
+def test_what_fits_is_left_alone():
+    plan = choose(chain(4), 1000)
+    assert (plan.dropped, plan.parts, plan.fits) == (frozenset(), 1, True)
+
+
+def test_the_cheaper_of_two_blocks_is_dropped():
+    blocks = (
+        Block("dear", SIZE, 5.0, ()),
+        Block("cheap", SIZE, 1.0, ()),
+        Block("last", SIZE, 1.0, (0, 1), may_drop=False),
+    )
+    profile = Profile(blocks, 0, (300, 250, 200, 100))
+    assert choose(profile, 250).dropped == {1}
+
+
+def test_a_block_that_may_not_be_dropped_is_kept():
+    blocks = tuple(Block(f"b{i}", SIZE, 1.0, (), may_drop=False) for i in range(3))
+    assert choose(Profile(blocks, 0, (300, 300, 200, 100)), 100).fits is False
+
+
+def test_checkpoints_are_kept_in_between_where_dropping_everything_would_not_do():
+    profile = chain(16, fixed=0)
+    plan = choose(profile, 9 * SIZE)
+    assert plan.fits
+    assert 0 < len(plan.dropped) < 16
+
+
+def test_the_batch_is_cut_only_where_recomputation_is_not_enough():
+    profile = chain(8, fixed=0)
+    assert choose(profile, 7 * SIZE, most_parts=8).parts == 1
+    assert choose(profile, 2 * SIZE, most_parts=8).parts > 1
+
+
+def test_what_does_not_grow_with_the_images_stays_whole_in_a_part():
+    part = chain(4, fixed=40).part(2)
+    assert part.fixed_bytes == 40
+    assert part.peaks[0] == 40 + 4 * SIZE // 2
+
+
+def test_a_budget_below_the_fixed_bytes_fits_nothing():
+    assert choose(chain(4, fixed=500), 400, most_parts=4).fits is False
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> Profile:
+    count = draw(st.integers(1, 12))
+    blocks = []
+    for i in range(count):
+        inputs = tuple(sorted(draw(st.sets(st.integers(0, i - 1), max_size=3)))) if i else ()
+        blocks.append(Block(f"b{i}", draw(st.integers(0, 50)), draw(st.floats(0.1, 10)), inputs, draw(st.booleans())))
+    alive, phases = sum(block.kept_bytes for block in blocks), []
+    for block in [None, *reversed(blocks)]:
+        phases.append(alive + draw(st.integers(0, 20)))
+        alive -= block.kept_bytes if block else 0
+    return Profile(tuple(blocks), 0, tuple(phases))
+
+
+@given(profiles(), st.integers(0, 700), st.integers(1, 4))
+def test_a_plan_keeps_its_word(profile: Profile, budget: int, most_parts: int):
+    plan = choose(profile, budget, most_parts)
+    assert plan.peak_bytes == peaks(profile.part(plan.parts), plan.dropped).max()
+    assert plan.fits == (plan.peak_bytes <= budget)
+    assert all(profile.blocks[i].may_drop for i in plan.dropped)
+    assert 1 <= plan.parts <= most_parts
+
+
+@given(profiles())
+def test_more_memory_never_costs_more_work(profile: Profile):
+    def cost(budget: int) -> float:
+        plan = choose(profile, budget)
+        return sum(profile.blocks[i].cost for i in plan.dropped) if plan.fits else np.inf
+
+    assert cost(max(profile.peaks)) == 0
+    assert cost(max(profile.peaks) - 1) >= 0
+
+
+def test_the_reason_names_what_is_needed_and_what_is_done():
+    profile = chain(4)
+    text = choose(profile, 350).reason(profile, 350)
+    assert "of 4 convolutions" in text
+    assert "computed again" in text
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_a_part_needs_its_share(parts: int):
+    assert chain(4, fixed=0).part(parts).peaks[0] == 400 // parts
