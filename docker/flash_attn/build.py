@@ -31,6 +31,8 @@ from native.build import (
     run,
 )
 
+sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
+
 HERE = Path(__file__).resolve().parent
 LIBRARY = "_hd32.so"
 CODE_FOR = {"75": None, "80": "80", "86": "80", "89": "80", "90": "90", "100": "100", "120": "120"}

@@ -31,6 +31,8 @@ from native.build import (
     run,
 )
 
+sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
+
 HERE = Path(__file__).resolve().parent
 VERSION = "1.0"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""

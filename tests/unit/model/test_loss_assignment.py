@@ -168,5 +168,5 @@ def test_chunks_hold_each_image_once_and_fit_unless_they_are_one_image(counts, a
 
 
 def test_one_crowded_image_does_not_make_the_others_wide():
-    chunks = plan_chunks([7, 2000, 3, 5], 8400, CHUNK_BYTES)
+    chunks = plan_chunks([7, 2000, 3, 5], 8400, 256 * MIB)
     assert chunks == [([1], 2000), ([0, 3, 2], 7)]
