@@ -72,8 +72,12 @@ class Loop:
         Raises:
             SystemExit: SIGTERM or SIGUSR1 came; the step that ran then was finished (termination.py).
         """
-        with self.termination:
-            self._train()
+        try:
+            with self.termination:
+                self._train()
+        finally:
+            if self.step.recomputation is not None:
+                self.step.recomputation.close()
         self._finish()
 
     def _train(self) -> None:

@@ -76,7 +76,7 @@ class Recomputation:
         """
         if self.mode == "off":
             return 1
-        if self.shape is None or _pixels(shape) > _pixels(self.shape) or shape[1:] != self.shape[1:]:
+        if self.shape is None or _pixels(shape) > _pixels(self.shape):  # smaller ones fit too
             self._follow(shape)
         elif self.mode == "planned":
             self._adjust()
@@ -95,6 +95,10 @@ class Recomputation:
         before = self.plan
         self._take(tighter)
         return f"recompute {_described(before, self.profile)} -> {_described(tighter, self.profile)}"
+
+    def close(self) -> None:
+        """After the run: convolutions are upstream's again."""
+        fused.choose({})
 
     def _follow(self, shape: Shape) -> None:
         """A plan for images of another shape."""

@@ -191,3 +191,20 @@ def test_the_trace_has_the_bytes_of_every_convolution(model):
 def test_a_plan_names_each_convolution_once(model):
     known = profile(trace(model, SHAPE, torch.bfloat16), 0)
     assert set(choices(model, known, everything(known).dropped)) == {m for m in model.modules() if isinstance(m, Conv)}
+
+
+def test_sizes_that_vary_are_planned_for_the_largest(model, monkeypatch):
+    run = planned(model, Card(10**12), monkeypatch)
+    run.before(SHAPE)
+    plan = run.plan
+    run.before((8, 3, 32, 64))
+    assert run.plan is plan
+    run.before((8, 3, 96, 96))
+    assert run.plan.peak_bytes > plan.peak_bytes
+
+
+def test_after_a_run_convolutions_are_upstreams_again(model, monkeypatch):
+    run = planned(model, Card(10**12), monkeypatch)
+    run.before(SHAPE)
+    run.close()
+    assert not _choices

@@ -174,7 +174,7 @@ class _ConvNormAct(torch.autograd.Function):
 
 def forward(self: Conv, x: Tensor) -> Tensor:
     """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
-    keep = _choices.get(self)
+    keep = None if torch.compiler.is_compiling() else _choices.get(self)
     if keep is None or not is_eligible(self, x):
         return _upstream_forward(self, x)
     weight, device = self.conv.weight, x.device.type
@@ -198,7 +198,6 @@ def is_eligible(module: Conv, x: Tensor) -> bool:
         module.training
         and torch.is_grad_enabled()
         and x.dim() == 4
-        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and type(conv) is nn.Conv2d
         and conv.bias is None
@@ -218,7 +217,7 @@ def is_eligible(module: Conv, x: Tensor) -> bool:
 
 def _predict_once(self: BaseModel, *args: Any, **kwargs: Any) -> Any:
     """Upstream's walk through the layers (nn/tasks.py:182), in training with lineages passed on between them."""
-    if not (_choices and self.training and torch.is_grad_enabled()):
+    if torch.compiler.is_compiling() or not (_choices and self.training and torch.is_grad_enabled()):
         return _upstream_predict_once(self, *args, **kwargs)
     with tracking():
         return _upstream_predict_once(self, *args, **kwargs)
