@@ -80,8 +80,7 @@ class Recomputation:
             self._follow(shape)
         elif self.mode == "planned":
             self._adjust()
-        assert self.plan is not None
-        return self.plan.parts
+        return 1 if self.plan is None else self.plan.parts
 
     def tighten(self) -> str | None:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
@@ -102,8 +101,18 @@ class Recomputation:
 
     def _follow(self, shape: Shape) -> None:
         """A plan for images of another shape."""
+        try:
+            found = trace(self.model, shape, self.dtype)
+        except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, training goes on
+            warn(
+                f"memory: no plan, everything is kept: the model does not run on shapes alone ({type(error).__name__}: {error})"[
+                    :400
+                ]
+            )
+            self.mode = "off"
+            fused.choose({})
+            return
         self.shape = shape
-        found = trace(self.model, shape, self.dtype)
         memory = self.read_memory(self.device) if self.mode == "planned" else None
         fixed = memory.allocated if memory else 0
         self.profile = profile(found, fixed, self.left_alone)

@@ -208,3 +208,15 @@ def test_after_a_run_convolutions_are_upstreams_again(model, monkeypatch):
     run.before(SHAPE)
     run.close()
     assert not _choices
+
+
+class OnlyWithData(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * float(x.max())
+
+
+def test_a_model_that_needs_data_to_run_is_trained_without_a_plan_and_that_is_said(monkeypatch, capsys):
+    run = planned(nn.Sequential(OnlyWithData()), Card(10**12), monkeypatch)
+    assert run.before(SHAPE) == 1
+    assert run.before(SHAPE) == 1
+    assert capsys.readouterr().err.count("no plan, everything is kept") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,12 +41,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(
-    data: Path, out: Path, *launcher: str, model: str = "yolov12n.yaml", arguments: dict | None = None, **environ: str
+    data: Path,
+    out: Path,
+    *launcher: str,
+    model: str = "yolov12n.yaml",
+    arguments: dict | None = None,
+    before: str = "",
+    **environ: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run the script above with our drop-in installed, as a stock script would run in the image."""
     script = out / "script.py"
     out.mkdir(parents=True, exist_ok=True)
-    script.write_text("import yolov12.compat; yolov12.compat.install()\n" + TRAIN)
+    script.write_text("import yolov12.compat; yolov12.compat.install()\n" + before + TRAIN)
     return subprocess.run(
         [sys.executable, *launcher, str(script), str(data), str(out), json.dumps(arguments or {}), model],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **environ},
@@ -112,3 +119,30 @@ def test_a_run_that_was_cut_off_goes_on_where_its_last_checkpoint_ended(data: Pa
     assert "RESUMED YOLOv12Trainer 2" in done.stdout, done.stdout + done.stderr
     rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
     assert [row.split(",")[0].strip() for row in rows] == ["epoch", "1", "2", "3", "4"]
+
+
+PLANNED = """
+import torch
+from yolov12.engine import loop, recompute
+from yolov12.memory.budget import Memory
+recompute.mode_for = lambda *_: ("planned", "as in a test")
+real = recompute.Recomputation
+def on_a_small_card(*arguments):
+    made = real(*arguments)
+    made.read_memory = lambda device: Memory(14_500_000, 0, 0, 10**15)
+    return made
+loop.Recomputation = on_a_small_card
+"""
+
+
+def test_a_run_under_a_tight_plan_ends_with_the_very_weights_of_one_without(data: Path, tmp_path: Path) -> None:
+    plain = answer(train(data, tmp_path / "plain"))
+    done = train(data, tmp_path / "planned", before=PLANNED)
+    said = re.search(
+        r"convolutions (\d+) are computed again in backward, and the inputs of (\d+) rebuilt \([^)]*\)(.*)", done.stderr
+    )
+    assert said is not None, done.stderr
+    assert int(said[1]) > 0
+    assert int(said[2]) > 0
+    assert "micro-batches" not in said[3]  # they would change batch norm's statistics
+    assert answer(done)["weights"] == plain["weights"]
