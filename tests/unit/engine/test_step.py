@@ -136,6 +136,52 @@ def test_out_of_memory_in_a_later_part_drops_the_earlier_parts_too() -> None:
     assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
 
 
+class PlanInSteps:
+    """Stands in for the memory plan: can be tightened so often; from then on asks for `parts`."""
+
+    def __init__(self, tighter: int, parts: int = 1) -> None:
+        self.tighter, self.parts, self.asked_for = tighter, parts, 1
+
+    def before(self, shape: tuple[int, ...]) -> int:
+        return self.asked_for
+
+    def tighten(self) -> str | None:
+        if not self.tighter:
+            return None
+        self.tighter, self.asked_for = self.tighter - 1, self.parts
+        return "recompute 0 -> 1"
+
+
+def test_out_of_memory_tightens_the_plan_before_the_batch_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    of = model()
+    runner, forward = failing_step(of, {1, 2}, OUT_OF_MEMORY)
+    runner.recomputation = PlanInSteps(tighter=2)
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert forward.calls == 3
+    assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=0)
+    assert capsys.readouterr().err.count("recompute 0 -> 1") == 2
+
+
+def test_where_the_plan_can_not_be_tightened_the_batch_is_cut() -> None:
+    of = model()
+    runner, forward = failing_step(of, {1, 2}, OUT_OF_MEMORY)
+    runner.recomputation = PlanInSteps(tighter=1)
+    runner.run(batch(BOXES))
+    assert forward.calls == 2 + 2
+    assert runner.micro_batches == 2
+
+
+def test_a_plan_may_ask_for_micro_batches() -> None:
+    of = model()
+    runner, forward = failing_step(of, {1}, OUT_OF_MEMORY)
+    runner.recomputation = PlanInSteps(tighter=1, parts=4)
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert forward.calls == 1 + 4
+    assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
+
+
 def test_a_repeated_step_starts_from_the_buffers_and_random_state_of_the_first_attempt() -> None:
     undisturbed, disturbed = model(frozen_batch_norm=False), model(frozen_batch_norm=False)
     torch.manual_seed(5)
