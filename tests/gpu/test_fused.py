@@ -21,7 +21,7 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from yolov12.model import fused
-from yolov12.model.fused import norm
+from yolov12.model.fused import lineage, norm
 
 kernels = pytest.importorskip(
     "yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH"
@@ -443,3 +443,11 @@ def test_apply_and_gradient_say_what_is_wrong(good, name, value, message):
         OPS.batch_norm_apply(good["y"], given["constants"], True, given["out"], False)
     with pytest.raises(RuntimeError, match=f"yolov12_kernels: {message.replace('out', 'grad_out', 1)}"):
         OPS.batch_norm_gradient(given["out"], good["y"], given["constants"], True)
+
+
+def test_repeating_pixels_stays_in_its_own_dtype_under_autocast() -> None:
+    x = torch.randn(1, 4, 2, 2, dtype=torch.bfloat16, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        assert F.interpolate(x, scale_factor=2.0).dtype is torch.float32
+        with lineage.tracking():
+            assert F.interpolate(x, scale_factor=2.0).dtype is torch.bfloat16

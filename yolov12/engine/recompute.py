@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What each `Conv` keeps during a run: from the memory that is free, the setting and the batch to a plan, and to a tighter one when it fails.
 
-Nothing here communicates. Ranks may follow different plans: recomputation changes no number.
+Nothing here communicates. Ranks may follow different plans: recomputation changes no number, and micro-batches only batch norm's statistics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ TIGHTER = 0.85
 CALM_STEPS = 200
 """After that many steps without trouble a plan that was tightened may grow back."""
 GROWTH = 1.10
-"""By how much the budget must exceed what it was before a plan is loosened, so that plans do not flutter."""
+"""By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
+flutter."""
 
 Shape = tuple[int, int, int, int]
 
@@ -60,6 +61,8 @@ class Recomputation:
         self.plan: Plan | None = None
         self.ceiling: int | None = None
         """Set after running out of memory: more than this was too much."""
+        self.failed_at = 0
+        """What was free for a step when one last ran out of memory."""
         self.calm_steps = 0
         say(f"memory: {self.reason}")
         if self.mode == "off":
@@ -87,6 +90,7 @@ class Recomputation:
         if self.mode != "planned" or self.profile is None or self.plan is None or self.shape is None:
             return None
         self.calm_steps = 0
+        self.failed_at = max(self.failed_at, self.read_memory(self.device).budget(self.safety_ratio))
         self.ceiling = int(TIGHTER * self.plan.peak_bytes)
         tighter = choose(self.profile, self.ceiling, most_parts=self.shape[0])
         if not tighter.fits:
@@ -134,14 +138,16 @@ class Recomputation:
         assert self.plan is not None
         assert self.shape is not None
         memory = self.read_memory(self.device)
-        available = memory.budget(self.safety_ratio)
+        # The optimizer's state and gradients that were put aside came after the plan was made.
+        grown = max(memory.allocated - self.profile.fixed_bytes, 0)
+        available = memory.budget(self.safety_ratio) - grown
         self.calm_steps += 1
         if available < self.plan.peak_bytes and self.plan.fits:
             new = choose(self.profile, available, most_parts=self.shape[0])
         elif (
             self.calm_steps >= CALM_STEPS
             and (self.plan.dropped or self.plan.parts > 1)
-            and available > GROWTH * self.plan.peak_bytes
+            and available > GROWTH * max(self.plan.peak_bytes, self.failed_at)
         ):
             self.calm_steps, self.ceiling = 0, None
             new = choose(self.profile, available, most_parts=self.shape[0])

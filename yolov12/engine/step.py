@@ -33,6 +33,9 @@ from yolov12.memory.micro_batch import split
 
 Batch = dict[str, Any]
 
+ONE_IMAGE = "out of memory with one image at a time"
+"""What a rank votes that can not go on; all ranks end with it."""
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -111,9 +114,17 @@ class Step:
             self._before.restore()
             self._release_memory()
             # Ranks may follow different plans, so each tightens its own. Only where one can not, all cut their batch into smaller parts.
-            can_repeat = not failed_here or self._tighten(verdict.first())
-            if not vote(None if can_repeat else "no tighter plan", self.vote_group).all_succeeded:
-                self._use_smaller_parts(len(batch["img"]), verdict.first())
+            images = len(batch["img"])
+            can_not = None
+            if failed_here and not self._tighten(verdict.first()):
+                can_not = ONE_IMAGE if self._parts(images) >= images else "no tighter plan"
+            second = vote(can_not, self.vote_group)
+            if ONE_IMAGE in second.reasons.values():
+                raise RetryableError(
+                    f"{ONE_IMAGE} ({verdict.first()}); use a smaller imgsz or model, or free the device's memory"
+                )
+            if not second.all_succeeded:
+                self._use_smaller_parts(images, verdict.first())
 
     def take_gradients(self) -> None:
         """Hand the gradients put aside to the parameters, where the optimizer looks for them."""
@@ -132,7 +143,7 @@ class Step:
         try:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
-            parts = split(batch, max(self.micro_batches, self._planned_parts))
+            parts = split(batch, self._parts(len(batch["img"])))
             if self.vote_group is None and len(parts) == 1:
                 return self._plain_attempt(parts[0]), None
             return self._counted_attempt(parts), None
@@ -247,17 +258,16 @@ class Step:
         warn(f"out of memory ({reason}); the step is repeated on the same data: {change}")
         return True
 
+    def _parts(self, images: int) -> int:
+        return min(max(self.micro_batches, self._planned_parts), images)
+
     def _release_memory(self) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def _use_smaller_parts(self, images: int, reason: str) -> None:
-        old = min(max(self.micro_batches, self._planned_parts), images)
-        if old >= images:
-            raise RetryableError(
-                f"out of memory with one image at a time ({reason}); use a smaller imgsz or model, or free the device's memory"
-            )
+        old = self._parts(images)
         self.micro_batches = min(old * 2, images)
         warn(
             f"out of memory ({reason}); the step is repeated on the same data: micro-batches {old} -> {self.micro_batches}"

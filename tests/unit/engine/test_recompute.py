@@ -170,6 +170,7 @@ def test_the_setting_and_the_device_decide(checkpoint: str, device: str, attribu
 def test_all_means_that_no_convolution_is_kept(model):
     run = Recomputation(model, CPU, torch.float32, replace(settings.current(), checkpoint="all"))
     run.before(SHAPE)
+    assert kept()
     assert kept() <= {Keep.NOTHING, Keep.INPUT}
 
 
@@ -220,3 +221,43 @@ def test_a_model_that_needs_data_to_run_is_trained_without_a_plan_and_that_is_sa
     assert run.before(SHAPE) == 1
     assert run.before(SHAPE) == 1
     assert capsys.readouterr().err.count("no plan, everything is kept") == 1
+
+
+def test_after_a_failure_the_old_plan_comes_back_only_with_more_memory_than_there_was(model, monkeypatch):
+    monkeypatch.setattr(recompute, "CALM_STEPS", 2)
+    card = Card(2 * needs(model))
+    run = planned(model, card, monkeypatch)
+    run.before(SHAPE)
+    run.tighten()
+    tightened = run.plan
+    for _ in range(5):
+        run.before(SHAPE)
+    assert run.plan is tightened
+    card.free = 3 * needs(model)
+    for _ in range(3):
+        run.before(SHAPE)
+    assert not run.plan.dropped
+
+
+def test_frozen_layers_in_evaluation_are_in_no_plan(monkeypatch):
+    frozen = DetectionModel("yolo12n.yaml", verbose=False).train()
+    for layer in frozen.model[:9]:
+        layer.eval().requires_grad_(False)
+    found = trace(frozen, SHAPE, torch.bfloat16).convolutions
+    assert not [call.name for call in found if call.name.startswith("model.4.")]
+    assert [call.name for call in found if call.name.startswith("model.20.")]
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = Conv(3, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.conv(x))
+
+
+def test_a_module_that_is_called_twice_drops_what_the_plan_drops_of_either_call():
+    twice = Twice().train()
+    known = profile(trace(twice, SHAPE, torch.bfloat16), 0)
+    assert choices(twice, known, {1})[twice.conv] == Keep.INPUT

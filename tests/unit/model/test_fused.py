@@ -164,6 +164,32 @@ def test_a_tensor_that_was_written_into_is_kept_and_not_rebuilt():
     assert torch.equal(ours, gradient())
 
 
+def test_writing_into_a_kept_tensor_before_backward_is_an_error_and_no_wrong_gradient():
+    first, second = Conv(8, 8, 1).train(), Conv(16, 8, 1).train()
+    keep_everywhere(nn.Sequential(first, second), fused.Keep.NOTHING)
+    other = torch.randn(2, 8, 4, 4)
+    with lineage.tracking():
+        loss = second(torch.cat([first(torch.randn(2, 8, 4, 4)), other], 1)).sum()
+    other.add_(1)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        loss.backward()
+
+
+def test_tensors_that_come_by_name_are_kept():
+    module = Conv(8, 8, 1).train()
+    keep_everywhere(module, fused.Keep.NOTHING)
+    with lineage.tracking():
+        made = module(torch.randn(1, 8, 4, 4))
+        assert lineage.known_source(torch.add(input=made, other=made)) is None
+        assert lineage.known_source(torch.chunk(input=made, chunks=2, dim=1)[0]) is None
+
+
+def test_a_convolution_that_nothing_is_learnt_from_runs_upstreams_code():
+    module = Conv(8, 8, 3).train().requires_grad_(False)
+    assert not is_eligible(module, torch.randn(1, 8, 4, 4))
+    assert is_eligible(module, torch.randn(1, 8, 4, 4, requires_grad=True))
+
+
 def test_a_frozen_weight_gets_no_gradient_and_the_rest_does():
     module = Conv(8, 8, 3).train()
     keep_everywhere(module, fused.Keep.NOTHING)
@@ -242,9 +268,3 @@ def test_rebuilding_into_a_place_and_adding_to_it(make):
     place = torch.ones_like(whole)
     assert torch.equal(make(a, b).rebuild(place), whole)
     assert torch.equal(make(a, b).rebuild(place.fill_(1), add=True), 1 + whole)
-
-
-def test_repeating_pixels_stays_in_its_own_dtype_under_autocast():
-    with lineage.tracking(), torch.autocast("cpu", torch.bfloat16):
-        made = F.interpolate(torch.randn(1, 4, 2, 2, dtype=torch.bfloat16), scale_factor=2.0)
-    assert made.dtype is torch.bfloat16

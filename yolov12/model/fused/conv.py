@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import BaseModel
 
@@ -70,9 +71,6 @@ class Watcher(Protocol):
 
     def made(self, module: Conv, call: Call, output: Tensor) -> None:
         """Forward of a call is done."""
-
-    def differentiated(self, call: Call) -> None:
-        """Backward of a call is done."""
 
 
 _watchers: list[Watcher] = []
@@ -164,12 +162,10 @@ class _ConvNormAct(torch.autograd.Function):
         return call.first_time(x, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needs_x, needs_weight, *_ = ctx.needs_input_grad
-        made = ctx.call.backward(grads[0], needs_x, needs_weight)
-        for watcher in _watchers:
-            watcher.differentiated(ctx.call)
-        return (*made, None)
+        return (*ctx.call.backward(grads[0], needs_x, needs_weight), None)
 
 
 def forward(self: Conv, x: Tensor) -> Tensor:
@@ -198,6 +194,7 @@ def is_eligible(module: Conv, x: Tensor) -> bool:
         module.training
         and torch.is_grad_enabled()
         and x.dim() == 4
+        and (x.requires_grad or any(parameter.requires_grad for parameter in module.parameters()))
         and not torch.jit.is_tracing()
         and type(conv) is nn.Conv2d
         and conv.bias is None
@@ -210,7 +207,8 @@ def is_eligible(module: Conv, x: Tensor) -> bool:
         and norm.momentum is not None
         and type(module.act) in (nn.SiLU, nn.Identity)
         and not any(
-            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in (conv, norm, module.act)
+            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+            for part in (conv, norm, module.act)
         )
     )
 

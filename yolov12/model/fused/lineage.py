@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -46,9 +46,17 @@ class Kept:
     """The tensor itself."""
 
     tensor: Tensor
+    version: int = field(init=False)
     inputs = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "version", self.tensor._version)
+
     def rebuild(self, out: Tensor | None = None, *, add: bool = False) -> Tensor:
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                "a tensor that backward needs was changed in place after it was used; YOLOV12_CHECKPOINT=0 runs upstream's code"
+            )
         if out is None:
             return self.tensor
         return out.add_(self.tensor) if add else out.copy_(self.tensor)
@@ -241,6 +249,8 @@ RULES: dict[Callable[..., Any], Callable[..., None]] = {
     F.interpolate: _upsampled,
 }
 """Operation -> what it means for lineages, called with its result and its arguments."""
+BY_NAME = {"input", "tensors", "tensor", "self", "other"}
+"""Tensors that came by name: a rule would look for them in their places. Their results are kept as always."""
 
 
 def _in_its_own_dtype(function: Any, args: Any, kwargs: Any) -> AbstractContextManager[Any]:
@@ -259,6 +269,6 @@ class tracking(TorchFunctionMode):  # used as a context, like torch.no_grad
         with _in_its_own_dtype(function, args, kwargs):
             made = function(*args, **kwargs)
         rule = RULES.get(function)
-        if rule is not None:
+        if rule is not None and not BY_NAME & kwargs.keys():
             rule(made, *args, **kwargs)
         return made

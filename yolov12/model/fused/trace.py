@@ -82,9 +82,6 @@ class _Recorder:
             )
         )
 
-    def differentiated(self, call: Call) -> None:
-        """Never called: there is no backward."""
-
     def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         self.kept.setdefault(storage._cdata, (len(self.found), storage))
@@ -95,11 +92,11 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype
     """Follow one forward pass.
 
     Args:
-        model: a detection model of ultralytics; it is not touched.
+        model: a detection model of ultralytics as it is trained, frozen layers in evaluation; it is not touched.
         shape: of the images, (images, channels, height, width).
         dtype: that convolutions compute in.
     """
-    copied = _on_meta(model, dtype).train()
+    copied = _on_meta(model, dtype)
     recorder = _Recorder({module: name for name, module in copied.named_modules()})
     weights = {tensor.untyped_storage()._cdata for tensor in (*copied.parameters(), *copied.buffers())}
     keep = {module: Keep.CONVOLUTION for module in copied.modules() if isinstance(module, Conv)}
