@@ -66,6 +66,50 @@ def test_when_one_rank_runs_out_of_memory_both_repeat_the_step_and_still_equal_o
         assert_equal_gradients(answer, expected, rtol=1e-5)
 
 
+class FixedPlan:
+    """A memory plan that asks for so many micro-batches and can not be tightened."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+
+    def before(self, shape: tuple[int, ...]) -> int:
+        return self.parts
+
+    def tighten(self) -> None:
+        return None
+
+
+def _under_unequal_plans(rank: int, always: bool) -> dict[str, torch.Tensor]:
+    """The first rank is planned at one image at a time; the second runs out of memory once, or always."""
+    of = model()
+    runner = step(of, vote_group=join())
+    runner.recomputation = FixedPlan(parts=3 if rank == 0 else 1)
+    calls = iter(range(1000))
+
+    def forward(one: dict[str, Any]) -> Any:
+        result = of(one)
+        if rank == 1 and (next(calls) == 0 or always):
+            raise OUT_OF_MEMORY
+        return result
+
+    runner.forward_loss = forward
+    runner.run(split(batch(BOXES, seed=0), 2)[rank])
+    runner.take_gradients()
+    return gradients(of)
+
+
+def test_a_rank_that_is_planned_at_one_image_goes_on_when_another_must_cut_its_batch() -> None:
+    expected = gradients_of_one_process(steps=1)
+    for answer in run(_under_unequal_plans, 2, False):
+        assert_equal_gradients(answer, expected, rtol=1e-5)
+
+
+def test_where_not_one_image_fits_all_ranks_end_and_say_so() -> None:
+    for ended in run(_under_unequal_plans, 2, True):
+        assert isinstance(ended, RetryableError)
+        assert "out of memory with one image at a time (rank 1: " in str(ended)
+
+
 def _fails_on_the_second_rank(rank: int) -> None:
     group = join()
     of = model()
