@@ -223,7 +223,7 @@ def test_any_version_is_written_as_text_and_not_as_a_number(parts):
 
 def test_make_bump_hands_both_words_on():
     done = subprocess.run(
-        ["make", "--dry-run", "--assume-old=setup", "bump", "PKG=a b", "VERSION=1 2"],
+        ["make", "--no-print-directory", "--dry-run", "--assume-old=setup", "bump", "PKG=a b", "VERSION=1 2"],
         cwd=ROOT,
         capture_output=True,
         text=True,
