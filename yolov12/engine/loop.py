@@ -27,6 +27,7 @@ from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.errors import TERMINATED
 from yolov12.log import say
+from yolov12.memory.history import History
 
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
@@ -50,6 +51,7 @@ class Loop:
         self.all_stop = False
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
+        self.history = History()
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -57,6 +59,7 @@ class Loop:
             scale_loss=lambda loss: trainer.scaler.scale(loss),
             vote_group=trainer.vote_group,
             recomputation=self._recomputation(),
+            history=self.history,
         )
 
     def _recomputation(self) -> Recomputation | None:
@@ -64,7 +67,9 @@ class Loop:
         t = self.trainer
         if t.args.compile:
             return None
-        return Recomputation(unwrap_model(t.model), t.device, t.amp_dtype or torch.float32, settings.current())
+        return Recomputation(
+            unwrap_model(t.model), t.device, t.amp_dtype or torch.float32, settings.current(), history=self.history
+        )
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.

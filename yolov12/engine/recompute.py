@@ -15,6 +15,7 @@ from yolov12.engine.layers import names_of
 from yolov12.engine.profile import choices, profile
 from yolov12.log import say, warn
 from yolov12.memory import budget
+from yolov12.memory.history import History
 from yolov12.memory.plan import Plan, Profile, choose, everything
 from yolov12.model import fused
 from yolov12.model.fused.norm import kernels_missing
@@ -41,6 +42,7 @@ class Recomputation:
         dtype: that its convolutions compute in.
         current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
         read_memory: of the device; for tests.
+        history: where changes of the plan are noted.
     """
 
     def __init__(
@@ -50,12 +52,14 @@ class Recomputation:
         dtype: torch.dtype,
         current: Settings,
         read_memory: Callable[[torch.device], budget.Memory] = budget.read,
+        history: History | None = None,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.safety_ratio = current.mem_safety_ratio
         self.left_alone = names_of(model, current.disable_mas_layers)
         self.mode, self.reason = mode_for(current.checkpoint, device, getattr(model, "gradient_checkpointing", False))
         self.read_memory = read_memory
+        self.history = history or History()
         self.shape: Shape | None = None
         self.profile: Profile | None = None
         self.plan: Plan | None = None
@@ -96,8 +100,10 @@ class Recomputation:
         if not tighter.fits:
             return None
         before = self.plan
+        change = f"recompute {_described(before, self.profile)} -> {_described(tighter, self.profile)}"
+        self.history.note("plan", f"{change}, after running out of memory")
         self._take(tighter)
-        return f"recompute {_described(before, self.profile)} -> {_described(tighter, self.profile)}"
+        return change
 
     def close(self) -> None:
         """After the run: convolutions are upstream's again."""
@@ -154,10 +160,12 @@ class Recomputation:
         else:
             return
         if (new.dropped, new.parts) != (self.plan.dropped, self.plan.parts):
-            say(
-                f"memory: {available / 2**30:.2f} GiB are free for a step now; recompute "
+            change = (
+                f"{available / 2**30:.2f} GiB are free for a step now; recompute "
                 f"{_described(self.plan, self.profile)} -> {_described(new, self.profile)}"
             )
+            say(f"memory: {change}")
+            self.history.note("plan", change)
             self._take(new)
 
     def _take(self, plan: Plan) -> None:

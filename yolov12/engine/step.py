@@ -29,6 +29,7 @@ from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
 from yolov12.log import say, say_once, warn
 from yolov12.memory.failure import is_out_of_memory
+from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
 
 Batch = dict[str, Any]
@@ -59,6 +60,7 @@ class Step:
         scale_loss: multiplies the loss before backward (fp16's GradScaler), identity otherwise.
         vote_group: CPU process group; None when this process is alone.
         recomputation: what the model keeps for backward, by the memory that is free; None leaves that alone.
+        history: where repeated attempts are noted.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Step:
         scale_loss: Callable[[Tensor], Tensor],
         vote_group: torch.distributed.ProcessGroup | None = None,
         recomputation: Recomputation | None = None,
+        history: History | None = None,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -76,6 +79,7 @@ class Step:
         self.scale_loss = scale_loss
         self.vote_group = vote_group
         self.recomputation = recomputation
+        self.history = history or History()
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -103,6 +107,7 @@ class Step:
             verdict = vote(None if error is None else _one_line(error), self.vote_group, wish)
             if verdict.all_succeeded:
                 assert attempt is not None
+                self.history.steps += 1
                 return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):
@@ -110,6 +115,7 @@ class Step:
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
                 raise PeerFailedError(f"training stopped because another process failed, {verdict.first()}")
             failed_here = error is not None
+            self.history.note("retry", verdict.first())
             del attempt, error
             self._before.restore()
             self._release_memory()
@@ -269,6 +275,7 @@ class Step:
     def _use_smaller_parts(self, images: int, reason: str) -> None:
         old = self._parts(images)
         self.micro_batches = min(old * 2, images)
+        self.history.note("split", f"{old} -> {self.micro_batches} micro-batches")
         warn(
             f"out of memory ({reason}); the step is repeated on the same data: micro-batches {old} -> {self.micro_batches}"
         )
