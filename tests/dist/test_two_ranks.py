@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -74,6 +75,9 @@ class FixedPlan:
 
     def before(self, shape: tuple[int, ...]) -> int:
         return self.parts
+
+    def watched(self, peaks: object) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def tighten(self) -> None:
         return None

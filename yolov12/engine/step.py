@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,9 +153,10 @@ class Step:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
             parts = split(batch, self._parts(len(batch["img"])))
-            if self.vote_group is None and len(parts) == 1:
-                return self._plain_attempt(parts[0]), None
-            return self._counted_attempt(parts), None
+            with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
+                if self.vote_group is None and len(parts) == 1:
+                    return self._plain_attempt(parts[0]), None
+                return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 # The traceback holds the activations of the failed pass; without it they are free before the retry.

@@ -76,6 +76,11 @@ class Peaks:
         self.begin(BETWEEN)
         self.step.clear()
 
+    def closed(self) -> dict[str, int]:
+        """`step`, the phase that was open among them; `BETWEEN` is open now."""
+        self.begin(BETWEEN)
+        return self.step
+
     @property
     def highest_reserved(self) -> int:
         """Bytes that the allocator held at most, in any phase."""
