@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolov12.engine import measured_cache, plan_table
+from yolov12.engine import fit, measured_cache, plan_table
 from yolov12.engine.layers import names_of
 from yolov12.engine.measure import Clock, CudaClock, FirstSteps
 from yolov12.engine.profile import Measured, anchors_of, choices, profile
@@ -78,6 +78,7 @@ class Recomputation:
         self.clock = clock or (CudaClock() if device.type == "cuda" else None)
         self.shape: Shape | None = None
         self.trace: Trace | None = None
+        self._last_traced: tuple[Shape, Trace | None] | None = None
         self.measured: Measured | None = None
         self.first_steps: FirstSteps | None = None
         """Those that are being measured; None when that is done."""
@@ -146,7 +147,7 @@ class Recomputation:
 
     def _follow(self, shape: Shape) -> None:
         """A plan for images of another shape."""
-        found = self.traced(shape)
+        found = self._traced(shape)
         if found is None:
             self.mode, self.first_steps = "off", None
             fused.choose({})
@@ -168,16 +169,24 @@ class Recomputation:
         self._show(available, why)
         self._measure_again()
 
-    def traced(self, shape: Shape) -> Trace | None:
-        """The model's forward on images of that shape; None, and said, if it does not run on shapes alone."""
-        if self.trace is not None and shape == self.shape:
-            return self.trace
-        try:
-            return trace(self.model, shape, self.dtype)
-        except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, training goes on
-            words = f"{type(error).__name__}: {error}"[:300]
-            warn(f"memory: no plan, everything is kept: the model does not run on shapes alone ({words})")
+    def why_not_one_image(self, shape: Shape) -> str | None:
+        """Why not even one image of that batch can be trained on, with what would fit; None if it can, or if that is not known."""
+        found = self._traced(shape) if self.mode == "planned" else None
+        if found is None:
             return None
+        memory = self.read_memory(self.device)
+        return fit.why_not_one(self.model, found, shape[2:], self.dtype, memory, self.left_alone)
+
+    def _traced(self, shape: Shape) -> Trace | None:
+        """The model's forward on images of that shape; None, and said, if it does not run on shapes alone."""
+        if self._last_traced is None or self._last_traced[0] != shape:
+            try:
+                self._last_traced = shape, trace(self.model, shape, self.dtype)
+            except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, training goes on
+                words = f"{type(error).__name__}: {error}"[:300]
+                warn(f"memory: no plan, everything is kept: the model does not run on shapes alone ({words})")
+                self._last_traced = shape, None
+        return self._last_traced[1]
 
     def _profile(self, fixed_bytes: int) -> Profile:
         assert self.trace is not None
