@@ -87,7 +87,7 @@ class Loop:
             UserError: on one of them not even one image fits.
         """
         t, recomputation = self.trainer, self.step.recomputation
-        images = max(t.batch_size // max(t.world_size, 1), 1)
+        images = max(int(t.batch_size) // max(t.world_size, 1), 1)
         shape = (images, channels_of(unwrap_model(t.model)), t.args.imgsz, t.args.imgsz)
         reason = None if recomputation is None else recomputation.why_not_one_image(shape)
         verdict = vote(reason, t.vote_group)

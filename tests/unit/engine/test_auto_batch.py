@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import ultralytics.engine.trainer as upstream
 
-from yolov12.engine import fit
+from yolov12.engine import fit, launch
 from yolov12.engine.auto_batch import batch_of, most_boxes
+from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.memory import budget
 from yolov12.memory.budget import Memory
 
@@ -118,3 +120,20 @@ def test_mosaic_puts_the_boxes_of_four_images_into_one():
     assert most_boxes(Labels(3), mosaic=1.0) == 20
     assert most_boxes(Labels(3), mosaic=0.0) == 5
     assert most_boxes(object(), mosaic=1.0) == 0
+
+
+def test_the_launcher_hands_the_ranks_the_batch_as_it_was_asked(monkeypatch):
+    """Upstream refuses -1 for several GPUs (engine/trainer.py:245)."""
+    handed = []
+
+    def command(of: YOLOv12Trainer) -> Any:
+        handed.append(of.args.batch)
+        return ["python", "script.py"], None
+
+    monkeypatch.setattr(upstream, "generate_ddp_command", command)
+    monkeypatch.setattr(launch, "start", lambda script, ranks: handed.append((script, ranks)))
+    of = YOLOv12Trainer.__new__(YOLOv12Trainer)
+    of.ddp, of.world_size, of.args = True, 2, SimpleNamespace(batch=-1, rect=False)
+    of.train()
+    assert handed == [-1, ("script.py", 2)]
+    assert of.args.batch == -1
