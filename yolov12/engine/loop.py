@@ -25,6 +25,7 @@ from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
+from yolov12.engine.update import Update
 from yolov12.errors import TERMINATED
 from yolov12.log import say
 from yolov12.memory.history import History
@@ -52,6 +53,7 @@ class Loop:
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
         self.history = History()
+        self.update = Update(trainer, self.history)
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -169,7 +171,7 @@ class Loop:
         self._note_losses(i, result.items)
         if iteration - self.last_update >= t.accumulate:
             self.step.take_gradients()
-            t.optimizer_step()
+            self.update.run()
             self.last_update = iteration
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
