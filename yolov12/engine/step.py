@@ -28,7 +28,7 @@ from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
 from yolov12.log import say, say_once, warn
-from yolov12.memory.failure import is_out_of_memory, one_line, release_memory
+from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
 
@@ -36,8 +36,6 @@ Batch = dict[str, Any]
 
 ONE_IMAGE = "out of memory with one image at a time"
 """What a rank votes that can not go on; all ranks end with it."""
-WAITS_S = (0.0, 1.0, 5.0)
-"""Before each further try of a step with one image at a time: what was short may have been taken by a neighbour for a moment."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 from yolov12.engine import optimizer_state
 from yolov12.errors import RetryableError
 from yolov12.log import warn
-from yolov12.memory.failure import is_out_of_memory, one_line, release_memory
+from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
 from yolov12.seams import Seam
 
@@ -33,9 +33,6 @@ SEAMS = (
     # Updates all averages by one operator, without allocating: nothing of ours is needed there.
     Seam("utils/torch_utils.py", 856, "ultralytics.utils.torch_utils.ModelEMA.update", "0010b896c035"),
 )
-
-WAITS_S = (0.0, 0.5, 2.0, 8.0)
-"""Before each further try. A neighbour may need time to give memory back; in all it is far below what peers wait in their next vote."""
 
 
 class Update:
@@ -115,14 +112,14 @@ class Before:
         self.optimizer, self.ema, self.scaler = optimizer, ema, scaler
         self.gradients = [(parameter, parameter.grad) for parameter in _parameters(model, optimizer)]
         self.state = {
-            parameter: {name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()}
+            parameter: {
+                name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()
+            }
             for parameter, state in optimizer.state.items()
         }
         self.scaler_state = copy.deepcopy(vars(scaler))  # its tensors are scalars, and one number for each layer
         self.ema_updates = ema.updates if ema else 0
-        self.tensors = [
-            (live, _copies(live, on_host)) for live in _alike([*self._of_the_model(), *self._of_the_ema()])
-        ]
+        self.tensors = [(live, _copies(live, on_host)) for live in _alike([*self._of_the_model(), *self._of_the_ema()])]
 
     @torch.no_grad()
     def put_back(self) -> None:

@@ -23,6 +23,10 @@ DISGUISES = (
 )
 """In lower case. A bug may hide behind some of them; it fails again however little memory a step needs, and then the run ends with it."""
 
+WAITS_S = (0.0, 0.5, 2.0, 8.0)
+"""Before each further try of something that can not be made smaller: what is short may have been taken by a neighbour for a moment. In all it
+is far below what peers wait for a vote."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the device ran out of memory, directly or in cuBLAS' or cuDNN's words."""

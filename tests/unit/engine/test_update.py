@@ -39,7 +39,9 @@ class Run:
         if name == "Adadelta":
             optimizer = torch.optim.Adadelta(self.model.parameters())
         else:
-            net = SimpleNamespace(model=self.model, named_modules=self.model.named_modules, parameters=self.model.parameters)
+            net = SimpleNamespace(
+                model=self.model, named_modules=self.model.named_modules, parameters=self.model.parameters
+            )
             optimizer = DetectionTrainer.build_optimizer(None, net, name=name, lr=0.01, momentum=0.9, decay=5e-4)
         self.trainer = SimpleNamespace(
             model=self.model,
@@ -83,7 +85,9 @@ def assert_same(ours: dict[str, Any], expected: dict[str, Any]) -> None:
         assert same, name
 
 
-def failing(function: Callable[..., Any], times: int, after: bool, error: Exception = OUT_OF_MEMORY) -> Callable[..., Any]:
+def failing(
+    function: Callable[..., Any], times: int, after: bool, error: Exception = OUT_OF_MEMORY
+) -> Callable[..., Any]:
     """`function`, but its first calls raise, before or after their work."""
     left = iter(range(times))
 
