@@ -27,6 +27,8 @@ from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
+from yolov12.engine.update import Update
+from yolov12.engine.validation_memory import surviving
 from yolov12.errors import TERMINATED, UserError
 from yolov12.log import say
 from yolov12.memory.history import History
@@ -54,6 +56,7 @@ class Loop:
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
         self.history = History()
+        self.update = Update(trainer, self.history)
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -194,7 +197,7 @@ class Loop:
         self._note_losses(i, result.items)
         if iteration - self.last_update >= t.accumulate:
             self.step.take_gradients()
-            t.optimizer_step()
+            self.update.run()
             self.last_update = iteration
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
@@ -262,7 +265,8 @@ class Loop:
         # Only rank 0 watches the fitness, and validation has collectives that all must enter.
         if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
-            t.metrics, t.fitness = t.validate()
+            with surviving(t.validator, self.history, t.vote_group):
+                t.metrics, t.fitness = t.validate()
 
     def _save_epoch(self) -> None:
         t = self.trainer
@@ -315,7 +319,9 @@ class Loop:
         t = self.trainer
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
-        t.final_eval()
+        # On the CPU the first rank evaluates alone (trainer.py).
+        with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
+            t.final_eval()
         if IS_FIRST:
             if t.args.plots:
                 t.plot_metrics()

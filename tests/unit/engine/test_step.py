@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import yolov12.engine.step as step_module
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
@@ -212,11 +213,36 @@ def test_gradients_of_earlier_steps_survive_a_repeated_one() -> None:
     assert_equal_gradients(gradients(of), expected, rtol=1e-5)
 
 
-def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do() -> None:
+def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "WAITS_S", (0.0, 0.0))
     runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
     with pytest.raises(RetryableError, match=r"one image at a time.*smaller imgsz"):
         runner.run(batch(BOXES))
-    assert forward.calls == 3  # whole, halves, single images: one failing call each
+    assert forward.calls == 3 + 2  # whole, halves, single images: one failing call each, and two more tries of the last
+
+
+def test_one_image_that_fits_after_a_moment_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "WAITS_S", (0.0, 0.0))
+    of = model()
+    runner, _ = failing_step(of, {1, 2, 3, 4}, OUT_OF_MEMORY)
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
+
+
+def test_after_a_calm_time_the_parts_grow_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "CALM_STEPS", 2)
+    runner, forward = failing_step(model(), {1, 2}, OUT_OF_MEMORY)
+    runner.run(batch(BOXES))
+    assert runner.micro_batches == 4
+    for _ in range(3):
+        runner.run(batch(BOXES))
+    assert runner.micro_batches == 1
+    assert forward.calls == (1 + 1 + 4) + 4 + 2 + 2
+    assert [event.what.split(",")[0] for event in runner.history.events if event.kind == "split"][2:] == [
+        "4 -> 2 micro-batches",
+        "2 -> 1 micro-batches",
+    ]
 
 
 def test_another_error_is_raised_as_it_is() -> None:
