@@ -5,7 +5,7 @@
     vote       all ranks say on the CPU whether they made it
     commit     gradients and counts are summed over the ranks, divided once, and put aside for the update
     or retry   the attempt is dropped, random state and BN buffers are put back, and the same data runs again: first with more of it
-               computed again in backward, then in smaller parts
+               computed again in backward, then in smaller parts, and at the very last, if the user allows it, on smaller images
 
 Loss sums and target counts are explained in loss_count.py.
 """
@@ -31,6 +31,7 @@ from yolov12.log import say, say_once, warn
 from yolov12.memory.failure import is_out_of_memory
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
+from yolov12.memory.smaller_images import SmallerImages
 
 Batch = dict[str, Any]
 
@@ -61,6 +62,7 @@ class Step:
         vote_group: CPU process group; None when this process is alone.
         recomputation: what the model keeps for backward, by the memory that is free; None leaves that alone.
         history: where repeated attempts are noted.
+        smaller_images: the last resort (mas_data); None ends the run instead.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Step:
         vote_group: torch.distributed.ProcessGroup | None = None,
         recomputation: Recomputation | None = None,
         history: History | None = None,
+        smaller_images: SmallerImages | None = None,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -80,6 +83,7 @@ class Step:
         self.vote_group = vote_group
         self.recomputation = recomputation
         self.history = history or History()
+        self.smaller_images = smaller_images
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -108,6 +112,7 @@ class Step:
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1
+                self._try_full_size_again()
                 return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):
@@ -123,12 +128,13 @@ class Step:
             images = len(batch["img"])
             can_not = None
             if failed_here and not self._tighten(verdict.first()):
-                can_not = ONE_IMAGE if self._parts(images) >= images else "no tighter plan"
+                if self._parts(images) < images:
+                    can_not = "no tighter plan"
+                elif not self._use_smaller_images(batch, verdict.first()):
+                    can_not = ONE_IMAGE
             second = vote(can_not, self.vote_group)
             if ONE_IMAGE in second.reasons.values():
-                raise RetryableError(
-                    f"{ONE_IMAGE} ({verdict.first()}); use a smaller imgsz or model, or free the device's memory"
-                )
+                raise RetryableError(f"{ONE_IMAGE} ({verdict.first()}); {self._what_would_help()}")
             if not second.all_succeeded:
                 self._use_smaller_parts(images, verdict.first())
 
@@ -151,7 +157,7 @@ class Step:
                 self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
             parts = split(batch, self._parts(len(batch["img"])))
             if self.vote_group is None and len(parts) == 1:
-                return self._plain_attempt(parts[0]), None
+                return self._plain_attempt(self._sized(parts[0])), None
             return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
@@ -175,7 +181,7 @@ class Step:
         loss_of_all = torch.zeros((), device=device)
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
-        for part in parts:
+        for part in map(self._sized, parts):
             with self.autocast():
                 loss, items = self.forward_loss(part)
                 loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
@@ -263,6 +269,32 @@ class Step:
             return False
         warn(f"out of memory ({reason}); the step is repeated on the same data: {change}")
         return True
+
+    def _sized(self, part: Batch) -> Batch:
+        return part if self.smaller_images is None else self.smaller_images.of(part)
+
+    def _use_smaller_images(self, batch: Batch, reason: str) -> bool:
+        """Whether the step can be repeated on smaller images."""
+        change = self.smaller_images.lower(batch) if self.smaller_images is not None else None
+        if change is None:
+            return False
+        self.history.note("smaller images", f"{change}, after running out of memory with one image at a time")
+        warn(f"{ONE_IMAGE} ({reason}); the step is repeated on the same data, made smaller (mas_data=1): {change}")
+        return True
+
+    def _try_full_size_again(self) -> None:
+        change = self.smaller_images.step_done() if self.smaller_images is not None else None
+        if change is not None:
+            self.history.note("smaller images", f"{change}, after a calm period")
+            say(f"memory: {change}, after a calm period")
+
+    def _what_would_help(self) -> str:
+        if self.smaller_images is not None:
+            return (
+                f"images of {self.smaller_images.least_px} pixels are the smallest that mas_data=1 allows at this imgsz; "
+                "use a smaller imgsz or model, or free the device's memory"
+            )
+        return "use a smaller imgsz or model, free the device's memory, or set YOLOV12_MAS_DATA=1 to go on with smaller images"
 
     def _parts(self, images: int) -> int:
         return min(max(self.micro_batches, self._planned_parts), images)
