@@ -83,6 +83,51 @@ def test_a_training_run_gives_time_and_accuracy_for_both_sides(photos, tmp_path)
         assert sum(phases_s) == pytest.approx(wall_s), "with two epochs the phases are the whole"
 
 
+@pytest.mark.timeout(900)  # four whole training processes side by side
+def test_runs_under_a_budget_are_compared_with_unlimited_ones(photos, tmp_path):
+    small = {"epochs": 1, "imgsz": 32, "batch": 4, "workers": 0, "device": "cpu", "data": photos, "seeds": 2}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    content = run(tmp_path / "records", "map_budget", *settings)
+    difference, limited, unlimited = content["rows"]
+    assert difference["ours"] == pytest.approx([limited["ours"][0] - unlimited["ours"][0]])
+    assert "seed 0: " in limited["note"]
+    assert "seed 1: " in unlimited["note"]
+    assert content["declared"]["ours"]["optimizer"] == "SGD"
+
+
+MAP_BUDGET = harness.discover()["map_budget"].run_side.__globals__
+
+
+def compared(limited: list[float], unlimited: list[float]) -> harness.Measured:
+    results = {}
+    for name, maps in (("limited", limited), ("unlimited", unlimited)):
+        results |= {(name, seed): MAP_BUDGET["Result"](value, 1.0, {}) for seed, value in enumerate(maps)}
+    return MAP_BUDGET["compared"](results)
+
+
+def test_a_difference_of_means_is_noise_up_to_two_standard_errors():
+    spread = [0.50, 0.56, 0.62]  # standard deviation 0.06: two standard errors are 0.0693
+    assert "within the noise of 0.0693" in compared([0.49, 0.49, 0.50], spread).notes["map_budget"]
+    assert "OUTSIDE the noise of 0.0693" in compared([0.48, 0.49, 0.50], spread).notes["map_budget"]
+
+
+def test_a_hundredth_is_noise_however_near_the_seeds_are():
+    near = [0.560, 0.561, 0.562]
+    assert "within the noise of 0.0100" in compared([0.552, 0.552, 0.552], near).notes["map_budget"]
+    assert "OUTSIDE the noise of 0.0100" in compared([0.550, 0.550, 0.550], near).notes["map_budget"]
+
+
+def test_a_run_under_the_budget_that_fails_is_a_reason_and_not_a_difference():
+    results = {
+        ("unlimited", 0): MAP_BUDGET["Result"](0.5, 1.0, {}),
+        ("unlimited", 1): MAP_BUDGET["Result"](0.6, 1.0, {}),
+    }
+    results |= {("limited", 0): MAP_BUDGET["Result"](0.5, 1.0, {}), ("limited", 1): "exit code 75: out of memory"}
+    measured = MAP_BUDGET["compared"](results)
+    assert measured.values == {"map_budget_unlimited": pytest.approx(0.55)}
+    assert measured.failed["map_budget"] == "seed 1: exit code 75: out of memory"
+
+
 class Clock:
     """A trainer's callbacks at given seconds."""
 
