@@ -154,7 +154,7 @@ class Step:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
         try:
             if self.recomputation is not None:
-                self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
+                self._planned_parts = self.recomputation.before(self._shape(batch))
             parts = split(batch, self._parts(len(batch["img"])))
             if self.vote_group is None and len(parts) == 1:
                 return self._plain_attempt(self._sized(parts[0])), None
@@ -272,6 +272,10 @@ class Step:
 
     def _sized(self, part: Batch) -> Batch:
         return part if self.smaller_images is None else self.smaller_images.of(part)
+
+    def _shape(self, batch: Batch) -> tuple[int, int, int, int]:
+        shape = tuple(batch["img"].shape)
+        return shape if self.smaller_images is None else self.smaller_images.shape_of(shape)
 
     def _use_smaller_images(self, batch: Batch, reason: str) -> bool:
         """Whether the step can be repeated on smaller images."""

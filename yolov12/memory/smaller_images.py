@@ -30,11 +30,19 @@ def resized(batch: dict[str, Any], longest_px: int, stride: int) -> dict[str, An
         stride: of the model's coarsest level.
     """
     height, width = batch["img"].shape[2:]
+    size = size_within(height, width, longest_px, stride)
+    if size == (height, width):
+        return batch
+    return {**batch, "img": F.interpolate(batch["img"], size=size, mode="bilinear", align_corners=False)}
+
+
+def size_within(height: int, width: int, longest_px: int, stride: int) -> tuple[int, int]:
+    """(height, width) that `resized` gives."""
     longest = max(height, width)
     if longest <= longest_px:
-        return batch
-    size = [math.ceil(side * longest_px / longest / stride) * stride for side in (height, width)]
-    return {**batch, "img": F.interpolate(batch["img"], size=size, mode="bilinear", align_corners=False)}
+        return height, width
+    tall, wide = (math.ceil(side * longest_px / longest / stride) * stride for side in (height, width))
+    return tall, wide
 
 
 class SmallerImages:
@@ -59,6 +67,12 @@ class SmallerImages:
     def of(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch at the size that is allowed now."""
         return batch if self.longest_px is None else resized(batch, self.longest_px, self.stride)
+
+    def shape_of(self, shape: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Of (images, channels, height, width) what a step computes with."""
+        if self.longest_px is None:
+            return shape
+        return (*shape[:2], *size_within(*shape[2:], self.longest_px, self.stride))
 
     def lower(self, batch: dict[str, Any]) -> str | None:
         """After running out of memory on this batch, as the loader made it: allow one stride less, as `old -> new`; None at the end."""

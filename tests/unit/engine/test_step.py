@@ -246,6 +246,18 @@ def shrinking_step(of: Any, limit_px: int) -> tuple[Step, FitsBelow]:
     return runner, runner.forward_loss
 
 
+class Told(PlanInSteps):
+    """Stands in for the memory plan; remembers the sizes that it heard of."""
+
+    def __init__(self) -> None:
+        super().__init__(tighter=0)
+        self.sides: list[int] = []
+
+    def before(self, shape: tuple[int, ...]) -> int:
+        self.sides.append(shape[-1])
+        return 1
+
+
 LARGE = batch([3, 1], imgsz=192)
 
 
@@ -285,6 +297,14 @@ def test_full_size_comes_back_after_a_calm_period_and_is_noted(monkeypatch: pyte
     runner.run(LARGE)
     assert forward.sides == [192, 192]
     assert runner.history.events[-1].what == "image size 160 -> full, after a calm period"
+
+
+def test_the_plan_is_told_the_size_that_a_step_computes_with() -> None:
+    runner, _ = shrinking_step(model(), limit_px=160)
+    runner.micro_batches = 2
+    runner.recomputation = Told()
+    runner.run(LARGE)
+    assert runner.recomputation.sides == [192, 160]
 
 
 def test_images_of_half_the_size_that_do_not_fit_end_the_run() -> None:
