@@ -177,7 +177,7 @@ def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, input
     def step() -> None:
         engine_step.run(batch)
         engine_step.take_gradients()
-        update.finish()
+        update.update()
 
     def plan() -> str:
         if inputs_only or recomputation.plan is None:

@@ -85,35 +85,48 @@ def plan_memory(model: Any, batch: dict[str, Any], device: Any) -> Any:
     return recomputation
 
 
-def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, Any]:
-    """A model, and a call that makes one update of it, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
+def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, TrainingStep]:
+    """A model, and a training step of it."""
     import torch
     from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.nn.tasks import DetectionModel
     from ultralytics.utils.torch_utils import ModelEMA
 
-    on_gpu = device.type == "cuda"  # as in ultralytics, channels_last and autocast are for GPUs (engine/trainer.py:345)
-    layout = torch.channels_last if on_gpu else torch.contiguous_format
+    # As in ultralytics, channels_last and autocast are for GPUs (engine/trainer.py:345).
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     model = DetectionModel(f"yolo12{size}.yaml", verbose=False).to(device, memory_format=layout).train()
     model.args = get_cfg()  # the loss reads its gains from there
     optimizer = DetectionTrainer.build_optimizer(None, model, name="SGD", lr=1e-4, momentum=0.937, decay=5e-4)
     ema = ModelEMA(model)
 
-    def finish() -> None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(model)
+    return model, TrainingStep(model, batch, optimizer, ema)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss, _ = model(batch)
+
+class TrainingStep:
+    """Forward, loss, backward and update of a model on one batch, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
+
+    def __init__(self, model: Any, batch: dict[str, Any], optimizer: Any, ema: Any) -> None:
+        self.model, self.batch, self.optimizer, self.ema = model, batch, optimizer, ema
+
+    def __call__(self) -> None:
+        """The whole step."""
+        import torch
+
+        device = self.batch["img"].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss, _ = self.model(self.batch)
         loss.sum().backward()
-        finish()
+        self.update()
 
-    step.finish = finish  # type: ignore[attr-defined]  # for who brings gradients of their own
-    return model, step
+    def update(self) -> None:
+        """Clip, optimizer and EMA, from the gradients that are there."""
+        import torch
+
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=10.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
 
 
 def synthetic_batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
