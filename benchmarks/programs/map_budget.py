@@ -44,7 +44,8 @@ class Result(NamedTuple):
     """What one training run found."""
 
     map50_95: float
-    peak_gib: float | None
+    peak: str
+    """Of memory, in words."""
     declared: dict[str, Any]
     plan: tuple[str, ...] = ()
     """What it said of its plan."""
@@ -91,8 +92,7 @@ def noise_of(unlimited: list[float]) -> float:
 
 
 def _described(seed: int, found: Result) -> str:
-    peak = "no GPU" if found.peak_gib is None else f"peak {found.peak_gib:.2f} GiB reserved"
-    return ", ".join([f"seed {seed}: {found.map50_95:.4f}", peak, *found.plan[:PLAN_LINES]])
+    return ", ".join([f"seed {seed}: {found.map50_95:.4f}", found.peak, *found.plan[:PLAN_LINES]])
 
 
 def _start(job: Job, name: str, seed: int, budget_gib: float | None) -> tuple[subprocess.Popen[bytes], Path]:
@@ -129,17 +129,18 @@ def train(asked: dict[str, Any]) -> Result:
     watch = training.Watch(Job("ours", asked, (), folder, time.monotonic()))
     yolo = training.yolo_class("ours")(asked["model"])
     watch.attach(yolo)
-    box = yolo.train(
-        data=training.data_yaml(folder),
-        project=str(folder / "runs"),
-        optimizer="SGD",
-        lr0=0.01,
-        plots=False,
-        amp=asked["amp"] if on_gpu else False,
-        **{key: asked[key] for key in ("seed", "epochs", "batch", "imgsz", "workers", "device")},
-    ).box
+    with training.kept_peak() as peak:
+        box = yolo.train(
+            data=training.data_yaml(folder),
+            project=str(folder / "runs"),
+            optimizer="SGD",
+            lr0=0.01,
+            plots=False,
+            amp=asked["amp"] if on_gpu else False,
+            **{key: asked[key] for key in ("seed", "epochs", "batch", "imgsz", "workers", "device")},
+        ).box
     sides.check("ours", sys.modules, sys.meta_path)
-    return Result(float(box.map), training.peak_gib() if on_gpu else None, watch.declared)
+    return Result(float(box.map), peak.words(), watch.declared)
 
 
 BENCHMARK = Benchmark(

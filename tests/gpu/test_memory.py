@@ -22,6 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.training import kept_peak
 from yolov12.data import synth
 from yolov12.engine import trainer as engine
 from yolov12.engine.loop import Loop
@@ -57,7 +58,7 @@ class Outcome:
     weights: dict[str, Tensor]
     """Of the model and its EMA, on the CPU."""
     peak_bytes: int
-    """Most that was in use at once while it trained."""
+    """Most that was in use at once."""
     plan: Plan
     """Of the last step."""
     history: History
@@ -85,22 +86,20 @@ class Runs:
         """Train from fixed weights. `cap_bytes` is what this process may allocate; callbacks are ultralytics', by event."""
         from yolov12 import YOLO
 
-        seen: dict[str, Any] = {"peak": 0, "losses": []}
+        seen: dict[str, Any] = {"losses": []}
 
         def watched(trainer: Any) -> Loop:
             seen["loop"] = Loop(trainer)
             return seen["loop"]
 
         def note(trainer: Any) -> None:
-            seen["peak"] = max(seen["peak"], peak_bytes())
             seen["losses"].append(sum(float(loss) for loss in trainer.tloss.values()))
 
         model = YOLO("yolov12n.yaml")
         for event, callback in (callbacks or {}).items():
             model.add_callback(event, callback)
-        model.add_callback("on_train_start", lambda trainer: forget_peak())
         model.add_callback("on_train_epoch_end", note)
-        with pytest.MonkeyPatch.context() as patch, limited(cap_bytes):
+        with pytest.MonkeyPatch.context() as patch, limited(cap_bytes), kept_peak() as peak:
             patch.setattr(engine, "Loop", watched)
             model.train(
                 data=str(self.data), project=str(self.folder), name="run", exist_ok=True, **{**ARGUMENTS, **arguments}
@@ -108,15 +107,7 @@ class Runs:
         trainer, step = model.trainer, seen["loop"].step
         weights = {**trainer.model.state_dict(), **{f"ema {k}": v for k, v in trainer.ema.ema.state_dict().items()}}
         on_cpu = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        return Outcome(on_cpu, seen["peak"], step.recomputation.plan, seen["loop"].history, seen["losses"])
-
-
-def peak_bytes() -> int:
-    return torch.cuda.max_memory_allocated()
-
-
-def forget_peak() -> None:
-    torch.cuda.reset_peak_memory_stats()
+        return Outcome(on_cpu, peak.allocated, step.recomputation.plan, seen["loop"].history, seen["losses"])
 
 
 @contextmanager
@@ -154,8 +145,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 @pytest.fixture(autouse=True)
-def plain_attention_and_clean_switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def plain_attention_and_clean_switches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("YOLOV12_FLASH_ATTN", "0")
+    monkeypatch.setenv("YOLOV12_CACHE_DIR", str(tmp_path))  # each test plans anew
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
