@@ -13,6 +13,7 @@ from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, mod
 from yolov12.distributed import world
 from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
+from yolov12.engine.last_resort import LastResort
 from yolov12.errors import RetryableError
 from yolov12.memory.micro_batch import split
 from yolov12.memory.smaller_images import SmallerImages
@@ -115,7 +116,7 @@ def _one_image_does_not_fit_on_the_second_rank(rank: int, limit_px: int) -> tupl
     """Both may train on smaller images; on the second rank only those up to `limit_px` fit."""
     of = model()
     runner = step(of, vote_group=join())
-    runner.smaller_images = SmallerImages(imgsz=128, stride=32)
+    runner.last_resort = LastResort(SmallerImages(imgsz=128, stride=32), runner.history)
     sides = []
 
     def forward(one: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
+from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import TargetCounter, counter_for
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.snapshot import Snapshot
@@ -83,7 +84,7 @@ class Step:
         self.vote_group = vote_group
         self.recomputation = recomputation
         self.history = history or History()
-        self.smaller_images = smaller_images
+        self.last_resort = LastResort(smaller_images, self.history)
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -112,7 +113,7 @@ class Step:
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1
-                self._try_full_size_again()
+                self.last_resort.step_done()
                 return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):
@@ -130,11 +131,11 @@ class Step:
             if failed_here and not self._tighten(verdict.first()):
                 if self._parts(images) < images:
                     can_not = "no tighter plan"
-                elif not self._use_smaller_images(batch, verdict.first()):
+                elif not self.last_resort.take(batch, verdict.first()):
                     can_not = ONE_IMAGE
             second = vote(can_not, self.vote_group)
             if ONE_IMAGE in second.reasons.values():
-                raise RetryableError(f"{ONE_IMAGE} ({verdict.first()}); {self._what_would_help()}")
+                raise RetryableError(f"{ONE_IMAGE} ({verdict.first()}); {self.last_resort.advice()}")
             if not second.all_succeeded:
                 self._use_smaller_parts(images, verdict.first())
 
@@ -154,10 +155,10 @@ class Step:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
         try:
             if self.recomputation is not None:
-                self._planned_parts = self.recomputation.before(self._shape(batch))
+                self._planned_parts = self.recomputation.before(self.last_resort.shape_of(batch))
             parts = split(batch, self._parts(len(batch["img"])))
             if self.vote_group is None and len(parts) == 1:
-                return self._plain_attempt(self._sized(parts[0])), None
+                return self._plain_attempt(self.last_resort.of(parts[0])), None
             return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
@@ -181,7 +182,7 @@ class Step:
         loss_of_all = torch.zeros((), device=device)
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
-        for part in map(self._sized, parts):
+        for part in map(self.last_resort.of, parts):
             with self.autocast():
                 loss, items = self.forward_loss(part)
                 loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
@@ -269,36 +270,6 @@ class Step:
             return False
         warn(f"out of memory ({reason}); the step is repeated on the same data: {change}")
         return True
-
-    def _sized(self, part: Batch) -> Batch:
-        return part if self.smaller_images is None else self.smaller_images.of(part)
-
-    def _shape(self, batch: Batch) -> tuple[int, int, int, int]:
-        shape = tuple(batch["img"].shape)
-        return shape if self.smaller_images is None else self.smaller_images.shape_of(shape)
-
-    def _use_smaller_images(self, batch: Batch, reason: str) -> bool:
-        """Whether the step can be repeated on smaller images."""
-        change = self.smaller_images.lower(batch) if self.smaller_images is not None else None
-        if change is None:
-            return False
-        self.history.note("smaller images", f"{change}, after running out of memory with one image at a time")
-        warn(f"{ONE_IMAGE} ({reason}); the step is repeated on the same data, made smaller (mas_data=1): {change}")
-        return True
-
-    def _try_full_size_again(self) -> None:
-        change = self.smaller_images.step_done() if self.smaller_images is not None else None
-        if change is not None:
-            self.history.note("smaller images", f"{change}, after a calm period")
-            say(f"memory: {change}, after a calm period")
-
-    def _what_would_help(self) -> str:
-        if self.smaller_images is not None:
-            return (
-                f"images of {self.smaller_images.least_px} pixels are the smallest that mas_data=1 allows at this imgsz; "
-                "use a smaller imgsz or model, or free the device's memory"
-            )
-        return "use a smaller imgsz or model, free the device's memory, or set YOLOV12_MAS_DATA=1 to go on with smaller images"
 
     def _parts(self, images: int) -> int:
         return min(max(self.micro_batches, self._planned_parts), images)

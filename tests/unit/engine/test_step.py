@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
+from yolov12.engine.last_resort import LastResort
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
 from yolov12.memory import smaller_images
@@ -241,7 +242,7 @@ class FitsBelow:
 
 def shrinking_step(of: Any, limit_px: int) -> tuple[Step, FitsBelow]:
     runner = step(of)
-    runner.smaller_images = SmallerImages(imgsz=192, stride=32)
+    runner.last_resort = LastResort(SmallerImages(imgsz=192, stride=32), runner.history)
     runner.forward_loss = FitsBelow(of, limit_px)
     return runner, runner.forward_loss
 
