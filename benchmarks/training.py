@@ -8,7 +8,8 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,12 +126,48 @@ class Watch:
         }
 
 
-def peak_gib() -> float | None:
-    """Peak of reserved GPU memory in GiB; None without a GPU."""
+class Peak:
+    """Most that torch's allocator gave out and held, in bytes; 0 without a GPU."""
+
+    def __init__(self) -> None:
+        self.allocated = self.reserved = 0
+
+    def look(self) -> None:
+        """Take in what the allocator remembers."""
+        import torch
+
+        if torch.cuda.is_available():
+            self.allocated = max(self.allocated, torch.cuda.max_memory_allocated())
+            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+
+    def words(self) -> str:
+        """For a row's note."""
+        return (
+            f"peak {self.reserved / 2**30:.2f} GiB reserved, {self.allocated / 2**30:.2f} in use"
+            if self.reserved
+            else "no GPU"
+        )
+
+
+@contextmanager
+def kept_peak() -> Iterator[Peak]:
+    """The peaks of what runs inside, from what is in use at its beginning.
+
+    The allocator has one memory of them, and a program that is measured may set it back: ours does so where a phase of a step begins.
+    """
     import torch
 
-    from yolov12.memory.peaks import reserved_before_resets  # a run of ours looks at each phase for itself
+    peak, reset = Peak(), torch.cuda.reset_peak_memory_stats
 
-    if not torch.cuda.is_available():
-        return None
-    return max(torch.cuda.max_memory_reserved(), reserved_before_resets()) / 2**30
+    def look_and_reset(*arguments: Any) -> None:
+        peak.look()
+        reset(*arguments)
+
+    if torch.cuda.is_available():
+        reset()
+    torch.cuda.reset_peak_memory_stats = look_and_reset
+    try:
+        yield peak
+    finally:
+        torch.cuda.reset_peak_memory_stats = reset
+        peak.look()

@@ -84,8 +84,8 @@ class Settings:
     mas_data: bool = setting(
         False,
         accepts="1 or 0",
-        doc="Whether memory-aware scheduling also covers the data pipeline.",
-        later=True,
+        doc="1: where not even one image fits with everything recomputed, train on smaller images instead of giving up.",
+        in_script=True,
     )
     data_pipeline: str = setting(
         "auto",

@@ -29,20 +29,19 @@ def run_side(job: Job) -> Measured:
     imported_s = watch.elapsed_s()
     model = yolo(parameters["model"])
     watch.attach(model)
-    box = model.train(
-        data=training.data_yaml(job.scratch),
-        project=str(job.scratch / "runs"),
-        optimizer="SGD",
-        lr0=0.01,
-        seed=0,
-        amp=parameters["amp"] if parameters["device"] != "cpu" else False,
-        **{key: parameters[key] for key in ("epochs", "batch", "imgsz", "workers", "device", "fraction")},
-    ).box
+    with training.kept_peak() as peak:
+        box = model.train(
+            data=training.data_yaml(job.scratch),
+            project=str(job.scratch / "runs"),
+            optimizer="SGD",
+            lr0=0.01,
+            seed=0,
+            amp=parameters["amp"] if parameters["device"] != "cpu" else False,
+            **{key: parameters[key] for key in ("epochs", "batch", "imgsz", "workers", "device", "fraction")},
+        ).box
     measured = phases(watch, imported_s, watch.elapsed_s())
     measured.values |= {"bccd_map50_95": float(box.map), "bccd_map50": float(box.map50)}
-    peak_gib = training.peak_gib()
-    if peak_gib:
-        measured.notes["bccd_wall"] = f"peak {peak_gib:.1f} GiB reserved"
+    measured.notes["bccd_wall"] = peak.words()
     return measured
 
 

@@ -97,7 +97,7 @@ def run_side(job: Job) -> Measured:
         try:
             # cuDNN's autotuner would take longer than the steps of these rows, which ask only whether they run.
             torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark and name in FREE
-            spent_ms, note = _measure(case, job, device, inputs_only=name in FREE)
+            found = _measure(case, job, device, inputs_only=name in FREE)
         except torch.OutOfMemoryError as error:
             said = f"out of memory: {str(error).splitlines()[0][:120]}"
             if name in FREE:
@@ -105,9 +105,8 @@ def run_side(job: Job) -> Measured:
             else:
                 measured.values[name], measured.notes[name] = 0.0, said
             continue
-        peak_gib = training.peak_gib() or 0.0
-        measured.values[name] = peak_gib if name in FREE else 1.0
-        measured.notes[name] = f"{spent_ms:.1f} ms a step, peak {peak_gib:.2f} GiB reserved{note}"
+        measured.values[name] = found.reserved_gib if name in FREE else 1.0
+        measured.notes[name] = f"{found.step_ms:.1f} ms a step, {found.note}"
     return measured
 
 
@@ -117,26 +116,30 @@ def _compare_with_itself(name: str, case: Case, job: Job, device: Any, measured:
         return
     free = case._replace(budget=None)
     if free not in _free_ms:  # rows share it
-        _free_ms[free] = _measure(free, job, device)[0]
-    free_ms = _free_ms[free]
-    limited_ms, note = _measure(case, job, device)
-    measured.values[name] = free_ms / limited_ms
-    measured.notes[name] = (
-        f"{free_ms:.1f} and {limited_ms:.1f} ms a step, peak {training.peak_gib() or 0.0:.2f} GiB reserved{note}"
-    )
+        _free_ms[free] = _measure(free, job, device).step_ms
+    free_ms, limited = _free_ms[free], _measure(case, job, device)
+    measured.values[name] = free_ms / limited.step_ms
+    measured.notes[name] = f"{free_ms:.1f} and {limited.step_ms:.1f} ms a step, {limited.note}"
 
 
-def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> tuple[float, str]:
-    """(median ms per step, what the plan was)."""
+class Found(NamedTuple):
+    """Of one case."""
+
+    step_ms: float
+    """Median."""
+    reserved_gib: float
+    """At most, the warm-up included."""
+    note: str
+
+
+def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> Found:
+    """Warm up until the plan is the one that measurements of the first steps gave, then time."""
     import torch
-
-    from yolov12.memory import peaks
 
     on_gpu = device.type == "cuda"
     gc.collect()
     if on_gpu:
         torch.cuda.empty_cache()
-        peaks.forget()
         share = (
             case.budget * STOCK_PEAK_GIB * 2**30 / torch.cuda.get_device_properties(device).total_memory
             if case.budget
@@ -150,21 +153,26 @@ def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> tu
         step, plan = (
             (_our_step(model, stock_step, batch, device, inputs_only)) if job.side == "ours" else (stock_step, None)
         )
-        timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
-        spent_ms = median(timing.times_ms(step, device.type, job.parameters["steps"]))
-    return spent_ms, "" if plan is None else f", {plan()}"
+        with training.kept_peak() as warming:
+            timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
+        with training.kept_peak() as timed:
+            spent_ms = median(timing.times_ms(step, device.type, job.parameters["steps"]))
+    reserved_gib = max(warming.reserved, timed.reserved) / 2**30
+    note = f"peak {reserved_gib:.2f} GiB reserved"
+    return Found(spent_ms, reserved_gib, note if plan is None else f"{note}, {plan(timed.allocated)}")
 
 
 def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, inputs_only: bool) -> tuple[Any, Any]:
-    """The engine's step in front of the same update, and what its plan says."""
+    """The engine's step in front of the same update, and what its plan said beside the peak that was measured."""
     import torch
 
     from yolov12.engine.profile import choices
     from yolov12.engine.step import Step
     from yolov12.model import fused
 
-    recomputation = train_step.plan_memory(model, batch, device)
+    recomputation = train_step.plan_memory(model, device)
     if inputs_only:
+        recomputation.before(tuple(batch["img"].shape))
         known = recomputation.profile
         if known is not None:
             fused.choose(choices(model, known, {i for i, block in enumerate(known.blocks) if block.is_input}))
@@ -179,16 +187,19 @@ def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, input
     def step() -> None:
         engine_step.run(batch)
         engine_step.take_gradients()
-        update.finish()
+        update.update()
 
-    def plan() -> str:
-        if inputs_only or recomputation.plan is None:
-            return "every input rebuilt"
+    def plan(peak_bytes: int) -> str:
         found = recomputation.plan
-        in_use = max(engine_step.peaks.step.get(phase, 0) for phase in ("forward", "loss", "backward"))
-        measured = "estimated" if recomputation.measured is None else "measured"
+        if found is None:
+            return recomputation.reason
+        if inputs_only:
+            return "every input rebuilt"
+        expected = found.peak_bytes + recomputation.grown_bytes
+        off = 100 * (peak_bytes / expected - 1)
+        by = "an estimate" if recomputation.measured is None else "measurements"
         return (
-            f"expected {(found.peak_bytes + recomputation.grown_bytes) / 2**30:.2f} GiB in use ({measured}), the last step had {in_use / 2**30:.2f}, "
+            f"{peak_bytes / 2**30:.2f} GiB in use of the {expected / 2**30:.2f} expected from {by} ({off:+.1f} %), "
             f"{len(found.dropped)} parts recomputed, {found.parts} micro-batches"
         )
 
@@ -223,6 +234,7 @@ BENCHMARK = Benchmark(
     rows=_rows(),
     needs="cuda",
     run_side=run_side,
-    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 6, "steps": 14},
+    # Warm-up: one step that is not measured, three that are, one whose plan is made from them, and more for cuDNN to choose kernels under it.
+    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 8, "steps": 12},
     repeats=1,
 )

@@ -2,14 +2,15 @@
 """One training step on the GPU: forward, loss, backward, clip, optimizer, EMA, on a batch that already lies there.
 
 Stock is ultralytics' own modules in a bare loop, so the loader and the bookkeeping between steps are out of the picture. `tuned` is the
-same without determinism and with cuDNN's autotuner, which ultralytics never switches on. Ours is that loop with our attention, convolutions
-and loss installed, and with the memory plan that a training run makes.
+same without determinism and with cuDNN's autotuner, which ultralytics never switches on. Ours is the engine's step in front of the same update,
+with our attention, convolutions and loss installed, the memory plan that a training run makes, and a CUDA graph where the engine keeps one.
 """
 
 from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -35,12 +36,12 @@ def run_side(job: Job) -> Measured:
     for name in job.rows:
         size, batch = CASES[name]
         try:
-            spent_ms, peak_gib = _measure(size, batch // job.parameters["batch_divisor"], device, job)
+            spent_ms, peak = _measure(size, batch // job.parameters["batch_divisor"], device, job)
         except torch.OutOfMemoryError as error:
             measured.failed[name] = f"out of memory: {str(error).splitlines()[0]}"
             continue
         measured.values[name] = spent_ms
-        measured.notes[name] = f"peak {peak_gib:.2f} GiB reserved" if peak_gib else "no GPU"
+        measured.notes[name] = peak.words()
     return measured
 
 
@@ -57,65 +58,98 @@ def set_determinism(on: bool) -> None:
     torch.manual_seed(0)
 
 
-def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, float | None]:
-    """(median ms per step, peak GiB) after a warm-up in which kernels are chosen and the allocator has settled."""
+def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, training.Peak]:
+    """(median ms per step, peak) after a warm-up in which kernels are chosen and the allocator has settled."""
     import torch
-
-    from yolov12.memory import peaks
 
     if device.type == "cuda":
         gc.collect()  # the model of the case before is full of cycles
         torch.cuda.empty_cache()
-        peaks.forget()
     data = synthetic_batch(batch, job.parameters["imgsz"], device)
-    model, step = trainee(size, data, device)
-    if job.side == "ours":
-        plan_memory(model, data, device)
-    timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
-    return median(timing.times_ms(step, device.type, job.parameters["steps"])), training.peak_gib()
+    with training.kept_peak() as peak:
+        model, step = trainee(size, data, device)
+        if job.side == "ours":
+            step = with_our_step(model, step, data, device)
+        timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])
+        return median(timing.times_ms(step, device.type, job.parameters["steps"])), peak
 
 
-def plan_memory(model: Any, batch: dict[str, Any], device: Any) -> Any:
-    """What our trainer does before a step: choose what each convolution keeps, by the memory that is free."""
+def plan_memory(model: Any, device: Any) -> Any:
+    """What our trainer makes before a run: it chooses what each convolution keeps, by the memory that is free."""
     import torch
 
     from yolov12 import settings
     from yolov12.engine.recompute import Recomputation
 
-    recomputation = Recomputation(model, device, torch.bfloat16, settings.current())
-    recomputation.before(tuple(batch["img"].shape))
-    return recomputation
+    return Recomputation(model, device, torch.bfloat16, settings.current())
 
 
-def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, Any]:
-    """A model, and a call that makes one update of it, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
+def with_our_step(model: Any, step: TrainingStep, batch: dict[str, Any], device: Any) -> Callable[[], None]:
+    """The engine's step in front of the same update: its memory plan, and a CUDA graph where that is faster."""
+    import torch
+
+    from yolov12.engine.graph import StepGraph
+    from yolov12.engine.step import Step
+
+    ours = Step(
+        model=model,
+        forward_loss=model,
+        autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        scale_loss=lambda loss: loss,
+        recomputation=plan_memory(model, device),
+        graph=StepGraph(model),
+    )
+
+    def run() -> None:
+        ours.run(batch)
+        ours.take_gradients()
+        step.update()
+
+    return run
+
+
+def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, TrainingStep]:
+    """A model, and a training step of it."""
     import torch
     from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionTrainer
     from ultralytics.nn.tasks import DetectionModel
     from ultralytics.utils.torch_utils import ModelEMA
 
-    on_gpu = device.type == "cuda"  # as in ultralytics, channels_last and autocast are for GPUs (engine/trainer.py:345)
-    layout = torch.channels_last if on_gpu else torch.contiguous_format
+    # As in ultralytics, channels_last and autocast are for GPUs (engine/trainer.py:345).
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     model = DetectionModel(f"yolo12{size}.yaml", verbose=False).to(device, memory_format=layout).train()
     model.args = get_cfg()  # the loss reads its gains from there
     optimizer = DetectionTrainer.build_optimizer(None, model, name="SGD", lr=1e-4, momentum=0.937, decay=5e-4)
     ema = ModelEMA(model)
 
-    def finish() -> None:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=10.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(model)
+    return model, TrainingStep(model, batch, optimizer, ema)
 
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss, _ = model(batch)
+
+class TrainingStep:
+    """Forward, loss, backward and update of a model on one batch, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
+
+    def __init__(self, model: Any, batch: dict[str, Any], optimizer: Any, ema: Any) -> None:
+        self.model, self.batch, self.optimizer, self.ema = model, batch, optimizer, ema
+
+    def __call__(self) -> None:
+        """The whole step."""
+        import torch
+
+        device = self.batch["img"].device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss, _ = self.model(self.batch)
         loss.sum().backward()
-        finish()
+        self.update()
 
-    step.finish = finish  # type: ignore[attr-defined]  # for who brings gradients of their own
-    return model, step
+    def update(self) -> None:
+        """Clip, optimizer and EMA, from the gradients that are there."""
+        import torch
+
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=10.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.model)
 
 
 def synthetic_batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
@@ -157,5 +191,5 @@ BENCHMARK = Benchmark(
     needs="cuda",
     run_side=run_side,
     sides=("stock", "tuned", "ours"),
-    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 8, "steps": 20},
+    parameters={"device": "cuda", "imgsz": 640, "batch_divisor": 1, "warmup_steps": 20, "steps": 20},
 )

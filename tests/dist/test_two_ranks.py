@@ -14,8 +14,10 @@ from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, mod
 from yolov12.distributed import world
 from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
 from yolov12.distributed.vote import Wish, smallest, vote
+from yolov12.engine.last_resort import LastResort
 from yolov12.errors import RetryableError
 from yolov12.memory.micro_batch import split
+from yolov12.memory.smaller_images import SmallerImages
 
 BOXES = [3, 0, 7, 1, 12, 2]
 OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -110,6 +112,41 @@ def test_a_rank_that_is_planned_at_one_image_goes_on_when_another_must_cut_its_b
 
 def test_where_not_one_image_fits_all_ranks_end_and_say_so() -> None:
     for ended in run(_under_unequal_plans, 2, True):
+        assert isinstance(ended, RetryableError)
+        assert "out of memory with one image at a time (rank 1: " in str(ended)
+
+
+def _one_image_does_not_fit_on_the_second_rank(rank: int, limit_px: int) -> tuple[list[int], dict[str, torch.Tensor]]:
+    """Both may train on smaller images; on the second rank only those up to `limit_px` fit."""
+    of = model()
+    runner = step(of, vote_group=join())
+    runner.last_resort = LastResort(SmallerImages(imgsz=128, stride=32), runner.history)
+    sides = []
+
+    def forward(one: dict[str, Any]) -> Any:
+        sides.append(one["img"].shape[-1])
+        result = of(one)
+        if rank == 1 and sides[-1] > limit_px:
+            raise OUT_OF_MEMORY
+        return result
+
+    runner.forward_loss = forward
+    for seed in range(2):
+        runner.run(split(batch(BOXES[:4], imgsz=128, seed=seed), 2)[rank])
+    runner.take_gradients()
+    return sides, gradients(of)
+
+
+def test_smaller_images_on_one_rank_leave_the_others_their_size_and_all_have_the_same_update() -> None:
+    (first_sides, first), (second_sides, second) = run(_one_image_does_not_fit_on_the_second_rank, 2, 96)
+    assert set(first_sides) == {128}
+    # both images, then one of two at each size until 96 fits; the next step begins there
+    assert second_sides == [128, 128, 96, 96, 96, 96]
+    assert_equal_gradients(second, first, rtol=0)
+
+
+def test_where_the_smallest_images_do_not_fit_on_one_rank_all_end() -> None:
+    for ended in run(_one_image_does_not_fit_on_the_second_rank, 2, 32):
         assert isinstance(ended, RetryableError)
         assert "out of memory with one image at a time (rank 1: " in str(ended)
 

@@ -32,6 +32,7 @@ from yolov12.engine.validation_memory import surviving
 from yolov12.errors import TERMINATED, UserError
 from yolov12.log import say
 from yolov12.memory.history import History
+from yolov12.memory.smaller_images import SmallerImages
 
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
@@ -65,6 +66,9 @@ class Loop:
             vote_group=trainer.vote_group,
             recomputation=self._recomputation(),
             history=self.history,
+            smaller_images=SmallerImages(trainer.args.imgsz, int(trainer.stride))
+            if settings.current().mas_data
+            else None,
         )
 
     def _recomputation(self) -> Recomputation | None:

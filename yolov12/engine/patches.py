@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from yolov12 import precision
+from yolov12.log import say_once
 from yolov12.seams import Seam
 
 SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079b89ebc804"),)
@@ -31,9 +30,15 @@ def install_patches() -> None:
 
 
 def amp_works(model: Any) -> bool:
-    """Whether autocast to fp16 can be trusted on the model's device, by the list of faulty cards.
+    """Whether autocast to fp16 can be trusted on the model's device; where not, a line says why.
 
-    Stands in for ultralytics' check (utils/checks.py:987), which downloads a model to predict with; trainers of all tasks call it.
+    Stands in for ultralytics' check (utils/checks.py:987), which downloads a model to predict with; trainers of all tasks call it. Ours asks
+    only where `precision.choose` took fp16.
     """
     device = next(model.parameters()).device
-    return device.type == "cuda" and not precision.FAULTY_FP16.search(torch.cuda.get_device_name(device))
+    if device.type != "cuda":
+        return False
+    dtype, reason = precision.choose(device, "fp16")
+    if dtype is None:
+        say_once(f"precision {reason}", f"precision: {reason}")
+    return dtype is not None

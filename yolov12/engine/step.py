@@ -5,7 +5,7 @@
     vote       all ranks say on the CPU whether they made it
     commit     gradients and counts are summed over the ranks, divided once, and put aside for the update
     or retry   the attempt is dropped, random state and BN buffers are put back, and the same data runs again: first with more of it
-               computed again in backward, then in smaller parts
+               computed again in backward, then in smaller parts, and at the very last, if the user allows it, on smaller images
 
 Loss sums and target counts are explained in loss_count.py.
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
+from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import TargetCounter, counter_for
 from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
@@ -32,6 +33,7 @@ from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
 from yolov12.memory.peaks import BETWEEN, Peaks
+from yolov12.memory.smaller_images import SmallerImages
 
 Batch = dict[str, Any]
 
@@ -62,6 +64,7 @@ class Step:
         vote_group: CPU process group; None when this process is alone.
         recomputation: what the model keeps for backward, by the memory that is free; None leaves that alone.
         history: where repeated attempts are noted.
+        smaller_images: the last resort (mas_data); None ends the run instead.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Step:
         vote_group: torch.distributed.ProcessGroup | None = None,
         recomputation: Recomputation | None = None,
         history: History | None = None,
+        smaller_images: SmallerImages | None = None,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -82,6 +86,7 @@ class Step:
         self.recomputation = recomputation
         self.history = history or History()
         self.peaks = Peaks.of(next(model.parameters()).device)
+        self.last_resort = LastResort(smaller_images, self.history)
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -120,6 +125,7 @@ class Step:
                 assert attempt is not None
                 self.history.steps += 1
                 self._grow_back()
+                self.last_resort.step_done()
                 return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):
@@ -136,12 +142,13 @@ class Step:
             images = len(batch["img"])
             can_not = None
             if failed_here and not self._tighten(verdict.first()):
-                can_not = self._wait(waits_s) if self._parts(images) >= images else "no tighter plan"
+                if self._parts(images) < images:
+                    can_not = "no tighter plan"
+                elif not self._wait(waits_s) and not self.last_resort.take(batch, verdict.first()):
+                    can_not = ONE_IMAGE
             second = vote(can_not, self.vote_group)
             if ONE_IMAGE in second.reasons.values():
-                raise RetryableError(
-                    f"{ONE_IMAGE} ({verdict.first()}); use a smaller imgsz or model, or free the device's memory"
-                )
+                raise RetryableError(f"{ONE_IMAGE} ({verdict.first()}); {self.last_resort.advice()}")
             if not second.all_succeeded:
                 self._use_smaller_parts(images, verdict.first())
 
@@ -162,11 +169,11 @@ class Step:
         self.peaks.begin_step()
         try:
             if self.recomputation is not None:
-                self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
+                self._planned_parts = self.recomputation.before(self.last_resort.shape_of(batch))
             parts = split(batch, self._parts(len(batch["img"])))
             with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
                 if self.vote_group is None and len(parts) == 1:
-                    return self._plain_attempt(parts[0]), None
+                    return self._plain_attempt(self.last_resort.of(parts[0])), None
                 return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
@@ -192,7 +199,7 @@ class Step:
         loss_of_all = torch.zeros((), device=device)
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
-        for part in parts:
+        for part in map(self.last_resort.of, parts):
             with self._forward():
                 loss, items = self.forward_loss(part)
                 loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
@@ -300,14 +307,14 @@ class Step:
     def _parts(self, images: int) -> int:
         return min(max(self.micro_batches, self._planned_parts), images)
 
-    def _wait(self, waits_s: Iterator[float]) -> str | None:
-        """Give a neighbour time before one image is tried again; `ONE_IMAGE` where that was done often enough."""
+    def _wait(self, waits_s: Iterator[float]) -> bool:
+        """Give a neighbour time before one image is tried again; whether that was not done often enough yet."""
         wait_s = next(waits_s, None)
         if wait_s is None:
-            return ONE_IMAGE
+            return False
         warn(f"{ONE_IMAGE}; it is tried again in {wait_s:g} s")
         time.sleep(wait_s)
-        return None
+        return True
 
     def _grow_back(self) -> None:
         """After a calm time larger parts are tried again."""

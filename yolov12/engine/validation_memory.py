@@ -115,7 +115,8 @@ class _Guard:
         if model is self.model:  # as in an earlier validation in the same block
             return
         self.model = model
-        forward, loss = model.forward, getattr(model, "loss", None)
+        forward: Any = model.forward
+        loss: Any = getattr(model, "loss", None)
 
         def forward_in_parts(img: Tensor, *args: Any, **kwargs: Any) -> Any:
             return self._until_it_fits(

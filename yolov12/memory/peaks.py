@@ -16,22 +16,6 @@ BETWEEN = "between steps"
 """The phase that is open outside of a step: the update, EMA, the next batch, unless somebody begins one with its name."""
 
 
-_reserved_before_resets = 0
-
-
-def reserved_before_resets() -> int:
-    """Bytes that were reserved at most before peaks were last set back here, over all runs of this process; torch knows of what came since."""
-    return _reserved_before_resets
-
-
-def forget() -> None:
-    """Begin anew, torch's own peaks too."""
-    global _reserved_before_resets
-    _reserved_before_resets = 0
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
 class Allocator(Protocol):
     """Of one device; bytes."""
 
@@ -52,8 +36,6 @@ class OfCuda:
         return torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device)
 
     def reset(self) -> None:
-        global _reserved_before_resets
-        _reserved_before_resets = max(_reserved_before_resets, self.peak()[1])
         torch.cuda.reset_peak_memory_stats(self.device)
 
 

@@ -48,10 +48,10 @@ def choose_for_gpu(name: str, capability: tuple[int, int], request: str) -> tupl
         if not has_bf16:
             raise UserError(f"amp=bf16 needs compute capability 8.0 and {name} is {sm}; use amp=fp16")
         return torch.bfloat16, "bf16 (asked for; it needs no loss scaling)"
-    if request == "fp16":
-        return torch.float16, "fp16 (asked for; the loss is scaled)"
-    if has_bf16:
+    if has_bf16 and request != "fp16":
         return torch.bfloat16, f"bf16 ({sm} computes in it natively and it needs no loss scaling)"
     if FAULTY_FP16.search(name):
         return None, f"fp32 (fp16 is known to give NaN on {name})"
+    if request == "fp16":
+        return torch.float16, "fp16 (asked for; the loss is scaled)"
     return torch.float16, f"fp16 ({sm} has no bf16; the loss is scaled)"

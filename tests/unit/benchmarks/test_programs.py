@@ -83,6 +83,51 @@ def test_a_training_run_gives_time_and_accuracy_for_both_sides(photos, tmp_path)
         assert sum(phases_s) == pytest.approx(wall_s), "with two epochs the phases are the whole"
 
 
+@pytest.mark.timeout(900)  # four whole training processes side by side
+def test_runs_under_a_budget_are_compared_with_unlimited_ones(photos, tmp_path):
+    small = {"epochs": 1, "imgsz": 32, "batch": 4, "workers": 0, "device": "cpu", "data": photos, "seeds": 2}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    content = run(tmp_path / "records", "map_budget", *settings)
+    difference, limited, unlimited = content["rows"]
+    assert difference["ours"] == pytest.approx([limited["ours"][0] - unlimited["ours"][0]])
+    assert "seed 0: " in limited["note"]
+    assert "seed 1: " in unlimited["note"]
+    assert content["declared"]["ours"]["optimizer"] == "SGD"
+
+
+MAP_BUDGET = harness.discover()["map_budget"].run_side.__globals__
+
+
+def compared(limited: list[float], unlimited: list[float]) -> harness.Measured:
+    results = {}
+    for name, maps in (("limited", limited), ("unlimited", unlimited)):
+        results |= {(name, seed): MAP_BUDGET["Result"](value, "no GPU", {}) for seed, value in enumerate(maps)}
+    return MAP_BUDGET["compared"](results)
+
+
+def test_a_difference_of_means_is_noise_up_to_two_standard_errors():
+    spread = [0.50, 0.56, 0.62]  # standard deviation 0.06: two standard errors are 0.0693
+    assert "within the noise of 0.0693" in compared([0.49, 0.49, 0.50], spread).notes["map_budget"]
+    assert "OUTSIDE the noise of 0.0693" in compared([0.48, 0.49, 0.50], spread).notes["map_budget"]
+
+
+def test_a_hundredth_is_noise_however_near_the_seeds_are():
+    near = [0.560, 0.561, 0.562]
+    assert "within the noise of 0.0100" in compared([0.552, 0.552, 0.552], near).notes["map_budget"]
+    assert "OUTSIDE the noise of 0.0100" in compared([0.550, 0.550, 0.550], near).notes["map_budget"]
+
+
+def test_a_run_under_the_budget_that_fails_is_a_reason_and_not_a_difference():
+    results = {
+        ("unlimited", 0): MAP_BUDGET["Result"](0.5, "no GPU", {}),
+        ("unlimited", 1): MAP_BUDGET["Result"](0.6, "no GPU", {}),
+    }
+    results |= {("limited", 0): MAP_BUDGET["Result"](0.5, "no GPU", {}), ("limited", 1): "exit code 75: out of memory"}
+    measured = MAP_BUDGET["compared"](results)
+    assert measured.values == {"map_budget_unlimited": pytest.approx(0.55)}
+    assert measured.failed["map_budget"] == "seed 1: exit code 75: out of memory"
+
+
 class Clock:
     """A trainer's callbacks at given seconds."""
 
@@ -164,6 +209,48 @@ def test_a_training_step_is_measured_under_the_settings_it_declares(tmp_path, gl
     assert measured.values["train_step_n_b64"] > 0
     assert measured.declared["deterministic"] is deterministic
     assert measured.notes["train_step_n_b64"] == "no GPU"
+
+
+@pytest.mark.parametrize("row", ["mem_half_n_b256", "fits_s_b256_16g"])
+def test_steps_under_a_limit_are_timed_and_their_plan_is_noted(tmp_path, global_settings, row):
+    program = harness.discover()["memory"]
+    small = {"device": "cpu", "imgsz": 64, "batch_divisor": 128, "warmup_steps": 1, "steps": 1}
+    measured = program.run_side(job("memory", "ours", (row,), tmp_path, **small))
+    assert measured.values[row] > 0
+    assert "no plan on cpu" in measured.notes[row]
+
+
+class Allocator:
+    """Stands in for torch's on a GPU."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.in_use = self.most = 0
+        for name, answer in {
+            "is_available": lambda: True,
+            "max_memory_allocated": lambda: self.most,
+            "max_memory_reserved": lambda: 2 * self.most,
+            "reset_peak_memory_stats": self.reset,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+    def use(self, size: int) -> None:
+        self.in_use, self.most = size, max(self.most, size)
+
+    def reset(self, device: object = None) -> None:
+        self.most = self.in_use
+
+
+def test_a_peak_outlives_resets_by_the_program_that_is_measured(monkeypatch):
+    allocator = Allocator(monkeypatch)
+    allocator.use(9)
+    allocator.use(1)
+    with training.kept_peak() as peak:
+        allocator.use(5)
+        allocator.use(2)
+        torch.cuda.reset_peak_memory_stats("cuda:0")
+        allocator.use(3)
+    assert (peak.allocated, peak.reserved) == (5, 10)  # and not 9, which was before
+    assert torch.cuda.reset_peak_memory_stats == allocator.reset
 
 
 def test_the_drop_in_is_read_in_fresh_interpreters(tmp_path):

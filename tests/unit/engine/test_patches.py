@@ -17,10 +17,12 @@ def model_on(device: str) -> SimpleNamespace:
 
 @pytest.mark.parametrize(("card", "works"), [("NVIDIA H100 80GB HBM3", True), ("NVIDIA GeForce GTX 1660", False)])
 def test_fp16_is_trusted_on_all_cards_but_the_faulty_ones(
-    card: str, works: bool, monkeypatch: pytest.MonkeyPatch
+    card: str, works: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert patches.amp_works(model_on("cuda")) is works
+    assert ("precision: fp32 (fp16 is known to give NaN on" in capsys.readouterr().err) is not works
 
 
 def test_there_is_no_autocast_on_the_cpu() -> None:

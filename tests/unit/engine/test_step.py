@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import yolov12.engine.step as step_module
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
+from yolov12.engine.last_resort import LastResort
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
+from yolov12.memory import smaller_images
+from yolov12.memory.smaller_images import SmallerImages
 
 BOXES = [3, 0, 7, 1]
 
@@ -243,6 +247,102 @@ def test_after_a_calm_time_the_parts_grow_back(monkeypatch: pytest.MonkeyPatch) 
         "4 -> 2 micro-batches",
         "2 -> 1 micro-batches",
     ]
+
+
+def test_the_end_names_the_setting_that_would_go_on_with_smaller_images() -> None:
+    runner, _ = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
+    with pytest.raises(RetryableError, match="set YOLOV12_MAS_DATA=1 to go on with smaller images"):
+        runner.run(batch(BOXES))
+
+
+class FitsBelow:
+    """Runs the model, but runs out of memory where a part has more than so many pixels a side or more than one image."""
+
+    def __init__(self, of: Any, limit_px: int) -> None:
+        self.of, self.limit_px, self.sides = of, limit_px, []
+
+    def __call__(self, one: dict[str, Any]) -> Any:
+        images, _, _, side = one["img"].shape
+        self.sides.append(side)
+        result = self.of(one)
+        if images > 1 or side > self.limit_px:
+            raise OUT_OF_MEMORY
+        return result
+
+
+def shrinking_step(of: Any, limit_px: int) -> tuple[Step, FitsBelow]:
+    runner = step(of)
+    runner.last_resort = LastResort(SmallerImages(imgsz=192, stride=32), runner.history)
+    runner.forward_loss = FitsBelow(of, limit_px)
+    return runner, runner.forward_loss
+
+
+class Told(PlanInSteps):
+    """Stands in for the memory plan; remembers the sizes that it heard of."""
+
+    def __init__(self) -> None:
+        super().__init__(tighter=0)
+        self.sides: list[int] = []
+
+    def before(self, shape: tuple[int, ...]) -> int:
+        self.sides.append(shape[-1])
+        return 1
+
+
+LARGE = batch([3, 1], imgsz=192)
+
+
+def test_where_one_image_does_not_fit_the_step_is_repeated_on_smaller_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    of = model()
+    runner, forward = shrinking_step(of, limit_px=128)
+    runner.run(LARGE)
+    runner.take_gradients()
+    assert forward.sides == [
+        192,
+        192,
+        160,
+        128,
+        128,
+    ]  # both images, then one of two at each size, and both at the one that fits
+    small = {**LARGE, "img": F.interpolate(LARGE["img"], size=(128, 128), mode="bilinear", align_corners=False)}
+    assert_equal_gradients(gradients(of), stock_gradients(model(), small), rtol=1e-5)
+    assert "image size 160 -> 128" in capsys.readouterr().err
+    assert runner.history.count("smaller images") == 2
+
+
+def test_the_next_step_begins_at_the_size_that_fitted() -> None:
+    runner, forward = shrinking_step(model(), limit_px=128)
+    runner.run(LARGE)
+    forward.sides.clear()
+    runner.run(LARGE)
+    assert forward.sides == [128, 128]
+
+
+def test_full_size_comes_back_after_a_calm_period_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smaller_images, "CALM_STEPS", 2)
+    runner, forward = shrinking_step(model(), limit_px=160)
+    runner.run(LARGE)
+    runner.run(LARGE)
+    forward.limit_px = 192
+    forward.sides.clear()
+    runner.run(LARGE)
+    assert forward.sides == [192, 192]
+    assert runner.history.events[-1].what == "image size 160 -> full, after a calm period"
+
+
+def test_the_plan_is_told_the_size_that_a_step_computes_with() -> None:
+    runner, _ = shrinking_step(model(), limit_px=160)
+    runner.micro_batches = 2
+    runner.recomputation = Told()
+    runner.run(LARGE)
+    assert runner.recomputation.sides == [192, 160]
+
+
+def test_images_of_half_the_size_that_do_not_fit_end_the_run() -> None:
+    runner, forward = shrinking_step(model(), limit_px=64)
+    with pytest.raises(RetryableError, match="images of 96 pixels are the smallest that mas_data=1 allows"):
+        runner.run(LARGE)
+    assert min(forward.sides) == 96
 
 
 def test_another_error_is_raised_as_it_is() -> None:

@@ -109,15 +109,13 @@ def kept_bytes(model: nn.Module, x: Tensor, keep: fused.Keep | None) -> int:
     with torch.autograd.graph.saved_tensors_hooks(saved, lambda t: t):
         loss = sum(t.square().mean() for t in tensors(model(x)) if t.requires_grad)
     gc.collect()
-    alive = dict(saved.storages)
     for thing in gc.get_objects():
-        if type(thing) is fused.conv.Call and thing.convolved is not None:
-            alive[thing.convolved.untyped_storage().data_ptr()] = thing.convolved.untyped_storage().nbytes()
-            source = thing.source
-            if isinstance(source, lineage.Kept):
-                alive[source.tensor.untyped_storage().data_ptr()] = source.tensor.untyped_storage().nbytes()
+        if type(thing) is fused.conv.Call and thing.source is not None:
+            inputs = [leaf.tensor for leaf in lineage.leaves(thing.source) if isinstance(leaf, lineage.Kept)]
+            for tensor in inputs if thing.convolved is None else [*inputs, thing.convolved]:
+                saved(tensor)
     loss.backward()
-    return sum(size for pointer, size in alive.items() if pointer not in weights)
+    return sum(size for pointer, size in saved.storages.items() if pointer not in weights)
 
 
 def test_less_is_kept_with_each_step_down():

@@ -18,7 +18,7 @@ from yolov12.errors import UserError
         ("Tesla T4", (7, 5), "1", torch.float16),
         ("Tesla T4", (7, 5), "0", None),
         ("NVIDIA GeForce GTX 1660", (7, 5), "1", None),
-        ("NVIDIA GeForce GTX 1660", (7, 5), "fp16", torch.float16),
+        ("NVIDIA GeForce GTX 1660", (7, 5), "fp16", None),
         ("NVIDIA H100 80GB HBM3", (9, 0), "fp16", torch.float16),
         ("NVIDIA H100 80GB HBM3", (9, 0), "0", None),
     ],
@@ -29,6 +29,11 @@ def test_each_card_gets_the_format_it_computes_in(
     chosen, reason = precision.choose_for_gpu(name, capability, request_)
     assert chosen == dtype
     assert reason
+
+
+def test_fp16_that_was_asked_for_on_a_faulty_card_becomes_fp32_and_says_why() -> None:
+    _, reason = precision.choose_for_gpu("NVIDIA GeForce GTX 1660", (7, 5), "fp16")
+    assert reason == "fp32 (fp16 is known to give NaN on NVIDIA GeForce GTX 1660)"
 
 
 def test_bf16_on_a_card_without_it_is_refused_with_what_to_type() -> None:

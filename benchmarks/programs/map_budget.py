@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a small memory budget costs in accuracy: the training run of bccd_wall, under 0.35 of stock's peak and without a limit, for several seeds.
+
+All runs are ours, one process each, side by side on one GPU, so nothing here is a timing. A budget is a cap on what the process may allocate.
+
+Within noise means, and was written down before the first measurement: the mean of the limited runs differs from that of the unlimited ones by
+at most 0.01 mAP50-95, or by at most two standard errors of the unlimited mean, whichever is more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from benchmarks import record, sides, system, training
+from benchmarks.harness import Benchmark, Job, Measured, Row
+
+STOCK_PEAK_GIB = 7.1
+"""Of stock in the record bccd_wall of 2026-11-22: reserved, yolov12n, batch 32, 640 px."""
+BUDGET = 0.35
+"""As a share of stock's peak."""
+NOISE = 0.01
+"""Smallest difference of means that is no noise, whatever the spread over a few seeds happens to be."""
+PLAN_LINE = re.compile("memory: .* needs |memory.* -> ")
+PLAN_LINES = 3
+"""So many of a run's lines about its plan go into the record; all are in the log."""
+
+ROWS = (
+    Row("map_budget", "mAP", "higher", "mean mAP50-95 under the budget minus that without a limit"),
+    Row("map_budget_limited", "mAP", "higher", f"mean mAP50-95 under {BUDGET} of stock's {STOCK_PEAK_GIB} GiB"),
+    Row("map_budget_unlimited", "mAP", "higher", "mean mAP50-95 without a limit"),
+)
+
+
+class Result(NamedTuple):
+    """What one training run found."""
+
+    map50_95: float
+    peak: str
+    """Of memory, in words."""
+    declared: dict[str, Any]
+    plan: tuple[str, ...] = ()
+    """What it said of its plan."""
+
+
+def run_side(job: Job) -> Measured:
+    """All runs at once."""
+    started = {
+        (name, seed): _start(job, name, seed, gib)
+        for name, gib in (("limited", BUDGET * STOCK_PEAK_GIB), ("unlimited", None))
+        for seed in range(job.parameters["seeds"])
+    }
+    results = {key: _finished(process, folder) for key, (process, folder) in started.items()}
+    return compared(results)
+
+
+def compared(results: dict[tuple[str, int], Result | str]) -> Measured:
+    """The rows from the result, or the reason of its failure, of each (limited or unlimited, seed)."""
+    good = {key: found for key, found in results.items() if isinstance(found, Result)}
+    measured = Measured(declared=next((found.declared for found in good.values()), dict.fromkeys(record.DECLARED)))
+    maps: dict[str, list[float]] = {}
+    for name in ("limited", "unlimited"):
+        runs = {seed: found for (kind, seed), found in results.items() if kind == name}
+        row = f"map_budget_{name}"
+        if wrong := [f"seed {seed}: {found}" for seed, found in runs.items() if isinstance(found, str)]:
+            measured.failed[row] = measured.failed["map_budget"] = "; ".join(wrong)
+            continue
+        maps[name] = [good[name, seed].map50_95 for seed in runs]
+        measured.values[row] = mean(maps[name])
+        measured.notes[row] = "; ".join(_described(seed, good[name, seed]) for seed in runs)
+    if len(maps) == 2:
+        difference, noise = mean(maps["limited"]) - mean(maps["unlimited"]), noise_of(maps["unlimited"])
+        measured.values["map_budget"] = difference
+        measured.notes["map_budget"] = (
+            f"{'within' if abs(difference) <= noise else 'OUTSIDE'} the noise of {noise:.4f}; "
+            f"standard deviation over seeds {stdev(maps['limited']):.4f} and {stdev(maps['unlimited']):.4f}"
+        )
+    return measured
+
+
+def noise_of(unlimited: list[float]) -> float:
+    """How far the mean of the limited runs may be from that of these: two standard errors, at least NOISE."""
+    return max(NOISE, 2 * stdev(unlimited) / math.sqrt(len(unlimited)))
+
+
+def _described(seed: int, found: Result) -> str:
+    return ", ".join([f"seed {seed}: {found.map50_95:.4f}", found.peak, *found.plan[:PLAN_LINES]])
+
+
+def _start(job: Job, name: str, seed: int, budget_gib: float | None) -> tuple[subprocess.Popen[bytes], Path]:
+    """One run in a process and a folder of its own: ultralytics' and our caches are not made for six writers."""
+    folder = job.scratch / f"{name}-{seed}"
+    training.prepare_dataset(job.parameters, folder)
+    environment = {
+        **os.environ,
+        "YOLO_CONFIG_DIR": str(folder / "config"),
+        "YOLOV12_CACHE_DIR": str(folder / "cache"),
+        "OMP_NUM_THREADS": str(max(1, job.parameters["workers"])),  # they share the cores
+    }
+    asked = {**job.parameters, "seed": seed, "budget_gib": budget_gib, "folder": str(folder)}
+    with (folder / "log").open("wb") as log:
+        command = [sys.executable, "-m", "benchmarks.programs.map_budget", json.dumps(asked)]
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log), folder
+
+
+def _finished(process: subprocess.Popen[bytes], folder: Path) -> Result | str:
+    """Its result, or the last line that it said."""
+    code = process.wait()
+    lines = [line.rpartition("\r")[2] for line in (folder / "log").read_text(errors="replace").splitlines()]
+    print(f"--- {folder.name}", *lines, sep="\n", file=sys.stderr)
+    if code:
+        return f"exit code {code}: {next((line for line in reversed(lines) if line), '')}"
+    found = Result(**json.loads((folder / "result.json").read_text()))
+    plan = tuple(line.partition("memory")[2].lstrip(": ") for line in lines if PLAN_LINE.search(line))
+    return found._replace(plan=plan)
+
+
+def train(asked: dict[str, Any]) -> Result:
+    """One run, in this process."""
+    import torch
+
+    folder, on_gpu = Path(asked["folder"]), asked["device"] != "cpu"
+    if on_gpu and asked["budget_gib"] is not None:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(asked["budget_gib"] * 2**30 / total)
+    watch = training.Watch(Job("ours", asked, (), folder, time.monotonic()))
+    yolo = training.yolo_class("ours")(asked["model"])
+    watch.attach(yolo)
+    with training.kept_peak() as peak:
+        box = yolo.train(
+            data=training.data_yaml(folder),
+            project=str(folder / "runs"),
+            optimizer="SGD",
+            lr0=0.01,
+            plots=False,
+            amp=asked["amp"] if on_gpu else False,
+            **{key: asked[key] for key in ("seed", "epochs", "batch", "imgsz", "workers", "device")},
+        ).box
+    sides.check("ours", sys.modules, sys.meta_path)
+    return Result(float(box.map), peak.words(), watch.declared)
+
+
+BENCHMARK = Benchmark(
+    name="map_budget",
+    claim=f"yolov12n from scratch on BCCD under {BUDGET} of stock's peak memory: accuracy against no limit",
+    rows=ROWS,
+    needs="cuda",
+    run_side=run_side,
+    sides=("ours",),
+    parameters={
+        "data": training.BCCD,
+        "model": "yolo12n.yaml",
+        "epochs": 60,
+        "batch": 32,
+        "imgsz": 640,
+        "amp": "bf16",
+        "workers": max(1, system.cores() // 6),
+        "device": "0",
+        "seeds": 3,
+    },
+    repeats=1,
+    timeout_s=540,
+)
+
+
+if __name__ == "__main__":
+    _asked = json.loads(sys.argv[1])
+    (Path(_asked["folder"]) / "result.json").write_text(json.dumps(train(_asked)._asdict()))
