@@ -13,8 +13,8 @@ Loss sums and target counts are explained in loss_count.py.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from yolov12.log import say, say_once, warn
 from yolov12.memory.failure import is_out_of_memory
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
+from yolov12.memory.peaks import BETWEEN, Peaks
 
 Batch = dict[str, Any]
 
@@ -80,6 +81,7 @@ class Step:
         self.vote_group = vote_group
         self.recomputation = recomputation
         self.history = history or History()
+        self.peaks = Peaks.of(next(model.parameters()).device)
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -146,6 +148,7 @@ class Step:
 
     def _attempt(self, batch: Batch) -> tuple[_Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
+        self.peaks.begin_step()
         try:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
@@ -158,13 +161,15 @@ class Step:
                 # The traceback holds the activations of the failed pass; without it they are free before the retry.
                 error = error.with_traceback(None)
             return None, error
+        finally:
+            self.peaks.begin(BETWEEN)
 
     def _plain_attempt(self, batch: Batch) -> _Attempt:
         """The whole batch at once, alone: ultralytics' own loss is already that of the whole."""
-        with self.autocast():
+        with self._forward():
             loss, items = self.forward_loss(batch)
             loss = loss.sum()
-        self.scale_loss(loss).backward()
+        self._backward(loss)
         return _Attempt(loss.detach(), items, counts=None)
 
     def _counted_attempt(self, parts: list[Batch]) -> _Attempt:
@@ -176,10 +181,10 @@ class Step:
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
         for part in parts:
-            with self.autocast():
+            with self._forward():
                 loss, items = self.forward_loss(part)
                 loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
-            self.scale_loss(loss).backward()
+            self._backward(loss)
             # item = sum / divisor, so item * divisor adds up over parts; an uncounted criterion's items add up by images
             divisor = self._counter.divisor if self._counter else torch.full_like(targets, len(part["img"]))
             for name, item in items.items():
@@ -190,6 +195,22 @@ class Step:
         return _Attempt(
             loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts
         )
+
+    @contextmanager
+    def _forward(self) -> Iterator[None]:
+        """Around forward and loss: autocast, and what memory they need, each for itself."""
+        self.peaks.begin("forward")
+        with ExitStack() as ending:
+            if (
+                head := _head(self.model)
+            ) is not None and self.recomputation is not None:  # a hook would end torch.compile's graph
+                ending.callback(head.register_forward_hook(lambda *_: self.peaks.begin("loss")).remove)
+            ending.enter_context(self.autocast())
+            yield
+
+    def _backward(self, loss: Tensor) -> None:
+        self.peaks.begin("backward")
+        self.scale_loss(loss).backward()
 
     def _sum_over_provisional(self, images: int) -> Tensor | float:
         """The factor that turns ultralytics' loss of a part, images * sum / divisor, into sum / provisional.
@@ -291,6 +312,12 @@ class _Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """The last layer of ultralytics' models; None for others."""
+    layers = getattr(model, "model", None)
+    return layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
 
 
 def _one_line(error: BaseException) -> str:
