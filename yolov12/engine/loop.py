@@ -21,13 +21,15 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 from yolov12 import settings
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
+from yolov12.engine.failure import explain, largest_kept, totals
+from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.errors import TERMINATED
 from yolov12.log import say
-from yolov12.memory.history import History
+from yolov12.memory.peaks import Peaks
 
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
@@ -51,7 +53,7 @@ class Loop:
         self.all_stop = False
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
-        self.history = History()
+        self.history = trainer.history
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -60,7 +62,11 @@ class Loop:
             vote_group=trainer.vote_group,
             recomputation=self._recomputation(),
             history=self.history,
+            explain_failure=self._explain_failure,
         )
+        if trainer.card is not None:
+            self.step.peaks = Peaks(trainer.card)
+        self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
 
     def _recomputation(self) -> Recomputation | None:
         """None under torch.compile, which decides itself what to keep."""
@@ -68,8 +74,18 @@ class Loop:
         if t.args.compile:
             return None
         return Recomputation(
-            unwrap_model(t.model), t.device, t.amp_dtype or torch.float32, settings.current(), history=self.history
+            unwrap_model(t.model),
+            t.device,
+            t.amp_dtype or torch.float32,
+            settings.current(),
+            read_memory=None if t.card is None else t.card.read,
+            history=self.history,
         )
+
+    def _explain_failure(self) -> str:
+        t, recomputation = self.trainer, self.step.recomputation
+        kept = largest_kept(recomputation.profile, recomputation.plan) if recomputation else []
+        return explain(t.device, t.save_dir, [*kept, *totals(unwrap_model(t.model), t.optimizer, t.ema.ema)])
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.
@@ -93,6 +109,7 @@ class Loop:
         self._announce()
         if IS_FIRST and drop_rows_after(t.csv, t.start_epoch):
             say(f"{t.csv}: removed what stood there after epoch {t.start_epoch}, which is done again")
+        self.memory_report.begin(t.start_epoch)
         if t.args.close_mosaic:
             first_plain = (t.epochs - t.args.close_mosaic) * self.batches_per_epoch
             t.plot_idx.extend([first_plain, first_plain + 1, first_plain + 2])
@@ -107,6 +124,7 @@ class Loop:
                 continue
             t.nan_recovery_attempts = 0
             self._save_epoch()
+            self.memory_report.after_epoch(t.epoch + 1)
             self._prepare_next_epoch()
             if t.stop:
                 break
@@ -168,11 +186,13 @@ class Loop:
         t.loss, t.loss_items = result.loss, result.items
         self._note_losses(i, result.items)
         if iteration - self.last_update >= t.accumulate:
-            self.step.take_gradients()
-            t.optimizer_step()
+            with self.memory_report.phase("update"):
+                self.step.take_gradients()
+                t.optimizer_step()
             self.last_update = iteration
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
+        self.memory_report.after_step()
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
@@ -180,7 +200,9 @@ class Loop:
         t.run_callbacks("on_train_batch_end")
 
     def _forward_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        model = self.trainer.model
+        model, card, recomputation = self.trainer.model, self.trainer.card, self.step.recomputation
+        if card is not None and recomputation is not None and recomputation.plan is not None:
+            card.use(recomputation.plan.peak_bytes)
         if self.trainer.args.compile:
             return unwrap_model(model).loss(batch, model(batch["img"]))
         return model(batch)
@@ -237,7 +259,8 @@ class Loop:
         # Only rank 0 watches the fitness, and validation has collectives that all must enter.
         if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
-            t.metrics, t.fitness = t.validate()
+            with self.memory_report.phase("validation"):
+                t.metrics, t.fitness = t.validate()
 
     def _save_epoch(self) -> None:
         t = self.trainer
@@ -291,6 +314,7 @@ class Loop:
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
         t.final_eval()
+        self.memory_report.finish(plots=t.args.plots)
         if IS_FIRST:
             if t.args.plots:
                 t.plot_metrics()

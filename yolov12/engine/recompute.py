@@ -41,7 +41,7 @@ class Recomputation:
         device: where it trains.
         dtype: that its convolutions compute in.
         current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
-        read_memory: of the device; for tests.
+        read_memory: what to ask instead of the device (memory/card.py); None asks the device.
         history: where changes of the plan are noted.
     """
 
@@ -51,14 +51,16 @@ class Recomputation:
         device: torch.device,
         dtype: torch.dtype,
         current: Settings,
-        read_memory: Callable[[torch.device], budget.Memory] = budget.read,
+        read_memory: Callable[[torch.device], budget.Memory] | None = None,
         history: History | None = None,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.safety_ratio = current.mem_safety_ratio
         self.left_alone = names_of(model, current.disable_mas_layers)
-        self.mode, self.reason = mode_for(current.checkpoint, device, getattr(model, "gradient_checkpointing", False))
-        self.read_memory = read_memory
+        self.mode, self.reason = mode_for(
+            current.checkpoint, device, getattr(model, "gradient_checkpointing", False), read_memory is not None
+        )
+        self.read_memory = read_memory or budget.read
         self.history = history or History()
         self.shape: Shape | None = None
         self.profile: Profile | None = None
@@ -68,6 +70,8 @@ class Recomputation:
         self.failed_at = 0
         """What was free for a step when one last ran out of memory."""
         self.calm_steps = 0
+        self.budget_bytes: int | None = None
+        """What a step might use when memory was last looked at."""
         say(f"memory: {self.reason}")
         if self.mode == "off":
             fused.choose({})
@@ -129,7 +133,7 @@ class Recomputation:
         if memory is None:
             self._take(everything(self.profile))
             return
-        available = memory.budget(self.safety_ratio)
+        available = self.budget_bytes = memory.budget(self.safety_ratio)
         plan = choose(
             self.profile, available if self.ceiling is None else min(available, self.ceiling), most_parts=shape[0]
         )
@@ -146,7 +150,8 @@ class Recomputation:
         memory = self.read_memory(self.device)
         # The optimizer's state and gradients that were put aside came after the plan was made.
         grown = max(memory.allocated - self.profile.fixed_bytes, 0)
-        available = memory.budget(self.safety_ratio) - grown
+        self.budget_bytes = memory.budget(self.safety_ratio)
+        available = self.budget_bytes - grown
         self.calm_steps += 1
         if available < self.plan.peak_bytes and self.plan.fits:
             new = choose(self.profile, available, most_parts=self.shape[0])
@@ -178,18 +183,23 @@ class Recomputation:
         fused.choose(choices(self.model, self.profile, plan.dropped))
 
 
-def mode_for(checkpoint: str, device: torch.device, asked_by_attribute: bool = False) -> tuple[str, str]:
+def mode_for(
+    checkpoint: str, device: torch.device, asked_by_attribute: bool = False, has_card: bool = False
+) -> tuple[str, str]:
     """("off", "planned" or "all") and the reason.
 
     Args:
         checkpoint: the setting: "1", "0" or "all".
         asked_by_attribute: whether a script set `model.model.gradient_checkpointing = True`.
+        has_card: whether memory is read elsewhere than from the device.
     """
     if checkpoint == "0":
         return "off", "recomputation is off (checkpoint=0): upstream's modules keep what they keep"
     if checkpoint == "all" or asked_by_attribute:
         by = "gradient_checkpointing=True" if asked_by_attribute else "checkpoint=all"
         return "all", f"everything that can be is computed again in backward ({by})"
+    if has_card:
+        return "planned", "recomputation as far as it is needed on the card that this run was given"
     if device.type != "cuda":
         return "off", f"no plan on {device.type}: its memory is not measured; checkpoint=all recomputes everywhere"
     if kernels_missing(device):  # which says why

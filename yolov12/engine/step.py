@@ -62,6 +62,7 @@ class Step:
         vote_group: CPU process group; None when this process is alone.
         recomputation: what the model keeps for backward, by the memory that is free; None leaves that alone.
         history: where repeated attempts are noted.
+        explain_failure: called while what one image needed is still there and did not fit; what it returns stands in the error.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Step:
         vote_group: torch.distributed.ProcessGroup | None = None,
         recomputation: Recomputation | None = None,
         history: History | None = None,
+        explain_failure: Callable[[], str] = str,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -81,6 +83,8 @@ class Step:
         self.vote_group = vote_group
         self.recomputation = recomputation
         self.history = history or History()
+        self.explain_failure = explain_failure
+        self._explained = ""
         self.peaks = Peaks.of(next(model.parameters()).device)
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
@@ -125,11 +129,12 @@ class Step:
             images = len(batch["img"])
             can_not = None
             if failed_here and not self._tighten(verdict.first()):
-                can_not = ONE_IMAGE if self._parts(images) >= images else "no tighter plan"
+                can_not = f"{ONE_IMAGE}{self._explained}" if self._parts(images) >= images else "no tighter plan"
             second = vote(can_not, self.vote_group)
-            if ONE_IMAGE in second.reasons.values():
+            if hopeless := [reason for reason in second.reasons.values() if reason.startswith(ONE_IMAGE)]:
                 raise RetryableError(
                     f"{ONE_IMAGE} ({verdict.first()}); use a smaller imgsz or model, or free the device's memory"
+                    f"{hopeless[0].removeprefix(ONE_IMAGE)}"
                 )
             if not second.all_succeeded:
                 self._use_smaller_parts(images, verdict.first())
@@ -158,6 +163,8 @@ class Step:
             return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
+                if self._parts(len(batch["img"])) >= len(batch["img"]):
+                    self._explained = self.explain_failure()
                 # The traceback holds the activations of the failed pass; without it they are free before the retry.
                 error = error.with_traceback(None)
             return None, error

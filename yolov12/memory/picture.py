@@ -16,6 +16,9 @@ MARKS = {
     "step repeated": (("retry", "update", "validation"), "x"),
 }
 
+FAR = 3.0
+"""A budget that is so many times what was needed is left out of view, so that the steps fill the picture."""
+
 
 def draw(path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
     """Write the picture. matplotlib's own figure, not pyplot's, so that no state of a notebook or script is touched."""
@@ -25,8 +28,11 @@ def draw(path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
     axes = figure.subplots()
     steps = [point.step for point in points]
     axes.plot(steps, [point.peak / 2**30 for point in points], color=BLUE, label="peak of a step")
-    axes.plot(steps, [point.budget / 2**30 for point in points], color=ORANGE, linestyle="--", label="budget")
-    top = 1.08 * max(max(point.peak for point in points), points[-1].budget) / 2**30
+    limits = [(point.step, point.budget / 2**30) for point in points if point.budget is not None]
+    if limits:
+        axes.plot(*zip(*limits, strict=True), color=ORANGE, linestyle="--", label="budget")
+    highest = max(point.peak for point in points) / 2**30
+    top = 1.08 * max(highest, min(max((limit for _, limit in limits), default=0.0), FAR * highest))
     for position, (label, (kinds, mark)) in enumerate(MARKS.items()):
         when = sorted({event.step for event in events if event.kind in kinds})
         if when:

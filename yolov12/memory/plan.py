@@ -65,15 +65,18 @@ class Plan:
     """Into how many micro-batches the batch is cut."""
     fits: bool = True
 
+    def share(self, profile: Profile) -> float:
+        """Cost of what is computed again over that of everything."""
+        total = sum(block.cost for block in profile.blocks) or 1.0
+        return sum(profile.blocks[i].cost for i in self.dropped) / total
+
     def reason(self, profile: Profile, budget_bytes: int) -> str:
         """One line for the log."""
-        total = sum(block.cost for block in profile.blocks) or 1.0
-        again = sum(profile.blocks[i].cost for i in self.dropped) / total
         inputs = sum(profile.blocks[i].is_input for i in self.dropped)
         outputs = sum(not block.is_input for block in profile.blocks)
         return (
             f"needs {_gib(self.peak_bytes)} of {_gib(budget_bytes)} GiB; of {outputs} convolutions {len(self.dropped) - inputs} are computed again "
-            f"in backward, and the inputs of {inputs} rebuilt ({100 * again:.0f} % of what forward costs)"
+            f"in backward, and the inputs of {inputs} rebuilt ({100 * self.share(profile):.0f} % of what forward costs)"
             + (f", in {self.parts} micro-batches" if self.parts > 1 else "")
         )
 

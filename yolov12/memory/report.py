@@ -65,6 +65,12 @@ def row(epoch: Epoch) -> str:
     return ",".join("" if value is None else f"{value:.6g}" for value in astuple(epoch)) + "\n"
 
 
+def tells_something(epoch: Epoch) -> bool:
+    """Whether a row is worth writing: memory was counted, or something happened or was computed again."""
+    happened = epoch.repeated_steps or epoch.plan_changes or epoch.micro_batches > 1
+    return epoch.peak_allocated_gib is not None or bool(happened or epoch.share_of_forward_computed_again)
+
+
 def worst(ranks: Sequence[Epoch]) -> Epoch:
     """One row for all ranks: sizes of the one that needed most, the most work, and the sum of plan changes.
 
@@ -74,7 +80,9 @@ def worst(ranks: Sequence[Epoch]) -> Epoch:
     return Epoch(
         tightest.epoch,
         tightest.peak_allocated_gib,
-        max((rank.peak_reserved_so_far_gib for rank in ranks if rank.peak_reserved_so_far_gib is not None), default=None),
+        max(
+            (rank.peak_reserved_so_far_gib for rank in ranks if rank.peak_reserved_so_far_gib is not None), default=None
+        ),
         tightest.step_peaks_std_gib,
         max(rank.repeated_steps for rank in ranks),
         sum(rank.plan_changes for rank in ranks),
@@ -111,7 +119,9 @@ def _work(ranks: Sequence[Summary]) -> Iterator[str]:
     share = max(rank.share for rank in ranks)
     told = []
     if repeated:
-        told.append(f"{repeated} attempt{'s' * (repeated > 1)} at a step ran out of memory and {'were' if repeated > 1 else 'was'} repeated")
+        told.append(
+            f"{repeated} attempt{'s' * (repeated > 1)} at a step ran out of memory and {'were' if repeated > 1 else 'was'} repeated"
+        )
     if changes:
         told.append(f"the plan changed {changes} time{'s' * (changes > 1)}")
     if share:
@@ -122,12 +132,11 @@ def _work(ranks: Sequence[Summary]) -> Iterator[str]:
 
 def _events(ranks: Sequence[Summary]) -> Iterator[str]:
     """What changed, in order. That a step was repeated is counted above; what followed from it stands here."""
-    found = sorted(
-        ((event.step, rank.rank, event.what) for rank in ranks for event in rank.events if event.kind != "retry")
-    )
-    for step, rank, what in found[:SHOWN_EVENTS]:
+    found = [(event, rank.rank) for rank in ranks for event in rank.events if event.kind != "retry"]
+    found.sort(key=lambda one: one[0].step)  # those of one step stay in the order in which they happened
+    for event, rank in found[:SHOWN_EVENTS]:
         where = f", rank {rank}" if len(ranks) > 1 else ""
-        yield f"memory:   after step {step}{where}: {what}"
+        yield f"memory:   after step {event.step}{where}: {event.what}"
     if len(found) > SHOWN_EVENTS:
         yield f"memory:   and {len(found) - SHOWN_EVENTS} more; memory.csv counts them by epoch"
 

@@ -38,8 +38,8 @@ class Point:
     """The first of them."""
     peak: int
     """Largest bytes in use in any of them."""
-    budget: int
-    """What a step might use then, in bytes; the least of them."""
+    budget: int | None
+    """What a step might use then, in bytes, the least of them; None where nothing is planned."""
 
 
 @dataclass
@@ -62,4 +62,5 @@ class Course:
 
 
 def _joined(first: Point, second: Point) -> Point:
-    return Point(first.step, max(first.peak, second.peak), min(first.budget, second.budget))
+    budgets = [point.budget for point in (first, second) if point.budget is not None]
+    return Point(first.step, max(first.peak, second.peak), min(budgets, default=None))
