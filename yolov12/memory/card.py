@@ -49,8 +49,10 @@ class SimulatedCard:
         return Memory(device_free=self.total - self.taken, reserved=0, allocated=0, cap=self.total)
 
     def use(self, size: int) -> None:
-        """Raises:
-        torch.OutOfMemoryError: that is more than the neighbour left.
+        """A step begins.
+
+        Raises:
+            torch.OutOfMemoryError: it needs more than the neighbour left.
         """
         if self.uses == self.neighbour_at:
             self.taken = self.total // 2
@@ -67,3 +69,6 @@ class SimulatedCard:
 
     def reset(self) -> None:
         self._peak = 0
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -27,10 +27,12 @@ def draw(path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
     steps = [point.step for point in points]
-    axes.plot(steps, [point.peak / 2**30 for point in points], color=BLUE, label="peak of a step")
+    axes.plot(
+        steps, [point.peak / 2**30 for point in points], color=BLUE, drawstyle="steps-post", label="peak of a step"
+    )
     limits = [(point.step, point.budget / 2**30) for point in points if point.budget is not None]
     if limits:
-        axes.plot(*zip(*limits, strict=True), color=ORANGE, linestyle="--", label="budget")
+        axes.plot(*zip(*limits, strict=True), color=ORANGE, linestyle="--", drawstyle="steps-post", label="budget")
     highest = max(point.peak for point in points) / 2**30
     top = 1.08 * max(highest, min(max((limit for _, limit in limits), default=0.0), FAR * highest))
     for position, (label, (kinds, mark)) in enumerate(MARKS.items()):
@@ -40,5 +42,6 @@ def draw(path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
             axes.plot(when, [height] * len(when), color=BLACK, linestyle="none", marker=mark, markersize=6, label=label)
             axes.vlines(when, 0, height, color=BLACK, linewidth=0.5, linestyle=":")
     axes.set(xlabel="training step", ylabel="GiB", ylim=(0, top))
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=100)
