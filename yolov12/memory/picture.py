@@ -23,6 +23,7 @@ FAR = 3.0
 def draw(path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
     """Write the picture. matplotlib's own figure, not pyplot's, so that no state of a notebook or script is touched."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     axes = figure.subplots()
@@ -42,6 +43,6 @@ def draw(path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
             axes.plot(when, [height] * len(when), color=BLACK, linestyle="none", marker=mark, markersize=6, label=label)
             axes.vlines(when, 0, height, color=BLACK, linewidth=0.5, linestyle=":")
     axes.set(xlabel="training step", ylabel="GiB", ylim=(0, top))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right", fontsize="small")
     figure.savefig(path, dpi=100)

@@ -215,6 +215,15 @@ def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do() -> None:
     assert forward.calls == 3  # whole, halves, single images: one failing call each
 
 
+def test_what_one_image_needed_is_looked_at_while_it_is_there_and_stands_in_the_error() -> None:
+    runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
+    looked_at: list[int] = []
+    runner.explain_failure = lambda: looked_at.append(forward.calls) or "; memory went to: model.0"
+    with pytest.raises(RetryableError, match=r"smaller imgsz.*; memory went to: model\.0$"):
+        runner.run(batch(BOXES))
+    assert looked_at[0] == 3  # single images, not the attempts before
+
+
 def test_another_error_is_raised_as_it_is() -> None:
     runner, _ = failing_step(model(), {1}, ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug") as caught:
