@@ -61,10 +61,12 @@ def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, float
     """(median ms per step, peak GiB) after a warm-up in which kernels are chosen and the allocator has settled."""
     import torch
 
+    from yolov12.memory import peaks
+
     if device.type == "cuda":
         gc.collect()  # the model of the case before is full of cycles
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        peaks.forget()
     data = synthetic_batch(batch, job.parameters["imgsz"], device)
     model, step = trainee(size, data, device)
     if job.side == "ours":

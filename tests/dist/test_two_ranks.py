@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from tests.dist.ranks import run
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.distributed import world
 from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
-from yolov12.distributed.vote import Wish, vote
+from yolov12.distributed.vote import Wish, smallest, vote
 from yolov12.errors import RetryableError
 from yolov12.memory.micro_batch import split
 
@@ -103,6 +104,9 @@ class FixedPlan:
     def before(self, shape: tuple[int, ...]) -> int:
         return self.parts
 
+    def watched(self, peaks: object) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def tighten(self) -> None:
         return None
 
@@ -166,6 +170,14 @@ def _votes(rank: int, failing: set[int]) -> dict[int, str]:
 def test_every_rank_learns_who_failed_and_why(failing: set[int]) -> None:
     expected = {rank: f"reason {rank}" for rank in failing}
     assert run(_votes, 3, failing) == [expected] * 3
+
+
+def _says(rank: int) -> int:
+    return smallest(10 - rank, join())
+
+
+def test_every_rank_learns_the_smallest_number() -> None:
+    assert run(_says, 3) == [8, 8, 8]
 
 
 def _hears(rank: int, wishes: list[Wish]) -> Wish:

@@ -62,6 +62,22 @@ def vote(failure: str | None, group: dist.ProcessGroup | None, wish: Wish = Wish
         raise PeerFailedError(f"another process did not vote: {str(error).splitlines()[0]}") from error
 
 
+def smallest(number: int, group: dist.ProcessGroup | None) -> int:
+    """The least of what the ranks say. Every rank must call it; None for a single process.
+
+    Raises:
+        PeerFailedError: a peer ended, or took longer than the group's timeout.
+    """
+    if group is None:
+        return number
+    said = torch.tensor(number)
+    try:
+        dist.all_reduce(said, op=dist.ReduceOp.MIN, group=group)
+    except RuntimeError as error:  # from gloo
+        raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
+    return int(said)
+
+
 def _count(failure: str | None, group: dist.ProcessGroup, wish: Wish) -> Verdict:
     flags = torch.tensor([failure is not None, wish], dtype=torch.int32)
     dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group)

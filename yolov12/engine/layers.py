@@ -57,3 +57,13 @@ def _borders(model: nn.Module) -> tuple[int, int]:
 def _known(model: nn.Module) -> str:
     backbone, last = _borders(model)
     return f"it has backbone.0 to backbone.{backbone - 1}, neck.0 to neck.{last - backbone - 1}, head, and module names such as model.4.cv1"
+
+
+def stage_of(model: nn.Module, name: str) -> str:
+    """Where in a model of ultralytics a module lies: "backbone", "neck" or "head"; "model" where that is not known."""
+    _, _, rest = name.partition("model.")
+    number = rest.partition(".")[0]
+    backbone, last = _borders(model)
+    if not number.isdigit() or last < 0:
+        return "model"
+    return "backbone" if int(number) < backbone else "neck" if int(number) < last else "head"

@@ -21,13 +21,15 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 from yolov12 import settings
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
+from yolov12.engine.auto_batch import most_boxes
 from yolov12.engine.failure import explain, largest_kept, totals
+from yolov12.engine.fit import channels_of
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
-from yolov12.errors import TERMINATED
+from yolov12.errors import TERMINATED, UserError
 from yolov12.log import say
 from yolov12.memory.peaks import Peaks
 
@@ -73,6 +75,7 @@ class Loop:
         t = self.trainer
         if t.args.compile:
             return None
+        on_gpu = t.device.type == "cuda"
         return Recomputation(
             unwrap_model(t.model),
             t.device,
@@ -80,7 +83,23 @@ class Loop:
             settings.current(),
             read_memory=None if t.card is None else t.card.read,
             history=self.history,
+            most_boxes=most_boxes(t.train_loader.dataset, t.args.mosaic),
+            cache=settings.cache_dir() / "memory" if on_gpu else None,
         )
+
+    def _refuse_what_can_not_fit(self) -> None:
+        """Before the first epoch, all ranks together.
+
+        Raises:
+            UserError: on one of them not even one image fits.
+        """
+        t, recomputation = self.trainer, self.step.recomputation
+        images = max(int(t.batch_size) // max(t.world_size, 1), 1)
+        shape = (images, channels_of(unwrap_model(t.model)), t.args.imgsz, t.args.imgsz)
+        reason = None if recomputation is None else recomputation.why_not_one_image(shape)
+        verdict = vote(reason, t.vote_group)
+        if not verdict.all_succeeded:
+            raise UserError(verdict.first() if t.vote_group else str(reason))
 
     def _explain_failure(self) -> str:
         t, recomputation = self.trainer, self.step.recomputation
@@ -91,9 +110,11 @@ class Loop:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.
 
         Raises:
+            UserError: not even one image fits into memory.
             SystemExit: SIGTERM or SIGUSR1 came; the step that ran then was finished (termination.py).
         """
         try:
+            self._refuse_what_can_not_fit()
             with self.termination:
                 self._train()
         finally:

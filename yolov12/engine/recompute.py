@@ -6,20 +6,26 @@ Nothing here communicates. Ranks may follow different plans: recomputation chang
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from yolov12.engine import fit, measured_cache, plan_table
 from yolov12.engine.layers import names_of
-from yolov12.engine.profile import choices, profile
+from yolov12.engine.measure import Clock, CudaClock, FirstSteps
+from yolov12.engine.profile import Measured, anchors_of, choices, profile
 from yolov12.log import say, warn
 from yolov12.memory import budget
 from yolov12.memory.history import History
-from yolov12.memory.plan import Plan, Profile, choose, everything
+from yolov12.memory.peaks import Peaks
+from yolov12.memory.plan import Plan, Profile, choose, everything, peaks
 from yolov12.model import fused
 from yolov12.model.fused.norm import kernels_missing
-from yolov12.model.fused.trace import trace
+from yolov12.model.fused.trace import Trace, trace
 from yolov12.settings import Settings
 
 TIGHTER = 0.85
@@ -29,6 +35,8 @@ CALM_STEPS = 200
 GROWTH = 1.10
 """By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
 flutter."""
+AGREES = 0.03
+"""A measurement of an earlier run is believed while this run's differs by no more."""
 
 Shape = tuple[int, int, int, int]
 
@@ -43,6 +51,9 @@ class Recomputation:
         current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
         read_memory: what to ask instead of the device (memory/card.py); None asks the device.
         history: where changes of the plan are noted.
+        most_boxes: of one image, which bounds the memory of the loss.
+        cache: folder for what was measured; None keeps and finds nothing.
+        clock: measures; None measures only peaks of memory, and those only on a GPU.
     """
 
     def __init__(
@@ -53,6 +64,9 @@ class Recomputation:
         current: Settings,
         read_memory: Callable[[torch.device], budget.Memory] | None = None,
         history: History | None = None,
+        most_boxes: int = 0,
+        cache: Path | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.safety_ratio = current.mem_safety_ratio
@@ -62,7 +76,18 @@ class Recomputation:
         )
         self.read_memory = read_memory or budget.read
         self.history = history or History()
+        self.most_boxes, self.cache = most_boxes, cache
+        self.clock = clock or (CudaClock() if device.type == "cuda" else None)
         self.shape: Shape | None = None
+        self.trace: Trace | None = None
+        self._last_traced: tuple[Shape, Trace | None] | None = None
+        self.measured: Measured | None = None
+        self.first_steps: FirstSteps | None = None
+        """Those that are being measured; None when that is done."""
+        self.is_largest = True
+        """Whether the step that runs has as many pixels as were planned for."""
+        self.grown_bytes = 0
+        """In use before the step beyond what was when the plan was made: the optimizer's state, gradients put aside."""
         self.profile: Profile | None = None
         self.plan: Plan | None = None
         self.ceiling: int | None = None
@@ -87,11 +112,23 @@ class Recomputation:
         """
         if self.mode == "off":
             return 1
+        self.is_largest = self.shape is None or _pixels(shape) >= _pixels(self.shape)
         if self.shape is None or _pixels(shape) > _pixels(self.shape):  # smaller ones fit too
             self._follow(shape)
         elif self.mode == "planned":
-            self._adjust()
+            self._look()
         return 1 if self.plan is None else self.plan.parts
+
+    @contextmanager
+    def watched(self, measured: Peaks) -> Iterator[None]:
+        """Around one attempt at a step, after `before`: the first ones are measured."""
+        steps = self.first_steps
+        if steps is None or not steps.wants_more or not self.is_largest:
+            yield
+            return
+        with steps.watch():
+            yield
+        steps.note(measured.closed(), self.grown_bytes)
 
     def tighten(self) -> str | None:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
@@ -103,8 +140,7 @@ class Recomputation:
         tighter = choose(self.profile, self.ceiling, most_parts=self.shape[0])
         if not tighter.fits:
             return None
-        before = self.plan
-        change = f"recompute {_described(before, self.profile)} -> {_described(tighter, self.profile)}"
+        change = f"recompute {self.plan.words(self.profile)} -> {tighter.words(self.profile)}"
         self.history.note("plan", f"{change}, after running out of memory")
         self._take(tighter)
         return change
@@ -115,63 +151,139 @@ class Recomputation:
 
     def _follow(self, shape: Shape) -> None:
         """A plan for images of another shape."""
-        try:
-            found = trace(self.model, shape, self.dtype)
-        except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, training goes on
-            warn(
-                f"memory: no plan, everything is kept: the model does not run on shapes alone ({type(error).__name__}: {error})"[
-                    :400
-                ]
-            )
-            self.mode = "off"
+        found = self._traced(shape)
+        if found is None:
+            self.mode, self.first_steps = "off", None
             fused.choose({})
             return
-        self.shape = shape
+        self.shape, self.trace, self.grown_bytes = shape, found, 0
         memory = self.read_memory(self.device) if self.mode == "planned" else None
-        fixed = memory.allocated if memory else 0
-        self.profile = profile(found, fixed, self.left_alone)
         if memory is None:
+            self.profile = self._profile(0)
             self._take(everything(self.profile))
             return
+        why = "estimated; the first steps measure"
+        self.measured = None
+        if self.cache is not None and (known := self._load()) is not None:
+            self.measured, why = known, "measured by an earlier run"
+        self.profile = self._profile(memory.allocated)
         available = self.budget_bytes = memory.budget(self.safety_ratio)
-        plan = choose(
-            self.profile, available if self.ceiling is None else min(available, self.ceiling), most_parts=shape[0]
-        )
-        say(f"memory: batch {shape[0]} at {shape[2]}x{shape[3]} {plan.reason(self.profile, available)}")
-        self._take(plan)
-        if not plan.fits:
-            warn("memory: that is more than there is for a single image; the step is tried all the same")
+        within = available if self.ceiling is None else min(available, self.ceiling)
+        self._take(choose(self.profile, within, most_parts=shape[0]))
+        self._show(available, why)
+        self._measure_again()
 
-    def _adjust(self) -> None:
-        """A neighbour on the device grew, or is gone."""
+    def why_not_one_image(self, shape: Shape) -> str | None:
+        """Why not even one image of that batch can be trained on, with what would fit; None if it can, or if that is not known."""
+        found = self._traced(shape) if self.mode == "planned" else None
+        if found is None:
+            return None
+        memory = self.read_memory(self.device)
+        return fit.why_not_one(self.model, found, shape[2:], self.dtype, memory, self.left_alone)
+
+    def _traced(self, shape: Shape) -> Trace | None:
+        """The model's forward on images of that shape; None, and said, if it does not run on shapes alone."""
+        if self._last_traced is None or self._last_traced[0] != shape:
+            try:
+                self._last_traced = shape, trace(self.model, shape, self.dtype)
+            except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, training goes on
+                words = f"{type(error).__name__}: {error}"[:300]
+                warn(f"memory: no plan, everything is kept: the model does not run on shapes alone ({words})")
+                self._last_traced = shape, None
+        return self._last_traced[1]
+
+    def _profile(self, fixed_bytes: int) -> Profile:
+        assert self.trace is not None
+        assert self.shape is not None
+        anchors = self.shape[0] * anchors_of(self.model, self.shape[2:])
+        return profile(self.trace, fixed_bytes, self.left_alone, self.measured, (anchors, self.most_boxes))
+
+    def _look(self) -> None:
+        """Before a step of a known shape: what was measured, and whether a neighbour on the device grew or is gone."""
         assert self.profile is not None
         assert self.plan is not None
         assert self.shape is not None
         memory = self.read_memory(self.device)
-        # The optimizer's state and gradients that were put aside came after the plan was made.
-        grown = max(memory.allocated - self.profile.fixed_bytes, 0)
+        self.grown_bytes = max(memory.allocated - self.profile.fixed_bytes, 0)
         self.budget_bytes = memory.budget(self.safety_ratio)
-        available = self.budget_bytes - grown
+        available = self.budget_bytes - self.grown_bytes
+        if self.first_steps is not None and self.first_steps.can_be_read:
+            self._learn(available)
         self.calm_steps += 1
         if available < self.plan.peak_bytes and self.plan.fits:
-            new = choose(self.profile, available, most_parts=self.shape[0])
+            self._change(choose(self.profile, available, most_parts=self.shape[0]), _free(available))
         elif (
             self.calm_steps >= CALM_STEPS
             and (self.plan.dropped or self.plan.parts > 1)
             and available > GROWTH * max(self.plan.peak_bytes, self.failed_at)
         ):
             self.calm_steps, self.ceiling = 0, None
-            new = choose(self.profile, available, most_parts=self.shape[0])
-        else:
+            self._change(choose(self.profile, available, most_parts=self.shape[0]), _free(available))
+
+    def _learn(self, available: int) -> None:
+        """The profile as the first steps measured it, and the plan made anew with it, once."""
+        assert self.first_steps is not None
+        assert self.profile is not None
+        assert self.plan is not None
+        assert self.shape is not None
+        found = self.first_steps.read(self.profile, self.plan, self.measured)
+        self.first_steps = None
+        if found is None:
+            warn("memory: the first steps ran other convolutions than the model on shapes: costs stay estimated")
             return
-        if (new.dropped, new.parts) != (self.plan.dropped, self.plan.parts):
-            change = (
-                f"{available / 2**30:.2f} GiB are free for a step now; recompute "
-                f"{_described(self.plan, self.profile)} -> {_described(new, self.profile)}"
-            )
-            say(f"memory: {change}")
-            self.history.note("plan", change)
-            self._take(new)
+        old, expected, earlier = self.plan, self.plan.words(self.profile), self.measured
+        self.measured = found
+        self.profile = self._profile(self.profile.fixed_bytes)
+        within = available if self.ceiling is None else min(available, self.ceiling)
+        needed = int(peaks(self.profile.part(old.parts), old.dropped).max())
+        off = needed / max(old.peak_bytes, 1) - 1
+        if earlier is None or abs(off) > AGREES:
+            if self.cache is not None:
+                measured_cache.store(self.cache, self._key(), found)
+            new = choose(self.profile, within, most_parts=self.shape[0])
+        else:
+            new = old
+        self.plan = replace(old, peak_bytes=needed)
+        reason = f"the first steps measured {needed / 2**30:.2f} GiB ({100 * off:+.1f} % of what was expected)"
+        if (new.dropped, new.parts) == (old.dropped, old.parts):
+            say(f"memory: {reason}; the plan stays")
+            return
+        self._change(new, reason, before=expected)
+        self._show(available, "measured")
+
+    def _change(self, new: Plan, reason: str, before: str | None = None) -> None:
+        """Take another plan, and say so."""
+        assert self.profile is not None
+        assert self.plan is not None
+        if (new.dropped, new.parts) == (self.plan.dropped, self.plan.parts):
+            return
+        change = f"{reason}; recompute {before or self.plan.words(self.profile)} -> {new.words(self.profile)}"
+        say(f"memory: {change}")
+        self.history.note("plan", change)
+        self._take(new)
+
+    def _show(self, available: int, why: str) -> None:
+        """The plan as a table."""
+        assert self.profile is not None
+        assert self.plan is not None
+        assert self.shape is not None
+        said = [plan_table.headline(self.shape, self.plan, available, self.measured, why)]
+        said += plan_table.lines(self.model, self.profile, self.plan, self.measured)
+        say("\n".join(f"memory: {line}" for line in said))
+
+    def _key(self) -> measured_cache.Key:
+        assert self.trace is not None
+        return measured_cache.key_of(self.trace, self.device, self.dtype)
+
+    def _load(self) -> Measured | None:
+        assert self.cache is not None
+        assert self.trace is not None
+        return measured_cache.load(self.cache, self._key(), calls=len(self.trace.convolutions))
+
+    def _measure_again(self) -> None:
+        """The steps that come are the first ones, of this shape or under this plan."""
+        if self.mode == "planned" and self.clock is not None and self.trace is not None:
+            self.first_steps = FirstSteps(len(self.trace.convolutions), self.clock)
 
     def _take(self, plan: Plan) -> None:
         assert self.profile is not None
@@ -179,8 +291,12 @@ class Recomputation:
             say(
                 "memory: batch normalisation sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
+        if not plan.fits:
+            warn("memory: that is more than there is for a single image; the step is tried all the same")
         self.plan = plan
         fused.choose(choices(self.model, self.profile, plan.dropped))
+        if self.first_steps is not None:  # what they saw so far was another plan's
+            self._measure_again()
 
 
 def mode_for(
@@ -211,7 +327,5 @@ def _pixels(shape: Shape) -> int:
     return shape[0] * shape[2] * shape[3]
 
 
-def _described(plan: Plan, known: Profile) -> str:
-    inputs = sum(known.blocks[i].is_input for i in plan.dropped)
-    parts = f" in {plan.parts} micro-batches" if plan.parts > 1 else ""
-    return f"{len(plan.dropped) - inputs} convolutions and {inputs} inputs{parts} ({plan.peak_bytes / 2**30:.2f} GiB)"
+def _free(available: int) -> str:
+    return f"{available / 2**30:.2f} GiB are free for a step now"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.loss_count import TargetCounter, counter_for
+from yolov12.engine.phases import told_by
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
@@ -158,9 +159,10 @@ class Step:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
             parts = split(batch, self._parts(len(batch["img"])))
-            if self.vote_group is None and len(parts) == 1:
-                return self._plain_attempt(parts[0]), None
-            return self._counted_attempt(parts), None
+            with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
+                if self.vote_group is None and len(parts) == 1:
+                    return self._plain_attempt(parts[0]), None
+                return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 if self._parts(len(batch["img"])) >= len(batch["img"]):
@@ -205,18 +207,15 @@ class Step:
 
     @contextmanager
     def _forward(self) -> Iterator[None]:
-        """Around forward and loss: autocast, and what memory they need, each for itself."""
+        """Around forward and loss: autocast, and the phases of memory."""
         self.peaks.begin("forward")
-        with ExitStack() as ending:
-            if (
-                head := _head(self.model)
-            ) is not None and self.recomputation is not None:  # a hook would end torch.compile's graph
-                ending.callback(head.register_forward_hook(lambda *_: self.peaks.begin("loss")).remove)
-            ending.enter_context(self.autocast())
+        # Without a plan nobody asks where they end, and a hook would break torch.compile's graph.
+        with nullcontext() if self.recomputation is None else told_by(self.model, self.peaks), self.autocast():
             yield
 
     def _backward(self, loss: Tensor) -> None:
-        self.peaks.begin("backward")
+        if self.peaks.phase == "forward":  # no head told of more
+            self.peaks.begin("backward")
         self.scale_loss(loss).backward()
 
     def _sum_over_provisional(self, images: int) -> Tensor | float:
@@ -319,12 +318,6 @@ class _Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
-
-
-def _head(model: nn.Module) -> nn.Module | None:
-    """The last layer of ultralytics' models; None for others."""
-    layers = getattr(model, "model", None)
-    return layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
 
 
 def _one_line(error: BaseException) -> str:

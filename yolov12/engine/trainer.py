@@ -23,6 +23,7 @@ from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, stri
 from yolov12 import precision, settings
 from yolov12.distributed import devices, world
 from yolov12.distributed.reduce import broadcast_from_first
+from yolov12.engine import auto_batch
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
@@ -39,6 +40,13 @@ SEAMS = (
     Seam("engine/trainer.py", 236, "ultralytics.engine.trainer.BaseTrainer.train", "b7f76d34d85c"),
     Seam("utils/dist.py", 116, "ultralytics.utils.dist.generate_ddp_command", "041c918eecd6"),
     Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
+    Seam("engine/trainer.py", 301, "ultralytics.engine.trainer.BaseTrainer._build_train_pipeline", "07afcc0627f2"),
+    Seam(
+        "models/yolo/detect/train.py",
+        245,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.auto_batch",
+        "600d232e7616",
+    ),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
@@ -55,6 +63,7 @@ class YOLOv12Trainer(DetectionTrainer):
     device: torch.device
     save_dir: Path
     scaler: precision.YoloAMPScaler
+    batch_size: float
 
     def __init__(
         self,
@@ -82,8 +91,26 @@ class YOLOv12Trainer(DetectionTrainer):
 
             launch.start(command[-1], self.world_size)
 
-        with replaced(upstream, subprocess=SimpleNamespace(run=run)):  # ultralytics would run torchrun
+        # ultralytics would run torchrun, and refuse to let several ranks find out their batch.
+        asked, command = self.args.batch, upstream.generate_ddp_command
+
+        def command_as_asked(trainer: Any) -> Any:
+            with replaced(trainer.args, batch=asked):
+                return command(trainer)
+
+        batch = {"batch": 1} if self.ddp and asked < 1 else {}
+        launched = replaced(upstream, subprocess=SimpleNamespace(run=run), generate_ddp_command=command_as_asked)
+        with launched, replaced(self.args, **batch):
             super().train()
+
+    def auto_batch(self) -> int:
+        """The batch for `batch=-1` or a share of the GPU's memory; stands in for ultralytics' (models/yolo/detect/train.py:245)."""
+        return auto_batch.batch_of(self, measured_by_upstream=super().auto_batch)
+
+    def _build_train_pipeline(self) -> None:
+        if self.batch_size < 1:  # ultralytics asks only a process that trains alone (engine/trainer.py:451)
+            self.args.batch = self.batch_size = self.auto_batch()
+        super()._build_train_pipeline()
 
     def _setup_ddp(self) -> None:
         """Join the other ranks: ours names a CPU group for votes, has a timeout in minutes, and works on the CPU."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,28 @@ class Block:
     """It is read in the backward of the block after it alone, made anew for it, and has no backward of its own."""
 
 
+class Chunked(NamedTuple):
+    """Work of the loss on as much at a time as a bound allows: of boxes with anchors."""
+
+    whole_bytes: int
+    """For all of it at once."""
+    chunk_bytes: int
+    """The bound."""
+    counted_bytes: int
+    """Of the loss phase, for what comes before or after this work and not beside it."""
+
+    def more_bytes(self) -> int:
+        """What the loss phase needs beyond what is counted there."""
+        return max(min(self.whole_bytes, self.chunk_bytes) - self.counted_bytes, 0)
+
+    def part(self, parts: int) -> Chunked:
+        """For that fraction of the images."""
+        return Chunked(self.whole_bytes // parts, self.chunk_bytes, self.counted_bytes // parts)
+
+
+NO_CHUNKS = Chunked(0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Profile:
     """A step with every block kept."""
@@ -42,6 +65,7 @@ class Profile:
     peaks: tuple[int, ...]
     """Largest bytes in use in each phase, `fixed_bytes` included: the loss, then the backward of the last block, and so on to the first.
     An input shares the phase of the block after it; its own is empty."""
+    chunked: Chunked = NO_CHUNKS
 
     def part(self, parts: int) -> Profile:
         """The step with that fraction of the images."""
@@ -51,6 +75,7 @@ class Profile:
             ),
             self.fixed_bytes,
             tuple(self.fixed_bytes + (peak - self.fixed_bytes) // parts for peak in self.peaks),
+            self.chunked.part(parts),
         )
 
 
@@ -70,19 +95,13 @@ class Plan:
         total = sum(block.cost for block in profile.blocks) or 1.0
         return sum(profile.blocks[i].cost for i in self.dropped) / total
 
-    def reason(self, profile: Profile, budget_bytes: int) -> str:
-        """One line for the log."""
+    def words(self, profile: Profile) -> str:
+        """In a line, as one side of `old -> new`."""
         inputs = sum(profile.blocks[i].is_input for i in self.dropped)
-        outputs = sum(not block.is_input for block in profile.blocks)
+        parts = f" in {self.parts} micro-batches" if self.parts > 1 else ""
         return (
-            f"needs {_gib(self.peak_bytes)} of {_gib(budget_bytes)} GiB; of {outputs} convolutions {len(self.dropped) - inputs} are computed again "
-            f"in backward, and the inputs of {inputs} rebuilt ({100 * self.share(profile):.0f} % of what forward costs)"
-            + (f", in {self.parts} micro-batches" if self.parts > 1 else "")
+            f"{len(self.dropped) - inputs} convolutions and {inputs} inputs{parts} ({self.peak_bytes / 2**30:.2f} GiB)"
         )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f}"
 
 
 def first_needed(profile: Profile, dropped: Collection[int]) -> list[int]:
@@ -109,6 +128,8 @@ def peaks(profile: Profile, dropped: Collection[int]) -> NDArray[np.int64]:
         change[0] -= block.kept_bytes
         # An input is made for one block and gone after it; an output stays from when it is first needed until its own backward.
         change[last - i - 1 if block.is_input else needed[i]] += block.kept_bytes
+    change[0] += profile.chunked.more_bytes()
+    change[1] -= profile.chunked.more_bytes()
     return np.asarray(profile.peaks, dtype=np.int64) + np.cumsum(change)[:-1]
 
 
@@ -140,7 +161,7 @@ def everything(profile: Profile) -> Plan:
 def _without_splitting(profile: Profile, budget_bytes: int) -> Plan:
     """A greedy knapsack, from several beginnings until one fits."""
     candidates = {i for i, block in enumerate(profile.blocks) if block.may_drop and block.kept_bytes > 0}
-    if profile.peaks[0] - sum(profile.blocks[i].kept_bytes for i in candidates) > budget_bytes:
+    if peaks(profile, candidates)[0] > budget_bytes:
         return replace(everything(profile), fits=False)  # the loss alone does not fit
     best: tuple[bool, float, set[int]] | None = None
     for begin in [set(), *_segments(profile, candidates)]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -144,6 +145,9 @@ class PlanInSteps:
 
     def before(self, shape: tuple[int, ...]) -> int:
         return self.asked_for
+
+    def watched(self, peaks: object) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def tighten(self) -> str | None:
         if not self.tighter:

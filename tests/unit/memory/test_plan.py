@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolov12.memory.plan import Block, Profile, choose, everything, first_needed, peaks
+from yolov12.memory.plan import Block, Chunked, Profile, choose, everything, first_needed, peaks
 
 SIZE = 100
 
@@ -123,11 +125,23 @@ def test_with_room_nothing_is_dropped(profile: Profile):
     assert not choose(profile, max(profile.peaks)).dropped
 
 
-def test_the_reason_names_what_is_needed_and_what_is_done():
+def test_a_plan_in_words_has_what_runs_again_and_what_is_needed():
     profile = chain(4)
-    text = choose(profile, 350).reason(profile, 350)
-    assert "of 4 convolutions" in text
-    assert "computed again" in text
+    text = choose(profile, 350).words(profile)
+    assert "convolutions and 0 inputs" in text
+    assert text.endswith("GiB)")
+
+
+def test_chunked_work_of_the_loss_counts_up_to_its_bound():
+    room = Chunked(whole_bytes=500, chunk_bytes=200, counted_bytes=50)
+    profile = replace(chain(4), chunked=room)
+    assert peaks(profile, ())[0] == chain(4).peaks[0] + 150
+    assert list(peaks(profile, ())[1:]) == list(chain(4).peaks[1:])
+
+
+def test_a_part_of_the_images_has_less_chunked_work_but_not_below_its_bound():
+    room = Chunked(whole_bytes=800, chunk_bytes=200, counted_bytes=100)
+    assert [room.part(parts).more_bytes() for parts in (1, 2, 8)] == [100, 150, 88]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

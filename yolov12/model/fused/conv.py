@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import IntFlag
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -66,8 +66,14 @@ def choosing(choices: Mapping[nn.Module, Keep]) -> Iterator[None]:
         choose(before)
 
 
-class Watcher(Protocol):
-    """Hears of every call, for measuring."""
+class Watcher:
+    """Hears of every call in forward, for measuring; does nothing with it."""
+
+    def begins(self) -> None:
+        """The convolution of a call is about to run."""
+
+    def convolved(self) -> None:
+        """It has run; batch norm and activation follow."""
 
     def made(self, module: Conv, call: Call, output: Tensor) -> None:
         """Forward of a call is done."""
@@ -104,7 +110,11 @@ class Call:
     def first_time(self, x: Tensor, weight: Tensor) -> Tensor:
         """The output, as forward needs it."""
         self.weight, self.shape = weight, x.shape
+        for watcher in _watchers:
+            watcher.begins()
         y = self._convolve(x)
+        for watcher in _watchers:
+            watcher.convolved()
         self.normalised = normalise(y, self.norm, self.silu)
         if self.keep & Keep.CONVOLUTION:
             self.convolved = y

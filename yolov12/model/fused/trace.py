@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from yolov12.model.attention import kernels
 from yolov12.model.attention.dispatch import replaced_by
-from yolov12.model.fused.conv import Call, Keep, OutputOf, choosing, watched_by
+from yolov12.model.fused.conv import Call, Keep, OutputOf, Watcher, choosing, watched_by
 from yolov12.model.fused.lineage import Kept, leaves
 
 
@@ -47,10 +47,29 @@ class Trace:
     calls before it, and its bytes."""
     output_elements: int
     """Numbers that the model puts out, from which the loss is computed."""
+    images: int
+
+    def of_images(self, images: int) -> Trace:
+        """The same for another number of images: everything but the weights grows with it."""
+
+        def scaled(size: int) -> int:
+            return size * images // self.images
+
+        convolutions = tuple(
+            replace(
+                call,
+                input_bytes=scaled(call.input_bytes),
+                output_bytes=scaled(call.output_bytes),
+                operations=scaled(call.operations),
+            )
+            for call in self.convolutions
+        )
+        others = tuple((calls, scaled(size)) for calls, size in self.others)
+        return Trace(convolutions, others, scaled(self.output_elements), images)
 
 
 @dataclass
-class _Recorder:
+class _Recorder(Watcher):
     names: dict[nn.Module, str]
     calls: dict[int, int] = field(default_factory=dict)
     """id of a call -> its position"""
@@ -111,9 +130,8 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype
     ):
         output = copied(torch.empty(shape, dtype=dtype, device="meta"))
     others = tuple((calls, kept.nbytes()) for address, (calls, kept) in recorder.kept.items() if address not in weights)
-    return Trace(
-        tuple(recorder.found), others, sum(tensor.numel() for tensor in _tensors(output) if tensor.requires_grad)
-    )
+    output_elements = sum(tensor.numel() for tensor in _tensors(output) if tensor.requires_grad)
+    return Trace(tuple(recorder.found), others, output_elements, images=shape[0])
 
 
 def _on_meta(model: nn.Module, dtype: torch.dtype) -> nn.Module:
