@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Every target that needs Python packages makes or updates .venv first (env/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format lock bump render build push save load bench clean
+.PHONY: help setup demo demo-oom test test-all lint format lock bump render build push save load bench clean
 
 BIN := .venv/bin
 JOBS ?= 2
@@ -22,8 +22,11 @@ setup: ## make or update .venv from the lock (PYTHON=/path/to/python3 chooses th
 demo: setup ## the whole tour on this machine: synthetic data, train, validate, predict, export
 	$(BIN)/yolov12 demo
 
+demo-oom: setup ## a training beside a neighbour that takes half of the card in mid-run (simulated without a GPU)
+	$(BIN)/yolov12 demo oom
+
 # The checkout before whatever else has this package: in the image yolov12:dev the environment does.
-test test-all demo: export PYTHONPATH := $(CURDIR)
+test test-all demo demo-oom: export PYTHONPATH := $(CURDIR)
 
 test: setup ## the tests of every commit (JOBS=2 processes)
 	$(BATS) tests/shell

@@ -69,6 +69,34 @@ def test_when_one_rank_runs_out_of_memory_both_repeat_the_step_and_still_equal_o
         assert_equal_gradients(answer, expected, rtol=1e-5)
 
 
+def _answers_of_all(rank: int) -> list[str]:
+    return world.from_all(f"of rank {rank}", join())
+
+
+def test_every_rank_hears_every_ranks_answer_in_their_order() -> None:
+    assert run(_answers_of_all, 2) == [["of rank 0", "of rank 1"]] * 2
+
+
+def _told_why_one_image_does_not_fit(rank: int) -> None:
+    of = model()
+    runner = step(of, vote_group=join())
+    runner.micro_batches = 3
+    if rank == 1:
+        runner.explain_failure = lambda: "; memory went to: model.0"
+
+        def forward(one: dict[str, Any]) -> Any:
+            raise OUT_OF_MEMORY
+
+        runner.forward_loss = forward
+    runner.run(split(batch(BOXES), 2)[rank])
+
+
+def test_what_one_rank_found_out_about_its_memory_stands_in_the_error_of_all() -> None:
+    for answer in run(_told_why_one_image_does_not_fit, 2):
+        assert isinstance(answer, RetryableError)
+        assert str(answer).endswith("; memory went to: model.0")
+
+
 class FixedPlan:
     """A memory plan that asks for so many micro-batches and can not be tightened."""
 

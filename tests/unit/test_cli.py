@@ -84,6 +84,7 @@ def yolo(monkeypatch, tmp_path):
         "yolov12.model.weights": {
             "convert_file": lambda source, target: Report([f"{source} -> {target}: turbo", "written"])
         },
+        "yolov12.tools.demo_oom": {"main": lambda options: recorder.calls.append(("demo oom", options)) or 1},
         "yolov12.tools.demo": {
             "OPTIONS": ("epochs", "device"),
             "main": lambda options: recorder.calls.append(("demo", options)) or 0,
@@ -492,9 +493,19 @@ def test_demo_gets_its_options(yolo):
     assert called(yolo, "demo") == {"epochs": 1, "device": "cpu"}
 
 
-def test_the_demo_of_running_out_of_memory_is_announced(capsys):
-    assert cli.main(["demo", "oom"]) == 2
-    assert "`yolov12 demo oom` is planned" in error_of(capsys)
+def test_the_demo_of_running_out_of_memory_gets_its_options_and_returns_its_exit_code(yolo):
+    assert cli.main(["demo", "oom", "epochs=1"]) == 1
+    assert called(yolo, "demo oom") == {"epochs": 1}
+
+
+def test_help_names_the_demo_of_running_out_of_memory(capsys):
+    assert cli.main(["demo", "--help"]) == 0
+    assert "demo oom" in capsys.readouterr().out
+
+
+def test_another_word_after_demo_is_refused_with_what_there_is(yolo, capsys):
+    assert cli.main(["demo", "oon"]) == 2
+    assert "yolov12 demo oom" in error_of(capsys)
 
 
 def test_demo_refuses_what_it_has_no_use_for(yolo, capsys):

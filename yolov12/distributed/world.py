@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -80,6 +80,26 @@ def from_first(answer: T) -> T:
     except RuntimeError as error:
         raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
     return said[0]
+
+
+def from_all(answer: T, group: dist.ProcessGroup | None) -> list[T]:
+    """Every rank's answer in the order of ranks, on every rank; this one's alone without a group. Every rank must call it.
+
+    Args:
+        answer: small: it is pickled.
+        group: on the CPU; None for a single process.
+
+    Raises:
+        PeerFailedError: another rank ended, or did not call it in time.
+    """
+    if group is None:
+        return [answer]
+    said: list[Any] = [None] * dist.get_world_size(group)
+    try:
+        dist.all_gather_object(said, answer, group=group)
+    except RuntimeError as error:
+        raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
+    return said
 
 
 def leave() -> None:

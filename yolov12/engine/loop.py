@@ -22,7 +22,9 @@ from yolov12 import settings
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
 from yolov12.engine.auto_batch import most_boxes
+from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
+from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
@@ -31,7 +33,7 @@ from yolov12.engine.update import Update
 from yolov12.engine.validation_memory import surviving
 from yolov12.errors import TERMINATED, UserError
 from yolov12.log import say
-from yolov12.memory.history import History
+from yolov12.memory.peaks import Peaks
 from yolov12.memory.smaller_images import SmallerImages
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Loop:
         self.all_stop = False
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
-        self.history = History()
+        self.history = trainer.history
         self.update = Update(trainer, self.history)
         self.step = Step(
             model=unwrap_model(trainer.model),
@@ -69,7 +71,11 @@ class Loop:
             smaller_images=SmallerImages(trainer.args.imgsz, int(trainer.stride))
             if settings.current().mas_data
             else None,
+            explain_failure=self._explain_failure,
         )
+        if trainer.card is not None:
+            self.step.peaks = Peaks(trainer.card)
+        self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
 
     def _recomputation(self) -> Recomputation | None:
         """None under torch.compile, which decides itself what to keep."""
@@ -82,6 +88,7 @@ class Loop:
             t.device,
             t.amp_dtype or torch.float32,
             settings.current(),
+            read_memory=None if t.card is None else t.card.read,
             history=self.history,
             most_boxes=most_boxes(t.train_loader.dataset, t.args.mosaic),
             cache=settings.cache_dir() / "memory" if on_gpu else None,
@@ -100,6 +107,11 @@ class Loop:
         verdict = vote(reason, t.vote_group)
         if not verdict.all_succeeded:
             raise UserError(verdict.first() if t.vote_group else str(reason))
+
+    def _explain_failure(self) -> str:
+        t, recomputation = self.trainer, self.step.recomputation
+        kept = largest_kept(recomputation.profile, recomputation.plan) if recomputation else []
+        return explain(t.device, t.save_dir, [*kept, *totals(unwrap_model(t.model), t.optimizer, t.ema.ema)])
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.
@@ -125,6 +137,7 @@ class Loop:
         self._announce()
         if IS_FIRST and drop_rows_after(t.csv, t.start_epoch):
             say(f"{t.csv}: removed what stood there after epoch {t.start_epoch}, which is done again")
+        self.memory_report.begin(t.start_epoch)
         if t.args.close_mosaic:
             first_plain = (t.epochs - t.args.close_mosaic) * self.batches_per_epoch
             t.plot_idx.extend([first_plain, first_plain + 1, first_plain + 2])
@@ -139,6 +152,7 @@ class Loop:
                 continue
             t.nan_recovery_attempts = 0
             self._save_epoch()
+            self.memory_report.after_epoch(t.epoch + 1)
             self._prepare_next_epoch()
             if t.stop:
                 break
@@ -200,11 +214,13 @@ class Loop:
         t.loss, t.loss_items = result.loss, result.items
         self._note_losses(i, result.items)
         if iteration - self.last_update >= t.accumulate:
-            self.step.take_gradients()
-            self.update.run()
+            with self.memory_report.phase("update"):
+                self.step.take_gradients()
+                self.update.run()
             self.last_update = iteration
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
+        self.memory_report.after_step()
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
@@ -212,7 +228,9 @@ class Loop:
         t.run_callbacks("on_train_batch_end")
 
     def _forward_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        model = self.trainer.model
+        model, card, recomputation = self.trainer.model, self.trainer.card, self.step.recomputation
+        if card is not None and recomputation is not None and recomputation.plan is not None:
+            card.use(recomputation.plan.peak_bytes)
         if self.trainer.args.compile:
             return unwrap_model(model).loss(batch, model(batch["img"]))
         return model(batch)
@@ -269,7 +287,7 @@ class Loop:
         # Only rank 0 watches the fitness, and validation has collectives that all must enter.
         if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
-            with surviving(t.validator, self.history, t.vote_group):
+            with self.memory_report.phase("validation"), surviving(t.validator, self.history, t.vote_group):
                 t.metrics, t.fitness = t.validate()
 
     def _save_epoch(self) -> None:
@@ -326,6 +344,7 @@ class Loop:
         # On the CPU the first rank evaluates alone (trainer.py).
         with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
             t.final_eval()
+        self.memory_report.finish(plots=t.args.plots)
         if IS_FIRST:
             if t.args.plots:
                 t.plot_metrics()

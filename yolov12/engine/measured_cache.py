@@ -12,7 +12,7 @@ import torch
 
 from yolov12 import __version__
 from yolov12.engine.profile import Measured
-from yolov12.errors import ExitError
+from yolov12.errors import ExitError, UserError
 from yolov12.log import warn
 from yolov12.model.attention import dispatch
 from yolov12.model.fused.norm import kernels_missing
@@ -25,7 +25,10 @@ Key = dict[str, str]
 def key_of(trace: Trace, device: torch.device, dtype: torch.dtype) -> Key:
     """What a measurement depends on. The trace holds the layers of the model and, by the bytes of each, the shape of the batch."""
     structure = hashlib.sha256(repr((trace.convolutions, trace.others, trace.output_elements)).encode()).hexdigest()
-    attention, _ = dispatch.describe(device, dtype, training=True, large=True)
+    try:
+        attention, _ = dispatch.describe(device, dtype, training=True, large=True)
+    except UserError:  # a backend was asked for that can not serve; models without attention train all the same
+        attention = "refused"
     cudnn = torch.backends.cudnn
     return {
         "model and batch": structure,

@@ -49,7 +49,7 @@ class Recomputation:
         device: where it trains.
         dtype: that its convolutions compute in.
         current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
-        read_memory: of the device; for tests.
+        read_memory: what to ask instead of the device (memory/card.py); None asks the device.
         history: where changes of the plan are noted.
         most_boxes: of one image, which bounds the memory of the loss.
         cache: folder for what was measured; None keeps and finds nothing.
@@ -62,7 +62,7 @@ class Recomputation:
         device: torch.device,
         dtype: torch.dtype,
         current: Settings,
-        read_memory: Callable[[torch.device], budget.Memory] = budget.read,
+        read_memory: Callable[[torch.device], budget.Memory] | None = None,
         history: History | None = None,
         most_boxes: int = 0,
         cache: Path | None = None,
@@ -71,8 +71,10 @@ class Recomputation:
         self.model, self.device, self.dtype = model, device, dtype
         self.safety_ratio = current.mem_safety_ratio
         self.left_alone = names_of(model, current.disable_mas_layers)
-        self.mode, self.reason = mode_for(current.checkpoint, device, getattr(model, "gradient_checkpointing", False))
-        self.read_memory = read_memory
+        self.mode, self.reason = mode_for(
+            current.checkpoint, device, getattr(model, "gradient_checkpointing", False), read_memory is not None
+        )
+        self.read_memory = read_memory or budget.read
         self.history = history or History()
         self.most_boxes, self.cache = most_boxes, cache
         self.clock = clock or (CudaClock() if device.type == "cuda" else None)
@@ -93,6 +95,8 @@ class Recomputation:
         self.failed_at = 0
         """What was free for a step when one last ran out of memory."""
         self.calm_steps = 0
+        self.budget_bytes: int | None = None
+        """What a step might use when memory was last looked at."""
         say(f"memory: {self.reason}")
         if self.mode == "off":
             fused.choose({})
@@ -163,7 +167,7 @@ class Recomputation:
         if self.cache is not None and (known := self._load()) is not None:
             self.measured, why = known, "measured by an earlier run"
         self.profile = self._profile(memory.allocated)
-        available = memory.budget(self.safety_ratio)
+        available = self.budget_bytes = memory.budget(self.safety_ratio)
         within = available if self.ceiling is None else min(available, self.ceiling)
         self._take(choose(self.profile, within, most_parts=shape[0]))
         self._show(available, why)
@@ -201,7 +205,8 @@ class Recomputation:
         assert self.shape is not None
         memory = self.read_memory(self.device)
         self.grown_bytes = max(memory.allocated - self.profile.fixed_bytes, 0)
-        available = memory.budget(self.safety_ratio) - self.grown_bytes
+        self.budget_bytes = memory.budget(self.safety_ratio)
+        available = self.budget_bytes - self.grown_bytes
         if self.first_steps is not None and self.first_steps.can_be_read:
             self._learn(available)
         self.calm_steps += 1
@@ -294,18 +299,23 @@ class Recomputation:
             self._measure_again()
 
 
-def mode_for(checkpoint: str, device: torch.device, asked_by_attribute: bool = False) -> tuple[str, str]:
+def mode_for(
+    checkpoint: str, device: torch.device, asked_by_attribute: bool = False, has_card: bool = False
+) -> tuple[str, str]:
     """("off", "planned" or "all") and the reason.
 
     Args:
         checkpoint: the setting: "1", "0" or "all".
         asked_by_attribute: whether a script set `model.model.gradient_checkpointing = True`.
+        has_card: whether memory is read elsewhere than from the device.
     """
     if checkpoint == "0":
         return "off", "recomputation is off (checkpoint=0): upstream's modules keep what they keep"
     if checkpoint == "all" or asked_by_attribute:
         by = "gradient_checkpointing=True" if asked_by_attribute else "checkpoint=all"
         return "all", f"everything that can be is computed again in backward ({by})"
+    if has_card:
+        return "planned", "recomputation as far as it is needed on the card that this run was given"
     if device.type != "cuda":
         return "off", f"no plan on {device.type}: its memory is not measured; checkpoint=all recomputes everywhere"
     if kernels_missing(device):  # which says why

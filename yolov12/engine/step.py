@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import TargetCounter, counter_for
+from yolov12.engine.phases import told_by
 from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
@@ -65,6 +66,7 @@ class Step:
         recomputation: what the model keeps for backward, by the memory that is free; None leaves that alone.
         history: where repeated attempts are noted.
         smaller_images: the last resort (mas_data); None ends the run instead.
+        explain_failure: called while what one image needed is still there and did not fit; what it returns stands in the error.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Step:
         recomputation: Recomputation | None = None,
         history: History | None = None,
         smaller_images: SmallerImages | None = None,
+        explain_failure: Callable[[], str] = str,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -85,6 +88,8 @@ class Step:
         self.vote_group = vote_group
         self.recomputation = recomputation
         self.history = history or History()
+        self.explain_failure = explain_failure
+        self._explained = ""
         self.peaks = Peaks.of(next(model.parameters()).device)
         self.last_resort = LastResort(smaller_images, self.history)
         self.micro_batches = 1
@@ -145,10 +150,12 @@ class Step:
                 if self._parts(images) < images:
                     can_not = "no tighter plan"
                 elif not self._wait(waits_s) and not self.last_resort.take(batch, verdict.first()):
-                    can_not = ONE_IMAGE
+                    can_not = f"{ONE_IMAGE}{self._explained}"
             second = vote(can_not, self.vote_group)
-            if ONE_IMAGE in second.reasons.values():
-                raise RetryableError(f"{ONE_IMAGE} ({verdict.first()}); {self.last_resort.advice()}")
+            if hopeless := [reason for reason in second.reasons.values() if reason.startswith(ONE_IMAGE)]:
+                raise RetryableError(
+                    f"{ONE_IMAGE} ({verdict.first()}); {self.last_resort.advice()}{hopeless[0].removeprefix(ONE_IMAGE)}"
+                )
             if not second.all_succeeded:
                 self._use_smaller_parts(images, verdict.first())
 
@@ -177,6 +184,8 @@ class Step:
                 return self._counted_attempt(parts), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
+                if self._parts(len(batch["img"])) >= len(batch["img"]):
+                    self._explained = self.explain_failure()
                 # The traceback holds the activations of the failed pass; without it they are free before the retry.
                 error = error.with_traceback(None)
             return None, error
@@ -217,18 +226,15 @@ class Step:
 
     @contextmanager
     def _forward(self) -> Iterator[None]:
-        """Around forward and loss: autocast, and what memory they need, each for itself."""
+        """Around forward and loss: autocast, and the phases of memory."""
         self.peaks.begin("forward")
-        with ExitStack() as ending:
-            if (
-                head := _head(self.model)
-            ) is not None and self.recomputation is not None:  # a hook would end torch.compile's graph
-                ending.callback(head.register_forward_hook(lambda *_: self.peaks.begin("loss")).remove)
-            ending.enter_context(self.autocast())
+        # Without a plan nobody asks where they end, and a hook would break torch.compile's graph.
+        with nullcontext() if self.recomputation is None else told_by(self.model, self.peaks), self.autocast():
             yield
 
     def _backward(self, loss: Tensor) -> None:
-        self.peaks.begin("backward")
+        if self.peaks.phase == "forward":  # no head told of more
+            self.peaks.begin("backward")
         self.scale_loss(loss).backward()
 
     def _sum_over_provisional(self, images: int) -> Tensor | float:
@@ -345,12 +351,6 @@ class _Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
-
-
-def _head(model: nn.Module) -> nn.Module | None:
-    """The last layer of ultralytics' models; None for others."""
-    layers = getattr(model, "model", None)
-    return layers[-1] if isinstance(layers, nn.Sequential) and len(layers) else None
 
 
 def _says_out_of_memory(reason: str) -> bool:

@@ -29,6 +29,8 @@ from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.errors import UserError
 from yolov12.log import say
+from yolov12.memory.card import Card
+from yolov12.memory.history import History
 from yolov12.seams import Seam, replaced
 from yolov12.wholefile import remove_parts, replacing
 
@@ -64,9 +66,16 @@ class YOLOv12Trainer(DetectionTrainer):
     batch_size: float
 
     def __init__(
-        self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
+        self,
+        cfg: Any = DEFAULT_CFG,
+        overrides: dict[str, Any] | None = None,
+        _callbacks: dict | None = None,
+        card: Card | None = None,
     ) -> None:
+        """As ultralytics' trainers; `card` is what the run takes for its device's memory instead of asking the device."""
         install_patches()
+        self.card = card
+        self.history = History()
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
         super().__init__(cfg, _with_devices_of(self.world, overrides or {}), _callbacks)

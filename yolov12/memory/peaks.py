@@ -33,7 +33,8 @@ class OfCuda:
     device: torch.device
 
     def peak(self) -> tuple[int, int]:
-        return torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device)
+        found = torch.cuda.memory_stats_as_nested_dict(self.device)  # the flat form takes ten times as long
+        return found["allocated_bytes"]["all"]["peak"], found["reserved_bytes"]["all"]["peak"]
 
     def reset(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.device)

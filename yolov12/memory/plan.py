@@ -90,6 +90,11 @@ class Plan:
     """Into how many micro-batches the batch is cut."""
     fits: bool = True
 
+    def share(self, profile: Profile) -> float:
+        """Cost of what is computed again over that of everything."""
+        total = sum(block.cost for block in profile.blocks) or 1.0
+        return sum(profile.blocks[i].cost for i in self.dropped) / total
+
     def words(self, profile: Profile) -> str:
         """In a line, as one side of `old -> new`."""
         inputs = sum(profile.blocks[i].is_input for i in self.dropped)

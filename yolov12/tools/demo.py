@@ -34,6 +34,12 @@ INDENT = " " * 19
 """Below the words of a line of the summary."""
 OPTIONS = ("epochs", "imgsz", "batch", "device", "seed", "workers", "out")
 
+Sizes = Mapping[str, Mapping[str, int]]
+SIZES: Sizes = {
+    "gpu": {"epochs": 20, "imgsz": 640, "batch": 16, "train_images": 400, "val_images": 80},
+    "cpu": {"epochs": 8, "imgsz": 160, "batch": 8, "train_images": 200, "val_images": 40},
+}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -69,8 +75,11 @@ def main(args: Mapping[str, Any]) -> int:
     return 0
 
 
-def choose(has_gpu: bool, cores: int, args: Mapping[str, Any]) -> Recipe:
+def choose(has_gpu: bool, cores: int, args: Mapping[str, Any], sizes: Sizes = SIZES) -> Recipe:
     """The recipe for this machine, with the user's changes.
+
+    Args:
+        sizes: how much is trained on a GPU and on the CPU.
 
     Raises:
         UserError: an option is unknown, or is no positive whole number.
@@ -82,11 +91,7 @@ def choose(has_gpu: bool, cores: int, args: Mapping[str, Any]) -> Recipe:
     for name in ("epochs", "imgsz", "batch"):
         if name in changes and (not isinstance(changes[name], int) or changes[name] < 1):
             raise UserError(f"{name}={changes[name]} is not a positive whole number; leave it out for the default")
-    size: dict[str, Any] = (
-        {"epochs": 20, "imgsz": 640, "batch": 16, "train_images": 400, "val_images": 80}
-        if on_gpu
-        else {"epochs": 8, "imgsz": 160, "batch": 8, "train_images": 200, "val_images": 40}
-    )
+    size: Mapping[str, Any] = sizes["gpu" if on_gpu else "cpu"]
     # A core for the network, the others for loading; with one or two, loading in the same process is faster.
     return Recipe(**{**size, "workers": min(cores - 1, 8) if cores > 2 else 0, **changes})
 
@@ -182,7 +187,7 @@ class Tour:
         say(words)
         self.lines.append(f"{name:8} {self.seconds[name]:6.1f} s  {words}")
         if place is not None:
-            self.lines.append(f"{INDENT}{_typed(place)}")
+            self.lines.append(f"{INDENT}{typed(place)}")
 
     def summary(self, data: Path) -> list[str]:
         """The final block."""
@@ -190,10 +195,10 @@ class Tour:
         size = f"{self.recipe.imgsz}x{self.recipe.imgsz}"
         return [
             "",
-            f"demo finished in {total:.0f} s at {size} pixels; everything lies in {_typed(self.out)}",
+            f"demo finished in {total:.0f} s at {size} pixels; everything lies in {typed(self.out)}",
             *self.lines,
             f"next     your own data: {shlex.quote(program())} train data=my.yaml model={MODEL} epochs=100",
-            f"{INDENT}my.yaml is written like {_typed(data)}",
+            f"{INDENT}my.yaml is written like {typed(data)}",
         ]
 
 
@@ -250,6 +255,6 @@ def hardware(recipe: Recipe) -> str:
     return f"hardware: the CPU, {os.cpu_count()} cores ({why})"
 
 
-def _typed(path: Path) -> str:
+def typed(path: Path) -> str:
     """A path as short as it can be typed from here."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -345,6 +345,15 @@ def test_images_of_half_the_size_that_do_not_fit_end_the_run() -> None:
     assert min(forward.sides) == 96
 
 
+def test_what_one_image_needed_is_looked_at_while_it_is_there_and_stands_in_the_error() -> None:
+    runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
+    looked_at: list[int] = []
+    runner.explain_failure = lambda: looked_at.append(forward.calls) or "; memory went to: model.0"
+    with pytest.raises(RetryableError, match=r"smaller imgsz.*; memory went to: model\.0$"):
+        runner.run(batch(BOXES))
+    assert looked_at[0] == 3  # single images, not the attempts before
+
+
 def test_another_error_is_raised_as_it_is() -> None:
     runner, _ = failing_step(model(), {1}, ValueError("a bug"))
     with pytest.raises(ValueError, match="a bug") as caught:

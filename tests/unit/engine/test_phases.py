@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Borders between forward, loss and backward, as a real model tells them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.unit.engine.tiny import batch, model
+from yolov12.engine.phases import told_by
+from yolov12.memory.peaks import OfNothing, Peaks
+
+
+class Told(Peaks):
+    """Notes when each phase begins."""
+
+    def begin(self, phase: str) -> None:
+        self.__dict__.setdefault("order", []).append(phase)
+        super().begin(phase)
+
+
+def test_the_loss_lasts_until_its_gradient_reaches_the_head():
+    of, peaks = model(), Told(OfNothing())
+    seen = []
+    with told_by(of, peaks):
+        loss, _ = of(batch([1, 2]))
+    assert peaks.phase == "loss"
+    of.model[0].conv.weight.register_hook(lambda _: seen.append(peaks.phase))
+    of.model[-1].cv3[0][-1].bias.register_hook(lambda _: seen.append(peaks.phase))
+    loss.sum().backward()
+    assert peaks.order == ["loss", "backward"]
+    assert seen[-1] == "backward"
+
+
+def test_nothing_stays_on_the_model():
+    of = model()
+    with told_by(of, Peaks(OfNothing())):
+        of(batch([1]))
+    assert not of.model[-1]._forward_hooks
+
+
+def test_a_model_without_a_head_tells_nothing():
+    peaks = Told(OfNothing())
+    with told_by(nn.Linear(2, 2), peaks):
+        nn.Linear(2, 2)(torch.zeros(1, 2)).sum().backward()
+    assert "order" not in peaks.__dict__

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Watches what a run needs and tells it: memory.csv after each epoch, some lines and memory.png at the end. What it says is in memory/report.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch.distributed as dist
+
+from yolov12.distributed.world import from_all
+from yolov12.engine.results import drop_rows_after
+from yolov12.engine.step import Step
+from yolov12.log import rank, say
+from yolov12.memory import report
+from yolov12.memory.peaks import BETWEEN
+from yolov12.memory.picture import draw
+from yolov12.memory.plan import Plan
+from yolov12.memory.usage import Course, Point, Spread
+
+
+@dataclass
+class _SoFar:
+    """Of the epoch that runs."""
+
+    retries_before: int = 0
+    plans_before: int = 0
+    peak: int = 0
+    micro_batches: int = 1
+    peaks: Spread = field(default_factory=Spread)
+    share: Spread = field(default_factory=Spread)
+
+
+class MemoryReport:
+    """Of one process; what it writes, rank 0 writes for all. Every rank must call `after_epoch` and `finish`: they gather what the others saw.
+
+    Args:
+        step: whose peaks, plan and history are read. Nothing here waits for the device.
+        folder: of the run.
+        vote_group: CPU process group; None when this process is alone.
+    """
+
+    def __init__(self, step: Step, folder: Path, vote_group: dist.ProcessGroup | None) -> None:
+        self.step, self.folder, self.vote_group = step, folder, vote_group
+        self.course = Course()
+        self._peaks_of_run, self._share_of_run = Spread(), Spread()
+        self._plan: Plan | None = None
+        self._share = 0.0
+        self._epoch = _SoFar()
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "memory.csv"
+
+    def begin(self, start_epoch: int) -> None:
+        """Before training: a resumed run goes on with the table behind the epochs that its checkpoint holds."""
+        if rank() == 0:
+            drop_rows_after(self.table, start_epoch)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Around a phase that is not part of the step: its peak gets a name of its own."""
+        self.step.peaks.begin(name)
+        try:
+            yield
+        finally:
+            self.step.peaks.begin(BETWEEN)
+            self._epoch.peak = max(self._epoch.peak, self.step.peaks.step.get(name, 0))
+
+    def after_step(self) -> None:
+        """A step was committed, and the weights updated if that was due."""
+        recomputation = self.step.recomputation
+        plan = recomputation.plan if recomputation else None
+        if recomputation and plan is not self._plan:
+            self._plan = plan
+            self._share = plan.share(recomputation.profile) if plan and recomputation.profile else 0.0
+        self._epoch.share.add(self._share)
+        self._share_of_run.add(self._share)
+        self._epoch.micro_batches = max(self._epoch.micro_batches, self.step.micro_batches, plan.parts if plan else 1)
+        peak = max(self.step.peaks.step.values(), default=0)
+        if peak:
+            self._epoch.peak = max(self._epoch.peak, peak)
+            self._epoch.peaks.add(peak)
+            self._peaks_of_run.add(peak)
+            budget = recomputation.budget_bytes if recomputation else None
+            self.course.add(Point(self.step.history.steps - 1, peak, budget))
+
+    def after_epoch(self, epoch: int) -> None:
+        """Append a row, for all ranks together.
+
+        Args:
+            epoch: from 1.
+
+        Raises:
+            PeerFailedError: another rank did not take part.
+        """
+        row = report.worst(from_all(self._row(epoch), self.vote_group))
+        history = self.step.history
+        self._epoch = _SoFar(history.count("retry"), history.count("plan"))
+        if rank() == 0 and report.tells_something(row):
+            is_new = not self.table.exists()
+            with self.table.open("a", encoding="utf-8") as table:
+                table.write((report.header() if is_new else "") + report.row(row))
+
+    def finish(self, plots: bool) -> None:
+        """At the end of training: the lines, and the picture of rank 0's steps if `plots` asks for pictures.
+
+        Raises:
+            PeerFailedError: another rank did not take part.
+        """
+        for line in report.lines(from_all(self._summary(), self.vote_group)):
+            say(line)
+        if rank() == 0 and plots and len(self.course.points) > 1:
+            draw(self.folder / "memory.png", self.course.points, self.step.history.events)
+
+    def _row(self, epoch: int) -> report.Epoch:
+        history, is_counted = self.step.history, self._epoch.peak > 0
+        recomputation = self.step.recomputation
+        inputs = outputs = 0
+        if recomputation and recomputation.plan and recomputation.profile:
+            inputs = sum(recomputation.profile.blocks[i].is_input for i in recomputation.plan.dropped)
+            outputs = len(recomputation.plan.dropped) - inputs
+        return report.Epoch(
+            epoch=epoch,
+            peak_allocated_gib=self._epoch.peak / 2**30 if is_counted else None,
+            peak_reserved_so_far_gib=self.step.peaks.highest_reserved / 2**30 if is_counted else None,
+            step_peaks_std_gib=self._epoch.peaks.std / 2**30 if is_counted else None,
+            repeated_steps=history.count("retry") - self._epoch.retries_before,
+            plan_changes=history.count("plan") - self._epoch.plans_before,
+            micro_batches=self._epoch.micro_batches,
+            convolutions_computed_again=outputs,
+            inputs_rebuilt=inputs,
+            share_of_forward_computed_again=self._epoch.share.mean,
+        )
+
+    def _summary(self) -> report.Summary:
+        peaks = self.step.peaks
+        return report.Summary(
+            rank=rank(),
+            phases={phase: size for phase, size in peaks.run.items() if size},
+            reserved=peaks.highest_reserved,
+            mean=self._peaks_of_run.mean,
+            std=self._peaks_of_run.std,
+            share=self._share_of_run.mean,
+            events=tuple(self.step.history.events),
+        )
