@@ -21,6 +21,7 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 from yolov12 import settings
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
+from yolov12.engine.graph import StepGraph
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
@@ -60,6 +61,7 @@ class Loop:
             vote_group=trainer.vote_group,
             recomputation=self._recomputation(),
             history=self.history,
+            graph=self._graph(),
         )
 
     def _recomputation(self) -> Recomputation | None:
@@ -70,6 +72,11 @@ class Loop:
         return Recomputation(
             unwrap_model(t.model), t.device, t.amp_dtype or torch.float32, settings.current(), history=self.history
         )
+
+    def _graph(self) -> StepGraph | None:
+        """None under torch.compile, which makes its own."""
+        t = self.trainer
+        return None if t.args.compile else StepGraph(unwrap_model(t.model), settings.current().compile)
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.

@@ -67,19 +67,30 @@ def listen(criterion: v8DetectionLoss, listener: Listener | None) -> None:
 
 def serves(criterion: v8DetectionLoss, preds: Any) -> bool:
     """Whether the kernels compute what this criterion computes, on these outputs."""
-    assigner, bce = criterion.assigner, criterion.bce
     return (
         isinstance(preds, Levels)
         and len(preds.boxes) <= MOST_LEVELS
-        and preds.boxes[0].is_cuda
-        and kernels_missing(preds.boxes[0].device) is None
+        and serves_criterion(criterion, preds.boxes[0].device)
+    )
+
+
+def serves_criterion(criterion: Any, device: torch.device) -> bool:
+    """Whether the kernels compute what this criterion computes on the outputs of a plain head."""
+    return (
+        type(criterion) is v8DetectionLoss
         and criterion.reg_max == BINS
-        and type(criterion) is v8DetectionLoss
-        and type(assigner) is TaskAlignedAssigner
+        and _is_served(criterion.assigner)
+        and is_plain(criterion.bce)
+        and kernels_missing(device) is None
+    )
+
+
+def _is_served(assigner: TaskAlignedAssigner) -> bool:
+    return (
+        type(assigner) is TaskAlignedAssigner
         and assigner.topk == assigner.topk2
         and assigner.topk <= MOST_CANDIDATES
         and assigner.eps == WEIGHT_EPSILON
-        and is_plain(bce)
     )
 
 

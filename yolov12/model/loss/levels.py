@@ -36,13 +36,17 @@ class Levels(dict[str, Any]):
 
 def forward_head(self: Detect, x: list[Tensor], box_head: Any = None, cls_head: Any = None) -> dict[str, Any]:
     """Replaces upstream's for plain heads in training on a GPU, where it would copy every output to join the levels."""
-    is_plain = type(self) is Detect and getattr(self, "one2one_cv2", None) is None
     on_gpu = x[0].device.type in ("cuda", "meta")  # meta: a GPU's training step followed on shapes alone
-    if not (self.training and is_plain and on_gpu and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+    if not (self.training and is_plain(self) and on_gpu and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return _upstream_forward_head(self, x, box_head, cls_head)
     return Levels(
         [box_head[i](x[i]) for i in range(self.nl)], [cls_head[i](x[i]) for i in range(self.nl)], feats=list(x)
     )
+
+
+def is_plain(head: Any) -> bool:
+    """Whether it is upstream's detection head itself, with one set of outputs."""
+    return type(head) is Detect and getattr(head, "one2one_cv2", None) is None
 
 
 def install() -> None:
