@@ -67,6 +67,11 @@ class Settings:
         doc="TensorRT engines. Not set: `engines` in the cache folder.",
         later=True,
     )
+    kernels: bool = setting(
+        True,
+        accepts="1 or 0",
+        doc="Our CUDA kernels for batch norm, activation and the detection loss. 0: torch's operations.",
+    )
     mem_safety_ratio: float = setting(
         0.10,
         accepts="a number from 0 to 0.5",

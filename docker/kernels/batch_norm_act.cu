@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 #include <type_traits>
 
 #include "batch_norm_act.h"
+#include "numbers.cuh"
 
 namespace yolov12_kernels {
 namespace {
@@ -13,33 +11,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kBlocksPerMultiprocessor = 8;  // which threads of up to 32 registers each would fill
 constexpr int kRowsPerThread = 4;            // fewer, and a block costs more than its rows
-constexpr int kLoadBytes = 16;
 constexpr int kFinishThreads = 128;
-
-__device__ float to_float(float x) { return x; }
-__device__ float to_float(__half x) { return __half2float(x); }
-__device__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <typename T>
-__device__ T from_float(float x);
-template <>
-__device__ float from_float<float>(float x) {
-  return x;
-}
-template <>
-__device__ __half from_float<__half>(float x) {
-  return __float2half_rn(x);
-}
-template <>
-__device__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
-  return __float2bfloat16_rn(x);
-}
-
-// One 16-byte load or store.
-template <typename T>
-struct alignas(kLoadBytes) Vector {
-  static constexpr int kSize = kLoadBytes / sizeof(T);
-  T values[kSize];
-};
 
 // A block's threads as a grid: `columns` vectors side by side cover all channels, the rest of the threads take further rows.
 struct Layout {

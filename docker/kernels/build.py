@@ -34,10 +34,13 @@ from native.build import (
 sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
 
 HERE = Path(__file__).resolve().parent
-VERSION = "1.0"
+VERSION = "1.1"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
-SOURCES = ("batch_norm_act.cu", "batch_norm_act.h", "torch_ops.cpp")
+KERNELS = ("batch_norm_act", "detection_loss")
+OPS = ("batch_norm_act_ops", "detection_loss_ops")
+HEADERS = ("batch_norm_act.h", "detection_loss.h", "numbers.cuh", "tensors.h")
+SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}
 """As in env/matrix.yaml: the one arch that has no code of its own, since torch has none either."""
 
@@ -59,11 +62,10 @@ def code_archs(archs: str, compilable: list[str]) -> list[str]:
 def compile_commands(cuda_home: Path, torch: Torch, codes: list[str]) -> dict[str, list[str]]:
     """Object file -> the command that makes it, run where the sources are, so that no path of the machine gets into the objects."""
     nvcc = nvcc_command(cuda_home, codes)
-    seed = "-frandom-seed=batch_norm_act"  # for names that would else hold the number of nvcc's process
-    return {
-        "batch_norm_act.o": [*nvcc, seed, "batch_norm_act.cu", "-o", "batch_norm_act.o"],
-        "torch_ops.o": [*gxx_command(cuda_home, torch), "torch_ops.cpp", "-o", "torch_ops.o"],
-    }
+    gxx = gxx_command(cuda_home, torch)
+    # The seed is for names that would else hold the number of nvcc's process.
+    kernels = {f"{name}.o": [*nvcc, f"-frandom-seed={name}", f"{name}.cu", "-o", f"{name}.o"] for name in KERNELS}
+    return kernels | {f"{name}.o": [*gxx, f"{name}.cpp", "-o", f"{name}.o"] for name in OPS}
 
 
 def compile_library(root: Path, cuda_home: Path, torch: Torch, codes: list[str]) -> bytes:

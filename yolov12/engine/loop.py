@@ -24,6 +24,7 @@ from yolov12.distributed.world import from_first
 from yolov12.engine.auto_batch import most_boxes
 from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
+from yolov12.engine.graph import StepGraph
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
@@ -72,6 +73,7 @@ class Loop:
             if settings.current().mas_data
             else None,
             explain_failure=self._explain_failure,
+            graph=self._graph(),
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
@@ -112,6 +114,11 @@ class Loop:
         t, recomputation = self.trainer, self.step.recomputation
         kept = largest_kept(recomputation.profile, recomputation.plan) if recomputation else []
         return explain(t.device, t.save_dir, [*kept, *totals(unwrap_model(t.model), t.optimizer, t.ema.ema)])
+
+    def _graph(self) -> StepGraph | None:
+        """None under torch.compile, which makes its own."""
+        t = self.trainer
+        return None if t.args.compile else StepGraph(unwrap_model(t.model), settings.current().compile)
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.

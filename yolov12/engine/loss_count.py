@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from ultralytics.utils.loss import v8DetectionLoss
 
+from yolov12.model.loss import kernels
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -31,16 +32,21 @@ class TargetCounter:
         """The divisor of the last loss: the sum of target scores, at least 1. A scalar on the loss's device."""
         self.count: Tensor
         """The sum of target scores itself; 0 for a part without objects."""
-        self._handle = criterion.bbox_loss.register_forward_pre_hook(self._note)
+        self._criterion = criterion
+        self._handle = criterion.bbox_loss.register_forward_pre_hook(self._hear)
+        kernels.listen(criterion, self._note)
 
-    def _note(self, module: Any, args: tuple[Tensor, ...]) -> None:
+    def _hear(self, module: Any, args: tuple[Tensor, ...]) -> None:
         del module
-        self.divisor = args[TARGET_SCORES_SUM].detach()
-        self.count = args[TARGET_SCORES].detach().sum()
+        self._note(args[TARGET_SCORES_SUM].detach(), args[TARGET_SCORES].detach().sum())
+
+    def _note(self, divisor: Tensor, count: Tensor) -> None:
+        self.divisor, self.count = divisor, count
 
     def close(self) -> None:
         """Stop listening."""
         self._handle.remove()
+        kernels.listen(self._criterion, None)
 
 
 def counter_for(criterion: Any) -> TargetCounter | None:

@@ -145,6 +145,17 @@ class Recomputation:
         self._take(tighter)
         return change
 
+    def no_room(self, times: float) -> str | None:
+        """Why so many times the memory of a step is not there with everything kept; None if it is."""
+        if self.plan is None or self.mode != "planned":
+            return "no plan says what a step needs"
+        if self.plan.dropped or self.plan.parts > 1:
+            return "memory is short already"
+        available = self.read_memory(self.device).budget(self.safety_ratio)
+        if times * self.plan.peak_bytes <= available:
+            return None
+        return f"{available / 2**30:.1f} GiB are less than {times:g} times the {self.plan.peak_bytes / 2**30:.1f} that a step needs"
+
     def close(self) -> None:
         """After the run: convolutions are upstream's again."""
         fused.choose({})

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
+from yolov12.engine.attempt import Attempt, Batch
+from yolov12.engine.graph import StepGraph
 from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import TargetCounter, counter_for
 from yolov12.engine.phases import told_by
@@ -36,10 +38,10 @@ from yolov12.memory.micro_batch import split
 from yolov12.memory.peaks import BETWEEN, Peaks
 from yolov12.memory.smaller_images import SmallerImages
 
-Batch = dict[str, Any]
-
 ONE_IMAGE = "out of memory with one image at a time"
 """What a rank votes that can not go on; all ranks end with it."""
+GRAPH_ROOM = 2.0
+"""How many times a step's memory must fit for a graph: it keeps its own, and the last batch of an epoch, which is smaller, runs without it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Step:
         history: where repeated attempts are noted.
         smaller_images: the last resort (mas_data); None ends the run instead.
         explain_failure: called while what one image needed is still there and did not fit; what it returns stands in the error.
+        graph: runs a batch that is not cut as a CUDA graph where that is faster; None never does.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Step:
         history: History | None = None,
         smaller_images: SmallerImages | None = None,
         explain_failure: Callable[[], str] = str,
+        graph: StepGraph | None = None,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -92,6 +96,7 @@ class Step:
         self._explained = ""
         self.peaks = Peaks.of(next(model.parameters()).device)
         self.last_resort = LastResort(smaller_images, self.history)
+        self.graph = graph
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -171,17 +176,20 @@ class Step:
         self.held = [None] * len(self.parameters)
         self._targets_per_image.fill_(1)
 
-    def _attempt(self, batch: Batch) -> tuple[_Attempt | None, Exception | None]:
+    def _attempt(self, batch: Batch) -> tuple[Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
         self.peaks.begin_step()
         try:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(self.last_resort.shape_of(batch))
-            parts = split(batch, self._parts(len(batch["img"])))
+            parts = [self.last_resort.of(part) for part in split(batch, self._parts(len(batch["img"])))]
             with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
-                if self.vote_group is None and len(parts) == 1:
-                    return self._plain_attempt(self.last_resort.of(parts[0])), None
-                return self._counted_attempt(parts), None
+                if len(parts) > 1:
+                    return self._counted_attempt(parts), None
+                if self.graph is None or self.recomputation is None:
+                    return self._whole_attempt(parts[0]), None
+                no_room = self.recomputation.no_room(GRAPH_ROOM)
+                return self.graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 if self._parts(len(batch["img"])) >= len(batch["img"]):
@@ -192,15 +200,19 @@ class Step:
         finally:
             self.peaks.begin(BETWEEN)
 
-    def _plain_attempt(self, batch: Batch) -> _Attempt:
+    def _whole_attempt(self, batch: Batch) -> Attempt:
+        """The batch in one part."""
+        return self._plain_attempt(batch) if self.vote_group is None else self._counted_attempt([batch])
+
+    def _plain_attempt(self, batch: Batch) -> Attempt:
         """The whole batch at once, alone: ultralytics' own loss is already that of the whole."""
         with self._forward():
             loss, items = self.forward_loss(batch)
             loss = loss.sum()
         self._backward(loss)
-        return _Attempt(loss.detach(), items, counts=None)
+        return Attempt(loss.detach(), items, counts=None)
 
-    def _counted_attempt(self, parts: list[Batch]) -> _Attempt:
+    def _counted_attempt(self, parts: list[Batch]) -> Attempt:
         """Each part contributes its loss sum over a provisional divisor, the same on all ranks; `_commit` corrects it."""
         self._listen_to_criterion()
         device = parts[0]["img"].device
@@ -208,7 +220,7 @@ class Step:
         loss_of_all = torch.zeros((), device=device)
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
-        for part in map(self.last_resort.of, parts):
+        for part in parts:
             with self._forward():
                 loss, items = self.forward_loss(part)
                 loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
@@ -220,7 +232,7 @@ class Step:
             loss_of_all += loss.detach()
             targets += self._counter.count if self._counter else divisor
         counts = torch.stack([targets, torch.full_like(targets, images)])
-        return _Attempt(
+        return Attempt(
             loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts
         )
 
@@ -263,7 +275,7 @@ class Step:
                 f"loss: {type(criterion).__name__} has no single divisor; parts and ranks are weighted by images, as ultralytics' DDP does",
             )
 
-    def _commit(self, attempt: _Attempt, wish: Wish) -> StepResult:
+    def _commit(self, attempt: Attempt, wish: Wish) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
         if self.vote_group is not None:
             self._fill_missing_gradients()
@@ -282,7 +294,8 @@ class Step:
                 loss = loss * correction
                 # A count of NaN (the weights are NaN) must not outlive the step that recovery throws away.
                 finite = targets_per_image.isfinite()
-                self._targets_per_image = torch.where(finite, targets_per_image, self._targets_per_image)
+                # In place: a graph that was captured reads it where it is.
+                self._targets_per_image.copy_(torch.where(finite, targets_per_image, self._targets_per_image))
         earlier = [held for i, _ in present if (held := self.held[i]) is not None]
         if len(earlier) == len(gradients):
             torch._foreach_add_(earlier, gradients)
@@ -343,14 +356,6 @@ class Step:
             say(
                 "batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    loss: Tensor
-    items: dict[str, Tensor]
-    counts: Tensor | None
-    """(targets, images) of this rank where parts or ranks must be added up, else None."""
 
 
 def _says_out_of_memory(reason: str) -> bool:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+from typing import Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -41,8 +43,25 @@ def one_line(error: BaseException) -> str:
     return (f"{type(error).__name__}: {error}".splitlines() or [""])[0][:300]
 
 
+_givers: WeakSet[Giver] = WeakSet()
+
+
+class Giver(Protocol):
+    """Holds memory that it can do without."""
+
+    def drop(self) -> None:
+        """Give it back."""
+
+
+def drop_when_short(giver: Giver) -> None:
+    """Ask it to give its memory back, for as long as it lives, wherever room is made after a failure."""
+    _givers.add(giver)
+
+
 def release_memory() -> None:
     """Give what the allocator keeps for later back to the device, where a block of another size may be cut from it."""
+    for giver in list(_givers):
+        giver.drop()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

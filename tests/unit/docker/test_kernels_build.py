@@ -159,7 +159,7 @@ def test_a_build_can_be_repeated_to_the_byte_and_leaves_nothing_behind(machine, 
 
 def test_every_source_of_the_folder_is_compiled_or_included(machine, tmp_path):
     run(machine)
-    assert {path.name for path in HERE.iterdir() if path.suffix in (".cu", ".h", ".cpp")} == set(build.SOURCES)
+    assert {path.name for path in HERE.iterdir() if path.suffix in (".cu", ".cuh", ".h", ".cpp")} == set(build.SOURCES)
     assert set(build.SOURCES) <= set((tmp_path / "log.files").read_text().split())
 
 
@@ -177,7 +177,7 @@ def test_no_path_of_the_machine_gets_into_an_object(machine, tmp_path):
     for line in commands(tmp_path):
         paths = [word.lstrip("-L") for word in line if word.lstrip("-L").startswith("/")]
         assert all(path.startswith(("/torch", str(tmp_path / "cuda"))) for path in paths), line
-    (ops,) = [line for line in commands(tmp_path) if "torch_ops.cpp" in line]
+    (ops,) = [line for line in commands(tmp_path) if "batch_norm_act_ops.cpp" in line]
     assert "-fmacro-prefix-map=/torch=torch" in ops
 
 
@@ -209,8 +209,8 @@ def test_a_torch_of_another_cuda_is_named(machine, tmp_path, capsys):
 
 
 def test_a_compiler_error_ends_in_a_sentence_with_its_first_line(machine, tmp_path, capsys):
-    script(tmp_path / "bin/g++", "echo 'torch_ops.cpp:7: error: no such type' >&2; exit 1")
+    script(tmp_path / "bin/g++", "echo 'batch_norm_act_ops.cpp:7: error: no such type' >&2; exit 1")
     assert run(machine) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "kernels: g++ failed on torch_ops.o: torch_ops.cpp:7: error: no such type"
+        "kernels: g++ failed on batch_norm_act_ops.o: batch_norm_act_ops.cpp:7: error: no such type"
     )

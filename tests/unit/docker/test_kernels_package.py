@@ -29,7 +29,9 @@ def package(tmp_path, repository, monkeypatch) -> Iterator[ModuleType]:
     (tmp_path / "yolov12_kernels/_build.py").write_text(
         "".join(f"{name} = {value!r}\n" for name, value in FACTS.items())
     )
-    schemas = re.findall(r'library\.def\(\s*((?:"[^"]*"\s*)+)', (source / "torch_ops.cpp").read_text())
+    schemas = re.findall(
+        r'library\.def\(\s*((?:"[^"]*"\s*)+)', "".join(path.read_text() for path in source.glob("*_ops.cpp"))
+    )
     library = torch.library.Library("yolov12_kernels", "FRAGMENT")
 
     def load(path: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolov12.memory.failure import is_out_of_memory
+from yolov12.memory.failure import drop_when_short, is_out_of_memory, release_memory
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,18 @@ def test_a_lack_of_memory_is_recognised(error: RuntimeError) -> None:
 )
 def test_other_errors_are_not(error: Exception) -> None:
     assert not is_out_of_memory(error)
+
+
+def test_where_room_is_made_others_give_their_memory_back_while_they_live():
+    given: list[str] = []
+
+    class Holder:
+        def drop(self) -> None:
+            given.append("given")
+
+    holder = Holder()
+    drop_when_short(holder)
+    release_memory()
+    del holder
+    release_memory()
+    assert given == ["given"]

@@ -59,7 +59,10 @@ def test_a_gpu_without_code_is_told_so_once_while_others_are_served(installed, c
     installed()
     assert [norm.kernels_missing(T4) for _ in range(3)] == [NO_CODE] * 3
     assert norm.kernels_missing(H100) is None
-    assert capsys.readouterr().err == f"batch norm: torch's operations run, without our kernels: {NO_CODE}\n"
+    assert (
+        capsys.readouterr().err
+        == f"kernels: torch's operations run for batch norm and the loss, without our kernels: {NO_CODE}\n"
+    )
 
 
 def test_a_library_that_does_not_load_is_said_once_for_all_gpus_of_a_kind(installed, capsys):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from yolov12 import settings
 from yolov12.log import say
 
 KERNELS = "yolov12_kernels"
@@ -42,14 +43,14 @@ def kernels_missing(device: torch.device) -> str | None:
     """
     if device.type != "cuda":
         return f"they are for GPUs, and this is {device.type}"
-    return _missing_on(torch.cuda.get_device_capability(device))
+    return _missing_on(torch.cuda.get_device_capability(device), settings.current().kernels)
 
 
 @cache
-def _missing_on(capability: tuple[int, int]) -> str | None:
-    reason = _look(capability)
+def _missing_on(capability: tuple[int, int], are_wanted: bool) -> str | None:
+    reason = _look(capability) if are_wanted else "YOLOV12_KERNELS=0"
     if reason:
-        say(f"batch norm: torch's operations run, without our kernels: {reason}")
+        say(f"kernels: torch's operations run for batch norm and the loss, without our kernels: {reason}")
     return reason
 
 

@@ -18,6 +18,7 @@ from yolov12.model.attention import kernels
 from yolov12.model.attention.dispatch import replaced_by
 from yolov12.model.fused.conv import Call, Keep, OutputOf, Watcher, choosing, watched_by
 from yolov12.model.fused.lineage import Kept, leaves
+from yolov12.model.loss.levels import Levels
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def _on_meta(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def _tensors(output: object) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
+    elif isinstance(output, Levels):
+        yield from _tensors([output.boxes, output.scores, output["feats"]])
     elif isinstance(output, (dict, list, tuple)):
         for value in output.values() if isinstance(output, dict) else output:
             yield from _tensors(value)

@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.tal import TaskAlignedAssigner
 
+from yolov12.model.loss import kernels, levels
 from yolov12.model.loss.assignment import assign
 from yolov12.model.loss.bce import bce_in_slices
 from yolov12.seams import Seam, replaced
@@ -17,10 +18,12 @@ from yolov12.seams import Seam, replaced
 SEAMS = (
     Seam("utils/tal.py", 14, "ultralytics.utils.tal.TaskAlignedAssigner", "7745a1a204c3"),
     Seam("utils/loss.py", 423, "ultralytics.utils.loss.v8DetectionLoss.get_assigned_targets_and_loss", "b35c13578262"),
+    Seam("utils/loss.py", 506, "ultralytics.utils.loss.v8DetectionLoss.loss", "9762b7e6c2ca"),
 )
 
 _upstream_forward = TaskAlignedAssigner.forward
-_upstream_loss = v8DetectionLoss.get_assigned_targets_and_loss
+_upstream_targets_and_loss = v8DetectionLoss.get_assigned_targets_and_loss
+_upstream_loss = v8DetectionLoss.loss
 
 
 def forward(
@@ -45,25 +48,30 @@ def forward(
 
 def get_assigned_targets_and_loss(self: v8DetectionLoss, *args: Any, **kwargs: Any) -> Any:
     """Upstream's (utils/loss.py:423) with another `bce` for the length of the call, so that the criterion pickles as it did."""
-    if not _is_plain(self.bce) or torch.compiler.is_compiling():
-        return _upstream_loss(self, *args, **kwargs)
+    if not kernels.is_plain(self.bce) or torch.compiler.is_compiling():
+        return _upstream_targets_and_loss(self, *args, **kwargs)
     with replaced(self, bce=bce_in_slices):
-        return _upstream_loss(self, *args, **kwargs)
+        return _upstream_targets_and_loss(self, *args, **kwargs)
 
 
-def _is_plain(bce: nn.Module) -> bool:
-    return (
-        type(bce) is nn.BCEWithLogitsLoss and bce.reduction == "none" and bce.weight is None and bce.pos_weight is None
-    )
+def loss(self: v8DetectionLoss, preds: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """By our kernels where they compute the same, else upstream's (utils/loss.py:506), which comes by the two above."""
+    if not torch.compiler.is_compiling() and kernels.serves(self, preds):
+        return kernels.loss(self, preds, batch)
+    return _upstream_loss(self, preds, batch)
 
 
 def install() -> None:
-    """Replace both; again does nothing. Criteria that exist already change too."""
+    """Replace all; again does nothing. Criteria that exist already change too."""
+    levels.install()
     TaskAlignedAssigner.forward = forward
     v8DetectionLoss.get_assigned_targets_and_loss = get_assigned_targets_and_loss
+    v8DetectionLoss.loss = loss
 
 
 def uninstall() -> None:
     """Put upstream's back."""
+    levels.uninstall()
     TaskAlignedAssigner.forward = _upstream_forward
-    v8DetectionLoss.get_assigned_targets_and_loss = _upstream_loss
+    v8DetectionLoss.get_assigned_targets_and_loss = _upstream_targets_and_loss
+    v8DetectionLoss.loss = _upstream_loss

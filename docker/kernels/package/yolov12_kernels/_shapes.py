@@ -35,3 +35,21 @@ def batch_norm_gradient(grad_out: Tensor, y: Tensor, constants: Tensor, silu: bo
     """The gradient of y, channels_last, and those of gamma and beta, float32."""
     grad_y = torch.empty_like(y, memory_format=torch.channels_last)
     return grad_y, y.new_empty(y.shape[1], dtype=torch.float32), y.new_empty(y.shape[1], dtype=torch.float32)
+
+
+@torch.library.register_fake("yolov12_kernels::detection_loss")
+def detection_loss(
+    boxes: list[Tensor], scores: list[Tensor], objects: Tensor, strides: list[float], candidates: int, *rules: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Three losses, two sums, and for each candidate of each object two numbers of its place and a weight."""
+    places = objects.shape[0] * candidates
+    ints = objects.new_empty((2, places), dtype=torch.int32)
+    return objects.new_empty(3), objects.new_empty(2), ints, objects.new_empty(places)
+
+
+@torch.library.register_fake("yolov12_kernels::detection_loss_gradient")
+def detection_loss_gradient(
+    grad_losses: Tensor, boxes: list[Tensor], scores: list[Tensor], *rules: object
+) -> list[Tensor]:
+    """The gradients of all boxes, then of all scores, laid out as these are."""
+    return [torch.empty_like(output) for output in (*boxes, *scores)]

@@ -15,18 +15,10 @@
 #include <tuple>
 
 #include "batch_norm_act.h"
+#include "tensors.h"
 
 namespace yolov12_kernels {
 namespace {
-
-Type type_of(const at::Tensor& t) {
-  switch (t.scalar_type()) {
-    case at::kFloat: return Type::kFloat;
-    case at::kHalf: return Type::kHalf;
-    case at::kBFloat16: return Type::kBFloat16;
-    default: TORCH_CHECK(false, "yolov12_kernels: ", t.scalar_type(), " is not float32, float16 or bfloat16");
-  }
-}
 
 // Elements from one pixel's channels to the next one's. A dimension of size 1 has any stride, so it is not asked.
 int64_t row_stride(const at::Tensor& t) {
@@ -35,8 +27,6 @@ int64_t row_stride(const at::Tensor& t) {
   }
   return t.size(1);
 }
-
-bool is_supported(at::ScalarType type) { return type == at::kFloat || type == at::kHalf || type == at::kBFloat16; }
 
 // Whether `t`, (images, channels, height, width), can be walked as rows of channels at one distance from each other.
 bool is_rows(const at::Tensor& t) {

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""When a step is captured, when it is not, and what a batch looks like to a graph. Graphs themselves: tests/gpu/test_graph.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+from yolov12.engine import graph
+from yolov12.engine.attempt import Attempt, Batch
+from yolov12.engine.graph import EAGER_STEPS, TIMED_STEPS, StepGraph, fill, room_for, why_not
+
+GPU = torch.device("cuda")
+EAGER, GRAPH = "eager", "graph"
+
+
+def batch_of(images: int = 2, objects: int = 3) -> Batch:
+    return {
+        "img": torch.rand(images, 3, 8, 8),
+        "batch_idx": torch.zeros(objects),
+        "cls": torch.ones(objects, 1),
+        "bboxes": torch.full((objects, 4), 0.5),
+    }
+
+
+class FakeClock:
+    """Takes no time; says what it was made to say once enough was timed."""
+
+    def __init__(self, ms: float) -> None:
+        self.ms, self.runs = ms, 0
+
+    def run(self, what: Callable[[], Any]) -> Any:
+        self.runs += 1
+        return what()
+
+    def shortest_ms(self) -> float | None:
+        return self.ms if self.runs >= TIMED_STEPS else None
+
+
+class Recorded:
+    """In place of a graph."""
+
+    def __init__(self, kind: Any, objects: int) -> None:
+        self.kind, self.objects = kind, objects
+
+    def has_room_for(self, batch: Batch) -> bool:
+        return len(batch["batch_idx"]) <= self.objects
+
+    def replay(self, batch: Batch) -> Any:
+        return GRAPH
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> StepGraph:
+    """A graph that would be on a GPU, and is always worth it."""
+    made = StepGraph(nn.Linear(1, 1))
+    made.is_off = False
+    made._eager, made._replayed = FakeClock(10.0), FakeClock(5.0)  # type: ignore[assignment]  # as far as they are used
+    monkeypatch.setattr(graph, "why_not", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(made, "_captured", lambda kind, batch, attempt: Recorded(kind, 2 * len(batch["batch_idx"])))
+    return made
+
+
+def step(runs: StepGraph, batch: Batch | None = None, plan: str = "plan", no_room: str | None = None) -> Any:
+    return runs.run(batch or batch_of(), plan, no_room, lambda _: EAGER)  # type: ignore[arg-type, return-value]  # a word for it
+
+
+def test_a_step_is_captured_after_some_of_its_kind(runs):
+    assert [step(runs) for _ in range(EAGER_STEPS + 2)] == [EAGER] * EAGER_STEPS + [GRAPH] * 2
+
+
+def test_another_shape_runs_without_the_graph_and_leaves_it_there(runs):
+    for _ in range(EAGER_STEPS + 1):
+        step(runs)
+    assert step(runs, batch_of(images=1)) == EAGER
+    assert step(runs) == GRAPH
+
+
+def test_another_plan_ends_the_graph(runs):
+    for _ in range(EAGER_STEPS + 1):
+        step(runs)
+    assert step(runs, plan="tighter") == EAGER
+    assert runs.captured is None
+
+
+def test_more_objects_than_there_is_room_for_capture_it_anew(runs):
+    for _ in range(EAGER_STEPS + 1):
+        step(runs)
+    crowd = batch_of(objects=100)
+    assert [step(runs, crowd), step(runs, crowd)] == [EAGER, GRAPH]
+
+
+def test_a_graph_that_is_not_faster_is_dropped_with_both_times(runs, capsys):
+    runs._replayed = FakeClock(9.9)
+    for _ in range(EAGER_STEPS + TIMED_STEPS + 1):
+        step(runs)
+    assert runs.captured is None
+    assert "no CUDA graph: 9.9 ms instead of 10.0 ms" in capsys.readouterr().err
+    assert step(runs) == EAGER
+
+
+def test_a_graph_that_is_faster_says_so_once(runs, capsys):
+    for _ in range(EAGER_STEPS + TIMED_STEPS + 5):
+        step(runs)
+    assert (
+        capsys.readouterr().err
+        == "step: runs as a CUDA graph: 5.0 ms instead of 10.0 ms for forward, loss and backward\n"
+    )
+
+
+def test_what_can_not_be_captured_runs_on_and_says_why(runs, capsys, monkeypatch):
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(runs, "_captured", fails)
+    assert [step(runs) for _ in range(EAGER_STEPS + 2)] == [EAGER] * (EAGER_STEPS + 2)
+    assert capsys.readouterr().err.count("operation not permitted when stream is capturing)") == 1
+
+
+def test_without_room_nothing_is_captured_and_the_reason_is_said_once(runs, capsys):
+    for _ in range(EAGER_STEPS + 2):
+        assert step(runs, no_room="memory is short (a test)") == EAGER
+    assert capsys.readouterr().err == "step: no CUDA graph: memory is short (a test)\n"
+
+
+def test_on_the_cpu_it_is_off():
+    assert StepGraph(nn.Linear(1, 1)).is_off
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return DetectionModel("yolo12n.yaml", verbose=False)
+
+
+def test_why_a_step_is_not_captured(model):
+    assert why_not(model, torch.device("cpu"), "auto") == "it is for GPUs, and this is cpu"
+    assert why_not(model, GPU, "0") == "compile=0"
+    assert why_not(model, GPU, "auto") == "the loss does not run by our kernels alone"
+
+
+def test_hooks_and_layers_of_somebody_else_are_reasons(model):
+    class Mine(nn.Identity):
+        pass
+
+    handle = model.model[0].register_forward_hook(lambda *_: None)
+    assert why_not(model, GPU, "auto") == "the model has hooks"
+    handle.remove()
+    mine = nn.Sequential(Mine())
+    assert "whose Python may do something else each time" in (why_not(mine, GPU, "auto") or "")
+
+
+def test_unused_rows_belong_to_no_image():
+    held = room_for(batch_of(objects=3), 8)
+    assert held["batch_idx"].tolist() == [0, 0, 0, -1, -1, -1, -1, -1]
+    fill(held, batch_of(objects=1))
+    assert held["batch_idx"].tolist() == [0, -1, -1, -1, -1, -1, -1, -1]
+
+
+def test_a_copied_attempt_is_its_own():
+    made = Attempt(torch.ones(()), {"box": torch.ones(())}, torch.ones(2))
+    copied = made.copied()
+    made.loss.zero_()
+    made.items["box"].zero_()
+    assert (copied.loss, copied.items["box"]) == (1, 1)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Forward, loss and backward as one CUDA graph: the GPU runs the step's 1,700 kernels from one launch instead of waiting for Python between them.
+
+A step is captured once it has run a few times as it is, and kept only if it is measurably faster. Training never waits for that: capturing takes a
+fraction of a second, and whatever does not fit the graph (another shape, more objects than it has room for) runs as before. What is captured are
+the same kernels on the same memory, so the numbers are the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov12.engine.attempt import Attempt, Batch
+from yolov12.log import say, say_once
+from yolov12.memory.failure import drop_when_short, is_out_of_memory
+from yolov12.memory.micro_batch import TARGET_KEYS
+from yolov12.model.loss import kernels, levels
+
+EAGER_STEPS = 8
+"""Steps of one kind before it is captured: kernels are chosen, and the memory plan is settled."""
+TIMED_STEPS = 5
+"""Of each kind, whose shortest is compared: the first after a change pays for it."""
+LEAST_GAIN = 1.05
+"""How much faster the graph must be to stay: it keeps its memory to itself."""
+LEAST_OBJECTS = 256
+SPARE_OBJECTS = 2
+"""How many times the objects that were seen the graph has room for."""
+
+Run = Callable[[Batch], Attempt]
+
+
+def why_not(model: nn.Module, device: torch.device, wanted: str) -> str | None:
+    """Why a step is not captured; None if it can be.
+
+    Args:
+        model: unwrapped, with its criterion.
+        device: where it trains.
+        wanted: the setting `compile`.
+    """
+    if device.type != "cuda":
+        return f"it is for GPUs, and this is {device.type}"
+    if wanted != "auto":
+        return f"compile={wanted}"
+    foreign = {
+        type(m).__module__ for m in model.modules() if not type(m).__module__.startswith(("ultralytics.", "torch."))
+    }
+    if foreign:
+        return f"the model has layers of {min(foreign)}, whose Python may do something else each time"
+    if any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in model.modules()
+    ):
+        return "the model has hooks"
+    layers: Any = model.model
+    if not levels.is_plain(layers[-1]) or not kernels.serves_criterion(getattr(model, "criterion", None), device):
+        return "the loss does not run by our kernels alone"
+    return None
+
+
+@dataclass
+class Clock:
+    """Milliseconds on the GPU's own clock, read when they are ready and not before."""
+
+    pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+
+    def run(self, what: Callable[[], Any]) -> Any:
+        """Call it, timed while few enough have been."""
+        if len(self.pairs) >= TIMED_STEPS:
+            return what()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        result = what()
+        end.record()
+        self.pairs.append((begin, end))
+        return result
+
+    def shortest_ms(self) -> float | None:
+        """Of all that were timed; None while they are too few or still run."""
+        if len(self.pairs) < TIMED_STEPS or not all(end.query() for _, end in self.pairs):
+            return None
+        return min(begin.elapsed_time(end) for begin, end in self.pairs)
+
+
+@dataclass
+class Captured:
+    """A graph, with the memory that it reads and writes."""
+
+    kind: Hashable
+    graph: torch.cuda.CUDAGraph
+    batch: Batch
+    attempt: Attempt
+    parameters: list[nn.Parameter]
+    gradients: list[Tensor]
+
+    def has_room_for(self, batch: Batch) -> bool:
+        return len(batch["batch_idx"]) <= len(self.batch["batch_idx"])
+
+    def replay(self, batch: Batch) -> Attempt:
+        """As the captured function on this batch: gradients are in the parameters."""
+        fill(self.batch, batch)
+        self.graph.replay()
+        # Copies, for the next replay writes into the same memory. Times one is the one copy of a list that needs no list of targets.
+        for parameter, gradient in zip(self.parameters, torch._foreach_mul(self.gradients, 1), strict=True):
+            parameter.grad = gradient
+        return self.attempt.copied()
+
+
+def room_for(batch: Batch, objects: int) -> Batch:
+    """A batch of the same images with rows for so many objects; those that are not used belong to image -1."""
+    made = {key: value.new_full((objects, *value.shape[1:]), -1) for key in TARGET_KEYS for value in (batch[key],)}
+    made["img"] = torch.empty_like(batch["img"])
+    fill(made, batch)
+    return made
+
+
+def fill(held: Batch, batch: Batch) -> None:
+    """Copy a batch into one made by `room_for`."""
+    held["img"].copy_(batch["img"], non_blocking=True)
+    held["batch_idx"].fill_(-1)
+    for key in TARGET_KEYS:
+        held[key][: len(batch[key])].copy_(batch[key], non_blocking=True)
+
+
+class StepGraph:
+    """Runs a part of a batch as a graph where that is faster.
+
+    Args:
+        model: unwrapped; its parameters get the gradients.
+        wanted: the setting `compile`.
+    """
+
+    def __init__(self, model: nn.Module, wanted: str = "auto") -> None:
+        self.model, self.wanted = model, wanted
+        self.device = next(model.parameters()).device
+        self.is_off = self.device.type != "cuda" or wanted != "auto"
+        self.captured: Captured | None = None
+        self._seen: Counter[Hashable] = Counter()
+        self._most_objects = 0
+        self._eager, self._replayed = Clock(), Clock()
+        self._is_judged = False
+        drop_when_short(self)
+
+    def run(self, batch: Batch, plan: Hashable, no_room: str | None, attempt: Run) -> Attempt:
+        """What `attempt(batch)` returns, by whichever way.
+
+        Args:
+            batch: the whole, on the device.
+            plan: what else the kernels depend on; another one is another kind of step.
+            no_room: why there is no memory for a graph, if there is none.
+            attempt: forward, loss and backward.
+        """
+        if self.is_off:
+            return attempt(batch)
+        if no_room is not None:
+            self.drop()
+            say_once(f"no graph {no_room}", f"step: no CUDA graph: {no_room}")
+            return attempt(batch)
+        kind = (tuple(batch["img"].shape), batch["img"].dtype, plan)
+        if self.captured is not None and self.captured.kind[-1] != plan:  # type: ignore[index]  # a tuple, as made above
+            self.drop()
+        self._most_objects = max(self._most_objects, len(batch["batch_idx"]))
+        if self.captured is None and self._seen[kind] >= EAGER_STEPS:
+            self._capture(kind, batch, attempt)
+        if self.captured is not None and self.captured.kind == kind and self.captured.has_room_for(batch):
+            result = self._replayed.run(lambda: self.captured.replay(batch))  # type: ignore[union-attr]  # looked at above
+            self._judge()
+            return result
+        if (
+            self.captured is not None and self.captured.kind == kind
+        ):  # more objects than ever: it is captured anew, with more room
+            self.drop()
+        self._seen[kind] += 1
+        # The first steps choose kernels.
+        return (
+            self._eager.run(lambda: attempt(batch)) if self._seen[kind] > EAGER_STEPS - TIMED_STEPS else attempt(batch)
+        )
+
+    def drop(self) -> None:
+        """Forget the graph and give its memory back."""
+        if self.captured is None:
+            return
+        self.captured = None
+        torch.cuda.empty_cache()
+
+    def _capture(self, kind: Hashable, batch: Batch, attempt: Run) -> None:
+        reason = why_not(self.model, self.device, self.wanted)
+        if reason is None:
+            # Else the graph's memory would come on top of what the steps before it left in the allocator's hands.
+            torch.cuda.empty_cache()
+            try:
+                self.captured = self._captured(kind, batch, attempt)
+                return
+            except Exception as error:  # noqa: BLE001  # whatever can not be captured, training goes on without
+                self.captured = None
+                short = (
+                    "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0]
+                )
+                reason = f"it can not be captured ({short[:200]})"
+            finally:
+                for parameter in self.model.parameters():
+                    parameter.grad = None
+        self._turn_off(reason)
+
+    def _captured(self, kind: Hashable, batch: Batch, attempt: Run) -> Captured:
+        held = room_for(batch, max(LEAST_OBJECTS, SPARE_OBJECTS * self._most_objects))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            made = attempt(held)
+        with_gradient = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
+        return Captured(kind, graph, held, made, with_gradient, gradients)
+
+    def _judge(self) -> None:
+        """Once both ways have been timed: keep the graph, or not."""
+        if self._is_judged:
+            return
+        eager_ms, graph_ms = self._eager.shortest_ms(), self._replayed.shortest_ms()
+        if eager_ms is None or graph_ms is None:
+            return
+        self._is_judged = True
+        if eager_ms >= LEAST_GAIN * graph_ms:
+            say(
+                f"step: runs as a CUDA graph: {graph_ms:.1f} ms instead of {eager_ms:.1f} ms for forward, loss and backward"
+            )
+        else:
+            self._turn_off(
+                f"{graph_ms:.1f} ms instead of {eager_ms:.1f} ms for forward, loss and backward is not worth its memory"
+            )
+
+    def _turn_off(self, reason: str) -> None:
+        self.is_off = True
+        self.drop()
+        say(f"step: no CUDA graph: {reason}")
