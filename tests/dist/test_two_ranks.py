@@ -149,6 +149,7 @@ def _one_image_does_not_fit_on_the_second_rank(rank: int, limit_px: int) -> tupl
     of = model()
     runner = step(of, vote_group=join())
     runner.last_resort = LastResort(SmallerImages(imgsz=128, stride=32), runner.history)
+    runner.waits_s = ()
     sides = []
 
     def forward(one: dict[str, Any]) -> Any:

@@ -97,6 +97,8 @@ class Step:
         self.peaks = Peaks.of(next(model.parameters()).device)
         self.last_resort = LastResort(smaller_images, self.history)
         self.graph = graph
+        self.waits_s = WAITS_S
+        """How long it waits for a neighbour, each time that one image at a time does not fit."""
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
@@ -121,7 +123,7 @@ class Step:
             RetryableError: a single image does not fit, another rank failed for another reason than memory, or batch norm is synchronised.
         """
         self._before.take()
-        waits_s = iter(WAITS_S)
+        waits_s = iter(self.waits_s)
         while True:
             attempt, error = self._attempt(batch)
             if error is not None and self._is_synchronised and is_out_of_memory(error):

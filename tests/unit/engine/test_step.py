@@ -217,18 +217,18 @@ def test_gradients_of_earlier_steps_survive_a_repeated_one() -> None:
     assert_equal_gradients(gradients(of), expected, rtol=1e-5)
 
 
-def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_module, "WAITS_S", (0.0, 0.0))
+def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do() -> None:
     runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
+    runner.waits_s = (0.0, 0.0)
     with pytest.raises(RetryableError, match=r"one image at a time.*smaller imgsz"):
         runner.run(batch(BOXES))
     assert forward.calls == 3 + 2  # whole, halves, single images: one failing call each, and two more tries of the last
 
 
-def test_one_image_that_fits_after_a_moment_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_module, "WAITS_S", (0.0, 0.0))
+def test_one_image_that_fits_after_a_moment_goes_on() -> None:
     of = model()
     runner, _ = failing_step(of, {1, 2, 3, 4}, OUT_OF_MEMORY)
+    runner.waits_s = (0.0, 0.0)
     runner.run(batch(BOXES))
     runner.take_gradients()
     assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
@@ -274,6 +274,7 @@ def shrinking_step(of: Any, limit_px: int) -> tuple[Step, FitsBelow]:
     runner = step(of)
     runner.last_resort = LastResort(SmallerImages(imgsz=192, stride=32), runner.history)
     runner.forward_loss = FitsBelow(of, limit_px)
+    runner.waits_s = ()
     return runner, runner.forward_loss
 
 
