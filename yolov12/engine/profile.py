@@ -26,6 +26,8 @@ LOSS_FACTOR = 2.6
 """Largest memory of the loss over the model's output in float32, measured for yolov12n and yolov12s on one H100: 1.9 to 2.6."""
 LOSS_KEEPS = 1.0
 """The same for what is left of it until backward reaches the model: the gradient of the output."""
+KERNELS_FACTOR = 2.1
+"""Of our loss kernels, over boxes and scores in their own type: these, their gradients, and a few numbers for each anchor."""
 HEAD_BEGINS = 0.8
 """Share of the calls after which the head's come, while whose backward runs the output's gradient is still there. About so in YOLO's models."""
 
@@ -55,6 +57,7 @@ def profile(
     left_alone: Collection[str] = (),
     measured: Measured | None = None,
     assigned: tuple[int, int] = (0, 0),
+    loss_by_kernels: bool = False,
 ) -> Profile:
     """A step with everything kept.
 
@@ -64,6 +67,7 @@ def profile(
         left_alone: names of modules that planning leaves alone.
         measured: with it costs are milliseconds, without estimates that only rank blocks.
         assigned: (anchors of all images, most boxes of an image), which bound the assignment of boxes.
+        loss_by_kernels: the loss runs by our kernels, whose memory does not depend on the boxes.
 
     Returns:
         Two blocks for each call: its input at 2i, its output at 2i + 1.
@@ -80,8 +84,10 @@ def profile(
         )
         again = _estimated(call) if measured is None else measured.convolution_ms[i]
         blocks.append(Block(call.name, call.output_bytes, again + input_cost, (len(blocks) - 1,), may_drop))
-    phases = _phases(trace, blocks, fixed_bytes, measured)
-    return Profile(tuple(blocks), fixed_bytes, phases, _assignment(trace, measured, *assigned))
+    by_kernels = loss_by_kernels and trace.level_bytes > 0
+    phases = _phases(trace, blocks, fixed_bytes, measured, by_kernels)
+    chunks = NO_CHUNKS if by_kernels else _assignment(trace, measured, *assigned)
+    return Profile(tuple(blocks), fixed_bytes, phases, chunks)
 
 
 def anchors_of(model: nn.Module, size: tuple[int, int]) -> int:
@@ -110,18 +116,22 @@ def _assignment(trace: Trace, measured: Measured | None, anchors: int, boxes: in
     return Chunked(anchors * (BYTES_PER_ANCHOR + boxes * BYTES_PER_PAIR), CHUNK_BYTES, counted)
 
 
-def _phases(trace: Trace, blocks: list[Block], fixed_bytes: int, measured: Measured | None) -> tuple[int, ...]:
+def _phases(
+    trace: Trace, blocks: list[Block], fixed_bytes: int, measured: Measured | None, by_kernels: bool
+) -> tuple[int, ...]:
     output_bytes = 4 * trace.output_elements
+    loss_bytes = KERNELS_FACTOR * trace.level_bytes if by_kernels else (0.5 + LOSS_FACTOR) * output_bytes
+    pending_bytes = trace.level_bytes if by_kernels else LOSS_KEEPS * output_bytes
     weights = sum(call.weight_bytes for call in trace.convolutions)
     alive = fixed_bytes + weights + sum(size for _, size in trace.others) + sum(block.kept_bytes for block in blocks)
     loss_excess = measured.loss_excess_bytes if measured else 0
-    found = [int(alive + output_bytes / 2 + LOSS_FACTOR * output_bytes) + loss_excess]
+    found = [int(alive + loss_bytes) + loss_excess]
     alive += measured.backward_excess_bytes if measured else 0
     for i in range(len(trace.convolutions) - 1, -1, -1):
         call = trace.convolutions[i]
         # Gradients of its output, of the convolution's output and of its input, beside what is kept.
         gradients = 2 * call.output_bytes + call.input_bytes
-        pending = LOSS_KEEPS * output_bytes if i > HEAD_BEGINS * len(trace.convolutions) else 0
+        pending = pending_bytes if i > HEAD_BEGINS * len(trace.convolutions) else 0
         found.append(int(alive + gradients + pending))
         found.append(0)  # the input's own phase, which is its call's
         alive -= blocks[2 * i].kept_bytes + blocks[2 * i + 1].kept_bytes

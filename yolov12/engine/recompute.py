@@ -145,6 +145,11 @@ class Recomputation:
         self._take(tighter)
         return change
 
+    @property
+    def is_measuring(self) -> bool:
+        """Whether steps of the largest shape are being measured."""
+        return self.first_steps is not None and self.first_steps.wants_more
+
     def no_room(self, times: float) -> str | None:
         """Why so many times the memory of a step is not there with everything kept; None if it is."""
         if self.plan is None or self.mode != "planned":
@@ -207,7 +212,9 @@ class Recomputation:
         assert self.trace is not None
         assert self.shape is not None
         anchors = self.shape[0] * anchors_of(self.model, self.shape[2:])
-        return profile(self.trace, fixed_bytes, self.left_alone, self.measured, (anchors, self.most_boxes))
+        by_kernels = kernels_missing(self.device) is None
+        assigned = (anchors, self.most_boxes)
+        return profile(self.trace, fixed_bytes, self.left_alone, self.measured, assigned, by_kernels)
 
     def _look(self) -> None:
         """Before a step of a known shape: what was measured, and whether a neighbour on the device grew or is gone."""

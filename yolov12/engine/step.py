@@ -188,7 +188,7 @@ class Step:
             with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
                 if len(parts) > 1:
                     return self._counted_attempt(parts), None
-                if self.graph is None or self.recomputation is None:
+                if self.graph is None or self.recomputation is None or self.recomputation.is_measuring:
                     return self._whole_attempt(parts[0]), None
                 no_room = self.recomputation.no_room(GRAPH_ROOM)
                 return self.graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None

@@ -49,6 +49,8 @@ class Trace:
     output_elements: int
     """Numbers that the model puts out, from which the loss is computed."""
     images: int
+    level_bytes: int = 0
+    """Of boxes and scores, where the head leaves them level by level as our loss kernels take them; 0 for other heads."""
 
     def of_images(self, images: int) -> Trace:
         """The same for another number of images: everything but the weights grows with it."""
@@ -66,7 +68,7 @@ class Trace:
             for call in self.convolutions
         )
         others = tuple((calls, scaled(size)) for calls, size in self.others)
-        return Trace(convolutions, others, scaled(self.output_elements), images)
+        return Trace(convolutions, others, scaled(self.output_elements), images, scaled(self.level_bytes))
 
 
 @dataclass
@@ -132,7 +134,9 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype
         output = copied(torch.empty(shape, dtype=dtype, device="meta"))
     others = tuple((calls, kept.nbytes()) for address, (calls, kept) in recorder.kept.items() if address not in weights)
     output_elements = sum(tensor.numel() for tensor in _tensors(output) if tensor.requires_grad)
-    return Trace(tuple(recorder.found), others, output_elements, images=shape[0])
+    levels = [*output.boxes, *output.scores] if isinstance(output, Levels) else []
+    level_bytes = sum(level.nbytes for level in levels)
+    return Trace(tuple(recorder.found), others, output_elements, shape[0], level_bytes)
 
 
 def _on_meta(model: nn.Module, dtype: torch.dtype) -> nn.Module:
