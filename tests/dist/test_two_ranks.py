@@ -75,6 +75,9 @@ class FixedPlan:
     def before(self, shape: tuple[int, ...]) -> int:
         return self.parts
 
+    def fits_now(self) -> bool:
+        return False
+
     def tighten(self) -> None:
         return None
 

@@ -89,6 +89,12 @@ class Recomputation:
             self._adjust()
         return 1 if self.plan is None else self.plan.parts
 
+    def fits_now(self) -> bool:
+        """Whether the device has what the plan needs. Running out of memory was then the matter of a moment, say of a neighbour's peak."""
+        if self.mode != "planned" or self.profile is None or self.plan is None:
+            return False
+        return self.plan.peak_bytes <= self._available()
+
     def tighten(self) -> str | None:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
         if self.mode != "planned" or self.profile is None or self.plan is None or self.shape is None:
@@ -143,10 +149,7 @@ class Recomputation:
         assert self.profile is not None
         assert self.plan is not None
         assert self.shape is not None
-        memory = self.read_memory(self.device)
-        # The optimizer's state and gradients that were put aside came after the plan was made.
-        grown = max(memory.allocated - self.profile.fixed_bytes, 0)
-        available = memory.budget(self.safety_ratio) - grown
+        available = self._available()
         self.calm_steps += 1
         if available < self.plan.peak_bytes and self.plan.fits:
             new = choose(self.profile, available, most_parts=self.shape[0])
@@ -167,6 +170,12 @@ class Recomputation:
             say(f"memory: {change}")
             self.history.note("plan", change)
             self._take(new)
+
+    def _available(self) -> int:
+        """For a step as the profile sees it. Gradients that were put aside came after the plan was made."""
+        assert self.profile is not None
+        memory = self.read_memory(self.device)
+        return memory.budget(self.safety_ratio) - max(memory.allocated - self.profile.fixed_bytes, 0)
 
     def _take(self, plan: Plan) -> None:
         assert self.profile is not None

@@ -36,6 +36,8 @@ Batch = dict[str, Any]
 
 ONE_IMAGE = "out of memory with one image at a time"
 """What a rank votes that can not go on; all ranks end with it."""
+RARE_STEPS = 3
+"""So many steps after the last failure a further one may be a matter of a moment, and costs little if it is not."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ class Step:
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
         self._calm_steps = 0
+        self._last_failure = -RARE_STEPS
+        """Committed steps before this rank last ran out of memory."""
         self._is_synchronised = vote_group is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
@@ -133,7 +137,7 @@ class Step:
             # Ranks may follow different plans, so each tightens its own. Only where one can not, all cut their batch into smaller parts.
             images = len(batch["img"])
             can_not = None
-            if failed_here and not self._tighten(verdict.first()):
+            if failed_here and not self._was_momentary(verdict.first()) and not self._tighten(verdict.first()):
                 can_not = self._wait(waits_s) if self._parts(images) >= images else "no tighter plan"
             second = vote(can_not, self.vote_group)
             if ONE_IMAGE in second.reasons.values():
@@ -266,6 +270,14 @@ class Step:
     def _drop(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+    def _was_momentary(self, reason: str) -> bool:
+        """Whether the step can be repeated as it was: the memory that its plan needs is there, and it did not fail a moment ago."""
+        steps_since, self._last_failure = self.history.steps - self._last_failure, self.history.steps
+        if self.recomputation is None or steps_since < RARE_STEPS or not self.recomputation.fits_now():
+            return False
+        warn(f"out of memory ({reason}); what the step needs is free now: it is repeated as it was, on the same data")
+        return True
 
     def _tighten(self, reason: str) -> bool:
         """Whether the step can be repeated under a plan that needs less."""
