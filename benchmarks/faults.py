@@ -62,8 +62,8 @@ def few(ranks: int, steps: int, epochs: int, kinds: Iterable[str]) -> list[Fault
         for rank in range(ranks)
         for when, points in (
             (steps // 6, ("forward", "loss")),
-            (steps // 3, ("loss", "backward")),
-            (steps // 2, UPDATE_POINTS),
+            (steps // 3, UPDATE_POINTS),
+            (steps // 2, ("loss", "backward")),
             (steps - 1, UPDATE_POINTS),
             (epochs - 1, VALIDATION_POINTS),
         )

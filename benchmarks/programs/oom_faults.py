@@ -15,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import faults
+from benchmarks import faults, training
 from benchmarks.harness import Benchmark, Job, Measured, Row
 from benchmarks.system import ROOT
 
@@ -51,6 +52,11 @@ while not over.wait(draw.uniform(0.05, 0.5)):
     del taken
     torch.cuda.empty_cache()
 """
+
+
+def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
+    """A font, which ultralytics would look for on the network."""
+    training.prepare_fonts(scratch)
 
 
 def run_side(job: Job) -> Measured:
@@ -266,6 +272,7 @@ BENCHMARK = Benchmark(
     needs="cuda",
     gpus=2,
     run_side=run_side,
+    prepare=prepare,
     sides=("ours",),
     parameters={
         "device": "cuda",
