@@ -8,6 +8,7 @@ times a second instead of every step, because reading them waits for the GPU.
 from __future__ import annotations
 
 import math
+import random
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,7 +34,8 @@ from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
 from yolov12.engine.validation_memory import surviving
 from yolov12.errors import TERMINATED, UserError
-from yolov12.log import say
+from yolov12.log import say, warn
+from yolov12.memory.failure import again
 from yolov12.memory.peaks import Peaks
 from yolov12.memory.smaller_images import SmallerImages
 
@@ -210,7 +212,7 @@ class Loop:
         t.run_callbacks("on_train_batch_start")
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
-        batch = t.preprocess_batch(batch)
+        batch = self._on_device(batch)
         result = self.step.run(batch, self._wish())
         if result.wish is Wish.TERMINATE:
             self._terminate(
@@ -233,6 +235,16 @@ class Loop:
             if t.args.plots and iteration in t.plot_idx:
                 t.plot_training_samples(batch, iteration)
         t.run_callbacks("on_train_batch_end")
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What ultralytics does to a batch before the step; again, if there is no memory for the images at this moment."""
+        before = random.getstate()  # multi-scale draws a size
+
+        def preprocess() -> dict[str, Any]:
+            random.setstate(before)
+            return self.trainer.preprocess_batch(dict(batch))
+
+        return again(preprocess, warn)
 
     def _forward_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         model, card, recomputation = self.trainer.model, self.trainer.card, self.step.recomputation

@@ -42,6 +42,8 @@ ONE_IMAGE = "out of memory with one image at a time"
 """What a rank votes that can not go on; all ranks end with it."""
 GRAPH_ROOM = 2.0
 """How many times a step's memory must fit for a graph: it keeps its own, and the last batch of an epoch, which is smaller, runs without it."""
+RARE_STEPS = 3
+"""So many steps after the last failure a further one may be a matter of a moment, and costs little if it is not."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class Step:
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
         self._calm_steps = 0
+        self._last_failure = -RARE_STEPS
+        """Committed steps before this rank last ran out of memory."""
         self._is_synchronised = vote_group is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
@@ -153,7 +157,7 @@ class Step:
             # Ranks may follow different plans, so each tightens its own. Only where one can not, all cut their batch into smaller parts.
             images = len(batch["img"])
             can_not = None
-            if failed_here and not self._tighten(verdict.first()):
+            if failed_here and not self._was_momentary(verdict.first()) and not self._tighten(verdict.first()):
                 if self._parts(images) < images:
                     can_not = "no tighter plan"
                 elif not self._wait(waits_s) and not self.last_resort.take(batch, verdict.first()):
@@ -316,6 +320,14 @@ class Step:
     def _drop(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
+
+    def _was_momentary(self, reason: str) -> bool:
+        """Whether the step can be repeated as it was: the memory that its plan needs is there, and it did not fail a moment ago."""
+        steps_since, self._last_failure = self.history.steps - self._last_failure, self.history.steps
+        if self.recomputation is None or steps_since < RARE_STEPS or not self.recomputation.fits_now():
+            return False
+        warn(f"out of memory ({reason}); what the step needs is free now: it is repeated as it was, on the same data")
+        return True
 
     def _tighten(self, reason: str) -> bool:
         """Whether the step can be repeated under a plan that needs less."""

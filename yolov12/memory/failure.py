@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import gc
-from typing import Protocol
+import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
+
+T = TypeVar("T")
 
 DISGUISES = (
     # The driver's and the allocator's own: "CUDA out of memory", "CUDA error: out of memory", Triton's and NVRTC's.
@@ -65,3 +69,23 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def again(run: Callable[[], T], tell: Callable[[str], None]) -> T:
+    """`run()`, a few times if it runs out of memory, each after what the allocator keeps was released; the last error is raised as it is.
+
+    Args:
+        run: something that can not be made smaller and may be repeated as a whole.
+        tell: is given one line before each further try.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return run()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = one_line(error)
+        tell(f"out of memory ({failure}); tried again in {wait_s:g} s")
+        release_memory()
+        time.sleep(wait_s)
+    return run()

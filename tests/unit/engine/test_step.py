@@ -145,8 +145,11 @@ def test_out_of_memory_in_a_later_part_drops_the_earlier_parts_too() -> None:
 class PlanInSteps:
     """Stands in for the memory plan: can be tightened so often; from then on asks for `parts`."""
 
-    def __init__(self, tighter: int, parts: int = 1) -> None:
-        self.tighter, self.parts, self.asked_for = tighter, parts, 1
+    def __init__(self, tighter: int, parts: int = 1, fits: bool = False) -> None:
+        self.tighter, self.parts, self.asked_for, self.fits = tighter, parts, 1, fits
+
+    def fits_now(self) -> bool:
+        return self.fits
 
     def before(self, shape: tuple[int, ...]) -> int:
         return self.asked_for
@@ -170,6 +173,18 @@ def test_out_of_memory_tightens_the_plan_before_the_batch_is_cut(capsys: pytest.
     assert forward.calls == 3
     assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=0)
     assert capsys.readouterr().err.count("recompute 0 -> 1") == 2
+
+
+def test_a_step_that_failed_though_its_memory_is_there_is_repeated_as_it_was_and_then_tightened() -> None:
+    of = model()
+    runner, forward = failing_step(of, {1, 3, 5, 6}, OUT_OF_MEMORY)
+    runner.recomputation = PlanInSteps(tighter=2, fits=True)
+    runner.run(batch(BOXES))
+    assert (forward.calls, runner.recomputation.tighter) == (2, 2)
+    runner.run(batch(BOXES))  # fails again one step later
+    assert (forward.calls, runner.recomputation.tighter) == (4, 1)
+    runner.run(batch(BOXES))  # and twice more
+    assert (forward.calls, runner.recomputation.tighter, runner.micro_batches) == (6 + 2, 0, 2)
 
 
 def test_where_the_plan_can_not_be_tightened_the_batch_is_cut() -> None:
