@@ -76,7 +76,7 @@ class FixedPlan:
     def before(self, shape: tuple[int, ...]) -> int:
         return self.parts
 
-    def watched(self, peaks: object) -> AbstractContextManager[None]:
+    def watched(self, peaks: object, parts: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def tighten(self) -> None:
