@@ -16,7 +16,7 @@ def lines(model: nn.Module, known: Known, plan: Plan) -> list[str]:
     """One line for each stage and one for all; none if nothing is computed again."""
     if not plan.dropped:
         return []
-    stages = [stage_of(model, block.name) for block in known.profile.blocks]
+    stages = [stage_of(model, block.name.removesuffix(" input")) for block in known.profile.blocks]
     groups = {stage: [i for i, found in enumerate(stages) if found == stage] for stage in dict.fromkeys(stages)}
     if len(groups) > 1:
         groups["all"] = list(range(len(stages)))
