@@ -36,6 +36,7 @@ CALM_STEPS = 200
 GROWTH = 1.10
 """By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
 flutter."""
+TOO_MUCH = "memory: that is more than there is, with everything computed again and one image at a time; the step is tried all the same"
 
 
 class Recomputation:
@@ -235,6 +236,9 @@ class Recomputation:
         """Take another plan and say so; False if it is the same."""
         assert self.plan is not None
         if (new.dropped, new.parts) == (self.plan.dropped, self.plan.parts):
+            if self.plan.fits and not new.fits:
+                warn(TOO_MUCH)
+            self.plan = new  # else each step would look for a better one
             return False
         change = f"{reason}; recompute {before or self._words(self.plan)} -> {self._words(new)}"
         say(f"memory: {change}")
@@ -266,7 +270,7 @@ class Recomputation:
                 "memory: batch normalisation sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
         if not plan.fits:
-            warn("memory: that is more than there is for a single image; the step is tried all the same")
+            warn(TOO_MUCH)
         self.plan = plan
         fused.choose(choices(self.model, self.known.profile, plan.dropped))
         if self.first_steps is not None:  # what they saw so far was another plan's
