@@ -197,7 +197,7 @@ def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, input
             return "every input rebuilt"
         expected = found.peak_bytes + recomputation.grown_bytes
         off = 100 * (peak_bytes / expected - 1)
-        by = "an estimate" if recomputation.measured is None else "measurements"
+        by = recomputation.known.why
         return (
             f"{peak_bytes / 2**30:.2f} GiB in use of the {expected / 2**30:.2f} expected from {by} ({off:+.1f} %), "
             f"{len(found.dropped)} parts recomputed, {found.parts} micro-batches"

@@ -106,7 +106,9 @@ class Loop:
         """
         t, recomputation = self.trainer, self.step.recomputation
         images = max(int(t.batch_size) // max(t.world_size, 1), 1)
-        shape = (images, channels_of(unwrap_model(t.model)), t.args.imgsz, t.args.imgsz)
+        smaller = self.step.last_resort.images
+        side = t.args.imgsz if smaller is None else smaller.least_px
+        shape = (images, channels_of(unwrap_model(t.model)), side, side)
         reason = None if recomputation is None else recomputation.why_not_one_image(shape)
         verdict = vote(reason, t.vote_group)
         if not verdict.all_succeeded:

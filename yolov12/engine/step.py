@@ -189,7 +189,7 @@ class Step:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(self.last_resort.shape_of(batch))
             parts = [self.last_resort.of(part) for part in split(batch, self._parts(len(batch["img"])))]
-            with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
+            with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks, len(parts)):
                 if len(parts) > 1:
                     return self._counted_attempt(parts), None
                 if self.graph is None or self.recomputation is None or self.recomputation.is_measuring:
