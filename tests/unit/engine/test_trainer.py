@@ -151,3 +151,28 @@ def test_a_card_that_is_too_small_for_one_image_ends_the_run_before_its_first_ep
     assert done.returncode != 0
     assert "yolov12.errors.UserError: not even one image of 64x64 fits" in done.stderr
     assert not (tmp_path / "run" / "results.csv").exists()
+
+
+LITTLE_ROOM = """
+from yolov12.engine import loop
+real = loop.Loop._forward_loss
+def on_a_tiny_card(self, batch):
+    if len(batch["img"]) > 1 or batch["img"].shape[-1] > 96:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return real(self, batch)
+loop.Loop._forward_loss = on_a_tiny_card
+"""
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_where_not_one_image_fits_a_run_goes_on_with_smaller_ones_if_the_script_asks(
+    asked: bool, data: Path, tmp_path: Path
+) -> None:
+    arguments = {"epochs": 1, "imgsz": 128, "mas_data": asked}
+    done = train(data, tmp_path, before=LITTLE_ROOM, arguments=arguments)
+    if asked:
+        assert answer(done)["trainer"] == "YOLOv12Trainer"
+        assert "image size 128 -> 96" in done.stderr
+    else:
+        assert done.returncode != 0
+        assert "YOLOV12_MAS_DATA=1" in done.stderr

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolov12.memory.smaller_images import CALM_STEPS, SmallerImages, resized
+from yolov12.memory.smaller_images import CALM_STEPS, SmallerImages, resized, size_within
 
 STRIDE = 32
 
@@ -25,7 +25,7 @@ def sides(one: dict[str, Any]) -> tuple[int, ...]:
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 30))
 def test_no_side_is_above_the_limit_and_all_are_multiples_of_the_stride(tall: int, wide: int, limit: int) -> None:
-    height, width = sides(resized(batch(tall * STRIDE, wide * STRIDE), limit * STRIDE, STRIDE))
+    height, width = size_within(tall * STRIDE, wide * STRIDE, limit * STRIDE, STRIDE)
     assert max(height, width) == min(max(tall, wide), limit) * STRIDE
     assert height % STRIDE == width % STRIDE == 0
     assert min(height, width) > 0
@@ -34,6 +34,10 @@ def test_no_side_is_above_the_limit_and_all_are_multiples_of_the_stride(tall: in
 def test_a_batch_that_is_small_enough_is_not_copied() -> None:
     one = batch(320, 256)
     assert resized(one, 320, STRIDE) is one
+
+
+def test_a_side_is_rounded_up_to_the_stride() -> None:
+    assert sides(resized(batch(640, 448), 512, STRIDE)) == (512, 384)
 
 
 def test_boxes_stay_and_the_loaders_batch_is_not_changed() -> None:
