@@ -38,8 +38,10 @@ class Plan:
 
     @property
     def gpus(self) -> int:
-        """How many it uses."""
-        return self.benchmark.gpus if self.benchmark.needs == "cuda" and self.parameters.get("device") != "cpu" else 0
+        """How many it uses; a benchmark may let one choose by a parameter `ranks`."""
+        if self.benchmark.needs != "cuda" or self.parameters.get("device") == "cpu":
+            return 0
+        return int(self.parameters.get("ranks", self.benchmark.gpus))
 
     def changes(self) -> dict[str, Any]:
         """What is not as the claim says, by name. More repeats than the claim's are no change: they only make it firmer."""

@@ -107,6 +107,9 @@ class FixedPlan:
     def watched(self, peaks: object) -> AbstractContextManager[None]:
         return nullcontext()
 
+    def fits_now(self) -> bool:
+        return False
+
     def tighten(self) -> None:
         return None
 

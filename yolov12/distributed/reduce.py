@@ -50,7 +50,16 @@ def buckets(tensors: Sequence[Tensor], bucket_bytes: int) -> list[list[Tensor]]:
 
 def _in_buckets(tensors: Sequence[Tensor], bucket_bytes: int, collective: Callable[[Tensor], object]) -> None:
     for bucket in buckets(tensors, bucket_bytes):
-        flat = torch.cat([t.reshape(-1) for t in bucket])
+        flat = _packed(bucket)
         collective(flat)
         pieces = flat.split([t.numel() for t in bucket])
         torch._foreach_copy_(list(bucket), [piece.view(t.shape) for piece, t in zip(pieces, bucket, strict=True)])
+
+
+def _packed(bucket: list[Tensor]) -> Tensor:
+    """One flat copy. Peers already wait in the collective, so a lack of memory is answered here: activations are gone, and the cache has room."""
+    try:
+        return torch.cat([t.reshape(-1) for t in bucket])
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+    return torch.cat([t.reshape(-1) for t in bucket])

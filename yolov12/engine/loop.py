@@ -8,6 +8,7 @@ times a second instead of every step, because reading them waits for the GPU.
 from __future__ import annotations
 
 import math
+import random
 import time
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,8 +30,11 @@ from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
+from yolov12.engine.update import Update
+from yolov12.engine.validation_memory import surviving
 from yolov12.errors import TERMINATED, UserError
-from yolov12.log import say
+from yolov12.log import say, warn
+from yolov12.memory.failure import again
 from yolov12.memory.peaks import Peaks
 
 if TYPE_CHECKING:
@@ -56,6 +60,7 @@ class Loop:
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
         self.history = trainer.history
+        self.update = Update(trainer, self.history)
         self.step = Step(
             model=unwrap_model(trainer.model),
             forward_loss=self._forward_loss,
@@ -196,7 +201,7 @@ class Loop:
         t.run_callbacks("on_train_batch_start")
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
-        batch = t.preprocess_batch(batch)
+        batch = self._on_device(batch)
         result = self.step.run(batch, self._wish())
         if result.wish is Wish.TERMINATE:
             self._terminate(
@@ -209,7 +214,7 @@ class Loop:
         if iteration - self.last_update >= t.accumulate:
             with self.memory_report.phase("update"):
                 self.step.take_gradients()
-                t.optimizer_step()
+                self.update.run()
             self.last_update = iteration
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
@@ -219,6 +224,16 @@ class Loop:
             if t.args.plots and iteration in t.plot_idx:
                 t.plot_training_samples(batch, iteration)
         t.run_callbacks("on_train_batch_end")
+
+    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What ultralytics does to a batch before the step; again, if there is no memory for the images at this moment."""
+        before = random.getstate()  # multi-scale draws a size
+
+        def preprocess() -> dict[str, Any]:
+            random.setstate(before)
+            return self.trainer.preprocess_batch(dict(batch))
+
+        return again(preprocess, warn)
 
     def _forward_loss(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         model, card, recomputation = self.trainer.model, self.trainer.card, self.step.recomputation
@@ -280,7 +295,7 @@ class Loop:
         # Only rank 0 watches the fitness, and validation has collectives that all must enter.
         if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
-            with self.memory_report.phase("validation"):
+            with self.memory_report.phase("validation"), surviving(t.validator, self.history, t.vote_group):
                 t.metrics, t.fitness = t.validate()
 
     def _save_epoch(self) -> None:
@@ -334,7 +349,9 @@ class Loop:
         t = self.trainer
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
-        t.final_eval()
+        # On the CPU the first rank evaluates alone (trainer.py).
+        with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
+            t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
         if IS_FIRST:
             if t.args.plots:

@@ -130,6 +130,12 @@ class Recomputation:
             yield
         steps.note(measured.closed(), self.grown_bytes)
 
+    def fits_now(self) -> bool:
+        """Whether the device has what the plan needs. Running out of memory was then the matter of a moment, say of a neighbour's peak."""
+        if self.mode != "planned" or self.profile is None or self.plan is None:
+            return False
+        return self.plan.peak_bytes <= self._available()
+
     def tighten(self) -> str | None:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
         if self.mode != "planned" or self.profile is None or self.plan is None or self.shape is None:
@@ -203,10 +209,7 @@ class Recomputation:
         assert self.profile is not None
         assert self.plan is not None
         assert self.shape is not None
-        memory = self.read_memory(self.device)
-        self.grown_bytes = max(memory.allocated - self.profile.fixed_bytes, 0)
-        self.budget_bytes = memory.budget(self.safety_ratio)
-        available = self.budget_bytes - self.grown_bytes
+        available = self._available()
         if self.first_steps is not None and self.first_steps.can_be_read:
             self._learn(available)
         self.calm_steps += 1
@@ -284,6 +287,14 @@ class Recomputation:
         """The steps that come are the first ones, of this shape or under this plan."""
         if self.mode == "planned" and self.clock is not None and self.trace is not None:
             self.first_steps = FirstSteps(len(self.trace.convolutions), self.clock)
+
+    def _available(self) -> int:
+        """For a step as the profile sees it. Gradients that were put aside came after the plan was made."""
+        assert self.profile is not None
+        memory = self.read_memory(self.device)
+        self.budget_bytes = memory.budget(self.safety_ratio)
+        self.grown_bytes = max(memory.allocated - self.profile.fixed_bytes, 0)
+        return self.budget_bytes - self.grown_bytes
 
     def _take(self, plan: Plan) -> None:
         assert self.profile is not None

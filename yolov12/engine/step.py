@@ -12,7 +12,7 @@ Loss sums and target counts are explained in loss_count.py.
 
 from __future__ import annotations
 
-import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.loss_count import TargetCounter, counter_for
 from yolov12.engine.phases import told_by
-from yolov12.engine.recompute import Recomputation
+from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
 from yolov12.log import say, say_once, warn
-from yolov12.memory.failure import is_out_of_memory
+from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
 from yolov12.memory.peaks import BETWEEN, Peaks
@@ -38,6 +38,8 @@ Batch = dict[str, Any]
 
 ONE_IMAGE = "out of memory with one image at a time"
 """What a rank votes that can not go on; all ranks end with it."""
+RARE_STEPS = 3
+"""So many steps after the last failure a further one may be a matter of a moment, and costs little if it is not."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,10 @@ class Step:
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
+        self._calm_steps = 0
+        self._last_failure = -RARE_STEPS
+        """Committed steps before this rank last ran out of memory."""
+        self._is_synchronised = vote_group is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
@@ -106,15 +112,23 @@ class Step:
             wish: what this rank wants to happen next.
 
         Raises:
-            RetryableError: a single image does not fit, or another rank failed for another reason than memory.
+            RetryableError: a single image does not fit, another rank failed for another reason than memory, or batch norm is synchronised.
         """
         self._before.take()
+        waits_s = iter(WAITS_S)
         while True:
             attempt, error = self._attempt(batch)
-            verdict = vote(None if error is None else _one_line(error), self.vote_group, wish)
+            if error is not None and self._is_synchronised and is_out_of_memory(error):
+                # The others wait inside their forward pass for this rank's statistics, where they hear no vote: this process must end.
+                raise RetryableError(
+                    f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
+                    "use a smaller batch or imgsz, or train without SyncBatchNorm"
+                )
+            verdict = vote(None if error is None else one_line(error), self.vote_group, wish)
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1
+                self._grow_back()
                 return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):
@@ -125,12 +139,13 @@ class Step:
             self.history.note("retry", verdict.first())
             del attempt, error
             self._before.restore()
-            self._release_memory()
+            self._calm_steps = 0
+            release_memory()
             # Ranks may follow different plans, so each tightens its own. Only where one can not, all cut their batch into smaller parts.
             images = len(batch["img"])
             can_not = None
-            if failed_here and not self._tighten(verdict.first()):
-                can_not = f"{ONE_IMAGE}{self._explained}" if self._parts(images) >= images else "no tighter plan"
+            if failed_here and not self._was_momentary(verdict.first()) and not self._tighten(verdict.first()):
+                can_not = self._wait(waits_s) if self._parts(images) >= images else "no tighter plan"
             second = vote(can_not, self.vote_group)
             if hopeless := [reason for reason in second.reasons.values() if reason.startswith(ONE_IMAGE)]:
                 raise RetryableError(
@@ -283,6 +298,14 @@ class Step:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def _was_momentary(self, reason: str) -> bool:
+        """Whether the step can be repeated as it was: the memory that its plan needs is there, and it did not fail a moment ago."""
+        steps_since, self._last_failure = self.history.steps - self._last_failure, self.history.steps
+        if self.recomputation is None or steps_since < RARE_STEPS or not self.recomputation.fits_now():
+            return False
+        warn(f"out of memory ({reason}); what the step needs is free now: it is repeated as it was, on the same data")
+        return True
+
     def _tighten(self, reason: str) -> bool:
         """Whether the step can be repeated under a plan that needs less."""
         change = self.recomputation.tighten() if self.recomputation is not None else None
@@ -294,10 +317,24 @@ class Step:
     def _parts(self, images: int) -> int:
         return min(max(self.micro_batches, self._planned_parts), images)
 
-    def _release_memory(self) -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _wait(self, waits_s: Iterator[float]) -> str | None:
+        """Give a neighbour time before one image is tried again; `ONE_IMAGE` where that was done often enough."""
+        wait_s = next(waits_s, None)
+        if wait_s is None:
+            return f"{ONE_IMAGE}{self._explained}"
+        warn(f"{ONE_IMAGE}; it is tried again in {wait_s:g} s")
+        time.sleep(wait_s)
+        return None
+
+    def _grow_back(self) -> None:
+        """After a calm time larger parts are tried again."""
+        self._calm_steps += 1
+        if self._calm_steps >= CALM_STEPS and self.micro_batches > 1:
+            self._calm_steps, old = 0, self.micro_batches
+            self.micro_batches = old // 2
+            change = f"{old} -> {self.micro_batches} micro-batches, after {CALM_STEPS} steps without trouble"
+            self.history.note("split", change)
+            say(f"memory: {change}")
 
     def _use_smaller_parts(self, images: int, reason: str) -> None:
         old = self._parts(images)
@@ -318,10 +355,6 @@ class _Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _says_out_of_memory(reason: str) -> bool:

@@ -97,6 +97,16 @@ def test_running_out_of_memory_tightens_the_plan_and_says_from_what_to_what(mode
     assert run.plan.peak_bytes <= recompute.TIGHTER * before
 
 
+def test_whether_the_plan_fits_is_asked_of_the_device(model, monkeypatch):
+    card = Card(10**12)
+    run = planned(model, card, monkeypatch)
+    assert not run.fits_now()  # there is no plan yet
+    run.before(SHAPE)
+    assert run.fits_now()
+    card.free = needs(model) // 2
+    assert not run.fits_now()
+
+
 def test_there_is_an_end_to_tightening(model, monkeypatch):
     run = planned(model, Card(10**12), monkeypatch)
     run.before(SHAPE)

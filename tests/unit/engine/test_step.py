@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import yolov12.engine.step as step_module
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
@@ -140,8 +141,11 @@ def test_out_of_memory_in_a_later_part_drops_the_earlier_parts_too() -> None:
 class PlanInSteps:
     """Stands in for the memory plan: can be tightened so often; from then on asks for `parts`."""
 
-    def __init__(self, tighter: int, parts: int = 1) -> None:
-        self.tighter, self.parts, self.asked_for = tighter, parts, 1
+    def __init__(self, tighter: int, parts: int = 1, fits: bool = False) -> None:
+        self.tighter, self.parts, self.asked_for, self.fits = tighter, parts, 1, fits
+
+    def fits_now(self) -> bool:
+        return self.fits
 
     def before(self, shape: tuple[int, ...]) -> int:
         return self.asked_for
@@ -165,6 +169,18 @@ def test_out_of_memory_tightens_the_plan_before_the_batch_is_cut(capsys: pytest.
     assert forward.calls == 3
     assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=0)
     assert capsys.readouterr().err.count("recompute 0 -> 1") == 2
+
+
+def test_a_step_that_failed_though_its_memory_is_there_is_repeated_as_it_was_and_then_tightened() -> None:
+    of = model()
+    runner, forward = failing_step(of, {1, 3, 5, 6}, OUT_OF_MEMORY)
+    runner.recomputation = PlanInSteps(tighter=2, fits=True)
+    runner.run(batch(BOXES))
+    assert (forward.calls, runner.recomputation.tighter) == (2, 2)
+    runner.run(batch(BOXES))  # fails again one step later
+    assert (forward.calls, runner.recomputation.tighter) == (4, 1)
+    runner.run(batch(BOXES))  # and twice more
+    assert (forward.calls, runner.recomputation.tighter, runner.micro_batches) == (6 + 2, 0, 2)
 
 
 def test_where_the_plan_can_not_be_tightened_the_batch_is_cut() -> None:
@@ -212,11 +228,36 @@ def test_gradients_of_earlier_steps_survive_a_repeated_one() -> None:
     assert_equal_gradients(gradients(of), expected, rtol=1e-5)
 
 
-def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do() -> None:
+def test_one_image_that_does_not_fit_ends_the_run_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "WAITS_S", (0.0, 0.0))
     runner, forward = failing_step(model(), set(range(100)), OUT_OF_MEMORY)
     with pytest.raises(RetryableError, match=r"one image at a time.*smaller imgsz"):
         runner.run(batch(BOXES))
-    assert forward.calls == 3  # whole, halves, single images: one failing call each
+    assert forward.calls == 3 + 2  # whole, halves, single images: one failing call each, and two more tries of the last
+
+
+def test_one_image_that_fits_after_a_moment_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "WAITS_S", (0.0, 0.0))
+    of = model()
+    runner, _ = failing_step(of, {1, 2, 3, 4}, OUT_OF_MEMORY)
+    runner.run(batch(BOXES))
+    runner.take_gradients()
+    assert_equal_gradients(gradients(of), stock_gradients(model(), batch(BOXES)), rtol=1e-5)
+
+
+def test_after_a_calm_time_the_parts_grow_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "CALM_STEPS", 2)
+    runner, forward = failing_step(model(), {1, 2}, OUT_OF_MEMORY)
+    runner.run(batch(BOXES))
+    assert runner.micro_batches == 4
+    for _ in range(3):
+        runner.run(batch(BOXES))
+    assert runner.micro_batches == 1
+    assert forward.calls == (1 + 1 + 4) + 4 + 2 + 2
+    assert [event.what.split(",")[0] for event in runner.history.events if event.kind == "split"][2:] == [
+        "4 -> 2 micro-batches",
+        "2 -> 1 micro-batches",
+    ]
 
 
 def test_what_one_image_needed_is_looked_at_while_it_is_there_and_stands_in_the_error() -> None:

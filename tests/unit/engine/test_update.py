@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""An update of the weights that ran out of memory is made again, with the bits of one that did not; one that can not be made changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.torch_utils import ModelEMA
+
+from yolov12.engine import update as update_module
+from yolov12.engine.update import Update
+from yolov12.errors import RetryableError
+from yolov12.memory.history import History
+from yolov12.precision import YoloAMPScaler
+
+OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_module, "WAITS_S", (0.0, 0.0))
+
+
+class Run:
+    """A small trainer with everything that an update touches."""
+
+    def __init__(self, name: str = "NAdam", fp16: bool = True) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+        optimizer: Any
+        if name == "Adadelta":
+            optimizer = torch.optim.Adadelta(self.model.parameters())
+        else:
+            net = SimpleNamespace(
+                model=self.model, named_modules=self.model.named_modules, parameters=self.model.parameters
+            )
+            optimizer = DetectionTrainer.build_optimizer(None, net, name=name, lr=0.01, momentum=0.9, decay=5e-4)
+        self.trainer = SimpleNamespace(
+            model=self.model,
+            optimizer=optimizer,
+            ema=ModelEMA(self.model),
+            scaler=YoloAMPScaler("cpu", enabled=fp16),
+            device=torch.device("cpu"),
+        )
+        self.trainer.optimizer_step = lambda: BaseTrainer.optimizer_step(self.trainer)
+        self.history = History()
+        self.update = Update(self.trainer, self.history)
+        self.draw = torch.Generator().manual_seed(1)
+
+    def give_gradients(self) -> None:
+        """Scaled ones, larger than clipping allows."""
+        scale = self.trainer.scaler.scale(torch.ones(()))
+        for parameter in self.model.parameters():
+            parameter.grad = 10 * torch.randn(parameter.shape, generator=self.draw) * scale
+
+    def step(self, times: int = 1) -> Run:
+        for _ in range(times):
+            self.give_gradients()
+            self.update.run()
+        return self
+
+    def everything(self) -> dict[str, Any]:
+        """All that a further update depends on."""
+        found: dict[str, Any] = {f"model {k}": v.clone() for k, v in self.model.state_dict().items()}
+        found |= {f"ema {k}": v.clone() for k, v in self.trainer.ema.ema.state_dict().items()}
+        for i, parameter in enumerate(self.model.parameters()):
+            found[f"gradient {i}"] = None if parameter.grad is None else parameter.grad.clone()
+            for name, value in self.trainer.optimizer.state.get(parameter, {}).items():
+                found[f"{name} {i}"] = value.clone()
+        return found | {"updates": self.trainer.ema.updates, "scaler": dict(self.trainer.scaler.state_dict())}
+
+
+def assert_same(ours: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert ours.keys() == expected.keys()
+    for name, value in expected.items():
+        same = torch.equal(ours[name], value) if isinstance(value, Tensor) else ours[name] == value
+        assert same, name
+
+
+def failing(
+    function: Callable[..., Any], times: int, after: bool, error: Exception = OUT_OF_MEMORY
+) -> Callable[..., Any]:
+    """`function`, but its first calls raise, before or after their work."""
+    left = iter(range(times))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs) if after else None
+        if next(left, None) is not None:
+            raise error
+        return result if after else function(*args, **kwargs)
+
+    return call
+
+
+POINTS = {
+    "unscale": lambda run: (run.trainer.scaler, "unscale_"),
+    "optimizer": lambda run: (run.trainer.optimizer, "step"),
+    "scale": lambda run: (run.trainer.scaler, "update"),
+    "ema": lambda run: (run.trainer.ema, "update"),
+}
+
+
+def fail_at(run: Run, point: str, times: int, after: bool, error: Exception = OUT_OF_MEMORY) -> None:
+    owner, name = POINTS[point](run)
+    setattr(owner, name, failing(getattr(owner, name), times, after, error))
+
+
+@pytest.mark.parametrize("name", ["SGD", "MuSGD", "AdamW", "NAdam"])
+@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_update_that_ran_out_of_memory_has_the_bits_of_one_that_did_not(name: str, point: str, after: bool) -> None:
+    expected = Run(name).step(4)
+    run = Run(name).step(2)
+    fail_at(run, point, times=2, after=after)
+    run.step(2)
+    assert_same(run.everything(), expected.everything())
+    assert run.history.count("update") == 2
+
+
+def test_half_an_optimizers_step_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, run = Run("MuSGD").step(2), Run("MuSGD").step(1)
+    monkeypatch.setattr(torch, "_foreach_add_", failing(torch._foreach_add_, times=1, after=True))
+    assert_same(run.step(1).everything(), expected.everything())
+
+
+def test_without_a_loss_scale_it_is_the_same() -> None:
+    expected, run = Run("SGD", fp16=False).step(3), Run("SGD", fp16=False).step(1)
+    fail_at(run, "ema", times=1, after=True)
+    assert_same(run.step(2).everything(), expected.everything())
+
+
+def test_state_that_an_optimizer_made_in_a_failed_step_is_gone() -> None:
+    run = Run("Adadelta")
+    fail_at(run, "optimizer", times=100, after=True)
+    run.give_gradients()
+    before = run.everything()
+    with pytest.raises(RetryableError):
+        run.update.run()
+    assert not run.trainer.optimizer.state
+    assert_same(run.everything(), before)
+
+
+def test_where_the_copies_do_not_fit_on_the_device_they_go_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, run = Run().step(2), Run().step(1)
+    monkeypatch.setattr(torch, "_foreach_mul", failing(torch._foreach_mul, times=1, after=False))
+    assert_same(run.step(1).everything(), expected.everything())
+
+
+def test_after_some_tries_the_run_ends_with_the_weights_it_had_and_says_what_to_do() -> None:
+    run = Run().step(1)
+    fail_at(run, "optimizer", times=100, after=True)
+    run.give_gradients()
+    before = run.everything()
+    with pytest.raises(RetryableError, match=r"3 times in a row.*smaller model"):
+        run.update.run()
+    assert_same(run.everything(), before)
+
+
+def test_another_error_is_raised_as_it_is() -> None:
+    run = Run()
+    fail_at(run, "optimizer", times=1, after=False, error=ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        run.step()
+
+
+class Operators(TorchDispatchMode):
+    """Notes what runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_upstreams_ema_updates_in_place_by_one_operator() -> None:
+    run = Run().step(1)
+    with Operators() as operators:
+        run.trainer.ema.update(run.model)
+    assert operators.seen == ["aten::_foreach_lerp_"]
+
+
+def test_no_room_for_the_optimizers_state_ends_the_run_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_module.optimizer_state, "allocate", failing(lambda optimizer: True, 1, after=False))
+    with pytest.raises(RetryableError, match=r"no room for the state of NAdam.*optimizer=SGD"):
+        Run()
