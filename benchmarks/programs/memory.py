@@ -164,10 +164,9 @@ def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, input
     from yolov12.model import fused
 
     recomputation = train_step.plan_memory(model, batch, device)
-    if inputs_only:
-        known = recomputation.profile
-        if known is not None:
-            fused.choose(choices(model, known, {i for i, block in enumerate(known.blocks) if block.is_input}))
+    if inputs_only and recomputation.known is not None:
+        known = recomputation.known.profile
+        fused.choose(choices(model, known, {i for i, block in enumerate(known.blocks) if block.is_input}))
     engine_step = Step(
         model=model,
         forward_loss=model,
@@ -186,7 +185,7 @@ def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, input
             return "every input rebuilt"
         found = recomputation.plan
         in_use = max(engine_step.peaks.step.get(phase, 0) for phase in ("forward", "loss", "backward"))
-        measured = "estimated" if recomputation.measured is None else "measured"
+        measured = recomputation.known.why
         return (
             f"expected {(found.peak_bytes + recomputation.grown_bytes) / 2**30:.2f} GiB in use ({measured}), the last step had {in_use / 2**30:.2f}, "
             f"{len(found.dropped)} parts recomputed, {found.parts} micro-batches"

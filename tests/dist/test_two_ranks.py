@@ -104,7 +104,7 @@ class FixedPlan:
     def before(self, shape: tuple[int, ...]) -> int:
         return self.parts
 
-    def watched(self, peaks: object) -> AbstractContextManager[None]:
+    def watched(self, peaks: object, parts: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def fits_now(self) -> bool:

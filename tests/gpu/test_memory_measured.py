@@ -71,7 +71,7 @@ def trained(
     current = replace(settings.current(), mem_safety_ratio=0.0)
     recomputation = Recomputation(model, device, torch.bfloat16, current, cache=cache)
     recomputation.before(tuple(data["img"].shape))
-    there_is = card_bytes or int(room * max(recomputation.profile.peaks))
+    there_is = card_bytes or int(room * max(recomputation.known.profile.peaks))
 
     def small_card(of: torch.device) -> Memory:
         allocated = budget.read(of).allocated
@@ -108,16 +108,16 @@ def test_the_prediction_is_within_five_percent_of_the_measured_peak(room: float,
     step = trained(room, tmp_path)
     print(
         f"room {room}: needed {needed(step) / GIB:.2f} GiB, expected {expected(step) / GIB:.2f}, "
-        f"{ {phase: round(size / GIB, 2) for phase, size in step.peaks.step.items()} }, measured {step.recomputation.measured is not None}"
+        f"{ {phase: round(size / GIB, 2) for phase, size in step.peaks.step.items()} }, measured {step.recomputation.known.measured is not None}"
     )
-    assert step.recomputation.measured is not None
+    assert step.recomputation.known.measured is not None
     assert abs(expected(step) / needed(step) - 1) <= CLOSE
 
 
 def test_a_second_run_is_within_five_percent_from_its_second_step_on(tmp_path: Path) -> None:
     trained(0.5, tmp_path)
     step = trained(0.5, tmp_path, steps=SKIPPED_STEPS + 1)
-    assert step.recomputation.measured is not None
+    assert step.recomputation.known.measured is not None
     assert abs(expected(step) / needed(step) - 1) <= CLOSE
 
 
@@ -129,7 +129,7 @@ def test_the_batch_that_was_found_to_fit_needs_no_more_than_its_budget(tmp_path:
     )
     del model
     step = trained(1.0, tmp_path, images=found, card_bytes=limit)
-    known = step.recomputation.profile
+    known = step.recomputation.known.profile
     inputs = {i for i, block in enumerate(known.blocks) if block.is_input}
     again = len(step.recomputation.plan.dropped - inputs)
     print(f"{found} images for {limit / GIB:.0f} GiB; {needed(step) / GIB:.2f} GiB needed, {again} convolutions again")

@@ -14,15 +14,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolov12.engine import fit, measured_cache, plan_table
+from yolov12.engine import fit, plan_table
+from yolov12.engine.known import Known, Shape
 from yolov12.engine.layers import names_of
 from yolov12.engine.measure import Clock, CudaClock, FirstSteps
-from yolov12.engine.profile import Measured, anchors_of, choices, profile
+from yolov12.engine.profile import choices
 from yolov12.log import say, warn
 from yolov12.memory import budget
 from yolov12.memory.history import History
 from yolov12.memory.peaks import Peaks
-from yolov12.memory.plan import Plan, Profile, choose, everything, peaks
+from yolov12.memory.plan import Plan, choose, everything
 from yolov12.model import fused
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.model.fused.trace import Trace, trace
@@ -35,10 +36,7 @@ CALM_STEPS = 200
 GROWTH = 1.10
 """By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
 flutter."""
-AGREES = 0.03
-"""A measurement of an earlier run is believed while this run's differs by no more."""
-
-Shape = tuple[int, int, int, int]
+TOO_MUCH = "memory: that is more than there is, with everything computed again and one image at a time; the step is tried all the same"
 
 
 class Recomputation:
@@ -79,16 +77,15 @@ class Recomputation:
         self.most_boxes, self.cache = most_boxes, cache
         self.clock = clock or (CudaClock() if device.type == "cuda" else None)
         self.shape: Shape | None = None
-        self.trace: Trace | None = None
         self._last_traced: tuple[Shape, Trace | None] | None = None
-        self.measured: Measured | None = None
+        self.known: Known | None = None
+        """Of steps of that shape."""
         self.first_steps: FirstSteps | None = None
         """Those that are being measured; None when that is done."""
         self.is_largest = True
         """Whether the step that runs has as many pixels as were planned for."""
         self.grown_bytes = 0
         """In use before the step beyond what was when the plan was made: the optimizer's state, gradients put aside."""
-        self.profile: Profile | None = None
         self.plan: Plan | None = None
         self.ceiling: int | None = None
         """Set after running out of memory: more than this was too much."""
@@ -120,10 +117,11 @@ class Recomputation:
         return 1 if self.plan is None else self.plan.parts
 
     @contextmanager
-    def watched(self, measured: Peaks) -> Iterator[None]:
-        """Around one attempt at a step, after `before`: the first ones are measured."""
-        steps = self.first_steps
-        if steps is None or not steps.wants_more or not self.is_largest:
+    def watched(self, measured: Peaks, parts: int) -> Iterator[None]:
+        """Around one attempt at a step in so many micro-batches, after `before`: the first ones are measured."""
+        steps, plan = self.first_steps, self.plan
+        as_planned = plan is not None and parts == plan.parts and self.is_largest
+        if steps is None or not steps.wants_more or not as_planned:
             yield
             return
         with steps.watch():
@@ -132,21 +130,21 @@ class Recomputation:
 
     def fits_now(self) -> bool:
         """Whether the device has what the plan needs. Running out of memory was then the matter of a moment, say of a neighbour's peak."""
-        if self.mode != "planned" or self.profile is None or self.plan is None:
+        if self.mode != "planned" or self.known is None or self.plan is None:
             return False
         return self.plan.peak_bytes <= self._available()
 
     def tighten(self) -> str | None:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
-        if self.mode != "planned" or self.profile is None or self.plan is None or self.shape is None:
+        if self.mode != "planned" or self.known is None or self.plan is None:
             return None
         self.calm_steps = 0
         self.failed_at = max(self.failed_at, self.read_memory(self.device).budget(self.safety_ratio))
         self.ceiling = int(TIGHTER * self.plan.peak_bytes)
-        tighter = choose(self.profile, self.ceiling, most_parts=self.shape[0])
+        tighter = self._choose(self.ceiling)
         if not tighter.fits:
             return None
-        change = f"recompute {self.plan.words(self.profile)} -> {tighter.words(self.profile)}"
+        change = f"recompute {self._words(self.plan)} -> {self._words(tighter)}"
         self.history.note("plan", f"{change}, after running out of memory")
         self._take(tighter)
         return change
@@ -162,21 +160,25 @@ class Recomputation:
             self.mode, self.first_steps = "off", None
             fused.choose({})
             return
-        self.shape, self.trace, self.grown_bytes = shape, found, 0
         memory = self.read_memory(self.device) if self.mode == "planned" else None
+        self.shape, self.grown_bytes = shape, 0
+        self.known = Known(
+            self.model,
+            found,
+            shape,
+            self.device,
+            self.dtype,
+            fixed_bytes=memory.allocated if memory else 0,
+            left_alone=self.left_alone,
+            most_boxes=self.most_boxes,
+            cache=self.cache if memory else None,
+        )
         if memory is None:
-            self.profile = self._profile(0)
-            self._take(everything(self.profile))
+            self._take(everything(self.known.profile))
             return
-        why = "estimated; the first steps measure"
-        self.measured = None
-        if self.cache is not None and (known := self._load()) is not None:
-            self.measured, why = known, "measured by an earlier run"
-        self.profile = self._profile(memory.allocated)
         available = self.budget_bytes = memory.budget(self.safety_ratio)
-        within = available if self.ceiling is None else min(available, self.ceiling)
-        self._take(choose(self.profile, within, most_parts=shape[0]))
-        self._show(available, why)
+        self._take(self._choose(available))
+        self._show(available)
         self._measure_again()
 
     def why_not_one_image(self, shape: Shape) -> str | None:
@@ -198,114 +200,95 @@ class Recomputation:
                 self._last_traced = shape, None
         return self._last_traced[1]
 
-    def _profile(self, fixed_bytes: int) -> Profile:
-        assert self.trace is not None
-        assert self.shape is not None
-        anchors = self.shape[0] * anchors_of(self.model, self.shape[2:])
-        return profile(self.trace, fixed_bytes, self.left_alone, self.measured, (anchors, self.most_boxes))
-
     def _look(self) -> None:
         """Before a step of a known shape: what was measured, and whether a neighbour on the device grew or is gone."""
-        assert self.profile is not None
+        assert self.known is not None
         assert self.plan is not None
-        assert self.shape is not None
         available = self._available()
         if self.first_steps is not None and self.first_steps.can_be_read:
-            self._learn(available)
+            self._learn(self.first_steps, available)
         self.calm_steps += 1
+        free = f"{available / 2**30:.2f} GiB are free for a step now"
         if available < self.plan.peak_bytes and self.plan.fits:
-            self._change(choose(self.profile, available, most_parts=self.shape[0]), _free(available))
+            self._change(self._choose(available), free)
         elif (
             self.calm_steps >= CALM_STEPS
             and (self.plan.dropped or self.plan.parts > 1)
             and available > GROWTH * max(self.plan.peak_bytes, self.failed_at)
         ):
             self.calm_steps, self.ceiling = 0, None
-            self._change(choose(self.profile, available, most_parts=self.shape[0]), _free(available))
+            self._change(self._choose(available), free)
 
-    def _learn(self, available: int) -> None:
-        """The profile as the first steps measured it, and the plan made anew with it, once."""
-        assert self.first_steps is not None
-        assert self.profile is not None
+    def _learn(self, steps: FirstSteps, available: int) -> None:
+        """The plan made anew, once, with what the first steps measured."""
+        assert self.known is not None
         assert self.plan is not None
-        assert self.shape is not None
-        found = self.first_steps.read(self.profile, self.plan, self.measured)
-        self.first_steps = None
+        before, self.first_steps = self._words(self.plan), None
+        found = self.known.learn(steps, self.plan)
         if found is None:
             warn("memory: the first steps ran other convolutions than the model on shapes: costs stay estimated")
             return
-        old, expected, earlier = self.plan, self.plan.words(self.profile), self.measured
-        self.measured = found
-        self.profile = self._profile(self.profile.fixed_bytes)
-        within = available if self.ceiling is None else min(available, self.ceiling)
-        needed = int(peaks(self.profile.part(old.parts), old.dropped).max())
-        off = needed / max(old.peak_bytes, 1) - 1
-        if earlier is None or abs(off) > AGREES:
-            if self.cache is not None:
-                measured_cache.store(self.cache, self._key(), found)
-            new = choose(self.profile, within, most_parts=self.shape[0])
+        self.plan = replace(self.plan, peak_bytes=found.needed_bytes)
+        reason = f"the first steps measured {found.needed_bytes / 2**30:.2f} GiB ({100 * found.change:+.1f} % of what was expected)"
+        if found.is_news and self._change(self._choose(available), reason, before):
+            self._show(available)
         else:
-            new = old
-        self.plan = replace(old, peak_bytes=needed)
-        reason = f"the first steps measured {needed / 2**30:.2f} GiB ({100 * off:+.1f} % of what was expected)"
-        if (new.dropped, new.parts) == (old.dropped, old.parts):
             say(f"memory: {reason}; the plan stays")
-            return
-        self._change(new, reason, before=expected)
-        self._show(available, "measured")
 
-    def _change(self, new: Plan, reason: str, before: str | None = None) -> None:
-        """Take another plan, and say so."""
-        assert self.profile is not None
+    def _choose(self, available: int) -> Plan:
+        assert self.known is not None
+        within = available if self.ceiling is None else min(available, self.ceiling)
+        return choose(self.known.profile, within, most_parts=self.known.shape[0])
+
+    def _change(self, new: Plan, reason: str, before: str | None = None) -> bool:
+        """Take another plan and say so; False if it is the same."""
         assert self.plan is not None
         if (new.dropped, new.parts) == (self.plan.dropped, self.plan.parts):
-            return
-        change = f"{reason}; recompute {before or self.plan.words(self.profile)} -> {new.words(self.profile)}"
+            if self.plan.fits and not new.fits:
+                warn(TOO_MUCH)
+            self.plan = new  # else each step would look for a better one
+            return False
+        change = f"{reason}; recompute {before or self._words(self.plan)} -> {self._words(new)}"
         say(f"memory: {change}")
         self.history.note("plan", change)
         self._take(new)
+        return True
 
-    def _show(self, available: int, why: str) -> None:
+    def _words(self, plan: Plan) -> str:
+        assert self.known is not None
+        return plan.words(self.known.profile)
+
+    def _show(self, available: int) -> None:
         """The plan as a table."""
-        assert self.profile is not None
+        assert self.known is not None
         assert self.plan is not None
-        assert self.shape is not None
-        said = [plan_table.headline(self.shape, self.plan, available, self.measured, why)]
-        said += plan_table.lines(self.model, self.profile, self.plan, self.measured)
+        said = [plan_table.headline(self.known, self.plan, available)]
+        said += plan_table.lines(self.model, self.known, self.plan)
         say("\n".join(f"memory: {line}" for line in said))
-
-    def _key(self) -> measured_cache.Key:
-        assert self.trace is not None
-        return measured_cache.key_of(self.trace, self.device, self.dtype)
-
-    def _load(self) -> Measured | None:
-        assert self.cache is not None
-        assert self.trace is not None
-        return measured_cache.load(self.cache, self._key(), calls=len(self.trace.convolutions))
 
     def _measure_again(self) -> None:
         """The steps that come are the first ones, of this shape or under this plan."""
-        if self.mode == "planned" and self.clock is not None and self.trace is not None:
-            self.first_steps = FirstSteps(len(self.trace.convolutions), self.clock)
+        if self.clock is not None and self.known is not None:
+            self.first_steps = FirstSteps(self.known.calls, self.clock)
 
     def _available(self) -> int:
         """For a step as the profile sees it. Gradients that were put aside came after the plan was made."""
-        assert self.profile is not None
+        assert self.known is not None
         memory = self.read_memory(self.device)
         self.budget_bytes = memory.budget(self.safety_ratio)
-        self.grown_bytes = max(memory.allocated - self.profile.fixed_bytes, 0)
+        self.grown_bytes = max(memory.allocated - self.known.fixed_bytes, 0)
         return self.budget_bytes - self.grown_bytes
 
     def _take(self, plan: Plan) -> None:
-        assert self.profile is not None
+        assert self.known is not None
         if plan.parts > 1 and (self.plan is None or self.plan.parts == 1):
             say(
                 "memory: batch normalisation sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
         if not plan.fits:
-            warn("memory: that is more than there is for a single image; the step is tried all the same")
+            warn(TOO_MUCH)
         self.plan = plan
-        fused.choose(choices(self.model, self.profile, plan.dropped))
+        fused.choose(choices(self.model, self.known.profile, plan.dropped))
         if self.first_steps is not None:  # what they saw so far was another plan's
             self._measure_again()
 
@@ -336,7 +319,3 @@ def mode_for(
 
 def _pixels(shape: Shape) -> int:
     return shape[0] * shape[2] * shape[3]
-
-
-def _free(available: int) -> str:
-    return f"{available / 2**30:.2f} GiB are free for a step now"

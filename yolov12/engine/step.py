@@ -174,7 +174,7 @@ class Step:
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(tuple(batch["img"].shape))
             parts = split(batch, self._parts(len(batch["img"])))
-            with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks):
+            with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks, len(parts)):
                 if self.vote_group is None and len(parts) == 1:
                     return self._plain_attempt(parts[0]), None
                 return self._counted_attempt(parts), None

@@ -92,7 +92,7 @@ class Run:
     def expected(self) -> tuple[int, int]:
         """(loss, backward) by the plan."""
         r = self.recomputation
-        found = expected_peaks(r.profile.part(r.plan.parts), r.plan.dropped)
+        found = expected_peaks(r.known.profile.part(r.plan.parts), r.plan.dropped)
         return int(found[0]), int(found[1:].max())
 
     def step(self, more_bytes: int = 0, fails: bool = False) -> None:
@@ -100,7 +100,7 @@ class Run:
         self.peaks.begin_step()
         parts = self.recomputation.before(SHAPE)
         loss, backward = (size + more_bytes + self.allocated for size in self.expected())
-        with self.recomputation.watched(self.peaks):
+        with self.recomputation.watched(self.peaks, parts):
             if fails:
                 raise RuntimeError("out of memory")
             for part in torch.randn(SHAPE).chunk(parts):
@@ -155,7 +155,7 @@ def test_after_measuring_costs_are_milliseconds(monkeypatch, needed):
     run.clock.first_call_ms = 7.0
     run.first_steps()
     run.step()
-    measured = run.recomputation.measured
+    measured = run.recomputation.known.measured
     assert measured.convolution_ms == (7.0, 1.0, 1.0, 1.0)
     assert measured.forward_ms == 14.0
 
@@ -166,7 +166,7 @@ def test_what_came_into_use_since_the_plan_was_made_is_not_held_against_it(monke
     run.allocated = 100 * KIB  # the optimizer's state
     run.first_steps()
     run.step()
-    assert run.recomputation.measured.loss_excess_bytes == 0
+    assert run.recomputation.known.measured.loss_excess_bytes == 0
 
 
 def test_marks_that_have_not_passed_are_read_later(monkeypatch, needed):
@@ -174,10 +174,10 @@ def test_marks_that_have_not_passed_are_read_later(monkeypatch, needed):
     run.clock.passed = False
     run.first_steps()
     run.step()
-    assert run.recomputation.measured is None
+    assert run.recomputation.known.measured is None
     run.clock.passed = True
     run.step()
-    assert run.recomputation.measured is not None
+    assert run.recomputation.known.measured is not None
 
 
 def test_a_failed_attempt_is_not_measured(monkeypatch, needed):
@@ -188,9 +188,9 @@ def test_a_failed_attempt_is_not_measured(monkeypatch, needed):
     for _ in range(MEASURED_STEPS - 1):
         run.step()
     run.step()
-    assert run.recomputation.measured is None
+    assert run.recomputation.known.measured is None
     run.step()
-    assert run.recomputation.measured is not None
+    assert run.recomputation.known.measured is not None
 
 
 def test_nothing_is_measured_once_that_is_done(monkeypatch, needed):
@@ -209,7 +209,7 @@ def test_another_run_begins_with_what_was_measured(monkeypatch, needed, tmp_path
     first.step()
     second = Run(monkeypatch, free=10 * needed, cache=tmp_path)
     second.recomputation.before(SHAPE)
-    assert second.recomputation.measured == first.recomputation.measured
+    assert second.recomputation.known.measured == first.recomputation.known.measured
     assert second.recomputation.plan.peak_bytes == first.recomputation.plan.peak_bytes
     assert "measured by an earlier run" in capsys.readouterr().err
 

@@ -126,6 +126,17 @@ def test_a_neighbour_that_grows_tightens_the_next_step_before_it_fails(model, mo
     assert " -> " in capsys.readouterr().err
 
 
+def test_a_neighbour_that_leaves_too_little_for_any_plan_is_said_once(model, monkeypatch, capsys):
+    card = Card(10**12)
+    run = planned(model, card, monkeypatch)
+    run.before(SHAPE)
+    card.free = 1000
+    for _ in range(3):
+        run.before(SHAPE)
+    assert not run.plan.fits
+    assert capsys.readouterr().err.count("more than there is") == 1
+
+
 def test_after_a_calm_time_the_plan_grows_back(model, monkeypatch):
     monkeypatch.setattr(recompute, "CALM_STEPS", 3)
     card = Card(int(0.6 * needs(model)))

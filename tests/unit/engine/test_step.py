@@ -150,7 +150,7 @@ class PlanInSteps:
     def before(self, shape: tuple[int, ...]) -> int:
         return self.asked_for
 
-    def watched(self, peaks: object) -> AbstractContextManager[None]:
+    def watched(self, peaks: object, parts: int) -> AbstractContextManager[None]:
         return nullcontext()
 
     def tighten(self) -> str | None:
