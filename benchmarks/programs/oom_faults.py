@@ -27,6 +27,8 @@ from benchmarks.harness import Benchmark, Job, Measured, Row
 from benchmarks.system import ROOT
 
 ROW = "oom_faults"
+METRIC_TOLERANCE = 0.01
+"""Of precision, recall and mAP with equal weights: a part of a batch may be computed by another kernel than the whole."""
 GRACE_S = 20.0
 """For the other processes to end after one has failed."""
 
@@ -142,6 +144,9 @@ def judge(
         wrong.append(f"recomputed changed its plan {plans} times and cut its batch {split} times")
     if any(answer["recomputed"]["weights"] != answer["clean"]["weights"] for answer in answers):
         wrong.append("recomputed ended with other weights than clean")
+    apart = max(_metric_distance(answer["clean"]["metrics"], answer["recomputed"]["metrics"]) for answer in answers)
+    if apart > METRIC_TOLERANCE:
+        wrong.append(f"the metrics of recomputed, whose validations failed too, were off by {apart:.3f}")
     off = max(_loss_distance(answer["clean"]["losses"], answer["faulty"]["losses"]) for answer in answers)
     if off > tolerance:
         wrong.append(f"the loss was off by {off:.1%}")
@@ -167,6 +172,10 @@ def _lost_or_repeated(clean: list[dict[str, Any]]) -> list[str]:
     if len(set(everything.values())) > 1:
         return ["the clean run lost or repeated samples"]
     return []
+
+
+def _metric_distance(clean: dict[str, float], other: dict[str, float]) -> float:
+    return max((abs(value - other[name]) for name, value in clean.items() if name.startswith("metrics/")), default=0.0)
 
 
 def _loss_distance(clean: list[float], faulty: list[float], parts: int = 6) -> float:

@@ -67,7 +67,14 @@ def test_the_same_seed_draws_the_same_failures_of_every_kind_at_every_point() ->
 
 def judged(**changes: dict) -> tuple[float, str]:
     """A run of two steps without trouble, with changes to one of its sessions."""
-    plain = {"samples": [["a"], ["b"]], "losses": [1.0, 1.0], "weights": "w", "fired": [], "events": {}}
+    plain = {
+        "samples": [["a"], ["b"]],
+        "losses": [1.0, 1.0],
+        "weights": "w",
+        "fired": [],
+        "events": {},
+        "metrics": {"metrics/mAP": 0.5},
+    }
     fired = [{"kind": "real", "point": "loss"}]
     answer = {
         "clean": plain,
@@ -92,6 +99,7 @@ def test_the_value_is_the_share_of_failures_that_happened_and_were_survived() ->
         ({"faulty": {"samples": [["b"], ["a"]]}}, "faulty saw other samples"),
         ({"recomputed": {"weights": "v"}}, "other weights"),
         ({"recomputed": {"events": {"plan": 1, "split": 1}}}, "cut its batch 1 times"),
+        ({"recomputed": {"metrics": {"metrics/mAP": 0.4}}}, "the metrics of recomputed"),
         ({"faulty": {"losses": [1.0, 1.2]}}, "the loss was off by 20.0%"),
     ],
 )

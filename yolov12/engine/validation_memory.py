@@ -115,28 +115,28 @@ class _Guard:
         if model is self.model:  # as in an earlier validation in the same block
             return
         self.model = model
-        forward, loss = model.forward, getattr(model, "loss", None)
+        forward = model.forward
 
         def forward_in_parts(img: Tensor, *args: Any, **kwargs: Any) -> Any:
-            return self._until_it_fits(
-                len(img),
-                lambda parts: (
-                    joined([forward(part, *args, **kwargs) for part in img.tensor_split(parts)])
-                    if parts > 1
-                    else forward(img, *args, **kwargs)
-                ),
-            )
+            def run(parts: int) -> Any:
+                if parts == 1:
+                    return forward(img, *args, **kwargs)
+                return joined([forward(part, *args, **kwargs) for part in img.tensor_split(parts)])
 
-        def loss_in_parts(batch: dict[str, Any], predictions: Any) -> Any:
-            return self._until_it_fits(
-                len(batch["img"]),
-                lambda parts: (
-                    _loss_of_parts(model, loss, batch, predictions, parts) if parts > 1 else loss(batch, predictions)
-                ),
-            )
+            return self._until_it_fits(len(img), run)
 
         _replace(restored, model, forward=forward_in_parts)
-        if loss is not None:
+        if hasattr(model, "loss"):  # else it is a final evaluation's, which computes none
+            loss = model.loss
+
+            def loss_in_parts(batch: dict[str, Any], predictions: Any) -> Any:
+                def run(parts: int) -> Any:
+                    if parts == 1:
+                        return loss(batch, predictions)
+                    return _loss_of_parts(model, loss, batch, predictions, parts)
+
+                return self._until_it_fits(len(batch["img"]), run)
+
             _replace(restored, model, loss=loss_in_parts)
 
     def _postprocess(self, postprocess: Callable[[Any], list], predictions: Any) -> list:

@@ -32,9 +32,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 class Run:
     """A small trainer with everything that an update touches."""
 
-    def __init__(self, name: str = "NAdam", fp16: bool = True) -> None:
+    def __init__(self, name: str = "NAdam", fp16: bool = True, device: str = "cpu") -> None:
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+        self.model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)).to(device)
         optimizer: Any
         if name == "Adadelta":
             optimizer = torch.optim.Adadelta(self.model.parameters())
@@ -47,8 +47,8 @@ class Run:
             model=self.model,
             optimizer=optimizer,
             ema=ModelEMA(self.model),
-            scaler=YoloAMPScaler("cpu", enabled=fp16),
-            device=torch.device("cpu"),
+            scaler=YoloAMPScaler(device, enabled=fp16),
+            device=torch.device(device),
         )
         self.trainer.optimizer_step = lambda: BaseTrainer.optimizer_step(self.trainer)
         self.history = History()
@@ -57,9 +57,10 @@ class Run:
 
     def give_gradients(self) -> None:
         """Scaled ones, larger than clipping allows."""
-        scale = self.trainer.scaler.scale(torch.ones(()))
+        device = self.trainer.device
+        scale = self.trainer.scaler.scale(torch.ones((), device=device))
         for parameter in self.model.parameters():
-            parameter.grad = 10 * torch.randn(parameter.shape, generator=self.draw) * scale
+            parameter.grad = 10 * torch.randn(parameter.shape, generator=self.draw).to(device) * scale
 
     def step(self, times: int = 1) -> Run:
         for _ in range(times):
