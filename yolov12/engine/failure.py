@@ -23,9 +23,9 @@ Sizes = list[tuple[str, int]]
 """(name, bytes)."""
 
 
-def largest_kept(profile: Profile | None, plan: Plan | None) -> Sizes:
+def largest_kept(profile: Profile, plan: Plan | None) -> Sizes:
     """The largest tensors that a part of the batch keeps between forward and backward, by the name of the module."""
-    if profile is None or plan is None:
+    if plan is None:
         return []
     kept = [
         (block.name, block.kept_bytes // plan.parts)

@@ -116,7 +116,8 @@ class Loop:
 
     def _explain_failure(self) -> str:
         t, recomputation = self.trainer, self.step.recomputation
-        kept = largest_kept(recomputation.profile, recomputation.plan) if recomputation else []
+        known = recomputation.known if recomputation else None
+        kept = largest_kept(known.profile, recomputation.plan) if recomputation and known else []
         return explain(t.device, t.save_dir, [*kept, *totals(unwrap_model(t.model), t.optimizer, t.ema.ema)])
 
     def _graph(self) -> StepGraph | None:

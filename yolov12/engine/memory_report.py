@@ -75,7 +75,7 @@ class MemoryReport:
         plan = recomputation.plan if recomputation else None
         if recomputation and plan is not self._plan:
             self._plan = plan
-            self._share = plan.share(recomputation.profile) if plan and recomputation.profile else 0.0
+            self._share = plan.share(recomputation.known.profile) if plan and recomputation.known else 0.0
         self._epoch.share.add(self._share)
         self._share_of_run.add(self._share)
         self._epoch.micro_batches = max(self._epoch.micro_batches, self.step.micro_batches, plan.parts if plan else 1)
@@ -119,8 +119,8 @@ class MemoryReport:
         history, is_counted = self.step.history, self._epoch.peak > 0
         recomputation = self.step.recomputation
         inputs = outputs = 0
-        if recomputation and recomputation.plan and recomputation.profile:
-            inputs = sum(recomputation.profile.blocks[i].is_input for i in recomputation.plan.dropped)
+        if recomputation and recomputation.plan and recomputation.known:
+            inputs = sum(recomputation.known.profile.blocks[i].is_input for i in recomputation.plan.dropped)
             outputs = len(recomputation.plan.dropped) - inputs
         return report.Epoch(
             epoch=epoch,

@@ -23,7 +23,7 @@ from yolov12.log import say, warn
 from yolov12.memory import budget
 from yolov12.memory.history import History
 from yolov12.memory.peaks import Peaks
-from yolov12.memory.plan import Plan, Profile, choose, everything
+from yolov12.memory.plan import Plan, choose, everything
 from yolov12.model import fused
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.model.fused.trace import Trace, trace
@@ -47,7 +47,7 @@ class Recomputation:
         device: where it trains.
         dtype: that its convolutions compute in.
         current: settings, of which `checkpoint`, `mem_safety_ratio` and `disable_mas_layers` are read.
-        read_memory: of the device; for tests.
+        read_memory: what to ask instead of the device (memory/card.py); None asks the device.
         history: where changes of the plan are noted.
         most_boxes: of one image, which bounds the memory of the loss.
         cache: folder for what was measured; None keeps and finds nothing.
@@ -60,7 +60,7 @@ class Recomputation:
         device: torch.device,
         dtype: torch.dtype,
         current: Settings,
-        read_memory: Callable[[torch.device], budget.Memory] = budget.read,
+        read_memory: Callable[[torch.device], budget.Memory] | None = None,
         history: History | None = None,
         most_boxes: int = 0,
         cache: Path | None = None,
@@ -69,8 +69,10 @@ class Recomputation:
         self.model, self.device, self.dtype = model, device, dtype
         self.safety_ratio = current.mem_safety_ratio
         self.left_alone = names_of(model, current.disable_mas_layers)
-        self.mode, self.reason = mode_for(current.checkpoint, device, getattr(model, "gradient_checkpointing", False))
-        self.read_memory = read_memory
+        self.mode, self.reason = mode_for(
+            current.checkpoint, device, getattr(model, "gradient_checkpointing", False), read_memory is not None
+        )
+        self.read_memory = read_memory or budget.read
         self.history = history or History()
         self.most_boxes, self.cache = most_boxes, cache
         self.clock = clock or (CudaClock() if device.type == "cuda" else None)
@@ -90,6 +92,8 @@ class Recomputation:
         self.failed_at = 0
         """What was free for a step when one last ran out of memory."""
         self.calm_steps = 0
+        self.budget_bytes: int | None = None
+        """What a step might use when memory was last looked at."""
         say(f"memory: {self.reason}")
         if self.mode == "off":
             fused.choose({})
@@ -124,6 +128,12 @@ class Recomputation:
             yield
         steps.note(measured.closed(), self.grown_bytes)
 
+    def fits_now(self) -> bool:
+        """Whether the device has what the plan needs. Running out of memory was then the matter of a moment, say of a neighbour's peak."""
+        if self.mode != "planned" or self.known is None or self.plan is None:
+            return False
+        return self.plan.peak_bytes <= self._available()
+
     def tighten(self) -> str | None:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
         if self.mode != "planned" or self.known is None or self.plan is None:
@@ -140,20 +150,9 @@ class Recomputation:
         return change
 
     @property
-    def profile(self) -> Profile | None:
-        """Of a step as it is known now."""
-        return None if self.known is None else self.known.profile
-
-    @property
     def is_measuring(self) -> bool:
         """Whether steps of the largest shape are being measured."""
         return self.first_steps is not None and self.first_steps.wants_more
-
-    def fits_now(self) -> bool:
-        """Whether the device has what the plan needs. Running out of memory was then the matter of a moment, say of a neighbour's peak."""
-        if self.mode != "planned" or self.known is None or self.plan is None:
-            return False
-        return self.plan.peak_bytes <= self._available(self.known)
 
     def no_room(self, times: float) -> str | None:
         """Why so many times the memory of a step is not there with everything kept; None if it is."""
@@ -161,7 +160,7 @@ class Recomputation:
             return "no plan says what a step needs"
         if self.plan.dropped or self.plan.parts > 1:
             return "memory is short already"
-        available = self._available(self.known)
+        available = self._available()
         if times * self.plan.peak_bytes <= available:
             return None
         return f"{available / 2**30:.1f} GiB are less than {times:g} times the {self.plan.peak_bytes / 2**30:.1f} that a step needs"
@@ -193,7 +192,7 @@ class Recomputation:
         if memory is None:
             self._take(everything(self.known.profile))
             return
-        available = memory.budget(self.safety_ratio)
+        available = self.budget_bytes = memory.budget(self.safety_ratio)
         self._take(self._choose(available))
         self._show(available)
         self._measure_again()
@@ -221,7 +220,7 @@ class Recomputation:
         """Before a step of a known shape: what was measured, and whether a neighbour on the device grew or is gone."""
         assert self.known is not None
         assert self.plan is not None
-        available = self._available(self.known)
+        available = self._available()
         if self.first_steps is not None and self.first_steps.can_be_read:
             self._learn(self.first_steps, available)
         self.calm_steps += 1
@@ -235,12 +234,6 @@ class Recomputation:
         ):
             self.calm_steps, self.ceiling = 0, None
             self._change(self._choose(available), free)
-
-    def _available(self, known: Known) -> int:
-        """For a step as the profile sees it. Gradients that were put aside came after the plan was made."""
-        memory = self.read_memory(self.device)
-        self.grown_bytes = max(memory.allocated - known.fixed_bytes, 0)
-        return memory.budget(self.safety_ratio) - self.grown_bytes
 
     def _learn(self, steps: FirstSteps, available: int) -> None:
         """The plan made anew, once, with what the first steps measured."""
@@ -294,6 +287,14 @@ class Recomputation:
         if self.clock is not None and self.known is not None:
             self.first_steps = FirstSteps(self.known.calls, self.clock)
 
+    def _available(self) -> int:
+        """For a step as the profile sees it. Gradients that were put aside came after the plan was made."""
+        assert self.known is not None
+        memory = self.read_memory(self.device)
+        self.budget_bytes = memory.budget(self.safety_ratio)
+        self.grown_bytes = max(memory.allocated - self.known.fixed_bytes, 0)
+        return self.budget_bytes - self.grown_bytes
+
     def _take(self, plan: Plan) -> None:
         assert self.known is not None
         if plan.parts > 1 and (self.plan is None or self.plan.parts == 1):
@@ -308,18 +309,23 @@ class Recomputation:
             self._measure_again()
 
 
-def mode_for(checkpoint: str, device: torch.device, asked_by_attribute: bool = False) -> tuple[str, str]:
+def mode_for(
+    checkpoint: str, device: torch.device, asked_by_attribute: bool = False, has_card: bool = False
+) -> tuple[str, str]:
     """("off", "planned" or "all") and the reason.
 
     Args:
         checkpoint: the setting: "1", "0" or "all".
         asked_by_attribute: whether a script set `model.model.gradient_checkpointing = True`.
+        has_card: whether memory is read elsewhere than from the device.
     """
     if checkpoint == "0":
         return "off", "recomputation is off (checkpoint=0): upstream's modules keep what they keep"
     if checkpoint == "all" or asked_by_attribute:
         by = "gradient_checkpointing=True" if asked_by_attribute else "checkpoint=all"
         return "all", f"everything that can be is computed again in backward ({by})"
+    if has_card:
+        return "planned", "recomputation as far as it is needed on the card that this run was given"
     if device.type != "cuda":
         return "off", f"no plan on {device.type}: its memory is not measured; checkpoint=all recomputes everywhere"
     if kernels_missing(device):  # which says why

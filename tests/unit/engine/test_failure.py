@@ -31,7 +31,7 @@ def test_sizes_are_those_of_a_part_of_the_batch():
 
 
 def test_without_a_plan_no_layer_is_named():
-    assert largest_kept(None, None) == []
+    assert largest_kept(KNOWN, None) == []
 
 
 def test_the_optimizers_state_counts_once_it_is_there():

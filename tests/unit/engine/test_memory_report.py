@@ -21,7 +21,9 @@ KEEPS, DROPS = Plan(frozenset(), 1), Plan(frozenset({0, 1}), 1, parts=2)
 
 
 def stand_in(plan: Plan | None = None) -> Any:
-    recomputation = SimpleNamespace(plan=plan, profile=KNOWN, budget_bytes=8 * GIB) if plan else None
+    recomputation = (
+        SimpleNamespace(plan=plan, known=SimpleNamespace(profile=KNOWN), budget_bytes=8 * GIB) if plan else None
+    )
     return SimpleNamespace(peaks=Peaks(OfNothing()), history=History(), recomputation=recomputation, micro_batches=1)
 
 
