@@ -173,8 +173,8 @@ def _our_step(model: Any, update: Any, batch: dict[str, Any], device: Any, input
     recomputation = train_step.plan_memory(model, device)
     if inputs_only:
         recomputation.before(tuple(batch["img"].shape))
-        known = recomputation.profile
-        if known is not None:
+        if recomputation.known is not None:
+            known = recomputation.known.profile
             fused.choose(choices(model, known, {i for i, block in enumerate(known.blocks) if block.is_input}))
     engine_step = Step(
         model=model,
