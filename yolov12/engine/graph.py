@@ -26,8 +26,8 @@ EAGER_STEPS = 8
 """Steps of one kind before it is captured: kernels are chosen, and the memory plan is settled."""
 TIMED_STEPS = 5
 """Of each kind, whose shortest is compared: the first after a change pays for it."""
-LEAST_GAIN = 1.05
-"""How much faster the graph must be to stay: it keeps its memory to itself."""
+LEAST_GAIN = 1.02
+"""How much faster the graph must be to stay: more than two measurements of the same differ by."""
 LEAST_OBJECTS = 256
 SPARE_OBJECTS = 2
 """How many times the objects that were seen the graph has room for."""

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from yolov12.errors import UserError
 from yolov12.model.attention import kernels
-from yolov12.model.attention.dispatch import replaced_by
+from yolov12.model.attention.backends import Kernel
+from yolov12.model.attention.dispatch import describe, replaced_by
 from yolov12.model.fused.conv import Call, Keep, OutputOf, Watcher, choosing, watched_by
 from yolov12.model.fused.lineage import Kept, leaves
 from yolov12.model.loss.levels import Levels
@@ -123,9 +125,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype
     weights = {tensor.untyped_storage()._cdata for tensor in (*copied.parameters(), *copied.buffers())}
     keep = {module: Keep.CONVOLUTION for module in copied.modules() if isinstance(module, Conv)}
     with (
-        replaced_by(
-            kernels.sdpa_flash
-        ),  # every fused kernel keeps the same: q, k, v, the output and a number for each row
+        replaced_by(_attention(next(model.parameters()).device, dtype)),
         choosing(keep),
         watched_by(recorder),
         torch.autograd.graph.saved_tensors_hooks(recorder.keep, lambda tensor: tensor),
@@ -137,6 +137,23 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype
     levels = [*output.boxes, *output.scores] if isinstance(output, Levels) else []
     level_bytes = sum(level.nbytes for level in levels)
     return Trace(tuple(recorder.found), others, output_elements, shape[0], level_bytes)
+
+
+def _attention(device: torch.device, dtype: torch.dtype) -> Kernel:
+    """What keeps as much as the backend that will run."""
+    try:
+        backend, _ = describe(device, dtype, training=True, large=True)
+    except UserError:  # the one that was asked for can not serve: models without attention train all the same
+        backend = ""
+    # Every fused kernel keeps the same: q, k, v, the output and a number for each row.
+    return _plain_under_autocast if backend == "plain" else kernels.sdpa_flash
+
+
+def _plain_under_autocast(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`kernels.plain`, with the casts that autocast makes: softmax in float32, and its result once more in the other type."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (scores.float().softmax(dim=-1).to(q.dtype) @ v).transpose(1, 2)
 
 
 def _on_meta(model: nn.Module, dtype: torch.dtype) -> nn.Module:
