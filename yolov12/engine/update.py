@@ -50,6 +50,7 @@ class Update:
     def __init__(self, trainer: Any, history: History) -> None:
         self.trainer = trainer
         self.history = history
+        self.parameters = list(unwrap_model(trainer.model).parameters())
         try:
             optimizer_state.allocate(trainer.optimizer)
         except RuntimeError as error:
@@ -86,7 +87,7 @@ class Update:
         t = self.trainer
         before: Before | None = None
         try:
-            before = Before(unwrap_model(t.model), t.optimizer, t.ema, t.scaler, on_host)
+            before = Before(self.parameters, t.optimizer, t.ema, t.scaler, on_host)
             t.optimizer_step()
             return None
         except RuntimeError as error:
@@ -102,15 +103,18 @@ class Before:
     """Everything that an update changes, as it was when this was made.
 
     Args:
+        parameters: of the model; those of the optimizer are looked up.
+        optimizer, ema, scaler: the run's; `ema` may be None.
         on_host: the copies lie in the host's memory, which waits for the GPU and takes nothing of the device's.
     """
 
     @torch.no_grad()
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, ema: ModelEMA | None, scaler: Any, on_host: bool = False
+        self, parameters: list[nn.Parameter], optimizer: Optimizer, ema: ModelEMA | None, scaler: Any, on_host: bool
     ) -> None:
         self.optimizer, self.ema, self.scaler = optimizer, ema, scaler
-        self.gradients = [(parameter, parameter.grad) for parameter in _parameters(model, optimizer)]
+        groups = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self.gradients = [(parameter, parameter.grad) for parameter in dict.fromkeys([*parameters, *groups])]
         self.state = {
             parameter: {
                 name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()
@@ -144,13 +148,11 @@ class Before:
         return found
 
     def _of_the_ema(self) -> list[Tensor]:
-        return [] if not self.ema else [t for t in self.ema.ema.state_dict().values() if t.is_floating_point()]
-
-
-def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """All that may have a gradient or be updated, each once."""
-    groups = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    return list(dict.fromkeys([*model.parameters(), *groups]))
+        if not self.ema:
+            return []
+        if self.ema._pairs is not None:  # its own list, from its first update on
+            return self.ema._pairs[0]
+        return [tensor for tensor in self.ema.ema.state_dict().values() if tensor.is_floating_point()]
 
 
 def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
