@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolov12.errors import RetryableError
+from yolov12.errors import RetryableError, UserError
 from yolov12.log import say
 from yolov12.memory.history import Event
 from yolov12.tools import demo
@@ -60,6 +60,8 @@ def main(args: Mapping[str, Any]) -> int:
         UserError: an option that the demo does not have, or a folder that is in use or can not be written.
     """
     demo.choose(has_gpu=False, cores=1, args=args, sizes=SIZES)  # refuses wrong options before torch is imported
+    if str(args.get("device")) not in ("None", "cpu") and not str(args["device"]).isdigit():
+        raise UserError(f"device={args['device']}: demo oom trains on one GPU: type device=0, or leave it out")
     out = demo.make_folder(args.get("out"))
     import torch
 
@@ -77,11 +79,12 @@ def run(recipe: demo.Recipe, out: Path, is_on_gpu: bool) -> tuple[list[str], boo
 
     size_px = max(recipe.imgsz, demo.LEAST_PICTURE_PX)
     data = synth.write(out / "data", recipe.train_images, recipe.val_images, size_px, recipe.seed)
-    alone = _card(is_on_gpu, None)
+    card = functools.partial(_card, int(recipe.device or 0) if is_on_gpu else None)
+    alone = card(None)
     say("\n--- alone ---")
     clean = train(recipe, data, out / "alone", alone)
     total, when = int(ROOM * alone.needed), steps(recipe) // 2
-    with contextlib.closing(_card(is_on_gpu, total, when)) as beside:
+    with contextlib.closing(card(total, when)) as beside:
         say("\n--- beside a neighbour ---")
         try:
             squeezed = train(recipe, data, out / "beside", beside)
@@ -177,9 +180,9 @@ def _largest_difference(
     return largest, found[largest]
 
 
-def _card(is_on_gpu: bool, total: int | None, neighbour_at: int | None = None) -> Any:
-    """The card of a training; `total=None`: one that has enough."""
-    if not is_on_gpu:
+def _card(gpu: int | None, total: int | None, neighbour_at: int | None = None) -> Any:
+    """The card of a training, simulated without a GPU; `total=None`: one that has enough."""
+    if gpu is None:
         from yolov12.memory.card import SimulatedCard
 
         return SimulatedCard(ENOUGH if total is None else total, neighbour_at)
@@ -187,7 +190,7 @@ def _card(is_on_gpu: bool, total: int | None, neighbour_at: int | None = None) -
 
     from yolov12.tools.neighbour import CardBesideNeighbour
 
-    return CardBesideNeighbour(torch.device("cuda", torch.cuda.current_device()), total, neighbour_at)
+    return CardBesideNeighbour(torch.device("cuda", gpu), total, neighbour_at)
 
 
 def _gib(size: int) -> str:

@@ -8,6 +8,7 @@ It ends when its input does, so it never outlives the process that started it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import subprocess
 import sys
 
@@ -67,6 +68,7 @@ class CardBesideNeighbour:
         self._neighbour: Neighbour | None = None
         if total is not None:
             self._neighbour = Neighbour(device)
+            gc.collect()
             torch.cuda.empty_cache()
             self.held_at_first = self._neighbour.leave_free(total)
 

@@ -85,6 +85,12 @@ def test_an_unknown_option_is_refused_before_anything_runs(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_gpus_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match=r"device=0,1: demo oom trains on one GPU"):
+        demo_oom.main({"device": "0,1", "out": tmp_path / "demo"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_last_batch_that_is_not_full_is_a_step_too():
     assert demo_oom.steps(replace(TINY, epochs=2, train_images=17)) == 10
 
