@@ -81,6 +81,23 @@ def kinds_for(device: str, count: int) -> list[str]:
     return ["real"] * real + simulated
 
 
+class _LossFails:
+    """Calls `fail` in place of a criterion's loss, until it is removed; no hook would do, since our kernels call no module."""
+
+    def __init__(self, criterion: Any, fail: Callable[..., None]) -> None:
+        self.criterion, real = criterion, criterion.loss
+
+        def loss(*args: Any) -> Any:
+            fail()
+            return real(*args)
+
+        criterion.loss = loss
+
+    def remove(self) -> None:
+        """The criterion's own again."""
+        vars(self.criterion).pop("loss", None)
+
+
 class Injector:
     """Makes the failures of one rank happen, each once, and remembers which did."""
 
@@ -129,7 +146,7 @@ class Injector:
         if fault.point.endswith("loss"):
             if getattr(model, "criterion", None) is None:  # as upstream does at the first loss
                 model.criterion = model.init_criterion()
-            return model.criterion.assigner.register_forward_pre_hook(fail)
+            return _LossFails(model.criterion, fail)
         if fault.point.endswith("backward"):
             return layer.register_forward_hook(fail_in_backward)
         return layer.register_forward_pre_hook(fail)

@@ -226,10 +226,12 @@ def _launch(
 
 def _environment(rank: int, ranks: int) -> dict[str, str]:
     """As a launcher sets it; a single process trains without one."""
+    # A captured step runs no Python that could be made to fail.
+    eager = {**os.environ, "YOLOV12_COMPILE": "0"}
     if ranks == 1:
-        return dict(os.environ)
+        return eager
     world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    return {**os.environ, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in world.items()}}
+    return {**eager, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in world.items()}}
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], limit_s: float) -> str:
