@@ -209,7 +209,8 @@ class StepGraph:
     def _captured(self, kind: Hashable, batch: Batch, attempt: Run) -> Captured:
         held = room_for(batch, max(LEAST_OBJECTS, SPARE_OBJECTS * self._most_objects))
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads go on meanwhile: the loader's pins memory, which is no part of the graph.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             made = attempt(held)
         with_gradient = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
