@@ -127,8 +127,8 @@ from yolov12.engine import loop, recompute
 from yolov12.memory.budget import Memory
 recompute.mode_for = lambda *_: ("planned", "as in a test")
 real = recompute.Recomputation
-def on_a_small_card(*arguments):
-    made = real(*arguments)
+def on_a_small_card(*arguments, **named):
+    made = real(*arguments, **named)
     made.read_memory = lambda device: Memory(14_500_000, 0, 0, 10**15)
     return made
 loop.Recomputation = on_a_small_card
