@@ -2,7 +2,8 @@
 """Each image of the build: how long it takes with nothing in the builder's cache and with all of it, how large it is, how soon it answers.
 
 Needs a Docker engine and a checkout; the variables of `make build` (BASE_IMAGE, ARCHS, ...) are the caller's. What was downloaded before
-stays in the builder's package cache, so a first build on a machine takes longer by its network.
+stays in the builder's package cache, so a first build on a machine takes longer by its network. What else the machine was doing is in the
+note of each first build.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks.harness import Benchmark, BenchmarkError, Job, Measured, Row
 from benchmarks.record import DECLARED
-from benchmarks.system import ROOT
+from benchmarks.system import ROOT, cores
 
 BAKE = ROOT / "docker/docker-bake.json"
 STARTS = 3
@@ -53,6 +54,8 @@ def run_side(job: Job) -> Measured:
                 kind = row.rpartition("_")[2]
                 value, note = _measure(kind, variant)
                 measured.values[row] = value
+                # Hours lie between the first value and the record: what is measured is not lost with what comes after.
+                print(f"{row}: {value:.2f}{', ' + note if note else ''}", file=sys.stderr, flush=True)
                 measured.notes |= {row: note} if note else {}
         except subprocess.CalledProcessError as error:
             said = (error.stderr or "").strip().splitlines()
@@ -73,7 +76,9 @@ def _measure(kind: str, variant: str) -> tuple[float, str]:
     if kind == "help":
         command = ["docker", "run", "--rm", "--network", "none", image, "--help"]
         return sorted(first_line_s(command) for _ in range(STARTS))[STARTS // 2], ""
-    return _build_s(variant, cold=kind == "cold"), ""
+    cold = kind == "cold"
+    before = f"load of {os.getloadavg()[1]:.1f} on {cores()} cores in the five minutes before it" if cold else ""
+    return _build_s(variant, cold), before
 
 
 def _build_s(variant: str, cold: bool) -> float:
