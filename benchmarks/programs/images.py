@@ -77,8 +77,10 @@ def _measure(kind: str, variant: str) -> tuple[float, str]:
         command = ["docker", "run", "--rm", "--network", "none", image, "--help"]
         return sorted(first_line_s(command) for _ in range(STARTS))[STARTS // 2], ""
     cold = kind == "cold"
-    before = f"load of {os.getloadavg()[1]:.1f} on {cores()} cores in the five minutes before it" if cold else ""
-    return _build_s(variant, cold), before
+    before = os.getloadavg()[1]
+    built_s = _build_s(variant, cold)
+    load = f"the machine's load on {cores()} cores: {before:.1f} before it, {os.getloadavg()[1]:.1f} at its end"
+    return built_s, load if cold else ""
 
 
 def _build_s(variant: str, cold: bool) -> float:
