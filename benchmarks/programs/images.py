@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -58,8 +59,7 @@ def run_side(job: Job) -> Measured:
                 print(f"{row}: {value:.2f}{', ' + note if note else ''}", file=sys.stderr, flush=True)
                 measured.notes |= {row: note} if note else {}
         except subprocess.CalledProcessError as error:
-            said = (error.stderr or "").strip().splitlines()
-            reason = said[-1] if said else f"exit code {error.returncode}"
+            reason = why_failed(error.stderr or "") or f"exit code {error.returncode}"
             measured.failed |= {row: reason for row in asked if row not in measured.values}
     return measured
 
@@ -81,6 +81,13 @@ def _measure(kind: str, variant: str) -> tuple[float, str]:
     built_s = _build_s(variant, cold)
     load = f"the machine's load on {cores()} cores: {before:.1f} before it, {os.getloadavg()[1]:.1f} at its end"
     return built_s, load if cold else ""
+
+
+def why_failed(said: str) -> str:
+    """The sentence that a build ended with: that of the step that failed (after its time, "23.66 fetch: ..."), else the last line of all."""
+    lines = said.strip().splitlines()
+    of_a_step = re.findall(r"^\d+\.\d+ (.+)$", said, re.MULTILINE)
+    return of_a_step[-1] if of_a_step else lines[-1] if lines else ""
 
 
 def _build_s(variant: str, cold: bool) -> float:
