@@ -31,6 +31,8 @@ fail() {
 }
 
 docker buildx version >/dev/null 2>&1 || die "docker with buildx is needed: https://docs.docker.com/engine/install/"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null ||
+    die "python3, 3.9 or newer, is needed, without packages (Debian, Ubuntu: apt install python3)"
 [[ -z ${CA_BUNDLE-} || -s $CA_BUNDLE ]] || die "CA_BUNDLE=$CA_BUNDLE: no such file, or an empty one"
 # known NAME VALUE...: the variable, where it is set, has one of these values.
 known() {

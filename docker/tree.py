@@ -5,6 +5,7 @@
     docker/tree.py yolov12:train            # the hash
     docker/tree.py yolov12:train FILE       # and the list that it is made of, to compare two with diff
 
+Needs docker and Python 3.11, without packages.
 Two builds of the same inputs never have the same image id where the builder can not rewrite times (docs/registry.md). This hash can be.
 """
 

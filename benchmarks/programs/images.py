@@ -2,13 +2,15 @@
 """Each image of the build: how long it takes with nothing in the builder's cache and with all of it, how large it is, how soon it answers.
 
 Needs a Docker engine and a checkout; the variables of `make build` (BASE_IMAGE, ARCHS, ...) are the caller's. What was downloaded before
-stays in the builder's package cache, so a first build on a machine takes longer by its network.
+stays in the builder's package cache, so a first build on a machine takes longer by its network. What else the machine was doing is in the
+note of each first build.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +20,7 @@ from typing import Any
 
 from benchmarks.harness import Benchmark, BenchmarkError, Job, Measured, Row
 from benchmarks.record import DECLARED
-from benchmarks.system import ROOT
+from benchmarks.system import ROOT, cores
 
 BAKE = ROOT / "docker/docker-bake.json"
 STARTS = 3
@@ -53,10 +55,11 @@ def run_side(job: Job) -> Measured:
                 kind = row.rpartition("_")[2]
                 value, note = _measure(kind, variant)
                 measured.values[row] = value
+                # Hours lie between the first value and the record: what is measured is not lost with what comes after.
+                print(f"{row}: {value:.2f}{', ' + note if note else ''}", file=sys.stderr, flush=True)
                 measured.notes |= {row: note} if note else {}
         except subprocess.CalledProcessError as error:
-            said = (error.stderr or "").strip().splitlines()
-            reason = said[-1] if said else f"exit code {error.returncode}"
+            reason = why_failed(error.stderr or "") or f"exit code {error.returncode}"
             measured.failed |= {row: reason for row in asked if row not in measured.values}
     return measured
 
@@ -73,7 +76,18 @@ def _measure(kind: str, variant: str) -> tuple[float, str]:
     if kind == "help":
         command = ["docker", "run", "--rm", "--network", "none", image, "--help"]
         return sorted(first_line_s(command) for _ in range(STARTS))[STARTS // 2], ""
-    return _build_s(variant, cold=kind == "cold"), ""
+    cold = kind == "cold"
+    before = os.getloadavg()[1]
+    built_s = _build_s(variant, cold)
+    load = f"the machine's load on {cores()} cores: {before:.1f} before it, {os.getloadavg()[1]:.1f} at its end"
+    return built_s, load if cold else ""
+
+
+def why_failed(said: str) -> str:
+    """The sentence that a build ended with: that of the step that failed (after its time, "23.66 fetch: ..."), else the last line of all."""
+    lines = said.strip().splitlines()
+    of_a_step = re.findall(r"^\d+\.\d+ (.+)$", said, re.MULTILINE)
+    return of_a_step[-1] if of_a_step else lines[-1] if lines else ""
 
 
 def _build_s(variant: str, cold: bool) -> float:

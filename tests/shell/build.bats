@@ -229,6 +229,12 @@ build() { "${repo:?}/docker/build.sh"; }
     [[ $output == "build: docker with buildx is needed"* ]]
 }
 
+@test "without python3, or with one that is too old, it says what is needed" {
+    stub python3 'exit 1'
+    run -2 build
+    [[ $output == "build: python3, 3.9 or newer, is needed"* ]]
+}
+
 @test "a failed build is not reported as built" {
     stub docker '[[ $2 == version ]] && exit; [[ $2 == bake ]] && exec cat docker/docker-bake.json; exit 3'
     run -3 build

@@ -371,6 +371,14 @@ def test_an_image_that_can_not_be_built_does_not_hide_the_others(monkeypatch, tm
     assert measured.values == dict.fromkeys(rows[2:], 1.0)
 
 
+def test_a_failed_build_says_why_in_the_words_of_the_step_that_failed():
+    why_failed = harness.discover()["images"].run_side.__globals__["why_failed"]
+    steps = "#11 23.66 fetch: ADDRESS\n------\n > [miniforge 1/1] RUN x:\n23.66 fetch: ADDRESS can not be fetched\n------\nERROR: failed to solve\n"
+    assert why_failed(steps) == "fetch: ADDRESS can not be fetched"
+    assert why_failed("steps\nbuild: too large\n") == "build: too large"
+    assert why_failed("") == ""
+
+
 def test_the_first_line_of_a_program_that_fails_is_no_time():
     first_line_s = harness.discover()["images"].run_side.__globals__["first_line_s"]
     assert first_line_s(["echo", "line"]) > 0
