@@ -87,8 +87,8 @@ def plan_memory(model: Any, device: Any) -> Any:
 def with_our_step(model: Any, step: TrainingStep, batch: dict[str, Any], device: Any) -> Callable[[], None]:
     """The engine's step in front of the same update: its memory plan, and a CUDA graph where that is faster."""
     import torch
-    from yolov12.engine.graph import StepGraph
 
+    from yolov12.engine.graph import StepGraph
     from yolov12.engine.step import Step
 
     ours = Step(
