@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The detection loss of YOLO: which anchors learn which object (task-aligned assignment, TOOD, arXiv 2108.07755), and the losses of class scores
-// (binary cross-entropy), boxes (CIoU) and their distributions (DFL), as in ultralytics 8.4.190 utils/loss.py:423 and utils/tal.py:14.
+// (binary cross-entropy), boxes (CIoU) and their distributions (DFL), as in ultralytics, utils/loss.py:423 and utils/tal.py:14.
 //
 // The head's outputs are read where the convolutions left them, level by level, and nothing of the size of (images, anchors, classes) is made
 // but the gradient. Nothing waits for the GPU, and no shape depends on what is found, so that a step can be captured in a CUDA graph:
