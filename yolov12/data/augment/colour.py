@@ -29,11 +29,12 @@ def lookup_tables(gains: np.ndarray) -> np.ndarray:
     """(B, 3, 256) uint8: what becomes of each hue, saturation and value.
 
     Args:
-        gains: (B, 3) float64. Hue is turned by its gain times 180; the others are multiplied by 1 plus theirs.
+        gains: (B, 3) float64. Hue is turned by its gain times 180; the others are multiplied by 1 plus theirs, so that saturation 0 stays 0,
+            which upstream sets once more (augment.py:1523).
     """
     levels = np.arange(256.0)
     hue, saturation, value = np.moveaxis(gains[:, :, None], 1, 0)
-    tables = np.stack(
+    return np.stack(
         (
             (levels + hue * HUES) % HUES,
             np.clip(levels * (saturation + 1), 0, 255),
@@ -41,8 +42,6 @@ def lookup_tables(gains: np.ndarray) -> np.ndarray:
         ),
         axis=1,
     ).astype(np.uint8)
-    tables[:, 1, 0] = 0  # white stays white (augment.py:1523)
-    return tables
 
 
 def recolour(images: Tensor, gains: np.ndarray) -> Tensor:

@@ -70,6 +70,11 @@ class Hyperparameters:
         return bool(self.hsv_h or self.hsv_s or self.hsv_v)
 
 
+def has_albumentations() -> bool:
+    """Whether the package is there, whose transforms ultralytics then adds without being asked (augment.py:2128)."""
+    return importlib.util.find_spec("albumentations") is not None
+
+
 def why_not(args: Any, task: str, has_segments: bool, custom_transforms: bool) -> str | None:
     """Why ultralytics' own transforms must be used, in words for the log; None if these functions do the same.
 
@@ -87,7 +92,7 @@ def why_not(args: Any, task: str, has_segments: bool, custom_transforms: bool) -
         return "the data set's transforms were changed by a script"
     if getattr(args, "augmentations", None):
         return "augmentations= names transforms that run on the CPU"
-    if importlib.util.find_spec("albumentations"):
+    if has_albumentations():
         return "albumentations is installed, and ultralytics then adds its blur, grey and CLAHE to 1 % of the pictures each"
     if getattr(args, "rect", False):
         return "rect=True trains on oblong batches"

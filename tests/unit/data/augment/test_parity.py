@@ -76,9 +76,41 @@ def compare(
         EVERYTHING,
         EVERYTHING | {"perspective": 0.0005},
     ],
-    ids=str,
+    ids=lambda changes: "everything" if "bgr" in changes else " ".join(changes) or "defaults",
 )
 def test_pixels_boxes_and_classes_are_upstreams(changes, monkeypatch):
     rng = np.random.default_rng(5)
     boxes = compare(many(rng), monkeypatch, seed=1, **changes) + compare(many(rng), monkeypatch, seed=2, **changes)
     assert boxes > 10
+
+
+@pytest.mark.parametrize("changes", [{}, EVERYTHING | {"mosaic": 0.5}], ids=["defaults", "everything"])
+def test_odd_pictures_come_out_as_upstreams(changes, monkeypatch):
+    rng = np.random.default_rng(8)
+    shapes = [(1, 1), (1, IMGSZ), (IMGSZ, 1), (3, IMGSZ), (IMGSZ, 2), (IMGSZ, IMGSZ)]
+    sources = {i: source(rng, *shape, objects=i) for i, shape in enumerate(shapes)}
+    compare(sources, monkeypatch, batch=12, **changes)
+
+
+def test_pictures_without_objects_give_no_labels(monkeypatch):
+    rng = np.random.default_rng(1)
+    sources = {i: source(rng, IMGSZ, 60, objects=0) for i in range(5)}
+    assert compare(sources, monkeypatch, **EVERYTHING) == 0
+
+
+def test_thousands_of_objects_in_one_picture(monkeypatch):
+    rng = np.random.default_rng(2)
+    sources = {0: source(rng, IMGSZ, IMGSZ, objects=4000), 1: source(rng, 60, IMGSZ, objects=1)}
+    assert compare(sources, monkeypatch, batch=4, **EVERYTHING) > 2000
+
+
+def test_a_box_without_area_on_the_canvas_does_not_come_back_by_rotation(monkeypatch):
+    """Clipped to the canvas it is a line, which has an area again once it is turned."""
+    rng = np.random.default_rng(3)
+    edges = np.array([[0, 0, 1, IMGSZ], [0, 0, IMGSZ, 1], [0, IMGSZ - 1, IMGSZ, IMGSZ]], dtype=np.float32)
+    sources = {i: Source(source(rng, IMGSZ, IMGSZ, 0).image, np.zeros(3, np.float32), edges) for i in range(4)}
+    compare(sources, monkeypatch, batch=16, degrees=45.0, scale=(0.4, 0.5))
+
+
+def test_a_gain_of_nothing_renders_the_canvas_corner(monkeypatch):
+    compare(many(np.random.default_rng(4)), monkeypatch, batch=4, scale=(0.0, 0.0))

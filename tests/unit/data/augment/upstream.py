@@ -18,7 +18,7 @@ from ultralytics.data import augment as upstream
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.instance import Instances
 
-from yolov12.data.augment import Hyperparameters, Recipe, Source
+from yolov12.data.augment import Recipe, Source
 
 
 class Pictures:
@@ -53,7 +53,7 @@ class Script:
 
     def __init__(self, recipe: Recipe, sample: int) -> None:
         self.recipe = recipe
-        hyp, size = recipe.hyp, recipe.hyp.imgsz
+        hyp = recipe.hyp
         mixup, cutmix = recipe.mixup_layers, recipe.cutmix_layers
         mixed, cut = ([*np.flatnonzero(recipe.owner[layers] == sample)] for layers in (mixup, cutmix))
         self.uniforms: list[float] = [*self._layer(sample), self._gate(bool(mixed))]
@@ -67,10 +67,9 @@ class Script:
             self._partner_layer(cutmix.start + i)
             self.areas += [area.astype(int) for area in recipe.cut_areas[i]]
         self.choices = [recipe.cut_choice[i] for i in cut]
-        self.hsv = [recipe.hsv[sample] / np.maximum((hyp.hsv_h, hyp.hsv_s, hyp.hsv_v), 1e-12)]
+        self.gains_left = [recipe.hsv[sample] / np.maximum((hyp.hsv_h, hyp.hsv_s, hyp.hsv_v), 1e-12)]
         self.flips = [0.0 if flag[sample] else 1.0 for flag in (recipe.flipud, recipe.fliplr)]
         self.uniforms.append(0.0 if recipe.bgr[sample] else 1.0)
-        assert size > 0
 
     @staticmethod
     def _gate(is_open: bool) -> float:
@@ -121,7 +120,12 @@ class Script:
 
     def gains(self, low: float, high: float, count: int) -> np.ndarray:
         assert (low, high, count) == (-1, 1, 3)
-        return self.hsv.pop(0)
+        return self.gains_left.pop(0)
+
+    # CutMix._rand_bbox.
+    def area(self, width: int, height: int) -> Any:
+        assert width == height == self.recipe.hyp.imgsz
+        return self.areas.pop(0)
 
     def is_used_up(self) -> bool:
         return not any((self.uniforms, self.indices, self.shares, self.areas, self.flips))
@@ -145,11 +149,7 @@ def transformed(
             patch.setattr(np.random, "beta", script.beta)
             patch.setattr(np.random, "choice", script.choice)
             patch.setattr(np.random, "uniform", script.gains)
-            patch.setattr(upstream.CutMix, "_rand_bbox", lambda self, width, height: script.areas.pop(0))
+            patch.setattr(upstream.CutMix, "_rand_bbox", script.area)
             labels = transforms(pictures.get_image_and_label(int(recipe.indices[sample, 0])))
         assert script.is_used_up(), vars(script)
         yield SimpleNamespace(img=labels["img"], cls=labels["cls"], bboxes=labels["bboxes"])
-
-
-def hyperparameters(args: Any, imgsz: int) -> Hyperparameters:
-    return Hyperparameters.of(args, imgsz)
