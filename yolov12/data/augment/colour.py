@@ -74,7 +74,7 @@ class Constants(NamedTuple):
 
 
 @lru_cache
-def _constants(device: torch.device) -> Constants:
+def constants(device: torch.device) -> Constants:
     """Copied with a wait, once, so that they may be used on any stream."""
     levels = np.arange(1, 256)
     saturation, hue = (
@@ -89,7 +89,7 @@ def hsv_of(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     blue, green, red = images.to(torch.int32).unbind(1)
     value = torch.maximum(torch.maximum(blue, green), red)
     chroma = value - torch.minimum(torch.minimum(blue, green), red)
-    for_saturation, for_hue, _ = _constants(images.device)
+    for_saturation, for_hue, _ = constants(images.device)
     half = 1 << (SHIFT - 1)
     saturation = (chroma * for_saturation[value] + half) >> SHIFT
     sixth = torch.where(
@@ -110,7 +110,7 @@ def bgr_of(hue: Tensor, saturation: Tensor, value: Tensor) -> tuple[Tensor, Tens
     choices = torch.stack(
         (bright, bright * (1 - share), bright * (1 - share * beyond), bright * (1 - share * (1 - beyond)))
     )
-    which = _constants(hue.device).sectors[sector.long()]
+    which = constants(hue.device).sectors[sector.long()]
     blue, green, red = (
         (torch.gather(choices, 0, which[None, ..., channel])[0] * 255).to(torch.uint8) for channel in range(3)
     )

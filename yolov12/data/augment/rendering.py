@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov12.data.augment import boxes, colour, layout, mixing, warp
+from yolov12.data.augment import backends, boxes, layout, mixing, warp
+from yolov12.data.augment.backends import Backend
 from yolov12.data.augment.recipe import Recipe
 from yolov12.data.augment.tensors import CHANNELS, upload
 
@@ -81,7 +82,8 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
         size=hyp.imgsz,
         is_projective=is_projective,
     )
-    images = _coloured(mixing.mix(warp.warp(layers, device), recipe, cut_areas), recipe)
+    backend = backends.choose(device)
+    images = _coloured(mixing.mix(backend.warp(layers, device), recipe, cut_areas), recipe, backend)
     return Rendered(
         img=images,
         cls=torch.from_numpy(objects.classes[:, None]),
@@ -100,9 +102,9 @@ def _check(index: int, image: Tensor, device: torch.device) -> None:
         raise ValueError(f"picture {index} is on {image.device}, and the batch is made on {device}")
 
 
-def _coloured(images: Tensor, recipe: Recipe) -> Tensor:
+def _coloured(images: Tensor, recipe: Recipe, backend: Backend) -> Tensor:
     """Blue, green, red become red, green, blue, with HSV changed on the way; but for the samples that stay as they were (`bgr`)."""
-    finished = colour.recolour(images, recipe.hsv) if recipe.hyp.recolours else images.flip(1)
+    finished = backend.recolour(images, recipe.hsv) if recipe.hyp.recolours else images.flip(1)
     if recipe.bgr.any():
         kept = upload(np.flatnonzero(recipe.bgr), finished.device)
         finished[kept] = finished[kept].flip(1)
