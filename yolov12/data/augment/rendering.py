@@ -13,7 +13,7 @@ from torch import Tensor
 from yolov12.data.augment import backends, boxes, layout, mixing, warp
 from yolov12.data.augment.backends import Backend
 from yolov12.data.augment.recipe import Recipe
-from yolov12.data.augment.tensors import CHANNELS, upload
+from yolov12.data.augment.tensors import CHANNELS, current, upload
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
         KeyError: a picture that is needed is not among the sources.
         ValueError: a picture is not uint8, not (height, width, 3), or on another device.
     """
-    device = torch.device(device)
+    device = torch.empty(0, device=device).device  # with its number, where only "cuda" was said
     indices = recipe.needed()
     found = [sources[int(index)] for index in indices]
     for index, source in zip(indices, found, strict=True):
@@ -83,7 +83,8 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
         is_projective=is_projective,
     )
     backend = backends.choose(device)
-    images = _coloured(mixing.mix(backend.warp(layers, device), recipe, cut_areas), recipe, backend)
+    with current(device):
+        images = _coloured(mixing.mix(backend.warp(layers, device), recipe, cut_areas), recipe, backend)
     return Rendered(
         img=images,
         cls=torch.from_numpy(objects.classes[:, None]),
@@ -98,7 +99,7 @@ def _check(index: int, image: Tensor, device: torch.device) -> None:
         raise ValueError(
             f"picture {index}: (height, width, 3) uint8 is expected, not {tuple(image.shape)} {image.dtype}"
         )
-    if image.device.type != device.type:
+    if image.device != device:
         raise ValueError(f"picture {index} is on {image.device}, and the batch is made on {device}")
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ def upload(values: np.ndarray, device: torch.device) -> Tensor:
     """A tensor of `values` on the device. On a GPU the copy is queued from pinned memory, and the host goes on."""
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, on which Triton launches."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def chunks(images: int, size: int, device: torch.device) -> Iterator[slice]:

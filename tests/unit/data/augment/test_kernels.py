@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unit.data.augment.test_parity import IMGSZ, many
 from tests.unit.data.augment.test_warp import layers_of
-from yolov12.data.augment import Hyperparameters, colour
+from yolov12.data.augment import Hyperparameters, backends, colour, draw, render
 from yolov12.data.augment.warp import warp
 
 CPU = torch.device("cpu")
@@ -78,3 +79,14 @@ def source_of(make: Any, kernel: Any, types: dict[str, str], constants: dict[str
     """What the compiler takes: all arguments by name, in the kernel's order."""
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     return make(fn=kernel, signature=signature, constexprs=constants)
+
+
+def test_a_whole_batch_is_the_plain_paths(kernels, monkeypatch):
+    hyp = Hyperparameters(imgsz=IMGSZ, mosaic=0.7, mixup=0.5, cutmix=0.5, scale=0.5, fliplr=0.5, hsv_s=0.7, hsv_v=0.4)
+    rng = np.random.default_rng(0)
+    sources = many(rng, 8)
+    recipe = draw(rng, np.arange(4), hyp, lambda rng, count: rng.integers(8, size=count))
+    plain = render(recipe, sources, "cpu")
+    monkeypatch.setattr(backends, "choose", lambda device: backends.Backend(kernels.warp, kernels.recolour))
+    distance = (render(recipe, sources, "cpu").img.int() - plain.img.int()).abs()
+    assert (distance > 2).float().mean() <= 0.001
