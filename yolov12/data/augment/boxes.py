@@ -69,11 +69,12 @@ def warp(objects: Objects, forward: np.ndarray, gain: np.ndarray, size: int, is_
         size: pixels of the output's side.
         is_projective: whether the last row of the matrices counts.
     """
-    corners = np.ones((len(objects.boxes), 4, 3), dtype=np.float32)
-    corners[:, :, :2] = objects.boxes[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 4, 2)
-    moved = corners @ forward[objects.group].transpose(0, 2, 1)
-    points = moved[..., :2] / moved[..., 2:] if is_projective else moved[..., :2]
-    warped = np.concatenate((points.min(axis=1), points.max(axis=1)), axis=1).clip(0, size)
+    # Corners and coordinates first: numpy reduces over the first axis much faster than over a last one of four.
+    column, row = objects.boxes.T[[0, 2, 0, 2]], objects.boxes.T[[1, 3, 3, 1]]
+    x, y, depth = (a * column + b * row + c for a, b, c in np.moveaxis(forward[objects.group], 0, -1))
+    if is_projective:
+        x, y = x / depth, y / depth
+    warped = np.stack((x.min(0), y.min(0), x.max(0), y.max(0)), axis=1).clip(0, size)
     full = objects.boxes * gain[objects.group].astype(np.float32)[:, None]
     return objects._replace(boxes=warped).where(candidates(full, warped))
 

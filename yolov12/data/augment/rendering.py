@@ -57,12 +57,9 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
     device = torch.empty(0, device=device).device  # with its number, where only "cuda" was said
     indices = recipe.needed()
     found = [sources[int(index)] for index in indices]
-    for index, source in zip(indices, found, strict=True):
-        _check(int(index), source.image, device)
-
+    picture_sizes = np.array([_size(*pair, device) for pair in zip(indices, found, strict=True)], dtype=np.int64)
     slots = np.where(recipe.indices >= 0, np.searchsorted(indices, recipe.indices), -1)
-    sizes = np.array([(source.image.shape[1], source.image.shape[0]) for source in found], dtype=np.int64)
-    sizes = np.where((slots >= 0)[..., None], sizes[slots], 0)
+    sizes = np.where((slots >= 0)[..., None], picture_sizes[slots], 0)
     where = layout.lay_out(recipe, sizes)
     forward = layout.forward_matrices(recipe, where.canvas)
 
@@ -93,14 +90,17 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
     )
 
 
-def _check(index: int, image: Tensor, device: torch.device) -> None:
-    """A wrong picture would be read as if it were right, and on a GPU beyond its end."""
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[-1] != CHANNELS:
+def _size(index: int, source: Source, device: torch.device) -> tuple[int, int]:
+    """Width and height. A wrong picture is refused: it would be read as if it were right, and on a GPU beyond its end."""
+    image = source.image
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS:
         raise ValueError(
             f"picture {index}: (height, width, 3) uint8 is expected, not {tuple(image.shape)} {image.dtype}"
         )
     if image.device != device:
         raise ValueError(f"picture {index} is on {image.device}, and the batch is made on {device}")
+    height, width, _ = image.shape
+    return width, height
 
 
 def _coloured(images: Tensor, recipe: Recipe, backend: Backend) -> Tensor:
