@@ -59,6 +59,7 @@ def no_waiting() -> Iterator[None]:
     """torch raises an error where the host would wait for the GPU."""
     yield
     torch.cuda.set_sync_debug_mode("default")
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("perspective", [0.0, 0.0005])
@@ -71,7 +72,9 @@ def test_pixels_are_the_cpus_within_two_grey_levels(backend, perspective):
     assert rendered.bboxes.device.type == "cpu"
 
 
-def test_nothing_waits_for_the_gpu(backend, no_waiting):
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_nothing_waits_for_the_gpu(backend, no_waiting, deterministic):
+    torch.use_deterministic_algorithms(deterministic)
     recipe, _, there = batch(HYP)
     render(recipe, there, "cuda")  # compiles, and copies constants
     torch.cuda.synchronize()

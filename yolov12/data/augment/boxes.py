@@ -115,14 +115,14 @@ def _cut(bases: Objects, partners: Objects, recipe: Recipe) -> tuple[Objects, np
     near, cut = bases.where(cut >= 0), cut[cut >= 0]
     np.logical_or.at(touched, cut, _share_within(recipe.cut_areas[cut], near.boxes[:, None]) > 0)
     free = ~touched
-    is_possible: np.ndarray = np.any(free, axis=1)
     rank = (recipe.cut_choice * free.sum(axis=1)).astype(np.int64)
     chosen = np.argmax(free & (free.cumsum(axis=1) == rank[:, None] + 1), axis=1)
-    areas = recipe.cut_areas[np.arange(count), chosen] * is_possible[:, None]
+    # Empty where none is free: argmax then says 0.
+    areas = recipe.cut_areas[np.arange(count), chosen] * free[np.arange(count), chosen, None]
 
     cut = partners.group - start
     pasted = partners._replace(group=recipe.owner[partners.group])
-    is_pasted = (_share_within(areas[cut], pasted.boxes) >= LEAST_CUTMIX_SHARE) & is_possible[cut]
+    is_pasted = _share_within(areas[cut], pasted.boxes) >= LEAST_CUTMIX_SHARE
     areas[np.bincount(cut[is_pasted], minlength=count) == 0] = 0
     clipped = pasted.boxes.clip(areas[cut][:, [0, 1, 0, 1]], areas[cut][:, [2, 3, 2, 3]])
     return pasted._replace(boxes=clipped).where(is_pasted), areas.astype(np.int64)

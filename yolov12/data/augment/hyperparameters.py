@@ -65,6 +65,11 @@ class Hyperparameters:
         return 1 - self.scale, 1 + self.scale
 
     @property
+    def is_projective(self) -> bool:
+        """Whether the last row of the affine transformation's matrix counts (augment.py:1209)."""
+        return self.perspective != 0
+
+    @property
     def recolours(self) -> bool:
         """Whether pixels go to HSV and back, which alone changes them a little (augment.py:1514)."""
         return bool(self.hsv_h or self.hsv_s or self.hsv_v)

@@ -45,6 +45,9 @@ class Rendered:
 def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device | str) -> Rendered:
     """Render what was drawn. Nothing here waits for a GPU.
 
+    On a GPU the work is queued on the current stream. Pictures that were made on another one must be waited for there, and kept from being
+    used anew (`Tensor.record_stream`), as with any operation of torch.
+
     Args:
         recipe: from `draw`.
         sources: the pictures that `recipe.needed()` names.
@@ -64,10 +67,9 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
     forward = layout.forward_matrices(recipe, where.canvas)
 
     hyp = recipe.hyp
-    is_projective = hyp.perspective != 0
     labels = [source.classes for source in found], [source.boxes for source in found]
     objects = boxes.collect(*labels, slots, where, recipe.mosaic)
-    objects = boxes.warp(objects, forward, recipe.gain, hyp.imgsz, is_projective)
+    objects = boxes.warp(objects, forward, recipe.gain, hyp.imgsz, hyp.is_projective)
     objects, cut_areas = boxes.mix(objects, recipe)
 
     layers = warp.Layers(
@@ -77,7 +79,7 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
         layout=where,
         backward=layout.backward_matrices(recipe, forward),
         size=hyp.imgsz,
-        is_projective=is_projective,
+        is_projective=hyp.is_projective,
     )
     backend = backends.choose(device)
     with current(device):

@@ -26,7 +26,7 @@ def layers_of(hyp: Hyperparameters, seed: int, count: int = 6) -> tuple[Layers, 
     where = layout.lay_out(recipe, sizes)
     forward = layout.forward_matrices(recipe, where.canvas)
     backward = layout.backward_matrices(recipe, forward)
-    return Layers(pictures, recipe.indices, sizes, where, backward, SIZE, hyp.perspective != 0), forward
+    return Layers(pictures, recipe.indices, sizes, where, backward, SIZE, hyp.is_projective), forward
 
 
 def canvas(layers: Layers, layer: int) -> np.ndarray:
