@@ -4,7 +4,7 @@
 The canvas is never made. A sample lies between four canvas pixels; for each of them the place is found whose picture covers it, so that a sample
 on a seam mixes both pictures, and one on a border mixes in grey 114, exactly as if the canvas had been there.
 OpenCV 5.0, which ultralytics runs on here, interpolates in float32 and rounds half to even; so does this. (OpenCV 4 rounded coordinates to 1/32
-pixel, which on noise is up to 7 grey levels away from either.)
+pixel, which on noise is several grey levels away from either.)
 
 This is the plain path, on any device. kernels.py does the same in one kernel.
 """
