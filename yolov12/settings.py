@@ -70,7 +70,7 @@ class Settings:
     kernels: bool = setting(
         True,
         accepts="1 or 0",
-        doc="Our CUDA kernels for batch norm, activation and the detection loss. 0: torch's operations.",
+        doc="Our GPU kernels for batch norm, activation, the detection loss and augmentation. 0: torch's operations.",
     )
     mem_safety_ratio: float = setting(
         0.10,

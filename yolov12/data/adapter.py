@@ -36,6 +36,19 @@ SEAMS: tuple[Seam, ...] = (
     Seam("data/utils.py", 439, "ultralytics.data.utils.verify_image_label", "cb95816950c4"),
     Seam("data/utils.py", 134, "ultralytics.data.utils.img2label_paths", "ecc069842dba"),
     Seam("data/base.py", 189, "ultralytics.data.base.BaseDataset.get_img_files", "baca2eb4485f"),
+    # Followed number by number in augment/, whose tests compare.
+    Seam("data/augment.py", 435, "ultralytics.data.augment.Mosaic", "ff8beab377bd"),
+    Seam("data/augment.py", 784, "ultralytics.data.augment.MixUp", "c14822ead256"),
+    Seam("data/augment.py", 886, "ultralytics.data.augment.CutMix", "5e8c286cad6f"),
+    Seam("data/augment.py", 1062, "ultralytics.data.augment.RandomPerspective", "d7033b49d90b"),
+    Seam("data/augment.py", 1454, "ultralytics.data.augment.RandomHSV", "d4f9ab915be0"),
+    Seam("data/augment.py", 1531, "ultralytics.data.augment.RandomFlip", "0cc10422e38a"),
+    Seam("data/augment.py", 1937, "ultralytics.data.augment.CopyPaste", "9628e031c543"),
+    Seam("data/augment.py", 2101, "ultralytics.data.augment.Albumentations", "df462b91222b"),
+    Seam("data/augment.py", 2325, "ultralytics.data.augment.Format", "45098df3c231"),
+    Seam("data/augment.py", 2832, "ultralytics.data.augment.v8_transforms", "61e0ccbf8db7"),
+    Seam("data/dataset.py", 327, "ultralytics.data.dataset.YOLODataset.build_transforms", "be1309198aa1"),
+    Seam("data/dataset.py", 389, "ultralytics.data.dataset.YOLODataset.close_mosaic", "62c6ff1f2c2b"),
     # What handover.ByValue wraps; it relies on this one allocating no shared memory.
     Seam("data/dataset.py", 433, "ultralytics.data.dataset.YOLODataset.collate_fn", "124bfcaa1739"),
 )

@@ -211,6 +211,14 @@ def test_a_training_step_is_measured_under_the_settings_it_declares(tmp_path, gl
     assert measured.notes["train_step_n_b64"] == "no GPU"
 
 
+def test_augmentation_is_measured_on_both_sides(tmp_path):
+    small = {"device": "cpu", "imgsz": 32, "batch": 2, "pictures": 4, "steps": 1}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    content = run(tmp_path / "records", "augment", *settings, "--repeats", "1")
+    assert len(content["rows"]) == 2
+    assert all(row[side][0] > 0 for row in content["rows"] for side in ("stock", "ours"))
+
+
 @pytest.mark.parametrize("row", ["mem_half_n_b256", "fits_s_b256_16g"])
 def test_steps_under_a_limit_are_timed_and_their_plan_is_noted(tmp_path, global_settings, row):
     program = harness.discover()["memory"]
