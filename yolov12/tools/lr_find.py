@@ -121,7 +121,7 @@ def run(loop: Loop, lrs: list[float]) -> Curve:
     for lr in steps:
         for group in t.optimizer.param_groups:
             # MuSGD has groups whose rate is a multiple of lr0 (engine/trainer.py:1230).
-            group["lr"] = lr * group["initial_lr"] / t.args.lr0
+            group["lr"] = lr * (group["initial_lr"] / t.args.lr0)
             if "momentum" in group:
                 group["momentum"] = t.args.momentum
         loss, images = 0.0, 0
