@@ -123,6 +123,18 @@ def export(words: list[str], options: Options) -> int:
     return 0
 
 
+def lr_find(words: list[str], options: Options) -> int:
+    """A learning-rate range test on the trainer that `train` would use."""
+    del words
+    _require(options, "lr-find", data="my.yaml")
+    options.setdefault("model", "yolov12n.yaml")
+    lr_find_keys = ("lr_min", "lr_max", "steps")
+    _refuse_early({key: value for key, value in options.items() if key not in lr_find_keys})
+    model = _model(options)
+    options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
+    return _tool("lr_find").main(model, _with_project(_call_arguments(options), model.task))
+
+
 def env(words: list[str], options: Options) -> int:
     """Print what this runs on and the settings with their origins; the settings for programs as JSON, for the documentation as a table."""
     del words
@@ -333,6 +345,18 @@ VERBS: dict[str, Verb] = {
             notes=("model=   required", "format=  default onnx; also torchscript, engine, openvino, ...", DEVICES),
         ),
         Verb(
+            "lr-find",
+            "find the learning rate to train with",
+            "lr-find data=my.yaml model=yolov12n.yaml batch=64",
+            lr_find,
+            _yolo_keys("ddp", "lr_min", "lr_max", "steps"),
+            notes=(
+                "data=    required; the other arguments of train count too: batch, imgsz, optimizer, device, ...",
+                "lr_min=1e-6 lr_max=1 steps=100: from which learning rate to which, in how many updates",
+                "writes lr_find.csv and lr_find.png, and says which lr0= to type (docs/lr-find.md)",
+            ),
+        ),
+        Verb(
             "demo",
             "the whole tour on bundled data",
             "demo    |    demo out=FOLDER epochs=5 device=cpu    |    demo oom",
@@ -373,7 +397,7 @@ VERBS: dict[str, Verb] = {
     )
 }
 
-LATER = ("doctor", "lr-find", "cache", "nccl-test", "serve", "tune", "distill")
+LATER = ("doctor", "cache", "nccl-test", "serve", "tune", "distill")
 """Announced, and not there yet."""
 
 

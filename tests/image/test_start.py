@@ -48,7 +48,7 @@ def test_an_unknown_verb_is_a_usage_error_that_names_the_nearest(image: Image):
 
 
 def test_announced_verbs_say_not_yet(image: Image):
-    for verb in ("lr-find", "serve"):
+    for verb in ("doctor", "serve"):
         ran = image.run(verb, options=STRANGER)
         assert (ran.code, "not in this version" in ran.log) == (2, True)
 

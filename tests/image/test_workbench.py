@@ -39,10 +39,12 @@ def test_train_py_is_the_verb(image: Image):
     assert (ran.code, "data=my.yaml" in ran.log) == (2, True)
 
 
-def test_the_lr_finder_says_not_yet(image: Image):
+def test_the_lr_finder_is_the_verb(image: Image):
     options = (*STRANGER, "--workdir=/root/yolov12")
-    ran = image.run("python", "utils/lr_finder.py", "--model", "yolov12s.yaml", "--data", "coco.yaml", options=options)
-    assert (ran.code, "not in this version" in ran.log) == (2, True)
+    shown = image.run("python", "utils/lr_finder.py", "--help", options=options)
+    assert shown.out == image.run("lr-find", "--help").out
+    ran = image.run("python", "utils/lr_finder.py", "--model", "yolov12s.yaml", options=options)
+    assert (ran.code, "lr-find needs data=" in ran.log) == (2, True)
 
 
 def test_a_script_gets_our_yolo(image: Image, workspace: Path):

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a curve of losses over learning rates is taken to say, on curves whose answer is known."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from yolov12.tools.lr_curve import EXPLODED, draw, has_exploded, smooth, suggest, write_csv
+
+LRS = [float(lr) for lr in np.geomspace(1e-6, 1, 121)]
+
+
+def valley(fall_at: float, lowest_at: float, noise: float = 0.0) -> list[float]:
+    """Ten until about `fall_at`, falling to five, and rising steeply beyond `lowest_at`."""
+    generator = np.random.default_rng(0)
+    places = np.log10(LRS)
+    falling = 5 / (1 + np.exp(6 * (places - math.log10(fall_at))))
+    rising = np.exp(4 * (places - math.log10(lowest_at))) * 0.05
+    return list(5 + falling + rising + noise * generator.standard_normal(len(LRS)))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_suggestion_lies_between_the_steepest_fall_and_a_tenth_of_the_lowest_point(noise):
+    found = suggest(LRS, smooth(LRS, valley(1e-3, 1e-1, noise)))
+    assert found is not None
+    assert found.low <= found.lr * 1.05
+    assert found.lr <= found.high * 1.05
+    assert 5e-4 < found.low < 2e-3
+    assert 1e-3 < found.high < 2e-2
+    assert "falls fastest" in found.reason
+
+
+def test_a_model_whose_best_rate_is_ten_times_lower_gets_a_suggestion_ten_times_lower():
+    one = suggest(LRS, smooth(LRS, valley(1e-3, 1e-1)))
+    tenth = suggest(LRS, smooth(LRS, valley(1e-4, 1e-2)))
+    assert one is not None
+    assert tenth is not None
+    assert one.lr / tenth.lr == pytest.approx(10, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [5.0] * len(LRS),
+        list(np.linspace(5, 50, len(LRS))),
+        list(5 + 0.05 * np.random.default_rng(1).standard_normal(len(LRS))),
+    ],
+    ids=["flat", "rising", "noise"],
+)
+def test_a_loss_that_does_not_fall_gives_no_suggestion(losses):
+    assert suggest(LRS, smooth(LRS, losses)) is None
+
+
+def test_a_handful_of_updates_gives_no_suggestion():
+    assert suggest(LRS[:5], smooth(LRS[:5], [9, 8, 7, 6, 5])) is None
+
+
+def test_smoothing_keeps_a_constant_and_ends_at_the_first_loss_that_is_no_number():
+    assert smooth(LRS[:4], [3.0, 3.0, 3.0, 3.0]) == pytest.approx([3.0] * 4)
+    assert smooth(LRS[:4], [3.0, 3.0, math.nan, 3.0]) == pytest.approx([3.0] * 2)
+    assert smooth(LRS[:2], [math.inf, 1.0]) == []
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=len(LRS)))
+def test_smoothing_never_leaves_the_range_of_the_losses(losses):
+    smoothed = smooth(LRS[: len(losses)], losses)
+    assert min(losses) * 0.999 <= min(smoothed)
+    assert max(smoothed) <= max(losses) * 1.001
+
+
+def test_an_explosion_is_no_single_bad_batch():
+    calm = [5.0] * 10
+    assert not has_exploded([*calm, 2 * EXPLODED * 5])  # a third of it counts
+    assert has_exploded([*calm, *[2 * EXPLODED * 5] * 3])
+    assert has_exploded([*calm, math.nan])
+    assert not has_exploded([5.0])
+
+
+def test_the_files_hold_the_curve(tmp_path):
+    losses = valley(1e-3, 1e-1)
+    smoothed = smooth(LRS, losses)
+    write_csv(tmp_path / "lr_find.csv", LRS, losses, smoothed)
+    rows = list(csv.DictReader((tmp_path / "lr_find.csv").open()))
+    assert [float(row["lr"]) for row in rows] == LRS
+    assert float(rows[60]["smoothed_loss"]) == smoothed[60]
+    draw(tmp_path / "lr_find.png", LRS, losses, smoothed, suggest(LRS, smoothed))
+    assert (tmp_path / "lr_find.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_curve_that_ended_in_no_number_is_written_with_a_gap(tmp_path):
+    lrs, losses = LRS[:3], [3.0, 2.0, math.nan]
+    write_csv(tmp_path / "lr_find.csv", lrs, losses, smooth(lrs, losses))
+    assert (tmp_path / "lr_find.csv").read_text().splitlines()[-1].endswith("nan,")
+    draw(tmp_path / "lr_find.png", lrs, losses, smooth(lrs, losses), None)

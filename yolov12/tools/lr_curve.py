@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a learning-rate range test says: the smoothed loss, the learning rate to use with the reason, and the files that show it.
+
+The test is that of Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), section 3.3: the learning rate grows from update to
+update, and the loss tells where it is too small to matter and where it is too large.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from yolov12.wholefile import replacing
+
+WIDTH_DECADES = 0.25
+"""Standard deviation of the bell that the losses are smoothed with, in powers of ten of the learning rate. It looks both ways, since a mean of the
+past would put every turn of the curve at too large a learning rate."""
+RECENT = 3
+EXPLODED = 4.0
+"""A mean of the last losses so many times the lowest such mean ends the test: beyond it there is nothing to learn."""
+LEAST_FALL = 0.05
+"""Share by which the smoothed loss must fall, or the test says nothing."""
+FEWEST = 8
+"""Of fewer updates nothing is said."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """The learning rate to train with."""
+
+    lr: float
+    low: float
+    high: float
+    """The interval that the two rules span."""
+    reason: str
+
+
+def has_exploded(losses: Sequence[float]) -> bool:
+    """Whether the last loss is no number, or the last few are far above the lowest few."""
+    if not math.isfinite(losses[-1]):
+        return True
+    means = [sum(losses[i : i + RECENT]) / RECENT for i in range(len(losses) - RECENT + 1)]
+    return bool(means) and means[-1] > EXPLODED * min(means)
+
+
+def smooth(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """The losses, each as a mean of those around it over the logarithm of the learning rate; where one is no number, up to it alone."""
+    usable = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+    places = np.log10(np.asarray(lrs[:usable], dtype=float))
+    weights = np.exp(-0.5 * ((places[:, None] - places[None, :]) / WIDTH_DECADES) ** 2)
+    return (weights @ np.asarray(losses[:usable]) / weights.sum(axis=1)).tolist()
+
+
+def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> Suggestion | None:
+    """The learning rate between two common rules: where the loss falls fastest, and a tenth of where it is lowest.
+
+    Args:
+        lrs: learning rate of each update, rising by a constant factor.
+        smoothed: what `smooth` makes of their losses; it may end earlier.
+
+    Returns:
+        None where the loss never fell by more than noise.
+    """
+    if len(smoothed) < FEWEST:
+        return None
+    lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+    highest = max(range(lowest + 1), key=smoothed.__getitem__)
+    if smoothed[highest] - smoothed[lowest] < LEAST_FALL * smoothed[highest] or lowest - highest < 2:
+        return None
+    # Over equal steps of log(lr), so the fall in loss is the slope.
+    steepest = min(range(highest + 1, lowest), key=lambda i: smoothed[i + 1] - smoothed[i - 1])
+    fastest_lr, tenth_lr = lrs[steepest], lrs[lowest] / 10
+    low, high = sorted((fastest_lr, tenth_lr))
+    return Suggestion(
+        lr=float(f"{math.sqrt(low * high):.1e}"),
+        low=low,
+        high=high,
+        reason=f"between where the loss falls fastest ({fastest_lr:.2g}) and a tenth of where it is lowest ({lrs[lowest]:.2g} / 10)",
+    )
+
+
+def write_csv(path: Path, lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float]) -> None:
+    """One row for each update: learning rate, mean loss of an image, smoothed loss."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["update", "lr", "loss", "smoothed_loss"])
+        rows.writerows(zip_longest(range(1, len(lrs) + 1), lrs, losses, smoothed, fillvalue=""))
+
+
+def draw(
+    path: Path, lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], found: Suggestion | None
+) -> None:
+    """Write the picture: losses over a logarithmic axis of learning rates, with the suggestion and its interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    # Blue, orange and green as Okabe and Ito have them, which colour-blind people tell apart.
+    axes.plot(lrs, losses, color="#999999", linewidth=0.8, label="loss of an update")
+    axes.plot(lrs[: len(smoothed)], smoothed, color="#0072B2", label="smoothed")
+    if found is not None:
+        axes.axvspan(found.low, found.high, color="#009E73", alpha=0.2, linewidth=0, label="interval")
+        axes.axvline(found.lr, color="#D55E00", linestyle="--", label=f"suggested: {found.lr:g}")
+    if smoothed:
+        lowest = min(smoothed)
+        top = max(smoothed[: smoothed.index(lowest) + 1])
+        # An explosion at the end would press all the rest flat.
+        axes.set_ylim(max(lowest - 0.3 * (top - lowest), 0), top + 0.5 * (top - lowest) + 1e-9)
+    axes.set(xscale="log", xlabel="learning rate (lr0)", ylabel="loss of an image")
+    axes.legend(fontsize="small")
+    with replacing(path) as part:
+        figure.savefig(part, dpi=100, format="png")
