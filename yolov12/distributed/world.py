@@ -1,46 +1,27 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Who takes part in a run: read from the launcher's environment, joined once, left once."""
+"""The processes of a run: joined once, asked, left once. Who they are says launchers.py."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from yolov12.distributed import launchers
+from yolov12.distributed.launchers import World
 from yolov12.errors import PeerFailedError
+
+__all__ = ["World", "from_all", "from_environment", "from_first", "join", "leave"]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class World:
-    """This process's place among the processes of the run."""
-
-    rank: int = 0
-    size: int = 1
-    local_size: int = 1
-    is_launched: bool = False
-    """Whether a launcher such as torchrun started this process, be it as the only rank."""
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether this process trains by itself, without process groups. ultralytics' loaders want a group wherever RANK is set."""
-        return not self.is_launched
-
-
-def from_environment(environ: Mapping[str, str] = os.environ) -> World:
-    """The world that torchrun described in RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; a world of one without them."""
-
-    def number(name: str, default: int) -> int:
-        return int(environ.get(name) or default)
-
-    size = number("WORLD_SIZE", 1)
-    return World(number("RANK", 0), size, number("LOCAL_WORLD_SIZE", size), "RANK" in environ)
+def from_environment(environ: Mapping[str, str] | None = None) -> World:
+    """The world that torchrun, or a launcher that was understood, described; a world of one without it."""
+    return launchers.of_process(environ)
 
 
 def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_s: int) -> dist.ProcessGroup:
