@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import arguments, early, folders
+from yolov12.distributed import launchers
 from yolov12.errors import NotYetError, UserError
 from yolov12.log import program, say
 
@@ -45,6 +46,8 @@ class Verb:
 def train(words: list[str], options: Options) -> int:
     """Train; without `model=` yolov12n.yaml, which is said."""
     del words
+    place = _adopted_place()
+    dry_run = options.pop("dry_run", False)
     resume = options.get("resume")
     if isinstance(resume, str):
         if not Path(resume).is_file():
@@ -58,6 +61,12 @@ def train(words: list[str], options: Options) -> int:
     if not options.get("model"):
         options["model"] = "yolov12n.yaml"
         say("model=yolov12n.yaml (the default: the smallest, from scratch)")
+    if dry_run:
+        from yolov12.distributed.devices import visible_gpus
+        from yolov12.engine import dryrun
+
+        print("\n".join(dryrun.lines(options, place, visible_gpus())))
+        return 0
     model = _model(options)
     if resume:
         _check_resumable(model, options["model"])
@@ -188,6 +197,20 @@ def bench(words: list[str], options: Options) -> int:
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
 
 
+def _adopted_place() -> launchers.World | launchers.Machines:
+    """What the launcher said, passed on to what reads RANK: ultralytics does when it is imported.
+
+    Raises:
+        UserError: the launcher's variables contradict each other, or some are missing.
+    """
+    place = launchers.adopt()
+    if isinstance(place, launchers.Machines):
+        say(f"launcher: {place.launcher}: {place.reason}")
+    elif place.is_launched:
+        say(f"launcher: {place.launcher}: {place.size} processes")
+    return place
+
+
 def _refuse_early(options: Options, check_folder: bool = True) -> None:
     """Refuse what can be known without importing torch, in an instant and before a word is said.
 
@@ -295,11 +318,12 @@ VERBS: dict[str, Verb] = {
             "train a model",
             "train data=my.yaml model=yolov12n.yaml epochs=100 batch=64 device=auto",
             train,
-            _yolo_keys("ddp"),
+            lambda: {**_yolo_keys("ddp")(), "dry_run": False},
             notes=(
                 "data=    required: a data set's yaml; synth is the bundled one",
                 "model=   yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
                 "resume=  PATH/last.pt continues a run",
+                "--dry-run  shows the processes, their GPUs and shares of the batch that this would start",
                 DEVICES,
             ),
         ),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.dist.ranks import _free_port
+from yolov12.data import synth
 from yolov12.distributed import meeting
 from yolov12.distributed.launchers import Machines
 from yolov12.distributed.meeting import meet
@@ -26,6 +27,7 @@ import torch
 from yolov12.distributed import vote, world
 group = world.join(world.from_environment(), torch.device("cpu"), 60, 60)
 """
+QUICK = "--epochs 1 --imgsz 64 --plots False --optimizer SGD"
 START = """
 import sys
 from yolov12.cli import as_exit
@@ -62,7 +64,7 @@ def test_machines_with_different_numbers_of_ranks_make_one_world(tmp_path: Path)
     ended = [machine.communicate(timeout=120) for machine in both]
     assert [machine.returncode for machine in both] == [0, 0], ended
     assert {path.name for path in tmp_path.glob("[[]*")} == {"[0, 1, 2] 00", "[0, 1, 2] 11", "[0, 1, 2] 12"}
-    assert "launch: 3 processes on 2 machines; this is machine 1, with 2 of them (NODE_RANK: NODE_RANK=1 of NNODES=2)" in ended[0][1]
+    assert "launch: 3 processes on 2 machines; this is machine 1, with 2 of them (the environment: NODE_RANK=1 of NNODES=2)" in ended[0][1]
 
 
 @pytest.mark.parametrize("failing", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -124,3 +126,28 @@ def test_machines_that_do_not_agree_on_their_number_are_both_refused() -> None:
         for other, one in ((1, both[0]), (0, both[1])):
             with pytest.raises(UserError, match=rf"machine {other} \(.*\) takes part in a run of . machines"):
                 one.result()
+
+
+@pytest.mark.slow  # four processes that import ultralytics
+def test_the_articles_commands_train_on_two_machines(tmp_path: Path) -> None:
+    """MASTER_ADDR, MASTER_PORT, WORLD_SIZE and NODE_RANK exported, and `python train.py ... --device auto` once on each; no shared folder."""
+    port = _free_port()
+    both = []
+    for node in (0, 1):
+        folder = tmp_path / f"machine{node}"
+        data = synth.write(folder / "data", n_train=8, n_val=2, imgsz=64)
+        script = f"""
+export MASTER_ADDR=127.0.0.1
+export MASTER_PORT={port}
+export WORLD_SIZE=2
+export NODE_RANK={node}
+exec {sys.executable} {REPOSITORY}/docker/workbench/train.py --data {data} --model yolov12n.yaml --batch 4 --device auto {QUICK}
+"""
+        environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        both.append(subprocess.Popen(["bash", "-c", script], cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    ended = [machine.communicate(timeout=280)[0] for machine in both]
+    assert [machine.returncode for machine in both] == [0, 0], "\n".join(ended)
+    assert "launcher: the environment: NODE_RANK=0, and WORLD_SIZE=2, which counts machines here" in ended[0]
+    assert "launch: 2 processes on 2 machines; this is machine 1, with 1 of them" in ended[1]
+    runs = [sorted(path.name for path in tmp_path.glob(f"machine{node}/runs/detect/*/weights/*.pt")) for node in (0, 1)]
+    assert runs == [["best.pt", "last.pt"], []]

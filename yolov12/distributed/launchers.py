@@ -147,6 +147,13 @@ def of_machine(environ: Environment | None = None) -> Machines | None:
     return None
 
 
+def wanted_here(here: World, machines: Machines | None) -> int:
+    """How many ranks the launcher has started, or wants, on this machine; 0 where it leaves that to us."""
+    if machines is not None:
+        return machines.local_size
+    return here.local_size if here.is_launched else 0
+
+
 def find(environ: Environment | None = None) -> World | Machines:
     """What the first launcher in the table above says; `World()` where there is none.
 
@@ -205,7 +212,9 @@ def _kubeflow(environ: Environment) -> Machines:
         node,
         count,
         environ.get("PET_MASTER_ADDR") or _address(environ, count, "PET_MASTER_ADDR"),
-        _number(environ, "PET_MASTER_PORT", least=1, default=_number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)),
+        _number(
+            environ, "PET_MASTER_PORT", least=1, default=_number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)
+        ),
         "Kubeflow",
         f"PET_NODE_RANK={node} of PET_NNODES={count}",
         # auto, gpu and cpu are torchrun's words for what we find out ourselves
@@ -216,16 +225,18 @@ def _kubeflow(environ: Environment) -> Machines:
 def _by_hand(environ: Environment) -> Machines:
     """NODE_RANK and MASTER_ADDR exported, and one command on each machine.
 
-    WORLD_SIZE is torch's word for the number of processes, and in this form people write the number of machines into it. It counts machines
-    here, because everything else in the form does: NODE_RANK numbers them, and one command is started on each. Where NNODES is set as well, WORLD_SIZE may
-    be either.
+    WORLD_SIZE is torch's word for the number of processes, and in this form people write the number of machines into it. It counts machines here,
+    because everything else in the form does: NODE_RANK numbers them, and one command is started on each. Where NNODES is set as well, WORLD_SIZE
+    may be either.
     """
     node = _number(environ, "NODE_RANK")
     per_machine = _number(environ, "GPUS_PER_NODE", least=1, default=0)
     said = _number(environ, "WORLD_SIZE", least=1, default=0)
     count = _number(environ, "NNODES", least=1, default=said)
     if not count:
-        raise UserError(f"NODE_RANK={node} is set, and NNODES is not: type NNODES=2 for two machines, or unset NODE_RANK")
+        raise UserError(
+            f"NODE_RANK={node} is set, and NNODES is not: type NNODES=2 for two machines, or unset NODE_RANK"
+        )
     if not environ.get("NNODES"):
         reason = f"NODE_RANK={node}, and WORLD_SIZE={said}, which counts machines here (if yours counts processes, set NNODES)"
         name = "WORLD_SIZE"
@@ -244,7 +255,7 @@ def _by_hand(environ: Environment) -> Machines:
         reason, name = f"NODE_RANK={node} of NNODES={count}", "NNODES"
     _is_below("NODE_RANK", node, name, count)
     port = _number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)
-    return Machines(node, count, _address(environ, count), port, "NODE_RANK", reason, per_machine)
+    return Machines(node, count, _address(environ, count), port, "the environment", reason, per_machine)
 
 
 def _open_mpi(environ: Environment) -> World | Machines | None:
@@ -256,14 +267,20 @@ def _open_mpi(environ: Environment) -> World | Machines | None:
 
 
 def _mpich(environ: Environment) -> World | Machines | None:
-    if not environ.get("PMI_SIZE") or not environ.get("MPI_LOCALNRANKS"):  # srun --mpi=pmi2 sets only the first, and Slurm's say the same
+    if not environ.get("PMI_SIZE") or not environ.get(
+        "MPI_LOCALNRANKS"
+    ):  # srun --mpi=pmi2 sets only the first, and Slurm's say the same
         return None
     return _of_tasks(environ, "MPICH", ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"), node=0)
 
 
-def _of_tasks(environ: Environment, launcher: str, names: tuple[str, str, str, str], node: int) -> World | Machines | None:
+def _of_tasks(
+    environ: Environment, launcher: str, names: tuple[str, str, str, str], node: int
+) -> World | Machines | None:
     """What an MPI launcher says in four variables; with one task on each machine, each of which starts its own ranks."""
-    rank, size, local_rank, local_size = (_number(environ, name, least=least) for name, least in zip(names, (0, 1, 0, 1), strict=True))
+    rank, size, local_rank, local_size = (
+        _number(environ, name, least=least) for name, least in zip(names, (0, 1, 0, 1), strict=True)
+    )
     _is_below(names[0], rank, names[1], size)
     _is_below(names[2], local_rank, names[3], local_size)
     if size == 1:
@@ -271,7 +288,9 @@ def _of_tasks(environ: Environment, launcher: str, names: tuple[str, str, str, s
     port = _number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)
     address = LOOPBACK if local_size == size else _address(environ, size)
     if local_size == 1:
-        return Machines(rank, size, address, port, launcher, f"{names[0]}={rank} of {names[1]}={size}, one on each machine")
+        return Machines(
+            rank, size, address, port, launcher, f"{names[0]}={rank} of {names[1]}={size}, one on each machine"
+        )
     return World(rank, size, local_size, True, local_rank, node or rank // local_size, address, port, launcher)
 
 
@@ -294,7 +313,10 @@ def _slurm(environ: Environment) -> World | Machines | None:
         reason = f"SLURM_NODEID={node} of {nodes} nodes with a task each"
         per_machine = _number(environ, "GPUS_PER_NODE", least=1, default=0)
         return Machines(node, nodes, address, port, "Slurm", reason, per_machine)
-    local_rank, counts = _number(environ, "SLURM_LOCALID"), _tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    local_rank, counts = (
+        _number(environ, "SLURM_LOCALID"),
+        _tasks_per_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "")),
+    )
     local_size = counts[node] if node < len(counts) else -(-tasks // nodes)
     _is_below("SLURM_LOCALID", local_rank, "SLURM_STEP_TASKS_PER_NODE", local_size)
     return World(rank, tasks, local_size, True, local_rank, node, address, port, "Slurm")
@@ -328,13 +350,16 @@ def _number(environ: Environment, name: str, least: int = 0, default: int | None
 
 def _is_below(name: str, value: int, of: str, limit: int) -> None:
     if value >= limit:
-        raise UserError(f"{name}={value} and {of}={limit} contradict each other: they are numbered from 0 to {limit - 1}")
+        raise UserError(
+            f"{name}={value} and {of}={limit} contradict each other: they are numbered from 0 to {limit - 1}"
+        )
 
 
 def _address(environ: Environment, count: int, name: str = "MASTER_ADDR") -> str:
     if address := environ.get("MASTER_ADDR", ""):
         return address
     if count > 1:
-        raise UserError(f"{name} is not set: type the name or address of the first of the {count} machines, on all of them")
+        raise UserError(
+            f"{name} is not set: type the name or address of the first of the {count} machines, on all of them"
+        )
     return LOOPBACK
-

@@ -47,7 +47,9 @@ class Meeting:
         until_s = time.monotonic() + wait_s
         while time.monotonic() < until_s:
             try:
-                found = {node: _read(self.store, f"ended/{node}") for node in others if self.store.check([f"ended/{node}"])}
+                found = {
+                    node: _read(self.store, f"ended/{node}") for node in others if self.store.check([f"ended/{node}"])
+                }
             except (RuntimeError, ValueError):
                 return found
             if found and (self.machines.node > 0 or len(found) == len(others)):
@@ -136,7 +138,11 @@ def _reach(machines: Machines, wait: _Waiting, what: str) -> dist.Store:
     wait.until(answers, lambda: what)
     try:
         return dist.TCPStore(
-            machines.address, machines.port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER_S)
+            machines.address,
+            machines.port,
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=ANSWER_S),
         )
     except RuntimeError as error:
         raise RetryableError(f"{what} closed the connection: {str(error).splitlines()[0]}") from error
@@ -150,7 +156,9 @@ def _take_place(store: dist.Store, node: int, mine: dict[str, Any]) -> None:
         return
     other = json.loads(there)
     if other["host"] == mine["host"] and other["pid"] != mine["pid"] and not os.path.exists(f"/proc/{other['pid']}"):
-        raise RetryableError(f"machine {node} was here before with process {other['pid']}: the run it began is still ending")
+        raise RetryableError(
+            f"machine {node} was here before with process {other['pid']}: the run it began is still ending"
+        )
     raise UserError(f"NODE_RANK={node} is taken by {other['host']}: give each machine a number of its own")
 
 

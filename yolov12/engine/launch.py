@@ -62,7 +62,12 @@ def start(script: str, ranks: int, machines: Machines | None = None, arguments: 
         place = {"rank": machines.node, "timeout": timeout_s}
         endpoint = f"{machines.address}:{machines.port}"
         config = _config(
-            ranks, endpoint, rdzv_backend="static", rdzv_configs=place, nodes=machines.count, local_addr=socket.gethostname()
+            ranks,
+            endpoint,
+            rdzv_backend="static",
+            rdzv_configs=place,
+            nodes=machines.count,
+            local_addr=socket.gethostname(),
         )
     with _handlers_kept():
         try:
