@@ -184,6 +184,12 @@ def demo(words: list[str], options: Options) -> int:
     return _tool("demo_oom" if words else "demo").main(options)
 
 
+def nccl_test(words: list[str], options: Options) -> int:
+    """Measure the links between the ranks of a run; exit code 1 where a sum was wrong."""
+    del words
+    return _tool("nccl_test").main(options)
+
+
 def bench(words: list[str], options: Options) -> int:
     """Run the benchmarks of the repository in the current folder, or of the image; `words` are theirs, unread."""
     del options
@@ -392,12 +398,20 @@ VERBS: dict[str, Verb] = {
             env,
             lambda: {"json": False, "markdown": False},
         ),
+        Verb(
+            "nccl-test",
+            "measure the links between GPUs, and judge them",
+            "nccl-test    |    nccl-test minbytes=1M maxbytes=1G ngpus=4",
+            nccl_test,
+            lambda: {"minbytes": "1M", "maxbytes": "256M", "stepfactor": 4, "iters": 20, "warmup_iters": 5, "ngpus": 0},
+            notes=("one rank for each GPU here; under a launcher, such as srun, the ranks that it started",),
+        ),
         Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
         Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
     )
 }
 
-LATER = ("doctor", "lr-find", "cache", "nccl-test", "serve", "tune", "distill")
+LATER = ("doctor", "lr-find", "cache", "serve", "tune", "distill")
 """Announced, and not there yet."""
 
 
