@@ -46,7 +46,7 @@ class Verb:
 def train(words: list[str], options: Options) -> int:
     """Train; without `model=` yolov12n.yaml, which is said."""
     del words
-    place = _adopted_place()
+    place = launchers.adopt()  # before ultralytics is imported, which reads RANK
     dry_run = options.pop("dry_run", False)
     resume = options.get("resume")
     if isinstance(resume, str):
@@ -62,11 +62,9 @@ def train(words: list[str], options: Options) -> int:
         options["model"] = "yolov12n.yaml"
         say("model=yolov12n.yaml (the default: the smallest, from scratch)")
     if dry_run:
-        from yolov12.distributed.devices import visible_gpus
         from yolov12.engine import dryrun
 
-        print("\n".join(dryrun.lines(options, place, visible_gpus())))
-        return 0
+        return dryrun.show(options, place)
     model = _model(options)
     if resume:
         _check_resumable(model, options["model"])
@@ -201,20 +199,6 @@ def bench(words: list[str], options: Options) -> int:
     if not words:
         raise UserError("bench needs to know what to do: yolov12 bench list, or yolov12 bench run NAME")
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
-
-
-def _adopted_place() -> launchers.World | launchers.Machines:
-    """What the launcher said, passed on to what reads RANK: ultralytics does when it is imported.
-
-    Raises:
-        UserError: the launcher's variables contradict each other, or some are missing.
-    """
-    place = launchers.adopt()
-    if isinstance(place, launchers.Machines):
-        say(f"launcher: {place.launcher}: {place.reason}")
-    elif place.is_launched:
-        say(f"launcher: {place.launcher}: {place.size} processes")
-    return place
 
 
 def _refuse_early(options: Options, check_folder: bool = True) -> None:

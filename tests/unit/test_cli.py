@@ -680,8 +680,8 @@ def test_a_bug_is_raised(yolo):
 
 
 def test_among_several_ranks_the_error_names_its_rank(yolo, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
     assert cli.main(["train"]) == 2
     assert error_of(capsys).startswith("error: [rank 1] train needs a data set")
 

@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from yolov12.errors import UserError
+from yolov12.log import say
 
 DEFAULT_PORT = 29500
 """torchrun's."""
@@ -178,7 +179,7 @@ def find(environ: Environment | None = None) -> World | Machines:
 
 
 def adopt(environ: dict[str, str] | os._Environ[str] = os.environ) -> World | Machines:
-    """`find`, and say it to torch, ultralytics and our own children in the variables that they read.
+    """`find`, say it, and pass it on to torch, ultralytics and our own children in the variables that they read.
 
     To be called before ultralytics is imported, which reads RANK once.
 
@@ -187,12 +188,14 @@ def adopt(environ: dict[str, str] | os._Environ[str] = os.environ) -> World | Ma
     """
     found = find(environ)
     if isinstance(found, Machines):
+        say(f"launcher: {found.launcher}: {found.reason}")
         environ.update(found.as_variables())
         # They counted machines, which torch and ultralytics would not understand.
         environ.pop("WORLD_SIZE", None)
         environ.pop("RANK", None)
     elif found.is_launched:
         environ.update(found.as_torchrun())
+        say(f"launcher: {found.launcher}: {found.size} processes, {found.local_size} on this machine")
     return found
 
 

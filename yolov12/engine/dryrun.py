@@ -25,6 +25,12 @@ SHOWN = ("CUDA_", "NCCL_", "TORCH_", "OMP_", "GLOO_", "MASTER_", "YOLO_")
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "NNODES", "GPUS_PER_NODE")
 
 
+def show(options: Mapping[str, Any], found: World | Machines) -> int:
+    """Print the plan for this machine; the exit code."""
+    print("\n".join(lines(options, found, devices.visible_gpus())))
+    return 0
+
+
 def lines(options: Mapping[str, Any], found: World | Machines, gpus: Sequence[Gpu]) -> Iterator[str]:
     """The plan.
 

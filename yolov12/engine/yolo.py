@@ -74,7 +74,7 @@ class YOLOv12Mixin:
         from yolov12.engine import dryrun
 
         model = arguments.get("model") or self.overrides.get("model") or self.model_name
-        print("\n".join(dryrun.lines({"model": model, **arguments}, launchers.find(), devices.visible_gpus())))
+        dryrun.show({"model": model, **arguments}, launchers.find())
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.val` that also takes `device="auto"`."""
