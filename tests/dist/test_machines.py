@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.dist.ranks import _free_port
 from yolov12.data import synth
-from yolov12.distributed import meeting
-from yolov12.distributed.launchers import Machines
+from yolov12.distributed import meeting, world
+from yolov12.distributed.launchers import Machines, World
 from yolov12.distributed.meeting import meet
 from yolov12.errors import RetryableError, UserError
 
@@ -104,6 +105,32 @@ def test_a_port_that_is_taken_is_said_with_its_name() -> None:
         other.listen()
         with pytest.raises(UserError, match=r"MASTER_PORT=\d+ is taken on this machine"):
             meet(machines(0, other.getsockname()[1]), 1, timeout_s=1)
+
+
+@pytest.fixture
+def first_of_two(monkeypatch: pytest.MonkeyPatch):
+    """Rank 0 of two that a launcher like srun started, without its peer; at a port to be named."""
+
+    def join(port: int, timeout_s: int) -> None:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        place = World(0, 2, 2, True, address="127.0.0.1", port=port)
+        world.join(place, torch.device("cpu"), timeout_s, timeout_s)
+
+    return join
+
+
+def test_a_rank_whose_peers_do_not_come_is_worth_a_retry(first_of_two) -> None:
+    with pytest.raises(RetryableError, match=r"rank 0 of 2 waited for the others at 127\.0\.0\.1:\d+: "):
+        first_of_two(_free_port(), 1)
+
+
+def test_a_rank_that_finds_its_port_taken_says_which(first_of_two) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        with pytest.raises(UserError, match=r"MASTER_PORT=\d+ is taken on this machine"):
+            first_of_two(other.getsockname()[1], 1)
 
 
 def test_two_machines_with_one_number_are_told() -> None:

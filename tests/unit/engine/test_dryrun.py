@@ -13,6 +13,7 @@ import pytest
 from yolov12.distributed.devices import Gpu
 from yolov12.distributed.launchers import Machines, World
 from yolov12.engine import dryrun
+from yolov12.engine.yolo import YOLOv12Mixin
 from yolov12.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -74,6 +75,17 @@ def test_the_environment_of_the_run_is_shown(monkeypatch):
     lines = said(World())
     assert "environment: NCCL_DEBUG=INFO" in lines
     assert "environment: YOLOV12_AMP=bf16 (environment)" in lines
+
+
+def test_a_script_asks_for_it_with_an_argument(capsys):
+    class Upstream:
+        def train(self, **arguments):
+            raise AssertionError(f"was started with {arguments}")
+
+    made = object.__new__(type("YOLO", (YOLOv12Mixin, Upstream), {"overrides": {}, "model_name": "yolov12n.yaml"}))
+    assert made.train(data="a.yaml", device="cpu", batch=8, dry_run=True) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith(" train model=yolov12n.yaml data=a.yaml device=cpu batch=8")
 
 
 def test_the_verb_prints_it_without_torch_and_starts_nothing(tmp_path: Path):
