@@ -18,7 +18,7 @@ from typing import Any
 from torch import distributed as dist
 
 from yolov12.distributed.launchers import Machines
-from yolov12.errors import ExitError, RetryableError, UserError
+from yolov12.errors import ExitError, PeerFailedError, RetryableError, UserError
 from yolov12.log import say
 
 PROGRESS_S = 10.0
@@ -41,7 +41,7 @@ class Meeting:
             return
 
     def others_ends(self, wait_s: float) -> dict[int, str]:
-        """What other machines have left word of: machine -> words. Waits for the first, or on the machine with the store for all."""
+        """What other machines have left word of: machine -> words. Waits for a cause, or on the machine that keeps the store for all of them."""
         others = [node for node in range(self.machines.count) if node != self.machines.node]
         found: dict[int, str] = {}
         until_s = time.monotonic() + wait_s
@@ -52,7 +52,8 @@ class Meeting:
                 }
             except (RuntimeError, ValueError):
                 return found
-            if found and (self.machines.node > 0 or len(found) == len(others)):
+            has_cause = any(not words.startswith(PeerFailedError.__name__) for words in found.values())
+            if len(found) == len(others) or (has_cause and self.machines.node > 0):
                 break
             time.sleep(POLL_S)
         return found

@@ -74,7 +74,7 @@ class YOLOv12Mixin:
         from yolov12.engine import dryrun
 
         model = arguments.get("model") or self.overrides.get("model") or self.model_name
-        dryrun.show({"model": model, **arguments}, launchers.find())
+        dryrun.show({"model": model, **arguments}, launchers.of_machine() or launchers.of_process())
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.val` that also takes `device="auto"`."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -55,3 +57,21 @@ def test_ranks_have_versions_settings_and_arguments_in_common_and_no_paths(monke
     assert (facts["torch"], facts["batch"], facts["YOLOV12_AMP"]) == (torch.__version__, 8, "bf16")
     assert "cell" in str(facts["classes"])
     assert not {"data", "YOLOV12_CACHE_DIR"} & set(facts)
+
+
+def test_a_rank_is_bound_next_to_its_gpu(monkeypatch):
+    buses, beside = {0: 1, 5: 2}, {"0000:01:00.0": (0, "0"), "0000:02:00.0": (1, "1")}
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda i: SimpleNamespace(pci_domain_id=0, pci_bus_id=buses[i], pci_device_id=0),
+    )
+    monkeypatch.setattr(place.devices, "beside", lambda address: beside[address])
+    monkeypatch.setattr(place.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(place.os, "cpu_count", lambda: 2)
+    bound = []
+    monkeypatch.setattr(place.binding, "bind", bound.append)
+    assert place.bind(5, "0,5", local_size=2) == "on cores 1, next to GPU 5"
+    assert bound == [{1}]
+    assert "not bound" in place.bind(0, "0,5", local_size=1)
+    assert bound == [{1}]
