@@ -36,7 +36,11 @@ def test_the_driver_says_what_torch_says_of_each_gpu() -> None:
 
 def test_asking_takes_no_memory_on_the_gpus() -> None:
     """A context would hold some hundred MiB on each for the rest of the launcher's life."""
-    program = "from yolov12.distributed.devices import visible_gpus as ask; a = ask(); b = ask(); print(max(x.free_bytes - y.free_bytes for x, y in zip(a, b)))"
+    program = """
+from yolov12.distributed.devices import visible_gpus
+before, after = visible_gpus(), visible_gpus()
+print(max(one.free_bytes - other.free_bytes for one, other in zip(before, after)))
+"""
     environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 64 * 2**20

@@ -51,6 +51,7 @@ multinode() {
 }
 
 @test "on several machines the arguments stay whole, and the variables reach the program" {
+    # shellcheck disable=SC2016 # expands in the stub
     stub yolov12 'printf "%s" "$NODE_RANK of $NNODES"; printf " [%s]" "$@"; echo'
     run multinode NNODES=2 NODE_RANK=1 MASTER_ADDR=first "$checkout/scripts/multinode.sh" train 'data=my data.yaml'
     [ "$output" = "1 of 2 [train] [data=my data.yaml]" ]
