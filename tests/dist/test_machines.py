@@ -62,7 +62,7 @@ def test_machines_with_different_numbers_of_ranks_make_one_world(tmp_path: Path)
     body = JOIN + "open(f'{world.from_all(rank, group)} {world.from_environment().node}{rank}', 'w')"
     port, program = _free_port(), script(tmp_path, body)
     both = [started(program, 1, port, ranks=2), started(program, 0, port, ranks=1)]
-    ended = [machine.communicate(timeout=120) for machine in both]
+    ended = [machine.communicate(timeout=250) for machine in both]
     assert [machine.returncode for machine in both] == [0, 0], ended
     assert {path.name for path in tmp_path.glob("[[]*")} == {"[0, 1, 2] 00", "[0, 1, 2] 11", "[0, 1, 2] 12"}
     assert "launch: 3 processes on 2 machines; this is machine 1, with 2 of them (the environment: NODE_RANK=1 of NNODES=2)" in ended[0][1]
@@ -78,7 +78,7 @@ vote.vote(None, group)
 """
     port, program = _free_port(), script(tmp_path, body)
     both = [started(program, node, port) for node in (0, 1)]
-    ended = [machine.communicate(timeout=120) for machine in both]
+    ended = [machine.communicate(timeout=250) for machine in both]
     assert [machine.returncode for machine in both] == [2, 2], ended
     reason = f"rank {failing}: labels/7.txt: class 9 of 3\n"
     assert ended[failing][0] == reason

@@ -28,7 +28,7 @@ from yolov12.log import say
 
 HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *SIGNALS)
 """Passed on to the processes, which then have 30 seconds to finish their step (torch/distributed/elastic/multiprocessing/api.py)."""
-ENDS_S = 5.0
+ENDS_S = 10.0
 """How long a machine waits for word of another on why its own ranks lost theirs."""
 
 
