@@ -9,8 +9,8 @@ TESTS := tests/unit tests/dist tests/faults
 PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Without what puts the image's environment back on PATH in every bash, where this runs in one.
 BATS := env -u BASH_ENV $(BIN)/bats --print-output-on-failure
-SHELL_FILES = $(shell find .ci docker env scripts tests -type f \
-    \( -name '*.sh' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run -o -path .ci/scheduled \
+SHELL_FILES = $(shell find .ci deploy docker env scripts tests -type f \
+    \( -name '*.sh' -o -name '*.sbatch' -o -name '*.bash' -o -name '*.bats' -o -path .ci/run -o -path .ci/scheduled \
     -o -path 'docker/workbench/build/*' \) 2>/dev/null)
 
 help: ## list the targets

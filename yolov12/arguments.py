@@ -110,12 +110,6 @@ def value_of(key: str, text: str) -> Any:
         return text
 
 
-def requested_gpus(device: Any) -> list[int]:
-    """The CUDA indices that a `device` argument names; none for "cpu", "auto", -1, nothing, and other kinds of device."""
-    text = re.sub(r"cuda:|[()\[\]'\" ]", "", str(device).lower())
-    return [0] if text == "cuda" else [int(part) for part in text.split(",") if re.fullmatch(r"\d+", part)]
-
-
 def _merged(tokens: list[str]) -> Iterator[str]:
     """Tokens with `key = value`, `key= value` and `key =value` joined to one, and so brackets that the shell has split at spaces.
 

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import arguments, settings, values
+from yolov12.distributed.devices import DRIVER, requested_gpus
 from yolov12.errors import UserError
-
-DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
-"""One of these is there where an NVIDIA driver is; the last one under WSL."""
 
 ENGINE = ("engine", "tensorrt", "trt")
 """What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
@@ -41,7 +39,7 @@ def check_device(device: Any) -> None:
     Raises:
         UserError: names the device, what exists, and what to type.
     """
-    if not (asked := arguments.requested_gpus(device)):
+    if not (asked := requested_gpus(device)):
         return
     count, visible = 0, []
     if any(place.exists() for place in DRIVER):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import arguments, early, folders
+from yolov12.distributed import launchers
 from yolov12.errors import NotYetError, UserError
 from yolov12.log import program, say
 
@@ -45,6 +46,8 @@ class Verb:
 def train(words: list[str], options: Options) -> int:
     """Train; without `model=` yolov12n.yaml, which is said."""
     del words
+    place = launchers.adopt()  # before ultralytics is imported, which reads RANK
+    dry_run = options.pop("dry_run", False)
     resume = options.get("resume")
     if isinstance(resume, str):
         if not Path(resume).is_file():
@@ -58,6 +61,10 @@ def train(words: list[str], options: Options) -> int:
     if not options.get("model"):
         options["model"] = "yolov12n.yaml"
         say("model=yolov12n.yaml (the default: the smallest, from scratch)")
+    if dry_run:
+        from yolov12.engine import dryrun
+
+        return dryrun.show(options, place)
     model = _model(options)
     if resume:
         _check_resumable(model, options["model"])
@@ -187,6 +194,12 @@ def demo(words: list[str], options: Options) -> int:
     return _tool("demo_oom" if words else "demo").main(options)
 
 
+def nccl_test(words: list[str], options: Options) -> int:
+    """Measure the links between the ranks of a run; exit code 1 where a sum was wrong."""
+    del words
+    return _tool("nccl_test").main(options)
+
+
 def bench(words: list[str], options: Options) -> int:
     """Run the benchmarks of the repository in the current folder, or of the image; `words` are theirs, unread."""
     del options
@@ -307,11 +320,12 @@ VERBS: dict[str, Verb] = {
             "train a model",
             "train data=my.yaml model=yolov12n.yaml epochs=100 batch=64 device=auto",
             train,
-            _yolo_keys("ddp"),
+            lambda: {**_yolo_keys("ddp")(), "dry_run": False},
             notes=(
                 "data=    required: a data set's yaml; synth is the bundled one",
                 "model=   yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
                 "resume=  PATH/last.pt continues a run",
+                "--dry-run  shows the processes, their GPUs and shares of the batch that this would start",
                 DEVICES,
             ),
         ),
@@ -392,12 +406,20 @@ VERBS: dict[str, Verb] = {
             env,
             lambda: {"json": False, "markdown": False},
         ),
+        Verb(
+            "nccl-test",
+            "measure the links between GPUs, and judge them",
+            "nccl-test    |    nccl-test minbytes=1M maxbytes=1G ngpus=4",
+            nccl_test,
+            lambda: {"minbytes": "1M", "maxbytes": "256M", "stepfactor": 4, "iters": 20, "warmup_iters": 5, "ngpus": 0},
+            notes=("one rank for each GPU here; under a launcher, such as srun, the ranks that it started",),
+        ),
         Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
         Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
     )
 }
 
-LATER = ("doctor", "cache", "nccl-test", "serve", "tune", "distill")
+LATER = ("doctor", "cache", "serve", "tune", "distill")
 """Announced, and not there yet."""
 
 

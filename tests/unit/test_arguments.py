@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolov12 import arguments
-from yolov12.arguments import parse, requested_gpus, ultralytics_defaults, value_of
+from yolov12.arguments import parse, ultralytics_defaults, value_of
+from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
 
 KEYS = {"task": "detect", "data": None, "model": None, "epochs": 100, "batch": 16, "imgsz": 640, "device": None}

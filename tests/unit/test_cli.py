@@ -679,9 +679,25 @@ def test_a_bug_is_raised(yolo):
         cli.main(["train", "data=a.yaml"])
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE=2 is set, and neither NODE_RANK"),
+        ({"NODE_RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 and WORLD_SIZE=2 contradict"),
+        ({"NODE_RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
+    ],
+)
+def test_a_launcher_that_says_half_or_contradicts_itself_is_refused(yolo, capsys, monkeypatch, said, words):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", "data=a.yaml"]) == 2
+    assert words in error_of(capsys)
+    assert not yolo.calls
+
+
 def test_among_several_ranks_the_error_names_its_rank(yolo, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "1"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
     assert cli.main(["train"]) == 2
     assert error_of(capsys).startswith("error: [rank 1] train needs a data set")
 

@@ -1,11 +1,29 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What `device=auto` means on this machine."""
+"""Which GPUs of this machine a run takes: what is there, what `device=auto` means, and what is wrong with GPUs that were named.
+
+Importing this is quick; asking for the GPUs imports torch, and only where an NVIDIA driver is.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-import torch
+from yolov12.errors import UserError
+
+IDLE_BYTES = 2**30
+"""The driver itself and a screen take some hundred MiB."""
+IDLE_SHARE = 0.02
+IDLE_BUSY_PERCENT = 10
+FULL_SHARE = 0.05
+"""Of its memory: with less free, nothing can be trained on a GPU."""
+
+DRIVER = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"), Path("/dev/dxg"))
+"""One of these is there where an NVIDIA driver is; the last one under WSL."""
+PCI = Path("/sys/bus/pci/devices")
 
 
 @dataclass(frozen=True)
@@ -13,44 +31,138 @@ class Gpu:
     """A visible GPU."""
 
     index: int
+    """As torch counts."""
     name: str
     free_bytes: int
     total_bytes: int
+    busy_percent: int | None = None
+    """How much of the last moment something ran on it; None where nobody tells."""
+    numa_node: int | None = None
+    """The part of the machine's memory that it is next to; None where there are no parts."""
+    cpus: str = ""
+    """The cores next to it, as the kernel writes them: "0-15,32-47"."""
+    nvlinks: frozenset[int] = field(default=frozenset())
+    """Indices of the GPUs that it reaches without PCIe."""
+
+    @property
+    def is_idle(self) -> bool:
+        used_bytes = self.total_bytes - self.free_bytes
+        return (
+            used_bytes <= max(IDLE_BYTES, IDLE_SHARE * self.total_bytes)
+            and (self.busy_percent or 0) < IDLE_BUSY_PERCENT
+        )
+
+    @property
+    def memory(self) -> str:
+        """ "71.2 of 79.6 GiB free"."""
+        return f"{self.free_bytes / 2**30:.1f} of {self.total_bytes / 2**30:.1f} GiB free"
 
 
 def visible_gpus() -> list[Gpu]:
-    """The GPUs that CUDA shows to this process, with their free memory."""
-    if not torch.cuda.is_available():
+    """The GPUs that CUDA shows to this process, in its order; none, and no torch imported, without a driver."""
+    if not any(place.exists() for place in DRIVER):
         return []
-    found = []
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        found.append(Gpu(index, torch.cuda.get_device_name(index), free, total))
-    return found
+    from yolov12.distributed.gpus import seen_by_torch
+
+    return seen_by_torch()
 
 
-def auto(gpus: list[Gpu], local_size: int = 1) -> tuple[str, str]:
+def auto(gpus: Sequence[Gpu], local_size: int = 0) -> tuple[str, str]:
     """The `device` argument to use for `device=auto`, and the reason.
 
-    All GPUs of the most common kind (of the larger memory where two kinds tie) are taken: an update waits for the slowest GPU.
+    The idle GPUs of the most common kind (of the larger memory where two kinds tie) are taken: an update waits for the slowest GPU. Where none is
+    idle, all count as such: a screen or a notebook that holds memory should not keep a run from starting.
 
     Args:
         gpus: what is visible.
-        local_size: ranks that a launcher has already started on this machine; with several, one GPU each in order.
+        local_size: how many ranks the launcher has started, or wants, on this machine: one GPU each in order; 0 where it leaves that to us.
     """
     if not gpus:
         return "cpu", "no GPU is visible"
-    if local_size > 1:
-        return ",".join(str(gpu.index) for gpu in gpus[:local_size]), f"the launcher started {local_size} ranks here"
-    kinds = {gpu.name for gpu in gpus}
+    if local_size:
+        ranks = f"{local_size} rank{'s' if local_size > 1 else ''}"
+        return ",".join(str(gpu.index) for gpu in gpus[:local_size]), f"one for each of the launcher's {ranks} here"
+    idle = [gpu for gpu in gpus if gpu.is_idle] or list(gpus)
+    kinds = {gpu.name for gpu in idle}
     kind = max(
         kinds,
-        key=lambda name: (sum(g.name == name for g in gpus), max(g.total_bytes for g in gpus if g.name == name), name),
+        key=lambda name: (sum(g.name == name for g in idle), max(g.total_bytes for g in idle if g.name == name), name),
     )
-    chosen = [gpu for gpu in gpus if gpu.name == kind]
-    left_out = f", leaving out {len(gpus) - len(chosen)} of another kind" if len(kinds) > 1 else ""
+    chosen = [gpu for gpu in idle if gpu.name == kind]
     free_gib = min(gpu.free_bytes for gpu in chosen) / 2**30
-    return (
-        ",".join(str(gpu.index) for gpu in chosen),
-        f"{len(chosen)} x {kind}, at least {free_gib:.1f} GiB free each{left_out}",
-    )
+    words = [f"{len(chosen)} x {kind}, at least {free_gib:.1f} GiB free each"]
+    if len(idle) > len(chosen):
+        words.append(f"leaving out {len(idle) - len(chosen)} of another kind")
+    if len(gpus) > len(idle):
+        words.append(f"leaving out {len(gpus) - len(idle)} in use")
+    elif not any(gpu.is_idle for gpu in gpus):
+        words.append("all of them in use by others")
+    return ",".join(str(gpu.index) for gpu in chosen), ", ".join(words)
+
+
+def lines(gpus: Sequence[Gpu], chosen: str) -> Iterator[str]:
+    """One line for each GPU: what it is, how free, how connected, and whether `chosen`, a `device` argument, has it."""
+    taken = chosen.split(",")
+    for gpu in gpus:
+        facts = [gpu.name, gpu.memory]
+        if gpu.busy_percent is not None:
+            facts.append(f"{gpu.busy_percent} % busy")
+        if len(gpus) > 1:
+            facts.append(_links(gpu, gpus))
+        if gpu.numa_node is not None:
+            facts.append(f"NUMA node {gpu.numa_node}")
+        why_not = "left out" if gpu.is_idle else "left out, in use"
+        yield f"GPU {gpu.index}: {', '.join(facts)}: {'taken' if str(gpu.index) in taken else why_not}"
+
+
+def requested_gpus(device: Any) -> list[int]:
+    """The CUDA indices that a `device` argument names; none for "cpu", "auto", -1, nothing, and other kinds of device."""
+    text = re.sub(r"cuda:|[()\[\]'\" ]", "", str(device).lower())
+    return [0] if text == "cuda" else [int(part) for part in text.split(",") if re.fullmatch(r"\d+", part)]
+
+
+def check_named(named: Sequence[int], gpus: Sequence[Gpu]) -> list[str]:
+    """What to warn of before a run on the GPUs that the user named.
+
+    GPUs of several kinds are not refused: who names them may have nothing else, and the run is right, if slow.
+
+    Raises:
+        UserError: there is no room on one of them; which GPUs have room.
+    """
+    chosen = [gpu for gpu in gpus if gpu.index in named]
+    full = [gpu for gpu in chosen if gpu.free_bytes < FULL_SHARE * gpu.total_bytes]
+    if full:
+        others = [str(gpu.index) for gpu in gpus if gpu.is_idle]
+        advice = f"GPU {', '.join(others)} is idle" if others else "no GPU here is idle"
+        raise UserError(
+            f"device={','.join(map(str, named))}: GPU {full[0].index} has {full[0].memory}, another program uses it; {advice}"
+        )
+    warnings = [
+        f"device: GPU {gpu.index} is in use by another program ({gpu.memory}"
+        + (f", {gpu.busy_percent} % busy)" if gpu.busy_percent is not None else ")")
+        for gpu in chosen
+        if not gpu.is_idle
+    ]
+    kinds = sorted({gpu.name for gpu in chosen})
+    if len(kinds) > 1:
+        warnings.append(f"device: GPUs of several kinds ({', '.join(kinds)}): every update waits for the slowest")
+    return warnings
+
+
+def beside(pci: str, root: Path = PCI) -> tuple[int | None, str]:
+    """(NUMA node, cores next to it) of a device by its PCI address, such as "0000:3b:00.0"; (None, "") where the kernel does not say."""
+    folder = root / pci.lower()
+    try:
+        node = int((folder / "numa_node").read_text())
+        cpus = (folder / "local_cpulist").read_text().strip()
+    except (OSError, ValueError):
+        return None, ""
+    return (node if node >= 0 else None), cpus  # -1: a machine of one part
+
+
+def _links(gpu: Gpu, gpus: Sequence[Gpu]) -> str:
+    others = [other.index for other in gpus if other.index != gpu.index]
+    linked = [str(index) for index in others if index in gpu.nvlinks]
+    if len(linked) == len(others):
+        return "NVLink to all"
+    return f"NVLink to {', '.join(linked)}" if linked else "PCIe"

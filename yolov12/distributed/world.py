@@ -1,46 +1,31 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Who takes part in a run: read from the launcher's environment, joined once, left once."""
+"""The processes of a run: joined once, asked, left once. Who they are says launchers.py."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from yolov12.errors import PeerFailedError
+from yolov12.distributed import launchers
+from yolov12.distributed.launchers import DEFAULT_PORT, World
+from yolov12.errors import PeerFailedError, RetryableError, UserError
+from yolov12.log import say
+
+__all__ = ["World", "from_all", "from_environment", "from_first", "join", "leave"]
 
 T = TypeVar("T")
+PROGRESS_S = 10.0
 
 
-@dataclass(frozen=True)
-class World:
-    """This process's place among the processes of the run."""
-
-    rank: int = 0
-    size: int = 1
-    local_size: int = 1
-    is_launched: bool = False
-    """Whether a launcher such as torchrun started this process, be it as the only rank."""
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether this process trains by itself, without process groups. ultralytics' loaders want a group wherever RANK is set."""
-        return not self.is_launched
-
-
-def from_environment(environ: Mapping[str, str] = os.environ) -> World:
-    """The world that torchrun described in RANK, WORLD_SIZE and LOCAL_WORLD_SIZE; a world of one without them."""
-
-    def number(name: str, default: int) -> int:
-        return int(environ.get(name) or default)
-
-    size = number("WORLD_SIZE", 1)
-    return World(number("RANK", 0), size, number("LOCAL_WORLD_SIZE", size), "RANK" in environ)
+def from_environment(environ: Mapping[str, str] | None = None) -> World:
+    """The world that torchrun, or a launcher that was understood, described; a world of one without it."""
+    return launchers.of_process(environ)
 
 
 def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_s: int) -> dist.ProcessGroup:
@@ -52,18 +37,49 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
 
     Returns:
         The group for votes: gloo on the CPU, so that votes never queue behind, or get lost among, the collectives of a GPU stream.
+
+    Raises:
+        UserError: MASTER_PORT is taken.
+        RetryableError: not all ranks came in time.
     """
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(
-            backend,
-            rank=world.rank,
-            world_size=world.size,
-            timeout=timedelta(seconds=max(timeout_s, rendezvous_timeout_s)),
-            # Naming the device makes NCCL connect now, where a failure is easy to read, and not inside the first step.
-            device_id=device if device.type == "cuda" else None,
-        )
+        with _waiting_for_peers(world, max(timeout_s, rendezvous_timeout_s)):
+            dist.init_process_group(
+                backend,
+                rank=world.rank,
+                world_size=world.size,
+                timeout=timedelta(seconds=max(timeout_s, rendezvous_timeout_s)),
+                # Naming the device makes NCCL connect now, where a failure is easy to read, and not inside the first step.
+                device_id=device if device.type == "cuda" else None,
+            )
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+
+@contextmanager
+def _waiting_for_peers(world: World, timeout_s: float, progress_s: float = PROGRESS_S) -> Iterator[None]:
+    """A line now and then while torch waits for the other ranks, and its errors in our words."""
+    joined = threading.Event()
+
+    def report() -> None:
+        waited_s = 0.0
+        while not joined.wait(progress_s):
+            waited_s += progress_s
+            say(f"launch: rank {world.rank} of {world.size} waits for the others, {waited_s:.0f} of {timeout_s:g} s")
+
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        yield
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"MASTER_PORT={world.port or DEFAULT_PORT} is taken on this machine: set another one for all ranks"
+            ) from error
+        raise RetryableError(
+            f"rank {world.rank} of {world.size} waited for the others at {world.address}:{world.port}: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        joined.set()
 
 
 def from_first(answer: T) -> T:

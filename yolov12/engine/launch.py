@@ -1,61 +1,115 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Start the processes that train on several GPUs of this machine, watch them, and end as the first that failed did.
+"""Start the processes that train on the GPUs of this machine, watch them, and end as the first that failed did.
 
 Built on torch's elastic agent, as torchrun is: when one process fails, the agent ends the others. What torchrun leaves out is the reason; it
-says "exitcode 1" whatever happened. Processes on several machines are started by torchrun itself, or by a scheduler.
+says "exitcode 1" whatever happened. On several machines each starts its own, once all are there (distributed/meeting.py).
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from yolov12 import errors
+from yolov12 import errors, settings
+from yolov12.distributed.launchers import LOOPBACK, Machines
+from yolov12.distributed.meeting import Meeting, as_words, meet
 from yolov12.engine.termination import SIGNALS
 from yolov12.errors import TERMINATED, ExitError, PeerFailedError, RetryableError
 from yolov12.log import say
 
 HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *SIGNALS)
 """Passed on to the processes, which then have 30 seconds to finish their step (torch/distributed/elastic/multiprocessing/api.py)."""
+ENDS_S = 10.0
+"""How long a machine waits for word of another on why its own ranks lost theirs."""
 
 
-def start(script: str, ranks: int) -> None:
+def start(script: str, ranks: int, machines: Machines | None = None, arguments: Sequence[str] = ()) -> None:
     """Run `script` in `ranks` processes with RANK, LOCAL_RANK and WORLD_SIZE set; returns when all have ended well.
 
+    Args:
+        ranks: how many on this machine.
+        machines: of the run, each of which calls this; None for this one alone.
+
     Raises:
-        UserError, RetryableError: what the first process that failed raised, with its rank.
+        UserError, RetryableError: what the first process that failed raised, with its rank; or the machines did not come together.
         ExitError: it was a bug; that process has printed its traceback.
         SystemExit: a signal asked this process to end.
     """
-    say(f"launch: {ranks} processes on this machine")
     # The interpreter's own default would be every core for each of them; a launcher of the user's may have said something else.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        run_id=f"yolov12-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",  # else the host's name is looked up, which fails in a container without a network
-        max_restarts=0,
-        signals_to_handle=",".join(number.name for number in HEARD),
-    )
+    meeting = None
+    if machines is None or machines.count == 1:
+        say(f"launch: {ranks} processes on this machine")
+        config = _config(ranks, "127.0.0.1:0", rdzv_backend="c10d", local_addr=LOOPBACK)
+    else:
+        timeout_s = settings.current().rdzv_timeout_s
+        meeting = meet(machines, ranks, timeout_s)
+        say(
+            f"launch: {sum(meeting.local_sizes)} processes on {machines.count} machines; this is machine {machines.node}, with {ranks} of them "
+            f"({machines.launcher}: {machines.reason})"
+        )
+        place = {"rank": machines.node, "timeout": timeout_s}
+        endpoint = f"{machines.address}:{machines.port}"
+        config = _config(
+            ranks,
+            endpoint,
+            rdzv_backend="static",
+            rdzv_configs=place,
+            nodes=machines.count,
+            local_addr=socket.gethostname(),
+        )
     with _handlers_kept():
         try:
-            elastic_launch(config, sys.executable)("-m", "yolov12.engine.rank", script)
+            elastic_launch(config, sys.executable)("-m", "yolov12.engine.rank", script, *arguments)
         except ChildFailedError as failed:
-            raise as_error(failed.failures) from None
+            raise _with_other_machines(as_error(failed.failures), meeting) from None
         except SignalException as ended:
             asked = ended.sigval
             raise SystemExit(TERMINATED if asked in SIGNALS else 128 + asked) from None
+
+
+def _config(ranks: int, endpoint: str, nodes: int = 1, **more: Any) -> LaunchConfig:
+    config = LaunchConfig(
+        min_nodes=nodes,
+        max_nodes=nodes,
+        nproc_per_node=ranks,
+        run_id=f"yolov12-{os.getpid() if nodes == 1 else 'machines'}",
+        rdzv_endpoint=endpoint,  # with an address of its own, else the host's name is looked up, which fails in a container without a network
+        max_restarts=0,
+        signals_to_handle=",".join(number.name for number in HEARD),
+        **more,
+    )
+    # torch would bind the rank to its GPU's cores by the program numactl, and takes the GPU's number for the rank's; see distributed/binding.py.
+    config.numa_options = None
+    return config
+
+
+def _with_other_machines(mine: ExitError | SystemExit, meeting: Meeting | None) -> ExitError | SystemExit:
+    """The error of another machine where this one's ranks only lost their peers, which is told to the others in turn."""
+    if meeting is None or isinstance(mine, SystemExit):
+        return mine
+    if not isinstance(mine, PeerFailedError):
+        meeting.tell_end(as_words(mine))
+        if meeting.machines.node == 0:  # the store ends with this process: the others read it first
+            meeting.others_ends(ENDS_S)
+        return mine
+    ends = {node: _parsed(words) for node, words in meeting.others_ends(ENDS_S).items()}
+    meeting.tell_end(as_words(mine))
+    causes = {node: (kind, words) for node, (kind, words) in ends.items() if kind is not PeerFailedError}
+    if not causes:
+        return mine
+    node = min(causes)
+    kind, words = causes[node]
+    return (kind or ExitError)(f"machine {node}: {words}")
 
 
 def as_error(failures: Mapping[int, ProcessFailure]) -> ExitError | SystemExit:
@@ -88,7 +142,11 @@ def as_error(failures: Mapping[int, ProcessFailure]) -> ExitError | SystemExit:
 def recorded(failure: ProcessFailure) -> tuple[type[ExitError] | None, str]:
     """(class, message) of the error that rank.py recorded; None for a bug, and for what left no record."""
     found: object = failure.message  # declared as text, and a dictionary where an error file was read
-    text = str(found["message"]) if isinstance(found, dict) else str(found)
+    return _parsed(str(found["message"]) if isinstance(found, dict) else str(found))
+
+
+def _parsed(text: str) -> tuple[type[ExitError] | None, str]:
+    """(class, words) of "UserError: no such file"; None for what is no error of ours."""
     name, _, words = text.partition(": ")
     kind = getattr(errors, name, None)
     is_ours = isinstance(kind, type) and issubclass(kind, ExitError)

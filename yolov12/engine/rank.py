@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One of the processes that launch.py starts: `python -m yolov12.engine.rank SCRIPT` runs a script and reports how it ended.
+"""One of the processes that launch.py starts: `python -m yolov12.engine.rank SCRIPT ARGUMENTS...` runs a script and reports how it ended.
 
 The reason goes to the launcher, by the file that torch's elastic agent names in TORCHELASTIC_ERROR_FILE, and the exit code says of what kind
 it is. Run by itself, the script would end with a traceback and exit code 1 whatever the reason.
@@ -15,10 +15,11 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from yolov12.mistakes import as_exit
 
 
-def main(script: str) -> int:
+def main(script: str, *arguments: str) -> int:
     """The exit code. A bug keeps its traceback, and the exception that made it."""
     handler = get_error_handler()
     handler.initialize()
+    sys.argv = [script, *arguments]
     try:
         runpy.run_path(script, run_name="__main__")
     except Exception as error:
@@ -31,4 +32,4 @@ def main(script: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -17,17 +17,16 @@ import ultralytics.models.yolo.detect.val as upstream_detection_validator
 import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
+from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
 
 from yolov12 import precision, settings
-from yolov12.distributed import devices, world
+from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch
+from yolov12.engine import auto_batch, place
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
-from yolov12.errors import UserError
 from yolov12.log import say
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
@@ -78,10 +77,25 @@ class YOLOv12Trainer(DetectionTrainer):
         self.history = History()
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
-        super().__init__(cfg, _with_devices_of(self.world, overrides or {}), _callbacks)
+        self.machines = launchers.of_machine() if self.world.is_alone else None
+        super().__init__(cfg, place.with_device(self.world, self.machines, overrides or {}), _callbacks)
+        # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
         if not self.world.is_alone:
-            # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
             self.world_size, self.ddp = self.world.size, False
+        elif self.machines:
+            self.world_size = place.local_ranks(self.machines, self.args.device)
+            self.ddp = self.world_size > 1
+        of_all = self.world_size * (self.machines.count if self.machines else 1)
+        place.check_batch(self.args.batch, of_all)
+
+    @property
+    def ddp(self) -> bool:
+        """Whether this process starts the ranks and trains nothing itself. On one machine of several it does, also with one rank."""
+        return self._ddp
+
+    @ddp.setter
+    def ddp(self, several: bool) -> None:  # by ultralytics, in the middle of its __init__
+        self._ddp = several or (self.machines is not None and self.machines.count > 1)
 
     def train(self) -> None:
         """Train here, or start one process for each GPU of `device` on this machine and wait for them."""
@@ -89,7 +103,7 @@ class YOLOv12Trainer(DetectionTrainer):
         def run(command: list[str], check: bool) -> None:
             from yolov12.engine import launch  # here, since most runs need no launcher
 
-            launch.start(command[-1], self.world_size)
+            launch.start(command[-1], self.world_size, self.machines)
 
         # ultralytics would run torchrun, and refuse to let several ranks find out their batch.
         asked, command = self.args.batch, upstream.generate_ddp_command
@@ -115,18 +129,16 @@ class YOLOv12Trainer(DetectionTrainer):
     def _setup_ddp(self) -> None:
         """Join the other ranks: ours names a CPU group for votes, has a timeout in minutes, and works on the CPU."""
         if self.device.type == "cuda":
-            ids = self.args.device.split(",")
-            if len(ids) <= LOCAL_RANK:
-                raise UserError(
-                    f"device={self.args.device} names {len(ids)} GPU(s) for {self.world.local_size} ranks on this machine; "
-                    "leave device out, or start one rank for each GPU"
-                )
-            index = int(ids[LOCAL_RANK])
+            index = place.gpu_of_rank(self.args.device, self.world)
             self.device = torch.device("cuda", index)
             self.accelerator = get_torch_device_backend(self.device)
             torch.cuda.set_device(index)
+            say(f"cores: rank {RANK} {place.bind(index, self.args.device, self.world.local_size)}")
         current = settings.current()
         self.vote_group = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
+        agreement.check(
+            place.in_common(vars(self.args), self.data, self.device), self.vote_group, only_warn=[place.GPU]
+        )
         # Only rank 0 counts a run's name up (cfg/__init__.py:568); the others take over its folder.
         self.save_dir = Path(world.from_first(str(self.save_dir)))
         self.args.save_dir = str(self.save_dir)
@@ -218,15 +230,6 @@ class YOLOv12Trainer(DetectionTrainer):
         self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
         self.run_callbacks("on_fit_epoch_end")
         self.epoch -= 1
-
-
-def _with_devices_of(here: world.World, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Under a launcher that gives no device argument, name this machine's GPUs, one per local rank."""
-    if not here.is_alone and overrides.get("device") in (None, "", "auto"):
-        device, reason = devices.auto(devices.visible_gpus(), here.local_size)
-        say(f"device: {device} ({reason})")
-        return {**overrides, "device": device}
-    return overrides
 
 
 class _SameOnAllRanks(nn.parallel.DistributedDataParallel):

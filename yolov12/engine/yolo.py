@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from yolov12 import settings
+from yolov12.distributed import devices, launchers
+from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
-from yolov12.log import say
-from yolov12.seams import Seam
+from yolov12.log import say, warn
+from yolov12.seams import Seam, replaced
 
 SEAMS = (
     Seam("models/yolo/model.py", 60, "ultralytics.models.yolo.model.YOLO.__init__", "fe8f932a2cd9"),
@@ -26,6 +30,7 @@ class YOLOv12Mixin:
     ckpt: dict[str, Any] | None
     ckpt_path: str | None
     model_name: str | None
+    overrides: dict[str, Any]
 
     def __init__(self, model: Any = "yolo26n.pt", task: str | None = None, verbose: bool = False) -> None:
         from yolov12.engine.patches import install_patches
@@ -57,7 +62,19 @@ class YOLOv12Mixin:
                 f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "
                 "load the run's weights/last.pt, or leave resume out and name data= for a new run"
             )
-        return super().train(trainer=trainer, **_with_device(settings.apply_script_arguments(kwargs)))  # type: ignore[misc]
+        dry_run = kwargs.pop("dry_run", False)
+        arguments = _with_device(settings.apply_script_arguments(kwargs), says_each=True)
+        if dry_run:
+            return self._say_plan(arguments)
+        with _on_later_machines_as_a_later_rank():
+            return super().train(trainer=trainer, **arguments)  # type: ignore[misc]
+
+    def _say_plan(self, arguments: dict[str, Any]) -> None:
+        """What `train` would start, on stdout; nothing is started."""
+        from yolov12.engine import dryrun
+
+        model = arguments.get("model") or self.overrides.get("model") or self.model_name
+        dryrun.show({"model": model, **arguments}, launchers.of_machine() or launchers.of_process())
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.val` that also takes `device="auto"`."""
@@ -78,14 +95,36 @@ def _is_unfinished(checkpoint: dict[str, Any] | None) -> bool:
     return known.get("epoch", -1) >= 0 and known.get("optimizer") is not None
 
 
-def _with_device(kwargs: dict[str, Any], count: int | None = None) -> dict[str, Any]:
-    """Replace `device="auto"` by what it means here; the first `count` GPUs where a verb uses no more."""
-    if kwargs.get("device") != "auto":
-        return kwargs
-    from yolov12.distributed import devices, world
+def _with_device(kwargs: dict[str, Any], count: int | None = None, says_each: bool = False) -> dict[str, Any]:
+    """Replace `device="auto"` by what it means here; the first `count` GPUs where a verb uses no more.
 
-    device, reason = devices.auto(devices.visible_gpus(), world.from_environment().local_size)
+    Raises:
+        UserError: a GPU that was named has no room.
+    """
+    asked = kwargs.get("device")
+    here = launchers.of_process()
+    if asked != "auto":
+        if here.is_alone and (named := requested_gpus(asked)) and (gpus := devices.visible_gpus()):
+            for line in devices.check_named(named, gpus):
+                warn(line)
+        return kwargs
+    gpus = devices.visible_gpus()
+    device, reason = devices.auto(gpus, launchers.wanted_here(here, launchers.of_machine()))
     if count is not None:
         device = ",".join(device.split(",")[:count])
+    if says_each:
+        for line in devices.lines(gpus, device):
+            say(line)
     say(f"device: {device} ({reason})")
     return {**kwargs, "device": device}
+
+
+@contextmanager
+def _on_later_machines_as_a_later_rank() -> Iterator[None]:
+    """ultralytics reads the finished run's checkpoint where its rank is 0 or none (engine/model.py:914). The first machine is sure to have it."""
+    import ultralytics.engine.model as upstream
+
+    machines = launchers.of_machine()
+    later = {"RANK": machines.node} if machines and machines.node > 0 else {}
+    with replaced(upstream, **later):
+        yield

@@ -144,15 +144,19 @@ class Ranks:
             torch.cuda.synchronize(self.device)
 
 
+def all_reduce_measured(ranks: Ranks, options: argparse.Namespace) -> Iterator[tuple[int, float, int]]:
+    """(bytes, seconds, wrong elements) of each message size."""
+    for size in message_sizes(options.minbytes, options.maxbytes, options.stepfactor):
+        yield size, ranks.all_reduce_s(size, options.iters, options.warmup_iters), ranks.all_reduce_wrong(size)
+
+
 def all_reduce_table(ranks: Ranks, options: argparse.Namespace) -> Iterator[str]:
     """The table of all_reduce_perf, line by line."""
     yield f"# {OURS}"
     yield f"# ranks {ranks.size} on {_device_name(ranks.device)}, in place, {options.iters} rounds after {options.warmup_iters}"
     yield HEADER
     buses, all_wrong = [], 0
-    for size in message_sizes(options.minbytes, options.maxbytes, options.stepfactor):
-        duration_s = ranks.all_reduce_s(size, options.iters, options.warmup_iters)
-        wrong = ranks.all_reduce_wrong(size)
+    for size, duration_s, wrong in all_reduce_measured(ranks, options):
         yield all_reduce_row(size, duration_s, ranks.size, wrong)
         buses.append(all_reduce_gb_per_s(size, duration_s, ranks.size)[1])
         all_wrong += wrong

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The trainer's place among processes and GPUs: the device argument, how many ranks this machine starts, what all ranks must have in common."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import ultralytics
+
+from yolov12 import __version__, settings
+from yolov12.declare import as_text
+from yolov12.distributed import binding, devices
+from yolov12.distributed.launchers import Machines, World, wanted_here
+from yolov12.errors import UserError
+from yolov12.log import say
+
+OWN_OF_A_MACHINE = "device data model pretrained project name save_dir resume cfg workers cache exist_ok".split()
+"""Arguments that may differ between ranks: paths, which a machine may have elsewhere, and what its own GPUs and cores are."""
+GPU = "GPU"
+SETTINGS_OF_A_MACHINE = {"cache_dir", "trt_cache_dir", "price_per_gpu_hour", "user", "offline"}
+
+
+def with_device(here: World, machines: Machines | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Under a launcher, and without a device argument, name this machine's GPUs: one per local rank, or all that `device=auto` would take."""
+    if (here.is_alone and machines is None) or overrides.get("device") not in (None, "", "auto"):
+        return overrides
+    device, reason = devices.auto(devices.visible_gpus(), wanted_here(here, machines))
+    say(f"device: {device} ({reason})")
+    return {**overrides, "device": device}
+
+
+def local_ranks(machines: Machines, device: str) -> int:
+    """How many ranks this machine starts.
+
+    Raises:
+        UserError: the launcher and the device argument say different numbers.
+    """
+    gpus = 0 if device in ("", "cpu", "mps") else len(device.split(","))
+    if gpus and machines.local_size and machines.local_size != gpus:
+        raise UserError(
+            f"device={device} names {gpus} GPU{'s' if gpus > 1 else ''}, and {machines.launcher} asks for {machines.local_size} processes "
+            "on each machine: leave device out, or make the numbers equal"
+        )
+    return machines.local_size or max(gpus, 1)
+
+
+def gpu_of_rank(device: str, here: World) -> int:
+    """The GPU that this rank takes of those that `device` names.
+
+    Raises:
+        UserError: fewer are named than there are ranks.
+    """
+    named = [int(index) for index in device.split(",")]
+    if len(named) > here.local_rank:
+        return named[here.local_rank]
+    # Slurm's --gpus-per-task and its like show each process a GPU of its own, which is the first that it sees.
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if named == [0] and shown and "," not in shown:
+        return 0
+    raise UserError(
+        f"device={device} names {len(named)} GPU(s) for {here.local_size} ranks on this machine; "
+        "leave device out, or start one rank for each GPU"
+    )
+
+
+def check_batch(batch: float, ranks: int) -> None:
+    """Refuse a batch that leaves a rank without an image.
+
+    Raises:
+        UserError: the smallest batch that works.
+    """
+    if 1 <= batch < ranks:
+        raise UserError(f"batch={batch:g} is over all processes, and there are {ranks}: type batch={ranks} or more")
+
+
+def in_common(arguments: Mapping[str, Any], data: Mapping[str, Any], device: torch.device) -> dict[str, object]:
+    """What must be the same on all ranks, by name: versions, settings, arguments, and the classes of the data set."""
+    current = settings.current()
+    facts: dict[str, object] = {
+        "yolov12": __version__,
+        "ultralytics": ultralytics.__version__,
+        "torch": torch.__version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "device": device.type,
+        "classes": as_text(list((data.get("names") or {}).values())),
+    }
+    if device.type == "cuda":
+        facts[GPU] = torch.cuda.get_device_name(device)
+        facts["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
+    facts |= {
+        declaration.env: getattr(current, name)
+        for name, declaration in settings.DECLARED.items()
+        if name not in SETTINGS_OF_A_MACHINE
+    }
+    return facts | {name: value for name, value in arguments.items() if name not in OWN_OF_A_MACHINE}
+
+
+def bind(index: int, device: str, local_size: int) -> str:
+    """Keep this rank on the cores next to its GPU, where that helps; the reason.
+
+    Args:
+        index: of this rank's GPU.
+        device: names the GPUs of all ranks of this machine.
+    """
+    from yolov12.distributed.gpus import pci_address
+
+    cpulists = {}
+    for one in map(int, device.split(",")[:local_size]):
+        cpulists[one] = devices.beside(pci_address(torch.cuda.get_device_properties(one)))[1]
+    cpus, reason = binding.choose(index, cpulists, os.sched_getaffinity(0), os.cpu_count() or 1)
+    if cpus:
+        binding.bind(cpus)
+    return reason
