@@ -36,6 +36,10 @@ SEAMS: tuple[Seam, ...] = (
     Seam("data/utils.py", 439, "ultralytics.data.utils.verify_image_label", "cb95816950c4"),
     Seam("data/utils.py", 134, "ultralytics.data.utils.img2label_paths", "ecc069842dba"),
     Seam("data/base.py", 189, "ultralytics.data.base.BaseDataset.get_img_files", "baca2eb4485f"),
+    # And in loader/.
+    Seam("data/base.py", 252, "ultralytics.data.base.BaseDataset.load_image", "088d1a203d12"),
+    Seam("data/augment.py", 2832, "ultralytics.data.augment.v8_transforms", "61e0ccbf8db7"),
+    Seam("utils/patches.py", 22, "ultralytics.utils.patches.imread", "5f6a098f2c0e"),
     # What handover.ByValue wraps; it relies on this one allocating no shared memory.
     Seam("data/dataset.py", 433, "ultralytics.data.dataset.YOLODataset.collate_fn", "124bfcaa1739"),
 )
