@@ -95,7 +95,7 @@ class Settings:
     data_pipeline: str = setting(
         "auto",
         accepts="auto, gpu or cpu",
-        doc="Where images are decoded and augmented. auto: on the CPU, until training is seen to wait for data; gpu: as tensors; cpu: as in ultralytics.",
+        doc="Where images are decoded and augmented. auto: on the CPU, until training is seen to wait for data.",
         choices=("auto", "gpu", "cpu"),
         in_script=True,
     )

@@ -38,8 +38,9 @@ class Ranks(NamedTuple):
     """This process among those that train together."""
 
     rank: int = 0
-    count: int = 1
-    on_this_machine: int = 1
+    size: int = 1
+    local_size: int = 1
+    """Those on this machine."""
 
 
 def obstacle(dataset: Any, args: Any) -> Obstacle | None:
@@ -88,7 +89,7 @@ def build(
 
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
-    threads = max(min((os.cpu_count() or 1) // ranks.on_this_machine, int(args.workers)), 1)
+    threads = max(min((os.cpu_count() or 1) // ranks.local_size, int(args.workers)), 1)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device)
     places, recent = store.sizes(count, batch, imgsz)
@@ -105,7 +106,9 @@ def build(
         seed=int(args.seed) % 2**32,
         rank=ranks.rank,
     )
-    sampler = DistributedSampler(dataset, ranks.count, ranks.rank, shuffle=True, seed=int(args.seed))
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        dataset, ranks.size, ranks.rank, shuffle=True, seed=int(args.seed)
+    )
     # As ultralytics decides it (data/build.py:386).
     drop_last = bool(args.compile) and len(sampler) > batch > 0 and len(sampler) % batch != 0
     return PictureLoader(dataset, preparer, sampler, batch, threads, drop_last)
@@ -113,7 +116,7 @@ def build(
 
 def _cache(dataset: Any, imgsz: int, threads: int, folder: Path) -> cachefile.CacheFile | None:
     """The cache of decoded pictures, made now if need be; a line says where it is, or why there is none."""
-    sizes = [fitted(*label["shape"], imgsz) for label in dataset.labels]
+    sizes = [fitted(label["shape"][0], label["shape"][1], imgsz) for label in dataset.labels]
     needed = sum(3 * height * width for height, width in sizes)
 
     def decode_all(keep: cachefile.Keep) -> None:

@@ -22,7 +22,7 @@ def fitted(height: int, width: int, imgsz: int) -> tuple[int, int]:
 
 def fit_array(image: np.ndarray, imgsz: int) -> np.ndarray:
     """A picture (height, width, 3) uint8 whose long side is `imgsz`, by OpenCV; the very pixels of ultralytics."""
-    height, width = fitted(*image.shape[:2], imgsz)
+    height, width = fitted(image.shape[0], image.shape[1], imgsz)
     if (height, width) == image.shape[:2]:
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
