@@ -103,7 +103,7 @@ def build(
         Boxes(dataset.labels),
         Recent(recent),
         Hyperparameters.of(args, imgsz),
-        seed=int(args.seed) % 2**32,
+        seed=int(args.seed),
         rank=ranks.rank,
     )
     sampler: DistributedSampler[Any] = DistributedSampler(

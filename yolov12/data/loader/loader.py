@@ -64,6 +64,10 @@ class PictureLoader:
         self.prefetch_factor = BATCHES_AHEAD
         self._device = preparer.gatherer.store.block.device
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        if self._stream is not None:
+            # The store's memory may have belonged to something that the current stream still works on, and is given back while ours does.
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            preparer.gatherer.store.block.record_stream(self._stream)
         self._first_batch = 0
         self._at: Place | None = None
         self._running: Ahead[Finished] | None = None

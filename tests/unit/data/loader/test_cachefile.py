@@ -42,7 +42,9 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / f"{index}.jpg") for index in range(4)]
 
 
-def opened(folder: Path, files: list[str], decoding: Decoding, needed: int = 10_000) -> tuple[cachefile.CacheFile | None, str]:
+def opened(
+    folder: Path, files: list[str], decoding: Decoding, needed: int = 10_000
+) -> tuple[cachefile.CacheFile | None, str]:
     return cachefile.opened(folder / "pictures", files, IMGSZ, needed, decoding)
 
 

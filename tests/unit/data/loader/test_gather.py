@@ -48,7 +48,9 @@ def opened() -> Iterator[list[Gatherer]]:
         one.close()
 
 
-def gatherer(opened: list[Gatherer], files: list[str], places: int = 0, decoder: decoders.Decoder | None = None) -> Gatherer:
+def gatherer(
+    opened: list[Gatherer], files: list[str], places: int = 0, decoder: decoders.Decoder | None = None
+) -> Gatherer:
     made = Gatherer(files, IMGSZ, Store(places or len(files), IMGSZ, CPU), threads=2, decoder=decoder)
     opened.append(made)
     return made
@@ -140,7 +142,9 @@ def test_out_of_memory_is_not_taken_for_a_bad_file():
         decoders.decode(full, [b"a", b"b"])
 
 
-def test_large_pictures_are_decoded_a_few_at_a_time(tmp_path: Path, opened: list[Gatherer], monkeypatch: pytest.MonkeyPatch):
+def test_large_pictures_are_decoded_a_few_at_a_time(
+    tmp_path: Path, opened: list[Gatherer], monkeypatch: pytest.MonkeyPatch
+):
     files = zoo.write(tmp_path, {f"{number}.jpg": zoo.USABLE["photo.jpg"] for number in range(5)})
     monkeypatch.setattr(gather, "DECODED_BYTES", 2 * 3 * 40 * 64)
     calls: list[int] = []

@@ -94,7 +94,9 @@ def test_an_epoch_that_is_begun_in_the_middle_goes_on_as_the_whole_one(
     def drawn(loader: PictureLoader) -> list[Any]:
         augmentation.clear()
         pixels = [batch["img"] for batch in loader]
-        return [(r.indices.tolist(), r.partners.tolist(), p.sum().item()) for r, p in zip(augmentation, pixels, strict=True)]
+        return [
+            (r.indices.tolist(), r.partners.tolist(), p.sum().item()) for r, p in zip(augmentation, pixels, strict=True)
+        ]
 
     whole = drawn(loader_of(recent=5, places=places))
     rest = loader_of(recent=5, places=places)
@@ -176,7 +178,9 @@ def test_a_data_set_that_is_gone_ends_the_run_with_a_reason(loader_of: LoaderOf,
     for file in files:
         Path(file).unlink()
     loader = loader_of()
-    with pytest.raises(RetryableError, match=r"no picture of a batch of 4 can be read, first .*png: .*run the same command"):
+    with pytest.raises(
+        RetryableError, match=r"no picture of a batch of 4 can be read, first .*png: .*run the same command"
+    ):
         list(loader)
     loader.close()
     assert our_threads() == []
