@@ -21,6 +21,7 @@ import torch
 
 from benchmarks import harness, record, system, training
 from benchmarks.harness import Job
+from tests.unit.data.loader import stand_in
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
 
@@ -209,6 +210,23 @@ def test_a_training_step_is_measured_under_the_settings_it_declares(tmp_path, gl
     assert measured.values["train_step_n_b64"] > 0
     assert measured.declared["deterministic"] is deterministic
     assert measured.notes["train_step_n_b64"] == "no GPU"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("side", ["stock", "ours"])
+def test_training_from_files_gives_images_a_second(tmp_path, global_settings, monkeypatch, side):
+    monkeypatch.setitem(sys.modules, "yolov12.data.augment", stand_in)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = harness.discover()["train_e2e"]
+    small = {"device": "cpu", "pictures": 8, "epochs": 2, "imgsz": 32, "batch_divisor": 64, "workers": 1}
+    asked = job("train_e2e", side, ("train_e2e_n_2cores",), tmp_path, **small)
+    program.prepare(asked.parameters, tmp_path)
+    before = os.sched_getaffinity(0)
+    measured = program.run_side(asked)
+    assert measured.values["train_e2e_n_2cores"] > 0
+    assert "1 further epochs" in measured.notes["train_e2e_n_2cores"]
+    assert measured.declared["cache"] is False
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.parametrize("row", ["mem_half_n_b256", "fits_s_b256_16g"])

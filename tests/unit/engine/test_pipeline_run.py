@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def test_a_run_that_asks_for_it_trains_from_our_loader(data: Path, tmp_path: Pat
     (answer,) = answers(done)
     assert answer["loaders"] == ["PictureLoader"] * 2
     assert answer["threads"] == []
-    epochs = [sum([indices for indices, _ in part], []) for part in (answer["samples"][:3], answer["samples"][3:])]
+    batches = [indices for indices, _ in answer["samples"]]
+    epochs = [list(chain(*batches[:3])), list(chain(*batches[3:]))]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
     assert epochs[0] != epochs[1]
     assert [partners > 0 for _, partners in answer["samples"]] == [True] * 3 + [False] * 3  # mosaic is closed
@@ -114,6 +116,6 @@ def test_two_ranks_change_over_together(data: Path, tmp_path: Path):
     done = train(data, tmp_path, *launcher, before=IMPATIENT, close_mosaic=0)
     ranks = answers(done)
     assert [rank["loaders"] for rank in ranks] == [["InfiniteDataLoader", "PictureLoader"]] * 2
-    samples = sum([indices for rank in ranks for indices, _ in rank["samples"]], [])
+    samples = [index for rank in ranks for indices, _ in rank["samples"] for index in indices]
     assert sorted(samples) == list(range(10))
     assert done.stderr.count("data pipeline: cpu -> gpu from epoch 2 on (auto: ") == 1

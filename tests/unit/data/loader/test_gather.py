@@ -126,7 +126,7 @@ def test_a_file_that_the_decoder_refuses_goes_through_opencv_from_then_on(tmp_pa
 
 @pytest.mark.parametrize("decoder", [None, zoo.decoder], ids=["plain", "decoder"])
 def test_a_jpeg_that_is_cut_off_shows_as_much_as_in_ultralytics(tmp_path: Path, opened: list[Gatherer], decoder):
-    files = zoo.write(tmp_path, {name: zoo.USABLE["photo.jpg"] for name in ("whole.jpg", "cut_off.jpg")})
+    files = zoo.write(tmp_path, dict.fromkeys(("whole.jpg", "cut_off.jpg"), zoo.USABLE["photo.jpg"]))
     data = Path(files[1]).read_bytes()
     Path(files[1]).write_bytes(data[: len(data) * 4 // 5])
     ours = gatherer(opened, files, decoder=decoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_an_epoch_has_each_picture_once_in_the_samplers_order(loader_of: LoaderO
     batches = [shown(batch) for batch in loader]
     assert [len(batch) for batch in batches] == sizes
     assert len(loader) == len(sizes)
-    assert sum(batches, []) == list(loader.sampler)[: sum(sizes)]
+    assert list(chain(*batches)) == list(loader.sampler)[: sum(sizes)]
 
 
 def test_epochs_differ_and_a_run_repeats(loader_of: LoaderOf, augmentation: list[stand_in.Recipe]):
@@ -106,7 +107,7 @@ def test_an_epoch_that_is_begun_in_the_middle_goes_on_as_the_whole_one(
 
 
 def test_partners_are_among_the_last_pictures(loader_of: LoaderOf, augmentation: list[stand_in.Recipe]):
-    order = sum([shown(batch) for batch in loader_of(recent=5)], [])
+    order = [index for batch in loader_of(recent=5) for index in shown(batch)]
     for number, recipe in enumerate(augmentation):
         recent = order[: number * 4 + len(recipe.indices)][-5:]
         assert set(recipe.partners.tolist()) <= set(recent)
@@ -171,7 +172,7 @@ def test_replacements_repeat_too(loader_of: LoaderOf, files: list[str]):
         Path(files[index]).write_bytes(b"no picture")
     runs = [[shown(batch) for batch in loader_of()] for _ in range(2)]
     assert runs[0] == runs[1]
-    assert not {2, 5, 6} & set(sum(runs[0], []))
+    assert not {2, 5, 6} & set(chain(*runs[0]))
 
 
 def test_a_data_set_that_is_gone_ends_the_run_with_a_reason(loader_of: LoaderOf, files: list[str]):
