@@ -10,6 +10,7 @@ import atexit
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,6 +26,8 @@ BATCHES_AHEAD = 2
 """Finished ones on the device; each takes 3 x imgsz x imgsz bytes an image."""
 READ_AHEAD = 2
 """Batches whose pictures the threads read while an earlier one is made."""
+GHOST = "ghost"
+"""A key of a batch whose one image is there only so that its rank takes part; a plan says which."""
 OUT_OF_MEMORY_WAITS_S = (0.0, 0.5, 2.0)
 """Before each further try of a batch for which the GPU has no memory at this moment: the training step uses most of it, and gives back."""
 
@@ -54,7 +57,8 @@ class PictureLoader:
         Args:
             dataset: ultralytics', for its labels and names.
             preparer: makes the batches.
-            sampler: gives the indices of an epoch; if it has `set_epoch`, also `epoch`, from which the random choices follow.
+            sampler: gives the indices of an epoch; if it has `set_epoch`, also `epoch`, from which the random choices follow. If it has a
+                `plan`, that cuts the epoch into batches (`plan.shares(epoch)`, `plan.batches(seen)`), else they are cut here, all of one size.
             batch_size: images of a batch of this rank.
             num_workers: reading threads, to tell.
             drop_last: whether a last batch that is not full is left out.
@@ -73,8 +77,15 @@ class PictureLoader:
         self._running: Ahead[Finished] | None = None
         atexit.register(self.close)  # a thread that is in the middle of a kernel launch when Python ends can crash it
 
+    @property
+    def order(self) -> Any:
+        """The sampler, by the name under which a resumed run asks for its plan."""
+        return self.sampler
+
     def __len__(self) -> int:
         """Batches of a whole epoch."""
+        if hasattr(self.sampler, "plan"):
+            return self.sampler.plan.batches()
         whole, rest = divmod(len(self.sampler), self.batch_size)
         return whole + bool(rest and not self.drop_last)
 
@@ -88,6 +99,12 @@ class PictureLoader:
         finally:
             running.close()
         self._report()
+
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """Let the next iteration give what is left of `epoch` after `seen` samples of all ranks; only a plan knows what `seen` means."""
+        self.reset()
+        self.sampler.set_epoch(epoch)
+        self.start_at(len(self) - self.sampler.plan.batches(seen) if seen else 0)
 
     def start_at(self, batch: int) -> None:
         """Let the next epoch begin with this batch, counted from 0, as if those before it had been taken."""
@@ -112,19 +129,25 @@ class PictureLoader:
     def _epoch(self) -> Iterator[Finished]:
         """Runs in the thread."""
         epoch, first, self._first_batch = int(getattr(self.sampler, "epoch", 0)), self._first_batch, 0
-        order = [int(index) for index in self.sampler]
-        size = self.batch_size
-        batches = [order[number * size : (number + 1) * size] for number in range(len(self))]
+        batches = self._batches(epoch)
         with self._on_stream():
-            self._patiently(lambda: self.preparer.begin_epoch(order[: first * size]))
+            self._patiently(lambda: self.preparer.begin_epoch(list(chain(*batches[:first]))))
             for number in range(first, len(batches)):
                 for soon in batches[number : number + READ_AHEAD]:
                     self.preparer.gatherer.ask(soon)
                 self._at = Place(epoch, number)
                 yield self._finished(self._at, batches[number])
 
+    def _batches(self, epoch: int) -> list[list[int]]:
+        if hasattr(self.sampler, "plan"):
+            return list(self.sampler.plan.shares(epoch))
+        order, size = [int(index) for index in self.sampler], self.batch_size
+        return [order[number * size : (number + 1) * size] for number in range(len(self))]
+
     def _finished(self, place: Place, indices: list[int]) -> Finished:
         batch = self._patiently(lambda: self.preparer.make(place, indices))
+        if getattr(indices, "is_ghost", False):
+            batch[GHOST] = True
         if self._stream is None:
             return Finished(batch, None)
         ready = torch.cuda.Event()

@@ -106,6 +106,37 @@ def test_an_epoch_that_is_begun_in_the_middle_goes_on_as_the_whole_one(
     assert len(drawn(rest)) == 3  # the epoch after it is a whole one again
 
 
+class Share(list):
+    is_ghost = False
+
+
+class Plan:
+    """Cuts ten samples into batches of four, of which this rank has every second sample, and none of the last one."""
+
+    def shares(self, epoch: int) -> list[Share]:
+        shares = [Share([epoch, 2]), Share([4, 6]), Share([8])]
+        shares[2].is_ghost = True
+        return shares
+
+    def batches(self, seen: int = 0) -> int:
+        return -(-(10 - seen) // 4)
+
+
+def test_a_sampler_with_a_plan_cuts_the_batches_itself(loader_of: LoaderOf):
+    loader = loader_of()
+    loader.sampler.plan = Plan()
+    assert len(loader) == 3
+    loader.set_epoch(1)
+    batches = list(loader)
+    assert [shown(batch) for batch in batches] == [[1, 2], [4, 6], [8]]
+    assert [module.GHOST in batch for batch in batches] == [False, False, True]
+    loader.set_epoch(3, seen=4)
+    assert [shown(batch) for batch in loader] == [[4, 6], [8]]
+    loader.set_epoch(4)
+    assert [shown(batch) for batch in loader] == [[4, 2], [4, 6], [8]]
+    assert loader.order is loader.sampler
+
+
 def test_partners_are_among_the_last_pictures(loader_of: LoaderOf, augmentation: list[stand_in.Recipe]):
     order = [index for batch in loader_of(recent=5) for index in shown(batch)]
     for number, recipe in enumerate(augmentation):
