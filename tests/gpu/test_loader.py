@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The loader on a GPU: what its decoders make of every kind of picture, and batches that cross from its stream to the consumer's. Needs an NVIDIA GPU."""
+"""The loader on a GPU: what its decoders make of every kind of picture, and batches that cross between streams. Needs an NVIDIA GPU."""
 
 from __future__ import annotations
 

@@ -72,7 +72,16 @@ class Switch:
         return batches if self.wait is None else self.wait.watched(batches)
 
     def at_epoch_start(self, mosaic_is_closed: bool) -> None:
-        """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples."""
+        """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples.
+
+        Raises:
+            UserError: a callback changed the transforms of a data set that our loader was asked for, which does not use them.
+        """
+        loader = self.trainer.train_loader
+        if isinstance(loader, ours.PictureLoader) and ours.is_custom(loader.dataset):
+            raise UserError(
+                "data_pipeline=gpu does not use the data set's transforms, and a script changed them: leave data_pipeline out"
+            )
         if self.wait is None:
             return
         shares = [share for share in from_all(self.wait.share(), self.trainer.vote_group) if share is not None]
@@ -82,6 +91,9 @@ class Switch:
         self.wait = None
         if max(shares) <= WAIT_BOUND:
             say(f"data pipeline: stays cpu (auto: {seen})")
+            return
+        if reason := self._why_not():  # a callback may have changed the transforms since
+            say(f"data pipeline: stays cpu ({reason}), although {seen}")
             return
         t = self.trainer
         say(f"data pipeline: cpu -> gpu from epoch {t.epoch + 1} on (auto: {seen}, bound {WAIT_BOUND:.0%})")

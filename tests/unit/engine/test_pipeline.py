@@ -151,6 +151,28 @@ def test_the_rank_that_waits_most_decides_for_all(trainer: Trainer, monkeypatch:
     assert trainer.train_loader.done == []
 
 
+def test_auto_stays_where_a_callback_changed_the_transforms_meanwhile(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = trainer.train_loader
+    switch = with_share(trainer, monkeypatch, 0.4)
+    monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("changed by a script"))
+    switch.at_epoch_start(mosaic_is_closed=False)
+    assert trainer.train_loader is before
+    assert "stays cpu (auto: changed by a script), although 40%" in capsys.readouterr().err
+
+
+def test_transforms_that_our_loader_would_leave_out_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "gpu")
+    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    monkeypatch.setattr(ours, "PictureLoader", Loader)
+    monkeypatch.setattr(ours, "is_custom", lambda dataset: False)
+    switch.at_epoch_start(mosaic_is_closed=False)
+    monkeypatch.setattr(ours, "is_custom", lambda dataset: True)
+    with pytest.raises(UserError, match="a script changed them: leave data_pipeline out"):
+        switch.at_epoch_start(mosaic_is_closed=False)
+
+
 @pytest.mark.parametrize("why", ["no GPU", "an obstacle"])
 def test_auto_says_why_it_never_will(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
