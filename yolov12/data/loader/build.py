@@ -92,7 +92,7 @@ def build(
     threads = max(min((os.cpu_count() or 1) // ranks.local_size, int(args.workers)), 1)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device)
-    places, recent = store.sizes(count, batch, imgsz)
+    places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))
     say(
         f"loader: reading threads: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
         f"({places * 3 * imgsz**2 / 2**30:.2f} GiB)"

@@ -43,7 +43,8 @@ def fetch(index: int, path: str, imgsz: int, on_gpu: bool, cache: CacheFile | No
         cache: of decoded pictures; what it has is neither read nor decoded.
     """
     if cache is not None and (found := cache.picture(index)) is not None:
-        return Fetched(index, image=found.image, original=found.original)
+        # A copy, made by this thread: it waits for the disk where the pages are not in memory.
+        return Fetched(index, image=found.image.copy(), original=found.original)
     why_cpu = ""
     try:
         if on_gpu:

@@ -16,6 +16,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start of frame: SOF0 to SOF15, without DHT, JPG and DAC."""
 _DECODED_ON_GPU = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended sequential and progressive, all with Huffman codes."""
+MOST_PIXELS = 2**26
+"""Decoded on the GPU: 200 MB. Larger pictures may take more memory than training leaves."""
 _ORIENTATION = 0x0112
 _SHORT = 3
 
@@ -80,6 +82,8 @@ def why_not_on_gpu(header: Header | None) -> str:
         return "RGB JPEG"
     if not header.height or not header.width:  # the height may be given behind the pixels
         return "no size in the header"
+    if header.height * header.width > MOST_PIXELS:
+        return f"more than {MOST_PIXELS:,} pixels"
     return ""
 
 

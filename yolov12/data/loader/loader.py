@@ -65,7 +65,6 @@ class PictureLoader:
         """
         self.dataset, self.preparer, self.sampler = dataset, preparer, sampler
         self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
-        self.prefetch_factor = BATCHES_AHEAD
         self._device = preparer.gatherer.store.block.device
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         if self._stream is not None:

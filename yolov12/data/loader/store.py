@@ -14,17 +14,26 @@ import torch
 from torch import Tensor
 
 LIMIT_BYTES = 2**30
-"""For decoded pictures on the device, unless one batch alone takes more: 873 at 640 x 640."""
+"""For decoded pictures, unless one batch alone takes more: 873 at 640 x 640."""
+LIMIT_SHARE = 0.05
+"""The same, of a GPU's memory: half of what the memory plan leaves free, since `auto` may begin when the plan is made."""
 RECENT_BATCHES, RECENT_PICTURES = 8, 1000
 """How far back partners of a mosaic may lie: ultralytics' buffer (data/base.py:168)."""
 
 
-def sizes(pictures: int, batch: int, imgsz: int, limit_bytes: int = LIMIT_BYTES) -> tuple[int, int]:
-    """(places in the store, how many of the last pictures may be partners), for a data set of so many `pictures` in batches of `batch`.
+def limit_bytes(device: torch.device) -> int:
+    """How much decoded pictures may take on `device`."""
+    if device.type != "cuda":
+        return LIMIT_BYTES
+    return min(LIMIT_BYTES, int(LIMIT_SHARE * torch.cuda.get_device_properties(device).total_memory))
+
+
+def sizes(pictures: int, batch: int, imgsz: int, limit: int = LIMIT_BYTES) -> tuple[int, int]:
+    """(places in the store, how many of the last pictures may be partners), for so many `pictures` in batches of `batch`, within `limit` bytes.
 
     The places are at least as many as the partners, and these at least a batch.
     """
-    fit = max(limit_bytes // (3 * imgsz**2), batch)
+    fit = max(limit // (3 * imgsz**2), batch)
     recent = min(pictures, max(batch, min(RECENT_BATCHES * batch, RECENT_PICTURES, fit)))
     return min(pictures, max(recent, fit)), recent
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The file of decoded pictures: hit, miss, refusal, damage, and two processes at once."""
+"""The file of decoded pictures: hit, miss, refusal, damage, and two who want it at once."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import threading
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def opened(
-    folder: Path, files: list[str], decoding: Decoding, needed: int = 10_000
+    folder: Path, files: list[str], decoding: cachefile.DecodeAll, needed: int = 10_000
 ) -> tuple[cachefile.CacheFile | None, str]:
     return cachefile.opened(folder / "pictures", files, IMGSZ, needed, decoding)
 
@@ -144,22 +144,22 @@ def test_a_damaged_file_is_never_taken_for_a_cache(tmp_path: Path, files: list[s
         file.write_bytes(whole)
 
 
-def test_processes_that_want_it_at_the_same_time_make_it_once(tmp_path: Path, files: list[str]):
-    code = """
-import sys, time
-import numpy as np
-from pathlib import Path
-from yolov12.data.loader import cachefile
-folder, *files = sys.argv[1:]
-def decode(keep):
-    print("decoding")
-    time.sleep(0.3)
-    for index in range(len(files)):
-        keep(index, np.full((2, 32, 3), index, np.uint8), (4, 64))
-cache, words = cachefile.opened(Path(folder), files, 32, 1000, decode)
-print(int(cache.picture(3).image.max()))
-"""
-    command = [sys.executable, "-c", code, str(tmp_path / "pictures"), *files]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate(timeout=120)[0].split() for process in both]
-    assert sorted(said, key=len) == [["3"], ["decoding", "3"]]
+def test_who_wants_it_at_the_same_time_waits_for_the_one_that_makes_it(tmp_path: Path, files: list[str]):
+    """Threads stand for processes: each opens the lock for itself, and that is what it holds."""
+    begun, both_wait = threading.Event(), threading.Event()
+    decoding = Decoding()
+
+    def slowly(keep: cachefile.Keep) -> None:
+        begun.set()
+        both_wait.wait(5)
+        decoding(keep)
+
+    with ThreadPoolExecutor(2) as pool:
+        maker = pool.submit(opened, tmp_path, files, slowly)
+        begun.wait(5)
+        other = pool.submit(opened, tmp_path, files, slowly)
+        assert not other.done()
+        both_wait.set()
+        assert maker.result()[1].startswith("written to")
+        assert other.result()[1].startswith("read from")
+    assert decoding.times == 1

@@ -13,7 +13,7 @@ from yolov12.data.loader import decoders
 
 pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed")
 
-from yolov12.data.loader.dali import Dali  # noqa: E402  # imports DALI
+from yolov12.data.loader.dali import Dali  # imports DALI
 
 
 def jpeg(height: int, width: int, seed: int) -> bytes:

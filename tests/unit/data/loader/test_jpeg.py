@@ -69,6 +69,13 @@ def test_twelve_bits_a_sample_are_left_to_opencv():
     assert jpeg.why_not_on_gpu(jpeg.read(bytes(data))) == "12 bits a sample"
 
 
+def test_a_picture_that_would_fill_the_gpu_is_left_to_opencv():
+    data = bytearray(encoded())
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = (20_000).to_bytes(2, "big") * 2
+    assert jpeg.why_not_on_gpu(jpeg.read(bytes(data))) == "more than 67,108,864 pixels"
+
+
 @pytest.mark.parametrize("value", range(1, 9))
 def test_the_orientation_is_read_from_exif(value: int):
     header = jpeg.read(with_orientation(value))

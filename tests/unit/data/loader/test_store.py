@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -50,6 +52,14 @@ def test_a_small_data_set_stays_whole_and_partners_lie_as_far_back_as_in_ultraly
     assert store.sizes(pictures=10_000, batch=256, imgsz=640) == (873, 873)
     assert store.sizes(pictures=10_000, batch=16, imgsz=640) == (873, 128)
     assert store.sizes(pictures=10, batch=16, imgsz=640) == (10, 10)
+
+
+def test_on_a_gpu_pictures_take_a_twentieth_of_its_memory_at_most(monkeypatch):
+    properties = SimpleNamespace(total_memory=16 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert store.limit_bytes(torch.device("cuda")) == int(0.05 * 16 * 2**30)
+    properties.total_memory = 80 * 2**30
+    assert store.limit_bytes(torch.device("cuda")) == store.limit_bytes(CPU) == 2**30
 
 
 def test_a_batch_always_fits():
