@@ -75,12 +75,12 @@ class Switch:
         """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples.
 
         Raises:
-            UserError: a callback changed the transforms of a data set that our loader was asked for, which does not use them.
+            UserError: a callback changed the transforms of the data set after our loader was taken, which does not use them.
         """
         loader = self.trainer.train_loader
         if isinstance(loader, ours.PictureLoader) and ours.is_custom(loader.dataset):
             raise UserError(
-                "data_pipeline=gpu does not use the data set's transforms, and a script changed them: leave data_pipeline out"
+                "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
             )
         if self.wait is None:
             return

@@ -68,8 +68,8 @@ class Gatherer:
         for group in _alike(decoded, lambda pair: pair[1].shape):
             for chunk in _chunks(group, RESIZED_BYTES // group[0][1].nbytes):
                 self._keep(chunk)
-        for index in missing:
-            self._asked.pop(index)
+        for index in wanted:  # also those that came into the store another way meanwhile
+            self._asked.pop(index, None)
         return {one.index: one.failure for one in fetched if one.failure}
 
     def close(self) -> None:

@@ -75,6 +75,9 @@ def test_what_the_user_asked_for_is_told_as_it_is_typed(folder: Path):
 def test_what_the_data_bring_along_is_a_reason_without_a_word_of_the_user(folder: Path):
     gray = data_set(folder, data={"channels": 1})
     assert obstacle(gray, arguments()) == Obstacle("pictures with 1 channels")
+    args = arguments()
+    args.quantize = 8
+    assert obstacle(data_set(folder), args) == Obstacle("quantize=8 calibrates with ultralytics' loader")
     outlined = data_set(folder)
     outlined.labels[0]["segments"] = [np.zeros((4, 2), np.float32)]
     assert obstacle(outlined, arguments()) == Obstacle("masks")

@@ -173,6 +173,7 @@ def test_each_picture_is_decoded_once_while_it_is_in_the_store(
     ours.bring([0, 1, 2, 1])
     ours.bring([2, 1])
     assert sorted(fetched) == [0, 1, 2]
+    assert not ours._asked
     ours.bring([3])  # in the place of 0
     ours.bring([0])
     assert sorted(fetched) == [0, 0, 1, 2, 3]
