@@ -95,9 +95,9 @@ class Settings:
     data_pipeline: str = setting(
         "auto",
         accepts="auto, gpu or cpu",
-        doc="Where images are decoded and augmented.",
+        doc="Where images are decoded and augmented. auto: on the CPU, with a word where training waits for data.",
         choices=("auto", "gpu", "cpu"),
-        later=True,
+        in_script=True,
     )
     compile: str = setting(
         "auto",

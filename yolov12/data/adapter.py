@@ -49,6 +49,9 @@ SEAMS: tuple[Seam, ...] = (
     Seam("data/augment.py", 2832, "ultralytics.data.augment.v8_transforms", "61e0ccbf8db7"),
     Seam("data/dataset.py", 327, "ultralytics.data.dataset.YOLODataset.build_transforms", "be1309198aa1"),
     Seam("data/dataset.py", 389, "ultralytics.data.dataset.YOLODataset.close_mosaic", "62c6ff1f2c2b"),
+    # And in loader/.
+    Seam("data/base.py", 252, "ultralytics.data.base.BaseDataset.load_image", "088d1a203d12"),
+    Seam("utils/patches.py", 22, "ultralytics.utils.patches.imread", "5f6a098f2c0e"),
     # What handover.ByValue wraps; it relies on this one allocating no shared memory.
     Seam("data/dataset.py", 433, "ultralytics.data.dataset.YOLODataset.collate_fn", "124bfcaa1739"),
 )

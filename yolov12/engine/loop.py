@@ -27,6 +27,7 @@ from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.memory_report import MemoryReport
+from yolov12.engine.pipeline import Switch
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
@@ -80,6 +81,7 @@ class Loop:
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
+        self.pipeline = Switch(trainer)
 
     def _recomputation(self) -> Recomputation | None:
         """None under torch.compile, which decides itself what to keep."""
@@ -188,13 +190,14 @@ class Loop:
             warnings.simplefilter("ignore")  # torch wants optimizer.step() before the first scheduler.step()
             t.scheduler.step()
         t._model_train()
-        if RANK != -1:
+        self.pipeline.at_epoch_start(self.mosaic_is_closed and bool(t.args.close_mosaic))
+        if hasattr(t.train_loader.sampler, "set_epoch"):
             t.train_loader.sampler.set_epoch(t.epoch)
         if not self.mosaic_is_closed and t.epoch >= t.epochs - t.args.close_mosaic:
             self.mosaic_is_closed = True
             t._close_dataloader_mosaic()
             t.train_loader.reset()
-        batches: Any = enumerate(t.train_loader)
+        batches: Any = enumerate(self.pipeline.watched(t.train_loader))
         if IS_FIRST:
             if t.loss_names:
                 LOGGER.info(t.progress_string())

@@ -23,7 +23,7 @@ from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, stri
 from yolov12 import precision, settings
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch, place
+from yolov12.engine import auto_batch, pipeline, place
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
@@ -46,6 +46,13 @@ SEAMS = (
         "ultralytics.models.yolo.detect.train.DetectionTrainer.auto_batch",
         "600d232e7616",
     ),
+    Seam(
+        "models/yolo/detect/train.py",
+        78,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.get_dataloader",
+        "981b10cf054f",
+    ),
+    Seam("engine/trainer.py", 1147, "ultralytics.engine.trainer.BaseTrainer._close_dataloader_mosaic", "ee5b6df05c41"),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
@@ -125,6 +132,21 @@ class YOLOv12Trainer(DetectionTrainer):
         if self.batch_size < 1:  # ultralytics asks only a process that trains alone (engine/trainer.py:451)
             self.args.batch = self.batch_size = self.auto_batch()
         super()._build_train_pipeline()
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """ultralytics' loader (models/yolo/detect/train.py:78), or ours for training where YOLOV12_DATA_PIPELINE asks for it."""
+
+        def upstreams() -> Any:
+            return super(YOLOv12Trainer, self).get_dataloader(dataset_path, batch_size, rank, mode)
+
+        return pipeline.train_loader(self, dataset_path, batch_size, upstreams) if mode == "train" else upstreams()
+
+    def _close_dataloader_mosaic(self) -> None:
+        super()._close_dataloader_mosaic()
+        if hasattr(
+            self.train_loader, "close_mosaic"
+        ):  # ours does not use the data set's transforms, which that changed
+            self.train_loader.close_mosaic()
 
     def _setup_ddp(self) -> None:
         """Join the other ranks: ours names a CPU group for votes, has a timeout in minutes, and works on the CPU."""

@@ -219,6 +219,22 @@ def test_augmentation_is_measured_on_both_sides(tmp_path):
     assert all(row[side][0] > 0 for row in content["rows"] for side in ("stock", "ours"))
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("side", ["stock", "ours"])
+def test_training_from_files_gives_images_a_second(tmp_path, global_settings, monkeypatch, side):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = harness.discover()["train_e2e"]
+    small = {"device": "cpu", "pictures": 8, "epochs": 2, "imgsz": 32, "batch_divisor": 64, "workers": 1}
+    asked = job("train_e2e", side, ("train_e2e_n_2cores",), tmp_path, **small)
+    program.prepare(asked.parameters, tmp_path)
+    before = os.sched_getaffinity(0)
+    measured = program.run_side(asked)
+    assert measured.values["train_e2e_n_2cores"] > 0
+    assert "1 further epochs" in measured.notes["train_e2e_n_2cores"]
+    assert measured.declared["cache"] is False
+    assert os.sched_getaffinity(0) == before
+
+
 @pytest.mark.parametrize("row", ["mem_half_n_b256", "fits_s_b256_16g"])
 def test_steps_under_a_limit_are_timed_and_their_plan_is_noted(tmp_path, global_settings, row):
     program = harness.discover()["memory"]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The loader on a GPU: what its decoders make of every kind of picture, and batches that cross between streams. Needs an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DistributedSampler
+
+from tests.unit.data.loader import stand_in, zoo
+from tests.unit.data.loader.test_gather import upstreams
+from yolov12.data.loader import decoders
+from yolov12.data.loader.gather import Gatherer
+from yolov12.data.loader.labels import Boxes
+from yolov12.data.loader.loader import PictureLoader
+from yolov12.data.loader.prepare import Preparer
+from yolov12.data.loader.recent import Recent
+from yolov12.data.loader.store import Store
+
+IMGSZ = 48
+CUDA = torch.device("cuda", 0)
+
+
+def decoder_called(name: str) -> decoders.Decoder:
+    if name == "nvjpeg":
+        return decoders.Nvjpeg(CUDA)
+    if importlib.util.find_spec("nvidia.dali") is None:
+        pytest.skip("NVIDIA DALI is not installed")
+    from yolov12.data.loader.dali import Dali
+
+    return Dali(CUDA)
+
+
+@pytest.mark.parametrize("name", ["nvjpeg", "dali"])
+def test_every_kind_of_picture_is_loaded_as_ultralytics_loads_it(name: str, tmp_path: Path) -> None:
+    files = zoo.write(tmp_path, zoo.USABLE)
+    gatherer = Gatherer(files, IMGSZ, Store(len(files), IMGSZ, CUDA), threads=2, decoder=decoder_called(name))
+    try:
+        assert gatherer.bring(range(len(files))) == {}
+    finally:
+        gatherer.close()
+    for index, file in enumerate(files):
+        expected, original = upstreams(file)
+        found = gatherer.store[index].cpu().numpy()
+        assert found.shape == expected.shape, file
+        assert gatherer.original[index] == original, file
+        difference = np.abs(found.astype(int) - expected.astype(int))
+        # Decoders differ in how they upsample colour and round the transform; these pictures are smooth.
+        assert difference.mean() <= 1.5, f"{file}: mean {difference.mean():.2f}, max {difference.max()} grey levels"
+
+
+@pytest.mark.parametrize("name", ["nvjpeg", "dali"])
+def test_a_file_that_the_decoder_refuses_goes_through_opencv(name: str, tmp_path: Path) -> None:
+    files = zoo.write(tmp_path, {f"{number}.jpg": zoo.USABLE["photo.jpg"] for number in range(4)})
+    data = Path(files[2]).read_bytes()
+    Path(files[2]).write_bytes(data[: data.index(b"\xff\xda")] + b"\xff\xd9")  # a header, and no pixels
+    gatherer = Gatherer(files, IMGSZ, Store(4, IMGSZ, CUDA), threads=2, decoder=decoder_called(name))
+    try:
+        failed = gatherer.bring(range(4))
+    finally:
+        gatherer.close()
+    assert set(failed) <= {2}
+    assert all(index in gatherer.store for index in (0, 1, 3))
+
+
+@pytest.fixture
+def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureLoader]:
+    """Sixteen grey JPEGs, picture i of brightness 10 * i, in batches of four, with places for six."""
+    from PIL import Image
+
+    monkeypatch.setitem(sys.modules, "yolov12.data.augment", stand_in)
+    files = []
+    for number in range(16):
+        stream = io.BytesIO()
+        Image.new("RGB", (IMGSZ, IMGSZ), (10 * number,) * 3).save(stream, "JPEG", quality=100)
+        files.append(str(tmp_path / f"{number}.jpg"))
+        Path(files[-1]).write_bytes(stream.getvalue())
+    labels = [{"cls": np.array([[n]], np.float32), "bboxes": np.array([[0.5, 0.5, 0.5, 0.5]])} for n in range(16)]
+    decoder, _ = decoders.choose(CUDA)
+    gatherer = Gatherer(files, IMGSZ, Store(6, IMGSZ, CUDA), threads=2, decoder=decoder)
+    hyperparameters = stand_in.Hyperparameters.of(SimpleNamespace(mosaic=1.0), IMGSZ)
+    preparer = Preparer(gatherer, Boxes(labels), Recent(6), hyperparameters, seed=0, rank=0)
+    sampler = DistributedSampler(files, 1, 0)  # type: ignore[arg-type, var-annotated]
+    made = PictureLoader(SimpleNamespace(labels=labels), preparer, sampler, 4, 2)
+    yield made
+    made.close()
+
+
+def test_batches_cross_to_the_consumers_stream_whole(loader: PictureLoader) -> None:
+    """The consumer is slow and frees its batches at once, so that memory would be given away too early if anyone did."""
+    busy = torch.randn(2048, 2048, device=CUDA)
+    for epoch in range(5):
+        loader.sampler.set_epoch(epoch)
+        means, expected = [], []
+        for batch in loader:
+            for _ in range(20):
+                busy = torch.tanh(busy @ busy)
+            means.append(batch["img"].float().mean((1, 2, 3)))
+            expected += batch["cls"][:, 0].tolist()
+            assert batch["cls"].is_pinned()
+            del batch
+        found = (torch.cat(means).cpu() / 10).round().tolist()
+        assert found == expected

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which loader feeds the training, and when `auto` changes over."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from yolov12 import settings
+from yolov12.data import loader as ours
+from yolov12.distributed.world import World
+from yolov12.engine import pipeline
+from yolov12.errors import UserError
+
+
+class Loader:
+    """Notes what is done to it."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        self.dataset, self.batch_size = SimpleNamespace(labels=[]), batch_size
+        self.done: list[str] = []
+
+    def close(self) -> None:
+        self.done.append("closed")
+
+    def close_mosaic(self) -> None:
+        self.done.append("mosaic closed")
+
+
+class Trainer(SimpleNamespace):
+    def build_dataset(self, path: str, mode: str, batch: int) -> Any:
+        assert self.args.cache is False, "ultralytics would build its own cache"
+        return SimpleNamespace(path=path)
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    monkeypatch.setattr(pipeline, "AUTO_CHANGES_OVER", True)
+    monkeypatch.setattr(ours, "obstacle", lambda dataset, args: None)
+    monkeypatch.setattr(ours, "build", lambda dataset, args, batch, *rest: Loader(batch))
+    return Trainer(
+        device=torch.device("cuda"),
+        args=SimpleNamespace(cache="ram", close_mosaic=10),
+        train_loader=Loader(),
+        vote_group=None,
+        world=World(),
+        epoch=3,
+    )
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("YOLOV12_DATA_PIPELINE", value)
+
+
+def made(trainer: Any) -> Any:
+    return pipeline.train_loader(trainer, "images", 4, lambda: "ultralytics' loader")
+
+
+@pytest.mark.parametrize("value", ["cpu", "auto"])
+def test_training_begins_with_ultralytics_loader(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, value: str):
+    asked(monkeypatch, value)
+    assert made(trainer) == "ultralytics' loader"
+
+
+@pytest.mark.parametrize(("device", "where"), [("cuda", "on the GPU"), ("cpu", "the same tensor code on cpu")])
+def test_ours_is_taken_where_it_is_asked_for(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str, where: str
+):
+    asked(monkeypatch, "gpu")
+    trainer.device, trainer.args.cache = torch.device(device), False
+    assert isinstance(made(trainer), Loader)
+    assert where in capsys.readouterr().err
+
+
+def test_a_cache_that_is_asked_for_lies_in_the_cache_folder(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "gpu")
+    folders = []
+    monkeypatch.setattr(ours, "build", lambda *arguments: folders.append(arguments[-1]))
+    made(trainer)
+    trainer.args.cache = False
+    made(trainer)
+    assert folders == [settings.cache_dir() / "pictures", None]
+
+
+def test_what_the_data_rule_out_falls_back_with_a_reason(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked(monkeypatch, "gpu")
+    monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("albumentations is installed"))
+    assert made(trainer) == "ultralytics' loader"
+    assert "data pipeline: gpu -> cpu: albumentations is installed" in capsys.readouterr().err
+
+
+def test_two_wishes_that_contradict_each_other_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "gpu")
+    monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("several shapes", "rect=True"))
+    with pytest.raises(UserError, match=r"data_pipeline=gpu and rect=True contradict each other \(several shapes\)"):
+        made(trainer)
+
+
+def with_share(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, share: float | None) -> pipeline.Switch:
+    asked(monkeypatch, "auto")
+    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    assert switch.wait is not None
+    switch.wait.steps = 50
+    monkeypatch.setattr(switch.wait, "share", lambda: share)
+    return switch
+
+
+def test_auto_changes_over_once_the_loop_waits_for_data(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = trainer.train_loader
+    switch = with_share(trainer, monkeypatch, 0.4)
+    switch.at_epoch_start(mosaic_is_closed=False)
+    assert trainer.train_loader is not before
+    assert (before.done, trainer.train_loader.done) == (["closed"], [])
+    said = capsys.readouterr().err
+    assert "data pipeline: cpu -> gpu from epoch 4 on (auto: 40% of the time of 50 steps was spent waiting" in said
+    batches = [1, 2]
+    assert switch.watched(batches) is batches  # it is decided
+
+
+def test_before_a_record_shows_the_loader_on_a_gpu_auto_only_says_that_it_would_pay(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(pipeline, "AUTO_CHANGES_OVER", False)
+    before = trainer.train_loader
+    with_share(trainer, monkeypatch, 0.4).at_epoch_start(mosaic_is_closed=False)
+    assert trainer.train_loader is before
+    assert "stays cpu (auto: 40% of the time of 50 steps was spent waiting for data); data_pipeline=gpu" in (
+        capsys.readouterr().err
+    )
+
+
+def test_after_mosaic_was_closed_it_stays_closed(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    with_share(trainer, monkeypatch, 0.4).at_epoch_start(mosaic_is_closed=True)
+    assert trainer.train_loader.done == ["mosaic closed"]
+
+
+def test_auto_stays_where_data_are_no_hindrance(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = trainer.train_loader
+    with_share(trainer, monkeypatch, 0.02).at_epoch_start(mosaic_is_closed=False)
+    assert trainer.train_loader is before
+    assert "data pipeline: stays cpu (auto: 2% of the time" in capsys.readouterr().err
+
+
+def test_auto_waits_until_it_has_seen_enough(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    switch = with_share(trainer, monkeypatch, None)
+    switch.at_epoch_start(mosaic_is_closed=False)
+    assert switch.wait is not None
+    assert list(switch.watched([7])) == [7]
+
+
+def test_the_rank_that_waits_most_decides_for_all(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pipeline, "from_all", lambda share, group: [share, None, 0.5])
+    with_share(trainer, monkeypatch, 0.01).at_epoch_start(mosaic_is_closed=False)
+    assert isinstance(trainer.train_loader, Loader)
+    assert trainer.train_loader.done == []
+
+
+def test_auto_stays_where_a_callback_changed_the_transforms_meanwhile(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = trainer.train_loader
+    switch = with_share(trainer, monkeypatch, 0.4)
+    monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("changed by a script"))
+    switch.at_epoch_start(mosaic_is_closed=False)
+    assert trainer.train_loader is before
+    assert "stays cpu (auto: changed by a script), although 40%" in capsys.readouterr().err
+
+
+def test_transforms_that_our_loader_would_leave_out_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "gpu")
+    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    monkeypatch.setattr(ours, "PictureLoader", Loader)
+    monkeypatch.setattr(ours, "is_custom", lambda dataset: False)
+    switch.at_epoch_start(mosaic_is_closed=False)
+    monkeypatch.setattr(ours, "is_custom", lambda dataset: True)
+    with pytest.raises(UserError, match=r"a script changed the data set's transforms.*: type data_pipeline=cpu"):
+        switch.at_epoch_start(mosaic_is_closed=False)
+
+
+@pytest.mark.parametrize("why", ["no GPU", "an obstacle"])
+def test_auto_says_why_it_never_will(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+):
+    asked(monkeypatch, "auto")
+    if why == "no GPU":
+        trainer.device = torch.device("cpu")
+    else:
+        monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("an obstacle"))
+    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    assert switch.wait is None
+    assert f"{why}" in capsys.readouterr().err
+    before = trainer.train_loader
+    switch.at_epoch_start(mosaic_is_closed=False)
+    assert trainer.train_loader is before

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A loader in one process: threads read, the GPU decodes where it can, and batches are augmented as tensors, ahead of the training loop.
+
+`build.obstacle` says whether a data set can go through it, `build.build` makes it. The augmentation itself is yolov12.data.augment.
+"""
+
+from __future__ import annotations
+
+from yolov12.data.loader.build import Obstacle, Ranks, build, is_custom, obstacle
+from yolov12.data.loader.loader import PictureLoader
+
+__all__ = ["Obstacle", "PictureLoader", "Ranks", "build", "is_custom", "obstacle"]

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Our loader for one of ultralytics' data sets, or the reason why that set must go through ultralytics' own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DistributedSampler
+
+from yolov12.data.loader import cachefile, decoders, store
+from yolov12.data.loader.fetch import on_the_cpu
+from yolov12.data.loader.gather import Gatherer
+from yolov12.data.loader.labels import Boxes
+from yolov12.data.loader.loader import PictureLoader
+from yolov12.data.loader.prepare import Preparer
+from yolov12.data.loader.recent import Recent
+from yolov12.data.loader.resize import fitted
+from yolov12.log import say
+
+USUAL_STEPS = ("Compose", "MixUp", "CutMix", "Albumentations", "RandomHSV", "RandomFlip", "RandomFlip", "Format")
+"""What ultralytics' training transforms consist of (data/augment.py:2832, data/dataset.py:315)."""
+
+
+class Obstacle(NamedTuple):
+    """Why our loader can not stand in for ultralytics'."""
+
+    reason: str
+    typed: str = ""
+    """The argument of the user that asks for it, as it is typed; then the two contradict each other."""
+
+
+class Ranks(NamedTuple):
+    """This process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    local_size: int = 1
+    """Those on this machine."""
+
+
+def obstacle(dataset: Any, args: Any) -> Obstacle | None:
+    """Why batches of this training set must come from ultralytics' own loader; None if they need not."""
+    from ultralytics.data.dataset import YOLODataset
+
+    from yolov12.data.augment import why_not
+
+    if type(dataset) is not YOLODataset:
+        return Obstacle(f"the data set is a {type(dataset).__name__}, which loads its pictures in its own way")
+    if dataset.rect:
+        return Obstacle("rect=True makes batches of several shapes", "rect=True")
+    if dataset.channels != 3:
+        return Obstacle(f"pictures with {dataset.channels} channels")
+    if getattr(args, "augmentations", None):
+        return Obstacle("augmentations= names transforms that work on one picture at a time", "augmentations=")
+    if getattr(args, "quantize", None) == 8:
+        return Obstacle("quantize=8 calibrates with ultralytics' loader")
+    has_segments = any(len(label.get("segments", ())) for label in dataset.labels)
+    reason = why_not(args, args.task, has_segments, is_custom(dataset))
+    return None if reason is None else Obstacle(reason)
+
+
+def is_custom(dataset: Any) -> bool:
+    """Whether its transforms are not those that ultralytics builds, or have the further ones that it adds where albumentations is installed."""
+    steps = getattr(dataset.transforms, "transforms", [])
+    if tuple(type(step).__name__ for step in steps) != USUAL_STEPS:
+        return True
+    return any(type(step).__name__ == "Albumentations" and step.transform is not None for step in steps)
+
+
+def build(
+    dataset: Any, args: Any, batch: int, ranks: Ranks, device: torch.device, cache_folder: Path | None
+) -> PictureLoader:
+    """Our loader for a training set without an obstacle. Every rank must call it.
+
+    Args:
+        dataset: ultralytics', built with cache=False.
+        args: ultralytics' arguments of the run.
+        batch: images of a batch of this rank.
+        ranks: this process among the others.
+        device: where pictures are decoded, if it can, and augmented.
+        cache_folder: for the file of decoded pictures; None keeps none.
+    """
+    from yolov12.data.augment import Hyperparameters
+
+    count, imgsz = len(dataset), int(dataset.imgsz)
+    batch = min(batch, count)
+    threads = max(min((os.cpu_count() or 1) // ranks.local_size, int(args.workers)), 1)
+    cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
+    decoder, words = decoders.choose(device)
+    places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))
+    say(
+        f"loader: reading threads: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
+        f"({places * 3 * imgsz**2 / 2**30:.2f} GiB)"
+    )
+    gatherer = Gatherer(dataset.im_files, imgsz, store.Store(places, imgsz, device), threads, decoder, cache)
+    preparer = Preparer(
+        gatherer,
+        Boxes(dataset.labels),
+        Recent(recent),
+        Hyperparameters.of(args, imgsz),
+        seed=int(args.seed),
+        rank=ranks.rank,
+    )
+    sampler: DistributedSampler[Any] = DistributedSampler(
+        dataset, ranks.size, ranks.rank, shuffle=True, seed=int(args.seed)
+    )
+    # As ultralytics decides it (data/build.py:386).
+    drop_last = bool(args.compile) and len(sampler) > batch > 0 and len(sampler) % batch != 0
+    return PictureLoader(dataset, preparer, sampler, batch, threads, drop_last)
+
+
+def _cache(dataset: Any, imgsz: int, threads: int, folder: Path) -> cachefile.CacheFile | None:
+    """The cache of decoded pictures, made now if need be; a line says where it is, or why there is none."""
+    sizes = [fitted(label["shape"][0], label["shape"][1], imgsz) for label in dataset.labels]
+    needed = sum(3 * height * width for height, width in sizes)
+
+    def decode_all(keep: cachefile.Keep) -> None:
+        say(f"picture cache: decoding {len(sizes)} pictures ({needed / 2**30:.2f} GiB)")
+        _decode_all(dataset.im_files, imgsz, threads, keep)
+
+    cache, words = cachefile.opened(folder, dataset.im_files, imgsz, needed, decode_all)
+    say(
+        f"picture cache: {words}" if cache else f"picture cache: none: {words}; pictures are decoded as they are needed"
+    )
+    return cache
+
+
+def _decode_all(files: Sequence[str], imgsz: int, threads: int, keep: cachefile.Keep) -> None:
+    """By the plain path, a few pictures ahead of the disk."""
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(files), 64 * threads):
+            part = range(start, min(start + 64 * threads, len(files)))
+            for one in pool.map(lambda index: on_the_cpu(index, files[index], imgsz, ""), part):
+                if one.image is not None:
+                    keep(one.index, one.image, one.original)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From indices to decoded pictures in the store: read by threads, decoded on the GPU where it may be, each picture at most once."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolov12.data.loader import decoders
+from yolov12.data.loader.cachefile import CacheFile
+from yolov12.data.loader.fetch import Fetched, fetch, on_the_cpu
+from yolov12.data.loader.resize import fit_tensor, upright
+from yolov12.data.loader.store import Store
+
+T = TypeVar("T")
+
+DECODED_BYTES = 256 * 2**20
+"""Of pictures in their full size that one call of a GPU decoder makes; a batch of photos from a phone would take gigabytes."""
+RESIZED_BYTES = 32 * 2**20
+"""Of pictures in their full size that are resized together, which takes five times as much."""
+
+
+class Gatherer:
+    """Brings pictures into a store. `ask` may run ahead of `bring`; only one thread may call them."""
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        imgsz: int,
+        store: Store,
+        threads: int,
+        decoder: decoders.Decoder | None = None,
+        cache: CacheFile | None = None,
+    ) -> None:
+        """`files` are the pictures' paths by index; without a `decoder` the threads decode."""
+        self.files, self.imgsz, self.store, self.decoder, self.cache = files, imgsz, store, decoder, cache
+        self.on_cpu: Counter[str] = Counter()
+        """Pictures that the plain path decoded although there is a GPU decoder, by reason."""
+        self.original: dict[int, tuple[int, int]] = {}
+        """(height, width) before resizing of all pictures that were decoded so far."""
+        self._refused: set[int] = set()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="yolov12-read")
+        self._asked: dict[int, Future[Fetched]] = {}
+
+    def ask(self, indices: Iterable[int]) -> None:
+        """Let the threads begin with these, as far as they are not there."""
+        for index in indices:
+            if index not in self.store and index not in self._asked:
+                on_gpu = self.decoder is not None and index not in self._refused
+                self._asked[index] = self._pool.submit(fetch, index, self.files[index], self.imgsz, on_gpu, self.cache)
+
+    def bring(self, indices: Sequence[int]) -> dict[int, str]:
+        """Have all of these in the store, as those that were used last; the reasons for those that can not be read, by index."""
+        wanted = list(dict.fromkeys(indices))
+        self.store.touch([index for index in wanted if index in self.store])
+        missing = [index for index in wanted if index not in self.store]
+        self.ask(missing)
+        fetched = [self._asked[index].result() for index in missing]
+        fetched += self._decode_on_gpu([one for one in fetched if one.encoded])
+        decoded = [(one, one.image) for one in fetched if one.image is not None]
+        for group in _alike(decoded, lambda pair: pair[1].shape):
+            for chunk in _chunks(group, RESIZED_BYTES // group[0][1].nbytes):
+                self._keep(chunk)
+        for index in wanted:  # also those that came into the store another way meanwhile
+            self._asked.pop(index, None)
+        return {one.index: one.failure for one in fetched if one.failure}
+
+    def close(self) -> None:
+        """End the threads; what they have not begun is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._asked.clear()
+
+    def _keep(self, decoded: Sequence[tuple[Fetched, np.ndarray]]) -> None:
+        """Put pictures of one size, which lie in host memory, into the store."""
+        shape = (len(decoded), *decoded[0][1].shape)
+        stack = torch.empty(shape, dtype=torch.uint8, pin_memory=self.store.block.is_cuda)
+        np.stack([image for _, image in decoded], out=stack.numpy())
+        self.store.put([one.index for one, _ in decoded], stack)
+        for one, _ in decoded:
+            self.original[one.index] = one.original
+            if one.on_cpu:
+                self.on_cpu[one.on_cpu] += 1
+
+    def _decode_on_gpu(self, encoded: Sequence[Fetched]) -> list[Fetched]:
+        """Decode these into the store; those that the decoder refuses come back from the plain path, decoded or with a failure."""
+        refused: list[Future[Fetched]] = []
+        for part in _up_to(encoded, DECODED_BYTES):
+            images, reasons = decoders.decode(self.decoder, [one.encoded for one in part])  # type: ignore[arg-type]
+            pairs = [(one, image) for one, image in zip(part, images, strict=True) if image is not None]
+            for group in _alike(pairs, lambda pair: (pair[1].shape, pair[0].header.orientation)):
+                for chunk in _chunks(group, RESIZED_BYTES // group[0][1].numel()):
+                    self._keep_on_gpu(chunk)
+            for place in reasons:
+                one = part[place]
+                self._refused.add(one.index)
+                why = "the GPU decoder refused it"
+                refused.append(self._pool.submit(on_the_cpu, one.index, self.files[one.index], self.imgsz, why))
+        return [future.result() for future in refused]
+
+    def _keep_on_gpu(self, pairs: Sequence[tuple[Fetched, Tensor]]) -> None:
+        stack = upright(torch.stack([image for _, image in pairs]), pairs[0][0].header.orientation)  # type: ignore[union-attr]
+        blue_first = fit_tensor(stack, self.imgsz).flip(1).permute(0, 2, 3, 1)
+        self.store.put([one.index for one, _ in pairs], blue_first)
+        for one, _ in pairs:
+            self.original[one.index] = (stack.shape[-2], stack.shape[-1])
+
+
+def _alike(items: Iterable[T], trait: Any) -> list[list[T]]:
+    """The items in groups with the same trait."""
+    groups: dict[Any, list[T]] = defaultdict(list)
+    for item in items:
+        groups[trait(item)].append(item)
+    return list(groups.values())
+
+
+def _chunks(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, max(most, 1))):
+        yield chunk
+
+
+def _up_to(encoded: Sequence[Fetched], limit_bytes: int) -> Iterator[list[Fetched]]:
+    """The files in parts whose pictures take up to `limit_bytes`, or single ones that take more."""
+    part: list[Fetched] = []
+    size = 0
+    for one in encoded:
+        assert one.header is not None
+        more = 3 * one.header.height * one.header.width
+        if part and size + more > limit_bytes:
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += more
+    if part:
+        yield part

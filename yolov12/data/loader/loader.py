@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The loader that a trainer iterates over: ultralytics' contract (engine/trainer.py:301-340 and 500-520), batches made ahead in a thread.
+
+On a GPU that thread works on a stream of its own; a batch is handed over with an event, and the consumer's stream, not the consumer, waits for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from yolov12.data.loader.ahead import Ahead
+from yolov12.data.loader.prepare import Place, Preparer
+from yolov12.log import say_once, warn
+
+T = TypeVar("T")
+
+BATCHES_AHEAD = 2
+"""Finished ones on the device; each takes 3 x imgsz x imgsz bytes an image."""
+READ_AHEAD = 2
+"""Batches whose pictures the threads read while an earlier one is made."""
+GHOST = "ghost"
+"""A key of a batch whose one image is there only so that its rank takes part; a plan says which."""
+OUT_OF_MEMORY_WAITS_S = (0.0, 0.5, 2.0)
+"""Before each further try of a batch for which the GPU has no memory at this moment: the training step uses most of it, and gives back."""
+
+
+class Finished(NamedTuple):
+    """A batch on its way to the consumer."""
+
+    batch: dict[str, Any]
+    ready: torch.cuda.Event | None
+    """On a GPU: when its pixels are there."""
+
+
+class PictureLoader:
+    """Iterating gives one epoch of this rank's batches; the order is the sampler's."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        preparer: Preparer,
+        sampler: Any,
+        batch_size: int,
+        num_workers: int,
+        drop_last: bool = False,
+    ) -> None:
+        """As attributes, what a trainer reads from ultralytics' loaders.
+
+        Args:
+            dataset: ultralytics', for its labels and names.
+            preparer: makes the batches.
+            sampler: gives the indices of an epoch; if it has `set_epoch`, also `epoch`, from which the random choices follow. If it has a
+                `plan`, that cuts the epoch into batches (`plan.shares(epoch)`, `plan.batches(seen)`), else they are cut here, all of one size.
+            batch_size: images of a batch of this rank.
+            num_workers: reading threads, to tell.
+            drop_last: whether a last batch that is not full is left out.
+        """
+        self.dataset, self.preparer, self.sampler = dataset, preparer, sampler
+        self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
+        self._device = preparer.gatherer.store.block.device
+        self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        if self._stream is not None:
+            # The store's memory may have belonged to something that the current stream still works on, and is given back while ours does.
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            preparer.gatherer.store.block.record_stream(self._stream)
+        self._first_batch = 0
+        self._at: Place | None = None
+        self._running: Ahead[Finished] | None = None
+        atexit.register(self.close)  # a thread that is in the middle of a kernel launch when Python ends can crash it
+
+    @property
+    def order(self) -> Any:
+        """The sampler, by the name under which a resumed run asks for its plan."""
+        return self.sampler
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        if hasattr(self.sampler, "plan"):
+            return self.sampler.plan.batches()
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        return whole + bool(rest and not self.drop_last)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Start an epoch; one that is still running is ended."""
+        self.reset()
+        running = self._running = Ahead(self._epoch(), BATCHES_AHEAD - 1, self._doing)
+        try:
+            for finished in running:
+                yield self._received(finished)
+        finally:
+            running.close()
+        self._report()
+
+    def set_epoch(self, epoch: int, seen: int = 0) -> None:
+        """Let the next iteration give what is left of `epoch` after `seen` samples of all ranks; only a plan knows what `seen` means."""
+        self.reset()
+        self.sampler.set_epoch(epoch)
+        self.start_at(len(self) - self.sampler.plan.batches(seen) if seen else 0)
+
+    def start_at(self, batch: int) -> None:
+        """Let the next epoch begin with this batch, counted from 0, as if those before it had been taken."""
+        self._first_batch = batch
+
+    def close_mosaic(self) -> None:
+        """From the next epoch on, leave out mosaic, mixup, cutmix and copy-paste."""
+        self.preparer.hyperparameters = self.preparer.hyperparameters.without_mosaic()
+
+    def reset(self) -> None:
+        """End an epoch that is running; the next one takes what was changed in the meantime."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def close(self) -> None:
+        """End all threads. Calling it again does nothing; the loader can not be iterated over afterwards."""
+        self.reset()
+        self.preparer.gatherer.close()
+        atexit.unregister(self.close)
+
+    def _epoch(self) -> Iterator[Finished]:
+        """Runs in the thread."""
+        epoch, first, self._first_batch = int(getattr(self.sampler, "epoch", 0)), self._first_batch, 0
+        batches = self._batches(epoch)
+        with self._on_stream():
+            self._patiently(lambda: self.preparer.begin_epoch(list(chain(*batches[:first]))))
+            for number in range(first, len(batches)):
+                for soon in batches[number : number + READ_AHEAD]:
+                    self.preparer.gatherer.ask(soon)
+                self._at = Place(epoch, number)
+                yield self._finished(self._at, batches[number])
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        if hasattr(self.sampler, "plan"):
+            return list(self.sampler.plan.shares(epoch))
+        order, size = [int(index) for index in self.sampler], self.batch_size
+        return [order[number * size : (number + 1) * size] for number in range(len(self))]
+
+    def _finished(self, place: Place, indices: list[int]) -> Finished:
+        batch = self._patiently(lambda: self.preparer.make(place, indices))
+        if getattr(indices, "is_ghost", False):
+            batch[GHOST] = True
+        if self._stream is None:
+            return Finished(batch, None)
+        ready = torch.cuda.Event()
+        ready.record(self._stream)
+        return Finished(batch, ready)
+
+    def _received(self, finished: Finished) -> dict[str, Any]:
+        """In the consumer's thread: its stream waits for the pixels, and their memory is not given away before its kernels are through."""
+        if finished.ready is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(finished.ready)
+            for value in finished.batch.values():
+                if isinstance(value, Tensor) and value.is_cuda:
+                    value.record_stream(current)
+        return finished.batch
+
+    def _on_stream(self) -> Any:
+        # Entering it makes its device the thread's current one too.
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _patiently(self, run: Callable[[], T]) -> T:
+        """`run()`, a few times if the GPU has no memory for it; it may be repeated as a whole."""
+        for wait_s in OUT_OF_MEMORY_WAITS_S:
+            try:
+                return run()
+            except torch.OutOfMemoryError as error:
+                warn(f"loader: out of memory ({str(error).splitlines()[0][:200]}); tried again in {wait_s:g} s")
+            torch.cuda.empty_cache()
+            time.sleep(wait_s)
+        return run()
+
+    def _doing(self) -> str:
+        at = self._at
+        return (
+            "it has not begun"
+            if at is None
+            else f"it is at batch {at.number + 1} of {len(self)} of epoch {at.epoch + 1}"
+        )
+
+    def _report(self) -> None:
+        """After an epoch: what did not go the usual way, once for each state of affairs."""
+        if on_cpu := self.preparer.gatherer.on_cpu:
+            kinds = ", ".join(f"{count} x {why}" for why, count in on_cpu.most_common())
+            say_once(f"loader on CPU {sorted(on_cpu)}", f"loader: decoded by OpenCV instead of the GPU: {kinds}")
+        if self.preparer.unreadable:
+            count = len(self.preparer.unreadable)
+            warn(
+                f"loader: {count} picture(s) can not be read so far; others stood in for them in {self.preparer.replaced} samples"
+            )

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which loader feeds the training: ultralytics', ours, or first the one and then the other (YOLOV12_DATA_PIPELINE)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ultralytics.utils import LOCAL_RANK
+from ultralytics.utils.torch_utils import torch_distributed_zero_first
+
+from yolov12 import settings
+from yolov12.data import loader as ours
+from yolov12.distributed.world import from_all
+from yolov12.engine.data_wait import DataWait
+from yolov12.errors import UserError
+from yolov12.log import say
+from yolov12.seams import replaced
+
+if TYPE_CHECKING:
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+AUTO_CHANGES_OVER = False
+"""Whether `auto` may choose our loader by itself, or only says when it would. To be set once a record shows the loader on a GPU."""
+WAIT_BOUND = 0.10
+"""The part of the steps' time at the loader above which `auto` changes over. Provisional: no record says yet where changing over begins to pay."""
+
+
+def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Callable[[], Any]) -> Any:
+    """The loader that training begins with. All ranks must call it.
+
+    Args:
+        trainer: whose run it is.
+        path: of the training pictures.
+        batch: images of a batch of this rank.
+        upstreams: makes ultralytics' loader.
+
+    Raises:
+        UserError: the user asked for ours, and with another argument for what it can not do.
+    """
+    if settings.current().data_pipeline != "gpu":
+        return upstreams()
+    with torch_distributed_zero_first(LOCAL_RANK), replaced(trainer.args, cache=False):
+        dataset = trainer.build_dataset(path, "train", batch)
+    if (obstacle := ours.obstacle(dataset, trainer.args)) is None:
+        where = "on the GPU" if trainer.device.type == "cuda" else f"the same tensor code on {trainer.device.type}"
+        say(f"data pipeline: gpu (asked for): pictures are augmented as tensors, {where}")
+        return _ours_for(trainer, dataset, batch)
+    if obstacle.typed:
+        raise UserError(
+            f"data_pipeline=gpu and {obstacle.typed} contradict each other ({obstacle.reason}): leave one of them out"
+        )
+    say(f"data pipeline: gpu -> cpu: {obstacle.reason}")
+    return upstreams()
+
+
+class Switch:
+    """With `auto`: changes over to our loader at the start of an epoch, or says that it would pay, once the loop was seen to wait for ultralytics'."""
+
+    def __init__(self, trainer: YOLOv12Trainer) -> None:
+        self.trainer = trainer
+        self.wait: DataWait | None = None
+        """None where nothing is to be decided, or it is decided."""
+        if settings.current().data_pipeline == "auto":
+            reason = self._why_not()
+            self.wait = DataWait() if reason is None else None
+            reason = (
+                reason or f"auto: until the loop is seen to wait for data for more than {WAIT_BOUND:.0%} of its time"
+            )
+            say(f"data pipeline: cpu ({reason})")
+
+    def watched(self, batches: Iterable[Any]) -> Iterable[Any]:
+        """The same batches, with an eye on the clock if something is to be decided."""
+        return batches if self.wait is None else self.wait.watched(batches)
+
+    def at_epoch_start(self, mosaic_is_closed: bool) -> None:
+        """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples.
+
+        Raises:
+            UserError: a callback changed the transforms of the data set after our loader was taken, which does not use them.
+        """
+        loader = self.trainer.train_loader
+        if isinstance(loader, ours.PictureLoader) and ours.is_custom(loader.dataset):
+            raise UserError(
+                "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
+            )
+        if self.wait is None:
+            return
+        shares = [share for share in from_all(self.wait.share(), self.trainer.vote_group) if share is not None]
+        if not shares:  # no rank has seen enough steps
+            return
+        seen = f"{max(shares):.0%} of the time of {self.wait.steps} steps was spent waiting for data"
+        self.wait = None
+        if max(shares) <= WAIT_BOUND:
+            say(f"data pipeline: stays cpu (auto: {seen})")
+            return
+        if reason := self._why_not():  # a callback may have changed the transforms since
+            say(f"data pipeline: stays cpu ({reason}), although {seen}")
+            return
+        if not AUTO_CHANGES_OVER:
+            say(
+                f"data pipeline: stays cpu (auto: {seen}); data_pipeline=gpu decodes and augments on the GPU. "
+                "It was not run on one yet, so auto does not choose it"
+            )
+            return
+        t = self.trainer
+        say(f"data pipeline: cpu -> gpu from epoch {t.epoch + 1} on (auto: {seen}, bound {WAIT_BOUND:.0%})")
+        before = t.train_loader
+        t.train_loader = _ours_for(t, before.dataset, before.batch_size)
+        if mosaic_is_closed:
+            t.train_loader.close_mosaic()
+        before.close()
+
+    def _why_not(self) -> str | None:
+        if self.trainer.device.type != "cuda":
+            return f"auto: there is no GPU, only {self.trainer.device.type}"
+        obstacle = ours.obstacle(self.trainer.train_loader.dataset, self.trainer.args)
+        return None if obstacle is None else f"auto: {obstacle.reason}"
+
+
+def _ours_for(trainer: YOLOv12Trainer, dataset: Any, batch: int) -> ours.PictureLoader:
+    world = trainer.world
+    ranks = ours.Ranks(world.rank, world.size, world.local_size)
+    folder = settings.cache_dir() / "pictures" if trainer.args.cache else None
+    return ours.build(dataset, trainer.args, batch, ranks, trainer.device, folder)
