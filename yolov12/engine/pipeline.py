@@ -55,7 +55,7 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
 
 
 class Switch:
-    """With `auto`: changes over to our loader at the start of an epoch, or says that it would pay, once the loop was seen to wait for ultralytics'."""
+    """With `auto`: once the loop was seen to wait for ultralytics' loader, changes over to ours at an epoch's start, or says that it would pay."""
 
     def __init__(self, trainer: YOLOv12Trainer) -> None:
         self.trainer = trainer
