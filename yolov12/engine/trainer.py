@@ -21,8 +21,11 @@ from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
 from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
 
 from yolov12 import precision, settings
+from yolov12.data.adapter import in_order
+from yolov12.data.order import Plan
 from yolov12.distributed import devices, world
 from yolov12.distributed.reduce import broadcast_from_first
+from yolov12.distributed.world import World
 from yolov12.engine import auto_batch
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
@@ -38,6 +41,12 @@ SEAMS = (
     Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "87a635e3bfc4"),
     Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "aecd0c111afe"),
     Seam("engine/trainer.py", 236, "ultralytics.engine.trainer.BaseTrainer.train", "b7f76d34d85c"),
+    Seam(
+        "models/yolo/detect/train.py",
+        78,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.get_dataloader",
+        "981b10cf054f",
+    ),
     Seam("utils/dist.py", 116, "ultralytics.utils.dist.generate_ddp_command", "041c918eecd6"),
     Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
     Seam("engine/trainer.py", 301, "ultralytics.engine.trainer.BaseTrainer._build_train_pipeline", "07afcc0627f2"),
@@ -106,6 +115,22 @@ class YOLOv12Trainer(DetectionTrainer):
     def auto_batch(self) -> int:
         """The batch for `batch=-1` or a share of the GPU's memory; stands in for ultralytics' (models/yolo/detect/train.py:245)."""
         return auto_batch.batch_of(self, measured_by_upstream=super().auto_batch)
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """As ultralytics' (models/yolo/detect/train.py:78); training samples come in the order of data/order.py."""
+        if mode != "train":
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        here = World() if rank == -1 else self.world
+        if here.size > 1 and self.args.rect:  # its pictures have the shapes of another cut of the data
+            upstream.LOGGER.warning("'rect=True' is incompatible with several ranks, setting 'rect=False'")
+            self.args.rect = False
+
+        def plan(samples: int, shuffle: bool) -> Plan:
+            batch = batch_size if here.size == 1 else int(self.batch_size)
+            return Plan(samples, batch, self.args.seed, here.rank, here.size, shuffle, drop_last=bool(self.args.compile))
+
+        with in_order(plan):
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def _build_train_pipeline(self) -> None:
         if self.batch_size < 1:  # ultralytics asks only a process that trains alone (engine/trainer.py:451)
