@@ -269,6 +269,7 @@ def _loader_in_order(base: Any, plan: Callable[[int, bool], Plan]) -> type:
 
         def __init__(self, dataset: Any, **options: Any) -> None:
             shuffle = options["shuffle"] or getattr(options["sampler"], "shuffle", False)
+            self.iterator: Any
             self.order = Order(plan(len(dataset), shuffle))
             dataset.__getitems__ = Seeded(dataset)
             options |= {"sampler": self.order, "shuffle": False, "drop_last": self.order.plan.drop_last}

@@ -93,3 +93,25 @@ def _digest(file: BinaryIO, size: int) -> bytes:
         left -= len(chunk)
     file.seek(size)
     return digest.hexdigest().encode()
+
+
+def previous_of(path: Path) -> Path:
+    """Where an unfinished run keeps the checkpoint that stood at `path` before: last.pt -> last.previous.pt."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def whole(path: Path) -> tuple[Path, str | None]:
+    """The file to go on from, and why it is not `path`, if it is another.
+
+    Raises:
+        ValueError: `path` is damaged, and there is none before it that is whole; says both.
+    """
+    why = flaw(path)
+    if why is None:
+        return path, None
+    previous = previous_of(path)
+    if not previous.is_file():
+        raise ValueError(f"{path} is damaged: {why}")
+    if other := flaw(previous):
+        raise ValueError(f"{path} is damaged: {why}; so is {previous}: {other}")
+    return previous, f"{path} is damaged: {why}; {previous.name}, the checkpoint before it, is used instead"

@@ -58,7 +58,9 @@ def test_an_epoch_goes_on_from_any_place_on_another_number_of_ranks(
 
 
 @given(samples=st.integers(1, 40), batch=st.integers(1, 12))
-def test_a_last_batch_that_is_not_full_is_dropped_on_request_unless_it_is_the_only_one(samples: int, batch: int) -> None:
+def test_a_last_batch_that_is_not_full_is_dropped_on_request_unless_it_is_the_only_one(
+    samples: int, batch: int
+) -> None:
     plan = Plan(samples, batch, drop_last=True)
     sizes = [len(share) for share in plan.shares(0)]
     assert sizes == [min(batch, samples)] * plan.batches()

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A run that was cut off in the middle of an epoch and resumed is the run that was not. Needs no GPU.
+
+Pictures are augmented, except by mosaic, whose partners come from what a loader has read lately.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yolov12.data import synth
+
+REPOSITORY = Path(__file__).parents[2]
+
+SCRIPT = """
+import yolov12.compat; yolov12.compat.install()
+import hashlib, json, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from ultralytics import YOLO
+
+ARGUMENTS = dict(data=sys.argv[1], project=sys.argv[2], epochs=2, imgsz=64, batch=4, nbs=8, device="cpu", optimizer="SGD", mosaic=0,
+                 close_mosaic=0, plots=False, exist_ok=True, verbose=False)
+ARGUMENTS |= json.loads(os.environ.get("MORE", "{}"))
+
+def train(source, label, /, cut=None, **arguments):
+    "Train, and say on which pictures and to which weights; SIGTERM comes before the step `cut` of this process."
+    said = {"files": [], "weights": "", "ended": None}
+
+    def listen(trainer):
+        preprocess = trainer.preprocess_batch
+        def heard(batch):
+            said["files"].append(sorted(Path(file).name for file in batch["im_file"]) if "ghost" not in batch else [])
+            if cut is not None and len(said["files"]) == cut and int(os.environ.get("RANK", 0)) == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return preprocess(batch)
+        trainer.preprocess_batch = heard
+
+    def look(trainer):
+        digest = hashlib.sha256()
+        for tensor in (*trainer.model.state_dict().values(), *trainer.ema.ema.state_dict().values()):
+            digest.update(tensor.numpy().tobytes())
+        said["weights"] = digest.hexdigest()
+        said["norm"] = float(sum(p.detach().double().square().sum() for p in trainer.model.parameters()))
+        said["updates"] = trainer.ema.updates
+
+    model = YOLO(source)
+    model.add_callback("on_train_start", listen)
+    model.add_callback("on_fit_epoch_end", look)
+    try:
+        model.train(**arguments)
+    except SystemExit as ended:
+        said["ended"] = ended.code
+    print(label, json.dumps(said), flush=True)
+"""
+ALONE = """
+train("yolo11n.yaml", "WHOLE", name="whole", **ARGUMENTS)
+for cut in sys.argv[3].split(","):
+    train("yolo11n.yaml", "CUT", cut=int(cut), name="cut", **ARGUMENTS)
+    train(f"{sys.argv[2]}/cut/weights/last.pt", "RESUMED", resume=True)
+"""
+WHOLE = 'train("yolo11n.yaml", "WHOLE", name="whole", **ARGUMENTS)'
+CUT = 'train("yolo11n.yaml", "CUT", cut=int(sys.argv[3]), name="cut", **ARGUMENTS)'
+RESUME = 'train(f"{sys.argv[2]}/cut/weights/last.pt", "RESUMED", cut=int(sys.argv[3]) or None, resume=True)'
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synth.write(tmp_path_factory.mktemp("data") / "synth", n_train=10, n_val=4, imgsz=64)
+
+
+def said(data: Path, out: Path, body: str, cut: str = "0", ranks: int = 0, **more: Any) -> dict[str, list[dict[str, Any]]]:
+    """What the parts of the script said, by name; of all ranks, in no order."""
+    out.mkdir(exist_ok=True)
+    (out / "script.py").write_text(SCRIPT + body)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(out / "script.py"), str(data), str(out), cut],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MORE": json.dumps(more)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in done.stdout.splitlines():
+        name, _, rest = line.partition(" ")
+        if name in ("WHOLE", "CUT", "RESUMED"):
+            found.setdefault(name, []).append(json.loads(rest))
+    assert found, done.stdout + done.stderr
+    found["stderr"] = [{"text": done.stderr}]
+    return found
+
+
+def test_a_run_cut_at_any_step_ends_with_the_very_weights_of_one_that_was_not(data: Path, tmp_path: Path) -> None:
+    """One process. Step 1 lies in the first epoch, which stock could not resume; 5 in the second, and between two updates."""
+    heard = said(data, tmp_path, ALONE, "1,5")
+    (whole,) = heard["WHOLE"]
+    assert [first["ended"] for first in heard["CUT"]] == [143, 143]
+    assert [len(first["files"]) for first in heard["CUT"]] == [1, 5]
+    for first, second in zip(heard["CUT"], heard["RESUMED"], strict=True):
+        assert first["files"] + second["files"] == whole["files"]
+        assert second["updates"] == whole["updates"]
+        assert second["weights"] == whole["weights"], f"norms {second['norm']} and {whole['norm']}"
+    rows = (tmp_path / "cut" / "results.csv").read_text().splitlines()
+    assert [row.split(",")[0].strip() for row in rows] == ["epoch", "1", "2"]
+
+
+def of_all_ranks(heard: list[dict[str, Any]]) -> list[list[str]]:
+    """The pictures of each step, of all ranks together."""
+    return [sorted(file for files in step for file in files) for step in zip(*(one["files"] for one in heard), strict=True)]
+
+
+@pytest.mark.slow
+def test_the_order_goes_on_when_two_ranks_become_one_and_one_becomes_two(data: Path, tmp_path: Path) -> None:
+    """Ten pictures by threes: in the last batch of an epoch one of two ranks has none."""
+    (whole,) = said(data, tmp_path, WHOLE, batch=3, epochs=3)["WHOLE"]
+    first = said(data, tmp_path, CUT, "3", ranks=2, batch=3, epochs=3)
+    assert [one["ended"] for one in first["CUT"]] == [143, 143]
+    second = said(data, tmp_path, RESUME, "2")
+    third = said(data, tmp_path, RESUME, ranks=2)
+    parts = [of_all_ranks(first["CUT"]), of_all_ranks(second["RESUMED"]), of_all_ranks(third["RESUMED"])]
+    assert [len(part) for part in parts] == [3, 2, 7]
+    assert [step for part in parts for step in part] == whole["files"]
+    one, other = third["RESUMED"]
+    assert one["norm"] == pytest.approx(other["norm"], rel=1e-6), "both ranks hold the same weights"
