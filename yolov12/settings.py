@@ -149,7 +149,6 @@ class Settings:
         accepts="a number, at least 0",
         doc="Price of one GPU for one hour, in your currency: runs then show their cost.",
         at_least=0.0,
-        later=True,
     )
     user: str | None = setting(
         None,

@@ -11,19 +11,21 @@ import math
 import random
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
-from ultralytics.utils.torch_utils import autocast, is_qat, unwrap_model
+from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolov12 import settings
+from yolov12.data.order import GHOST
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
-from yolov12.engine import resume
+from yolov12.engine import ending, resume
 from yolov12.engine.auto_batch import most_boxes
+from yolov12.engine.cost import Cost
 from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
 from yolov12.engine.graph import StepGraph
@@ -34,7 +36,7 @@ from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
 from yolov12.engine.validation_memory import surviving
-from yolov12.errors import TERMINATED, ExitError, PeerFailedError, UserError
+from yolov12.errors import UserError
 from yolov12.log import say, warn
 from yolov12.memory.failure import again
 from yolov12.memory.peaks import Peaks
@@ -59,7 +61,7 @@ class Loop:
         self.last_update = -1
         self.place = (trainer.start_epoch, 0)
         """(epoch, samples of all ranks seen in it) where the run begins."""
-        self._seen_before = 0
+        self.seen_before = 0
         """What of the epoch that runs was seen before this process began with it."""
         self.mean_losses: dict[str, Tensor] | None = None
         """Of the part of an epoch that was trained before a resume."""
@@ -86,6 +88,7 @@ class Loop:
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
+        self.cost = Cost(trainer.device)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
 
     def _recomputation(self) -> Recomputation | None:
@@ -170,8 +173,8 @@ class Loop:
             t.more = None
         while True:
             self._train_epoch()
-            if vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
-                self._save_and_terminate(self.batches_per_epoch)
+            if not self._stops() and vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
+                ending.in_epoch(self, self.batches_per_epoch)
             self._validate()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()
@@ -184,7 +187,7 @@ class Loop:
             if t.stop:
                 break
             if vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
-                self._terminate(f"after epoch {t.epoch + 1}", is_saved=t.args.save)
+                ending.after_epoch(self, f"after epoch {t.epoch + 1}", is_saved=t.args.save)
             t.epoch += 1
 
     def _announce(self) -> None:
@@ -203,14 +206,14 @@ class Loop:
             warnings.simplefilter("ignore")  # torch wants optimizer.step() before the first scheduler.step()
             t.scheduler.step()
         t._model_train()
-        self._seen_before = self.place[1] if self.place[0] == t.epoch else 0
-        t.train_loader.set_epoch(t.epoch, self._seen_before)
-        first = self.batches_per_epoch - t.train_loader.order.plan.batches(self._seen_before)
+        self.seen_before = self.place[1] if self.place[0] == t.epoch else 0
+        t.train_loader.set_epoch(t.epoch, self.seen_before)
+        first = self.batches_per_epoch - t.train_loader.order.plan.batches(self.seen_before)
         if not self.mosaic_is_closed and t.epoch >= t.epochs - t.args.close_mosaic:
             self.mosaic_is_closed = True
             t._close_dataloader_mosaic()
             t.train_loader.reset()
-        batches: Any = enumerate(t.train_loader, start=first)
+        batches: Any = enumerate(self.cost.waits_of(t.train_loader), start=first)
         if IS_FIRST:
             if t.loss_names:
                 LOGGER.info(t.progress_string())
@@ -245,8 +248,9 @@ class Loop:
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
         self.memory_report.after_step()
+        self.cost.after_step(0 if GHOST in batch else len(batch["img"]))
         if result.wish is Wish.TERMINATE:
-            self._save_and_terminate(i + 1)
+            ending.in_epoch(self, i + 1)
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
@@ -366,41 +370,6 @@ class Loop:
         """Whether the run stops, as all ranks know it."""
         return self.trainer.stop if self.trainer.vote_group is None else self.all_stop
 
-    def _save_and_terminate(self, batches: int) -> NoReturn:
-        """End every rank in the middle of an epoch, of which so many batches are done."""
-        t = self.trainer
-        when = f"after step {batches} of {self.batches_per_epoch} of epoch {t.epoch + 1}"
-        failure: ExitError | None = None
-        more = resume.saved_by(self, t.epoch, self._seen_after(batches), batches)
-        can_be_saved = t.args.save and not is_qat(t.ema.ema)
-        if IS_FIRST and can_be_saved:
-            try:
-                t.save_last(more)
-            except ExitError as error:
-                failure = error
-        # The others stay until it is on disk: a launcher ends all when the first has gone.
-        verdict = vote(None if failure is None else str(failure), t.vote_group)
-        if failure is not None:
-            raise failure
-        if not verdict.all_succeeded:
-            raise PeerFailedError(f"terminated {when}, and the checkpoint was not saved: {verdict.first()}")
-        self._terminate(when, can_be_saved)
-
-    def _seen_after(self, batches: int) -> int:
-        """Samples of this epoch that all ranks have seen together, when so many of its batches are done."""
-        plan, seen = self.trainer.train_loader.order.plan, self._seen_before
-        return plan.seen_after(seen, batches - (self.batches_per_epoch - plan.batches(seen)))
-
-    def _terminate(self, when: str, is_saved: bool) -> NoReturn:
-        t = self.trainer
-        t.saver.wait()
-        saved = (
-            f"go on with resume={t.last}" if is_saved else "it was not saved (save=False, or a model in quantisation)"
-        )
-        say(f"terminated {when}; {saved}")
-        self._close_loaders()
-        raise SystemExit(TERMINATED)
-
     def _finish(self) -> None:
         t = self.trainer
         t.saver.wait()
@@ -410,15 +379,10 @@ class Loop:
         with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
             t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
+        ending.tell_cost(self)
         if IS_FIRST:
             if t.args.plots:
                 t.plot_metrics()
             t.run_callbacks("on_train_end")
         t._clear_memory()
-        self._close_loaders()
-
-    def _close_loaders(self) -> None:
-        """End the workers, so that none outlives this process."""
-        for loader in (self.trainer.train_loader, self.trainer.test_loader):
-            if hasattr(loader, "close"):
-                loader.close()
+        ending.close_loaders(self)

@@ -14,6 +14,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolov12.distributed.world import from_all
 from yolov12.engine import randomness
 from yolov12.engine.checkpoint import KEY
+from yolov12.errors import UserError
 from yolov12.log import say
 
 if TYPE_CHECKING:
@@ -61,8 +62,14 @@ def found_in(checkpoint: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def load(trainer: YOLOv12Trainer, checkpoint: dict[str, Any], more: dict[str, Any]) -> None:
-    """Stands in for ultralytics' resume_training (engine/trainer.py:1128), which knows whole epochs only."""
+    """Stands in for ultralytics' resume_training (engine/trainer.py:1128), which knows whole epochs only.
+
+    Raises:
+        UserError: all epochs are done.
+    """
     t = trainer
+    if more["epoch"] >= t.epochs:
+        raise UserError(f"{t.args.model}: all {t.epochs} epochs of its run are done, nothing is left to resume")
     t._load_checkpoint_state(checkpoint)
     model: Any = unwrap_model(t.model)
     model.load_state_dict(more["weights"], strict=False)  # without the teacher of a distillation

@@ -105,6 +105,8 @@ class Step:
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
+        self.waited_for_peers_s = 0.0
+        """In votes on attempts, since the run began; with the time that a vote takes itself."""
         self._calm_steps = 0
         self._last_failure = -RARE_STEPS
         """Committed steps before this rank last ran out of memory."""
@@ -137,7 +139,9 @@ class Step:
                     f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
                     "use a smaller batch or imgsz, or train without SyncBatchNorm"
                 )
+            voted_s = time.monotonic()
             verdict = vote(None if error is None else one_line(error), self.vote_group, wish)
+            self.waited_for_peers_s += time.monotonic() - voted_s
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1

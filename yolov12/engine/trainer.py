@@ -224,18 +224,17 @@ class YOLOv12Trainer(DetectionTrainer):
         return True
 
     def save_last(self, more: dict[str, Any]) -> None:
-        """Write last.pt in the middle of an epoch; returns when it is on disk.
+        """Begin to write last.pt in the middle of an epoch; a thread finishes it.
 
         Args:
             more: what goes under `checkpoint.KEY`.
 
         Raises:
-            RetryableError: the disk is full; the last.pt that was there is intact.
+            RetryableError: the disk was full for the save before; the last.pt that was there is intact.
         """
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
         self.saver.start(lambda: self._replace_last(checkpoint))
-        self.saver.wait()
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)
