@@ -207,10 +207,12 @@ class Step:
             with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks, len(parts)):
                 if len(parts) > 1:
                     return self._counted_attempt(parts), None
-                if self.graph is None or self.recomputation is None or self.recomputation.is_measuring:
+                # A graph would repeat what it was captured with, which counted.
+                graph = None if GHOST in parts[0] else self.graph
+                if graph is None or self.recomputation is None or self.recomputation.is_measuring:
                     return self._whole_attempt(parts[0]), None
                 no_room = self.recomputation.no_room(GRAPH_ROOM)
-                return self.graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None
+                return graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 if self._parts(len(batch["img"])) >= len(batch["img"]):
