@@ -134,6 +134,13 @@ class Settings:
         doc="How many seconds ranks wait for each other at the start, and at least in collectives other than the vote.",
         at_least=1,
     )
+    save_steps: int = setting(
+        0,
+        accepts="steps, 0 or more",
+        doc="Write last.pt also within an epoch, after every so many steps. 0: after each epoch, and when the run is asked to end.",
+        at_least=0,
+        in_script=True,
+    )
     offline: bool = setting(
         False,
         accepts="1 or 0",

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from ultralytics.utils import RANK
@@ -24,35 +22,52 @@ def in_epoch(loop: Loop, batches: int) -> NoReturn:
     """End in the middle of an epoch, of which so many batches are done. Every rank must call it.
 
     Raises:
-        SystemExit: always, unless the checkpoint could not be saved.
+        SystemExit, RetryableError: as `after_epoch`.
+    """
+    failure: ExitError | None = None
+    try:
+        is_saved = save(loop, batches)
+    except ExitError as error:
+        is_saved, failure = False, error
+    when = f"after step {batches} of {loop.batches_per_epoch} of epoch {loop.trainer.epoch + 1}"
+    after_epoch(loop, when, is_saved, failure)
+
+
+def save(loop: Loop, batches: int) -> bool:
+    """Begin to write last.pt in the middle of an epoch, of which so many batches are done. Every rank must call it.
+
+    Returns:
+        False where that is not done: not wanted, or the model is one for which it can not be.
+
+    Raises:
+        RetryableError: on rank 0, where the disk was full for the save before.
     """
     t = loop.trainer
     more = resume.saved_by(loop, t.epoch, _seen_after(loop, batches), batches)
-    can_be_saved = t.args.save and not is_qat(t.ema.ema)
-    save = functools.partial(t.save_last, more) if RANK in {-1, 0} and can_be_saved else None
-    after_epoch(loop, f"after step {batches} of {loop.batches_per_epoch} of epoch {t.epoch + 1}", can_be_saved, save)
+    if not t.args.save or is_qat(t.ema.ema):
+        return False
+    if RANK in {-1, 0}:
+        t.save_last(more)
+    return True
 
 
-def after_epoch(loop: Loop, when: str, is_saved: bool, save: Callable[[], None] | None = None) -> NoReturn:
+def after_epoch(loop: Loop, when: str, is_saved: bool, failure: ExitError | None = None) -> NoReturn:
     """End once the checkpoint is on disk. Every rank must call it.
 
     Args:
         when: for the last line.
         is_saved: whether there will be a checkpoint.
-        save: begins to write it, if that was not done yet.
+        failure: why it could not be begun.
 
     Raises:
         SystemExit: always, unless the checkpoint could not be saved.
         RetryableError: that, here or on rank 0.
     """
     t = loop.trainer
-    failure: ExitError | None = None
     try:
-        if save is not None:
-            save()
         t.saver.wait()
     except ExitError as error:
-        failure = error
+        failure = failure or error
     # The others stay until it is on disk: a launcher ends all when the first has gone.
     verdict = vote(None if failure is None else str(failure), t.vote_group)
     if failure is not None:

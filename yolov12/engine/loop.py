@@ -88,6 +88,7 @@ class Loop:
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
+        self.save_steps = settings.current().save_steps
         self.cost = Cost(trainer.device)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
 
@@ -251,6 +252,8 @@ class Loop:
         self.cost.after_step(0 if GHOST in batch else len(batch["img"]))
         if result.wish is Wish.TERMINATE:
             ending.in_epoch(self, i + 1)
+        if self.save_steps and (i + 1) % self.save_steps == 0:
+            ending.save(self, i + 1)
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
