@@ -115,13 +115,13 @@ def test_a_disk_that_fills_up_while_saving_ends_with_75_and_keeps_the_old_checkp
     save = torch.save
     saved: list[Path] = []
 
-    def fills_up_at_the_second_epoch(content: Any, path: Path) -> None:
-        if path.name.startswith(".last.pt."):
+    def fills_up_at_the_second_epoch(content: Any, path: Any, *args: Any, **options: Any) -> None:
+        if isinstance(path, Path) and path.name.startswith(".last.pt."):
             saved.append(path)
             if len(saved) == 2:
                 path.write_bytes(b"half of it")
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        save(content, path)
+        save(content, path, *args, **options)
 
     monkeypatch.setattr(torch, "save", fills_up_at_the_second_epoch)
     assert run("train", f"data={data}", *SMALL, "epochs=3", "name=full") == 75

@@ -56,18 +56,21 @@ class Frozen:
 
     Args:
         content: what to keep.
-        copies: from `fetch`: what stands in for tensors. The originals must still be alive. A tensor without a copy is pickled with its bytes.
+        copies: from `fetch`: what stands in for tensors. The originals must still be alive. A tensor without a copy is copied now, alone.
     """
 
     def __init__(self, content: Any, copies: Mapping[int, Tensor]) -> None:
         kept: dict[int, Tensor] = {}
+        alive: list[Tensor] = []  # else the id of one that pickling made could come again as another's
 
         class Pickler(pickle.Pickler):
             def persistent_id(self, found: Any) -> int | None:
-                if isinstance(found, Tensor) and (copy := copies.get(id(found))) is not None:
-                    kept[id(found)] = copy
-                    return id(found)
-                return None
+                if not isinstance(found, Tensor):
+                    return None
+                if id(found) not in kept:
+                    alive.append(found)
+                    kept[id(found)] = copies[id(found)] if id(found) in copies else fetch([found])[id(found)]
+                return id(found)
 
         buffer = io.BytesIO()
         Pickler(buffer, DEFAULT_PROTOCOL).dump(content)

@@ -70,3 +70,10 @@ def test_a_tensor_in_two_places_stays_one() -> None:
     shared = torch.rand(5)
     first, second = Frozen([shared, shared], fetch([shared])).thaw()
     assert first is second
+
+
+def test_a_tensor_without_a_copy_does_not_follow_the_original_either() -> None:
+    stride = torch.tensor([8.0, 16.0])
+    frozen = Frozen({"stride": stride}, {})
+    stride.zero_()
+    assert frozen.thaw()["stride"].tolist() == [8.0, 16.0]
