@@ -21,6 +21,8 @@ from yolov12.data.order import Plan
 
 REPOSITORY = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.timeout(600)  # a busy machine takes minutes for what else takes seconds
+
 SCRIPT = """
 import yolov12.compat; yolov12.compat.install()
 import hashlib, json, os, signal, sys
@@ -90,7 +92,7 @@ def said(
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MORE": json.dumps(more), "YOLOV12_DISABLE": str(int(stock))},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     found: dict[str, list[dict[str, Any]]] = {}
     for line in done.stdout.splitlines():
@@ -122,12 +124,17 @@ def pictures_of(data: Path, plan: Plan) -> list[list[str]]:
     return [sorted(names[index] for index in share) for epoch in (0, 1) for share in plan.shares(epoch)]
 
 
-def test_a_run_that_is_killed_loses_at_most_the_steps_since_it_last_saved(data: Path, tmp_path: Path) -> None:
-    """Ten pictures by twos, saved after every second step: killed before step 5 is over, it goes on with step 3 or 5."""
+def test_a_killed_run_whose_last_checkpoint_is_damaged_goes_on_with_the_one_before(data: Path, tmp_path: Path) -> None:
+    """Ten pictures by twos, saved after every second step, killed before step 5 is over: two checkpoints, unless the second was in writing."""
     assert not said(data, tmp_path, CUT, "5", batch=2, save_steps=2, signal="SIGKILL")
+    last = tmp_path / "cut" / "weights" / "last.pt"
+    if last.with_name("last.previous.pt").exists():
+        content = last.read_bytes()
+        last.unlink()  # the other may be another name of the same file
+        last.write_bytes(content[: len(content) // 2])
     (resumed,) = said(data, tmp_path, RESUME)["RESUMED"]
-    whole = pictures_of(data, Plan(10, 2))
-    assert resumed["files"] in (whole[2:], whole[4:])
+    assert resumed["files"] == pictures_of(data, Plan(10, 2))[2:]
+    assert not last.with_name("last.previous.pt").exists(), "the run is finished"
 
 
 def of_all_ranks(heard: list[dict[str, Any]]) -> list[list[str]]:
@@ -138,7 +145,7 @@ def of_all_ranks(heard: list[dict[str, Any]]) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_the_order_goes_on_when_two_ranks_become_one_and_one_becomes_two(data: Path, tmp_path: Path) -> None:
     """Ten pictures by threes: in the last batch of an epoch one of two ranks has none."""
     whole = pictures_of(data, Plan(10, 3))
@@ -178,7 +185,7 @@ print("RESUMED", json.dumps({"by": type(model.trainer).__name__, "from": model.t
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_stock_goes_on_with_our_checkpoint_and_we_with_stocks(data: Path, tmp_path: Path) -> None:
     """Ours is cut in the second epoch; stock repeats that, and is cut after it."""
     said(data, tmp_path, CUT, "5", epochs=3)
