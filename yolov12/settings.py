@@ -134,6 +134,13 @@ class Settings:
         doc="How many seconds ranks wait for each other at the start, and at least in collectives other than the vote.",
         at_least=1,
     )
+    save_steps: int = setting(
+        0,
+        accepts="steps, 0 or more",
+        doc="Write last.pt also within an epoch, after every so many steps. 0: after each epoch, and when the run is asked to end.",
+        at_least=0,
+        in_script=True,
+    )
     offline: bool = setting(
         False,
         accepts="1 or 0",
@@ -149,7 +156,6 @@ class Settings:
         accepts="a number, at least 0",
         doc="Price of one GPU for one hour, in your currency: runs then show their cost.",
         at_least=0.0,
-        later=True,
     )
     user: str | None = setting(
         None,

@@ -11,6 +11,7 @@ import torch
 
 from tests.dist.ranks import run
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
+from yolov12.data.order import GHOST
 from yolov12.distributed import world
 from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
 from yolov12.distributed.vote import Wish, smallest, vote
@@ -60,6 +61,21 @@ def _gradients_of_a_rank(rank: int, parts: int, steps: int, out_of_memory_on: in
 def test_two_ranks_equal_one_process_with_the_whole_batch() -> None:
     expected = gradients_of_one_process(steps=2)
     for answer in run(_gradients_of_a_rank, 2, 2, 2, None):
+        assert_equal_gradients(answer, expected, rtol=1e-5)
+
+
+def _with_a_ghost_on_the_second_rank(rank: int) -> dict[str, torch.Tensor]:
+    """The first rank has the whole batch; the second has no image, and borrows one of another batch."""
+    of = model()
+    runner = step(of, vote_group=join())
+    runner.run(batch(BOXES, seed=0) if rank == 0 else {**batch([4], seed=9), GHOST: (True,)})
+    runner.take_gradients()
+    return gradients(of)
+
+
+def test_a_rank_without_an_image_takes_part_and_weighs_nothing() -> None:
+    expected = gradients_of_one_process(steps=1)
+    for answer in run(_with_a_ghost_on_the_second_rank, 2):
         assert_equal_gradients(answer, expected, rtol=1e-5)
 
 

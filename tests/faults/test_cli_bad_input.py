@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,18 +112,18 @@ def test_a_disk_that_fills_up_while_saving_ends_with_75_and_keeps_the_old_checkp
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_good(tmp_path / "data")
-    save_bytes = Path.write_bytes
+    save = torch.save
     saved: list[Path] = []
 
-    def fills_up_at_the_second_epoch(self: Path, content: bytes) -> int:
-        if self.name.startswith(".last.pt."):
-            saved.append(self)
+    def fills_up_at_the_second_epoch(content: Any, path: Any, *args: Any, **options: Any) -> None:
+        if isinstance(path, Path) and path.name.startswith(".last.pt."):
+            saved.append(path)
             if len(saved) == 2:
-                save_bytes(self, content[: len(content) // 2])
-                raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return save_bytes(self, content)
+                path.write_bytes(b"half of it")
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(content, path, *args, **options)
 
-    monkeypatch.setattr(Path, "write_bytes", fills_up_at_the_second_epoch)
+    monkeypatch.setattr(torch, "save", fills_up_at_the_second_epoch)
     assert run("train", f"data={data}", *SMALL, "epochs=3", "name=full") == 75
     message = the_error(capsys)
     assert "no space left" in message.lower()

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from yolov12.data import synth
+from yolov12.model.seal import flaw
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -55,32 +57,38 @@ def terminated(
     )
 
 
-def test_a_terminated_run_ends_with_143_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
-    done = terminated(data, tmp_path, 1)
+def weights_of(out: Path) -> dict[str, Any]:
+    """What last.pt says of the run."""
+    return torch.load(out / "run" / "weights" / "last.pt", weights_only=False)
+
+
+def test_a_terminated_run_saves_the_step_ends_with_143_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    done = terminated(data, tmp_path, 0)
     last = tmp_path / "run" / "weights" / "last.pt"
     assert done.returncode == 143, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert "SIGTERM: training ends after the step that runs" in done.stderr
-    words = f"terminated after step 1 of 3 of epoch 2, which will be repeated; {last} holds the whole epochs: go on with resume={last}"
-    assert words in done.stderr
+    assert f"terminated after step 1 of 3 of epoch 1; go on with resume={last}" in done.stderr
     assert "the script's own clean-up ran" in done.stdout
-    assert torch.load(last, weights_only=False)["epoch"] == 0
+    assert weights_of(tmp_path)["yolov12"]["seen"] == 4
+    assert flaw(last) is None
 
 
-def test_a_run_terminated_in_its_first_epoch_claims_no_checkpoint(data: Path, tmp_path: Path) -> None:
-    done = terminated(data, tmp_path, 0)
-    assert done.returncode == 143, done.stdout + done.stderr
-    assert "terminated after step 1 of 3 of epoch 1, which will be repeated; nothing was saved before it" in done.stderr
-
-
-def test_a_signal_during_validation_waits_for_the_checkpoint_and_not_for_another_step(
-    data: Path, tmp_path: Path
-) -> None:
+def test_a_signal_at_the_end_of_an_epoch_does_not_wait_for_its_validation(data: Path, tmp_path: Path) -> None:
     done = terminated(data, tmp_path, 0, event="on_train_epoch_end")
-    last = tmp_path / "run" / "weights" / "last.pt"
     assert done.returncode == 143, done.stdout + done.stderr
-    assert f"terminated after epoch 1; {last} holds the whole epochs" in done.stderr
-    assert torch.load(last, weights_only=False)["epoch"] == 0
+    assert "terminated after step 3 of 3 of epoch 1; go on with" in done.stderr
+    assert not (tmp_path / "run" / "results.csv").exists()
+    found = weights_of(tmp_path)["yolov12"]
+    assert (found["epoch"], found["seen"]) == (0, 10)
+
+
+def test_a_signal_after_validation_ends_the_run_with_the_checkpoint_of_the_epoch(data: Path, tmp_path: Path) -> None:
+    done = terminated(data, tmp_path, 0, event="on_fit_epoch_end")
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert "terminated after epoch 1; go on with" in done.stderr
+    found = weights_of(tmp_path)
+    assert (found["epoch"], found["yolov12"]["epoch"], found["yolov12"]["seen"]) == (0, 1, 0)
 
 
 def test_all_ranks_end_after_the_same_step_when_one_of_them_is_asked_to(data: Path, tmp_path: Path) -> None:
@@ -89,4 +97,6 @@ def test_all_ranks_end_after_the_same_step_when_one_of_them_is_asked_to(data: Pa
     assert done.returncode != 0, said
     assert "terminated after step 1 of 3 of epoch 2" in said
     assert said.count("the script's own clean-up ran") == 2, said
-    assert torch.load(tmp_path / "run" / "weights" / "last.pt", weights_only=False)["epoch"] == 0
+    found = weights_of(tmp_path)
+    assert (found["epoch"], found["yolov12"]["epoch"], found["yolov12"]["seen"]) == (0, 1, 4)
+    assert len(found["yolov12"]["random"]) == 2

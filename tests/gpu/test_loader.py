@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DistributedSampler
 
 from tests.unit.data.loader import stand_in, zoo
 from tests.unit.data.loader.test_gather import upstreams
@@ -24,6 +23,7 @@ from yolov12.data.loader.loader import PictureLoader
 from yolov12.data.loader.prepare import Preparer
 from yolov12.data.loader.recent import Recent
 from yolov12.data.loader.store import Store
+from yolov12.data.order import Order, Plan
 
 IMGSZ = 48
 CUDA = torch.device("cuda", 0)
@@ -88,8 +88,8 @@ def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureL
     gatherer = Gatherer(files, IMGSZ, Store(6, IMGSZ, CUDA), threads=2, decoder=decoder)
     hyperparameters = stand_in.Hyperparameters.of(SimpleNamespace(mosaic=1.0), IMGSZ)
     preparer = Preparer(gatherer, Boxes(labels), Recent(6), hyperparameters, seed=0, rank=0)
-    sampler = DistributedSampler(files, 1, 0)  # type: ignore[arg-type, var-annotated]
-    made = PictureLoader(SimpleNamespace(labels=labels), preparer, sampler, 4, 2)
+    order = Order(Plan(len(files), 4))
+    made = PictureLoader(SimpleNamespace(labels=labels), preparer, order, 4, 2)
     yield made
     made.close()
 
@@ -98,7 +98,7 @@ def test_batches_cross_to_the_consumers_stream_whole(loader: PictureLoader) -> N
     """The consumer is slow and frees its batches at once, so that memory would be given away too early if anyone did."""
     busy = torch.randn(2048, 2048, device=CUDA)
     for epoch in range(5):
-        loader.sampler.set_epoch(epoch)
+        loader.set_epoch(epoch)
         means, expected = [], []
         for batch in loader:
             for _ in range(20):

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolov12.data import dataroot, datayaml, fonts, labelcache, pictures
 from yolov12.errors import ExitError, UserError
 from yolov12.log import say, say_once
 from yolov12.seams import Seam, replaced
+
+if TYPE_CHECKING:
+    from yolov12.data.order import Plan
 
 SEAMS: tuple[Seam, ...] = (
     # Replaced.
@@ -31,6 +34,8 @@ SEAMS: tuple[Seam, ...] = (
     Seam("data/dataset.py", 276, "ultralytics.data.dataset.YOLODataset._load_or_scan_cache", "f36510a1e2b3"),
     Seam("data/dataset.py", 248, "ultralytics.data.dataset.YOLODataset.verify_labels", "5ac86a20e111"),
     Seam("data/build.py", 349, "ultralytics.data.build.build_dataloader", "4f01bd7501fe"),
+    # Subclassed; `in_order` puts ours in its place.
+    Seam("data/build.py", 45, "ultralytics.data.build.InfiniteDataLoader", "7b232ee7c2d3"),
     Seam("utils/checks.py", 434, "ultralytics.utils.checks.check_font", "ccf9e94073e9"),
     # Followed rule by rule, in labels.py, pictures.py, dataroot.py and check.py.
     Seam("data/utils.py", 439, "ultralytics.data.utils.verify_image_label", "cb95816950c4"),
@@ -258,6 +263,59 @@ def build_dataloader(dataset: Any, batch: int, workers: int, *args: Any, **kwarg
             f"loader: workers hand batches over without shared memory: {reason} (docker run --shm-size=8g avoids the copies)",
         )
     return loader
+
+
+@contextmanager
+def in_order(plan: Callable[[int, bool], Plan]) -> Iterator[None]:
+    """Within it, the loaders that upstream builds give samples by `plan(samples, shuffle)` instead of by upstream's samplers."""
+    import ultralytics.data.build as upstream
+
+    with replaced(upstream, InfiniteDataLoader=_loader_in_order(upstream.InfiniteDataLoader, plan)):
+        yield
+
+
+def _loader_in_order(base: Any, plan: Callable[[int, bool], Plan]) -> type:
+    from yolov12.data.order import Endless, Order, Seeded
+
+    class OrderedLoader(base):
+        """Upstream's loader, which knows at which place of which epoch it is.
+
+        Iterating gives what is left of the epoch that was set; without `set_epoch` the next iteration gives the next epoch.
+        """
+
+        def __init__(self, dataset: Any, **options: Any) -> None:
+            shuffle = options["shuffle"] or getattr(options["sampler"], "shuffle", False)
+            self.iterator: Any
+            self.order = Order(plan(len(dataset), shuffle))
+            dataset.__getitems__ = Seeded(dataset)
+            options |= {"sampler": self.order, "shuffle": False, "drop_last": self.order.plan.drop_last}
+            super().__init__(dataset=dataset, **options)
+            object.__setattr__(self, "batch_sampler", Endless(self.order))  # as upstream does with its own
+            self.position: tuple[int, int] | None = (0, 0)
+            """(epoch, samples of all ranks seen in it) where the next iteration begins; None where one was not finished."""
+
+        def __len__(self) -> int:
+            return self.order.plan.batches()
+
+        def set_epoch(self, epoch: int, seen: int = 0) -> None:
+            """Begin there. What workers have prepared for another place is dropped."""
+            if self.position != (epoch, seen):
+                self.reset()
+                self.position = (epoch, seen)
+
+        def __iter__(self) -> Iterator[Any]:
+            if self.position is None:
+                self.set_epoch(self.order.epoch)
+            epoch, seen = self.position or (self.order.epoch, 0)
+            self.order.set_epoch(epoch, seen)
+            self.position = None
+            if self.iterator is None:
+                self.iterator = self._get_iterator()
+            for _ in range(self.order.plan.batches(seen)):
+                yield next(self.iterator)
+            self.position = (epoch + 1, 0)
+
+    return OrderedLoader
 
 
 def bytes_per_image(dataset: Any) -> int:

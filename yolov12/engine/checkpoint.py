@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a checkpoint of an unfinished run holds: the same as ultralytics' (engine/trainer.py:768), gathered without waiting for each tensor.
+"""What a checkpoint of an unfinished run holds, gathered without waiting for each tensor, and written by any thread.
 
-Stock loads and resumes from it (promise 5), and this package from stock's.
+    as stock's   the same as ultralytics' (engine/trainer.py:768): EMA and optimizer in fp16. best.pt and epochN.pt are such files.
+    in full      EMA and optimizer in fp32, and under the key `KEY` what else going on needs (resume.py). last.pt is such a file.
+
+Stock loads and resumes from both (promise 5), and this package from stock's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from ultralytics import __version__
 from ultralytics.utils import GIT
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolov12.engine.hostcopy import fetch, serialize
+from yolov12.engine.hostcopy import Frozen, fetch
+from yolov12.model.seal import seal
 from yolov12.seams import Seam, replaced
+from yolov12.wholefile import replacing
 
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
@@ -32,46 +38,81 @@ SEAMS = (
     ),
 )
 
+KEY = "yolov12"
+"""Where a checkpoint has what stock's lacks. Stock passes over it."""
 IN_FULL = ("step", "exp_avg", "exp_avg_sq", "square_avg")
-"""What of an optimizer's state stays in fp32."""
+"""What of an optimizer's state stays in fp32 in stock's files."""
 
 
-def packed(trainer: YOLOv12Trainer) -> bytes:
-    """The bytes of last.pt as the run stands now."""
-    t, ema = trainer, trainer.ema.ema
-    weights = [*ema.parameters(), *ema.buffers()]
-    if not _all_finite(weights):
-        _heal(ema, unwrap_model(t.model))
-    copies = fetch(weights, torch.float16)
-    for copy in copies.values():
-        if copy.is_floating_point():
-            torch.nan_to_num_(copy.data)  # what fp16 can not hold becomes its largest number
-    optimizer = t.optimizer.state_dict()
-    copies |= fetch(_optimizer_tensors(optimizer, in_full=False), torch.float16)
-    copies |= fetch(_optimizer_tensors(optimizer, in_full=True))
-    content = {
-        "epoch": t.epoch,
-        "best_fitness": t.best_fitness,
-        "stopper": {"best_fitness": t.stopper.best_fitness, "best_epoch": t.stopper.best_epoch},
-        "model": None,
-        "ema": ema,
-        "updates": t.ema.updates,
-        "modelopt": None,
-        "optimizer": optimizer,
-        "scaler": t.scaler.state_dict(),
-        "train_args": vars(t.args),
-        "train_metrics": {**t.metrics, "fitness": t.fitness},
-        "train_results": t.read_results_csv(),
-        "date": datetime.now().astimezone().isoformat(),
-        "version": __version__,
-        "git": {name: getattr(GIT, name) for name in ("branch", "commit", "message", "origin")}
-        | {"root": str(GIT.root)},
-        "license": "AGPL-3.0 (https://ultralytics.com/license)",
-        "docs": "https://docs.ultralytics.com",
-    }
-    without_loss = {"criterion": None} if hasattr(ema, "criterion") else {}
-    with replaced(ema, **without_loss):
-        return serialize(content, copies)
+class Checkpoint:
+    """The run as it stands now, in host memory: training may go on while it is written.
+
+    Args:
+        trainer: the run.
+        more: what goes under `KEY`; None leaves the key out.
+        epoch: the last one that is whole, as stock's readers understand it.
+    """
+
+    def __init__(self, trainer: YOLOv12Trainer, more: dict[str, Any] | None = None, epoch: int | None = None) -> None:
+        t, ema = trainer, trainer.ema.ema
+        averages = [*ema.parameters(), *ema.buffers()]
+        if not _all_finite(averages):
+            _heal(ema, unwrap_model(t.model))
+        optimizer = t.optimizer.state_dict()
+        state = list(_tensors(optimizer["state"]))
+        content = {
+            "epoch": t.epoch if epoch is None else epoch,
+            "best_fitness": t.best_fitness,
+            "stopper": {"best_fitness": t.stopper.best_fitness, "best_epoch": t.stopper.best_epoch},
+            "model": None,
+            "ema": ema,
+            "updates": t.ema.updates,
+            "modelopt": None,
+            "optimizer": optimizer,
+            "scaler": t.scaler.state_dict(),
+            "train_args": vars(t.args),
+            "train_metrics": {**t.metrics, "fitness": t.fitness},
+            "train_results": t.read_results_csv(),
+            "date": datetime.now().astimezone().isoformat(),
+            "version": __version__,
+            "git": {name: getattr(GIT, name) for name in ("branch", "commit", "message", "origin")}
+            | {"root": str(GIT.root)},
+            "license": "AGPL-3.0 (https://ultralytics.com/license)",
+            "docs": "https://docs.ultralytics.com",
+        }
+        if more is not None:
+            content[KEY] = more
+        self._copies = fetch([*averages, *state, *_tensors(more)])
+        self._averages = [id(tensor) for tensor in averages if tensor.is_floating_point()]
+        self._rounded = [id(tensor) for tensor in _stored_as_fp16(optimizer)]
+        without_loss = {"criterion": None} if hasattr(ema, "criterion") else {}
+        with replaced(ema, **without_loss):
+            self._frozen = Frozen(content, self._copies)
+
+    def write_in_full(self, path: Path) -> None:
+        """Raises what `replacing` does; `path` is as before then."""
+        _write(self._frozen.thaw(), path)
+
+    def write_as_stock(self, path: Path) -> None:
+        """Raises what `replacing` does; `path` is as before then."""
+        averages = {key: _in_fp16(self._copies[key]) for key in self._averages}
+        for average in averages.values():
+            torch.nan_to_num_(average.data)  # what fp16 can not hold becomes its largest number
+        rounded = {key: _in_fp16(self._copies[key]) for key in self._rounded}
+        content = self._frozen.thaw(averages | rounded)
+        content.pop(KEY, None)
+        _write(content, path)
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    with replacing(path) as part:
+        torch.save(content, part)
+        seal(part)
+
+
+def _in_fp16(copy: Tensor) -> Tensor:
+    half = copy.detach().half()
+    return nn.Parameter(half, requires_grad=copy.requires_grad) if isinstance(copy, nn.Parameter) else half
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
@@ -89,9 +130,21 @@ def _heal(ema: torch.nn.Module, model: torch.nn.Module) -> None:
             average.copy_(live[name])
 
 
-def _optimizer_tensors(state_dict: dict[str, Any], in_full: bool) -> Iterator[Tensor]:
-    """The tensors of an optimizer's state: those that are kept `in_full`, or those whose fp32 becomes fp16."""
-    for state in state_dict["state"].values():
+def _stored_as_fp16(optimizer: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors of an optimizer's state whose fp32 becomes fp16 in stock's files."""
+    for state in optimizer["state"].values():
         for name, value in state.items():
-            if isinstance(value, Tensor) and in_full == (name in IN_FULL or value.dtype is not torch.float32):
+            if isinstance(value, Tensor) and name not in IN_FULL and value.dtype is torch.float32:
                 yield value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested dictionaries and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)

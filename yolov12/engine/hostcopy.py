@@ -10,7 +10,6 @@ import io
 import pickle
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,12 +17,11 @@ from torch import Tensor, nn
 from torch.serialization import DEFAULT_PROTOCOL
 
 
-def fetch(tensors: Iterable[Tensor], floats_as: torch.dtype | None = None) -> dict[int, Tensor]:
+def fetch(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
     """Contiguous copies on the CPU, found by the `id` of their original.
 
     Args:
         tensors: any shapes, dtypes, strides and devices.
-        floats_as: what floating-point tensors are converted to on their device; None leaves them as they are.
 
     Returns:
         One copy per tensor, each with a storage of its own; a parameter's is a parameter.
@@ -33,11 +31,7 @@ def fetch(tensors: Iterable[Tensor], floats_as: torch.dtype | None = None) -> di
         alike[tensor.device, tensor.dtype].append(tensor)
     copies = {}
     for originals in alike.values():
-        flat = torch.cat([original.detach().reshape(-1) for original in originals])
-        if floats_as is not None and flat.is_floating_point():
-            flat = flat.to(floats_as)
-        pieces = flat.cpu().split([original.numel() for original in originals])
-        for original, piece in zip(originals, pieces, strict=True):
+        for original, piece in zip(originals, _on_host(originals), strict=True):
             copy = piece.view(original.shape).clone()
             if isinstance(original, nn.Parameter):
                 copy = nn.Parameter(copy, requires_grad=original.requires_grad)
@@ -45,21 +39,49 @@ def fetch(tensors: Iterable[Tensor], floats_as: torch.dtype | None = None) -> di
     return copies
 
 
-def serialize(content: Any, copies: Mapping[int, Tensor]) -> bytes:
-    """What `torch.save` writes for `content`, with every tensor that has a copy replaced by it.
+def _on_host(originals: list[Tensor]) -> list[Tensor]:
+    """Flat copies, by one transfer; singly where the device has no room for the flat tensor, as after a step that only just fitted."""
+    try:
+        flat = torch.cat([original.detach().reshape(-1) for original in originals])
+    except torch.cuda.OutOfMemoryError:
+        return [original.detach().cpu().reshape(-1) for original in originals]
+    return list(flat.cpu().split([original.numel() for original in originals]))
 
-    The objects that hold the tensors are neither changed nor copied: a deep copy of a model's hundreds of modules takes longer than its bytes.
+
+class Frozen:
+    """An object as it is now, to be made again later, in another thread too, while the original goes on changing.
+
+    Everything but the tensors is pickled at once; that is little, and the objects are neither changed nor copied one by one: a deep copy of
+    a model's hundreds of modules takes longer.
 
     Args:
-        content: what to save.
-        copies: from `fetch`; the originals must still be alive.
+        content: what to keep.
+        copies: from `fetch`: what stands in for tensors. The originals must still be alive. A tensor without a copy is copied now, alone.
     """
 
-    class Pickler(pickle.Pickler):
-        def reducer_override(self, found: Any) -> Any:
-            copy = copies.get(id(found))
-            return NotImplemented if copy is None else copy.__reduce_ex__(DEFAULT_PROTOCOL)
+    def __init__(self, content: Any, copies: Mapping[int, Tensor]) -> None:
+        kept: dict[int, Tensor] = {}
+        alive: list[Tensor] = []  # else the id of one that pickling made could come again as another's
 
-    buffer = io.BytesIO()
-    torch.save(content, buffer, pickle_module=SimpleNamespace(__name__="pickle", Pickler=Pickler))
-    return buffer.getvalue()
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, found: Any) -> int | None:
+                if not isinstance(found, Tensor):
+                    return None
+                if id(found) not in kept:
+                    alive.append(found)
+                    kept[id(found)] = copies[id(found)] if id(found) in copies else fetch([found])[id(found)]
+                return id(found)
+
+        buffer = io.BytesIO()
+        Pickler(buffer, DEFAULT_PROTOCOL).dump(content)
+        self._pickled, self._copies = buffer.getvalue(), kept
+
+    def thaw(self, change: Mapping[int, Tensor] | None = None) -> Any:
+        """The object with the copies in it, which it shares with other calls; `change` has others for some of the originals' ids."""
+        copies = {**self._copies, **(change or {})}
+
+        class Unpickler(pickle.Unpickler):
+            def persistent_load(self, key: int) -> Tensor:
+                return copies[key]
+
+        return Unpickler(io.BytesIO(self._pickled)).load()

@@ -11,7 +11,7 @@ import math
 import random
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolov12 import settings
+from yolov12.data.order import GHOST
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first
+from yolov12.engine import ending, resume
 from yolov12.engine.auto_batch import most_boxes
+from yolov12.engine.cost import Cost
 from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
 from yolov12.engine.graph import StepGraph
@@ -34,7 +37,7 @@ from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
 from yolov12.engine.validation_memory import surviving
-from yolov12.errors import TERMINATED, UserError
+from yolov12.errors import UserError
 from yolov12.log import say, warn
 from yolov12.memory.failure import again
 from yolov12.memory.peaks import Peaks
@@ -57,6 +60,12 @@ class Loop:
         self.warmup_iterations = trainer._get_warmup_iterations(self.batches_per_epoch)
         self.nominal_accumulate = trainer.accumulate
         self.last_update = -1
+        self.place = (trainer.start_epoch, 0)
+        """(epoch, samples of all ranks seen in it) where the run begins."""
+        self.seen_before = 0
+        """What of the epoch that runs was seen before this process began with it."""
+        self.mean_losses: dict[str, Tensor] | None = None
+        """Of the part of an epoch that was trained before a resume."""
         self.mosaic_is_closed = not trainer.args.close_mosaic
         self.shown_at_s = 0.0
         self.all_stop = False
@@ -80,6 +89,8 @@ class Loop:
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
+        self.save_steps = settings.current().save_steps
+        self.cost = Cost(trainer.device)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
         self.pipeline = Switch(trainer)
 
@@ -138,6 +149,9 @@ class Loop:
             self._refuse_what_can_not_fit()
             with self.termination:
                 self._train()
+        except BaseException:
+            self.trainer.saver.close()
+            raise
         finally:
             if self.step.recomputation is not None:
                 self.step.recomputation.close()
@@ -157,21 +171,26 @@ class Loop:
             t.plot_idx.extend([first_plain, first_plain + 1, first_plain + 2])
         t.optimizer.zero_grad()
         t.epoch = t.start_epoch
+        if t.more is not None:
+            resume.go_on(self, t.more)
+            t.more = None
         while True:
             self._train_epoch()
+            if not self._stops() and vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
+                ending.in_epoch(self, self.batches_per_epoch)
             self._validate()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()
                 self.last_update = -1
                 continue
             t.nan_recovery_attempts = 0
-            self._save_epoch()
+            self._save_epoch(resume.saved_by(self, t.epoch + 1, seen=0, batches=0))
             self.memory_report.after_epoch(t.epoch + 1)
             self._prepare_next_epoch()
             if t.stop:
                 break
             if vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
-                self._terminate(f"after epoch {t.epoch + 1}")
+                ending.after_epoch(self, f"after epoch {t.epoch + 1}", is_saved=t.args.save)
             t.epoch += 1
 
     def _announce(self) -> None:
@@ -191,18 +210,19 @@ class Loop:
             t.scheduler.step()
         t._model_train()
         self.pipeline.at_epoch_start(self.mosaic_is_closed and bool(t.args.close_mosaic))
-        if hasattr(t.train_loader.sampler, "set_epoch"):
-            t.train_loader.sampler.set_epoch(t.epoch)
+        self.seen_before = self.place[1] if self.place[0] == t.epoch else 0
+        t.train_loader.set_epoch(t.epoch, self.seen_before)
+        first = self.batches_per_epoch - t.train_loader.order.plan.batches(self.seen_before)
         if not self.mosaic_is_closed and t.epoch >= t.epochs - t.args.close_mosaic:
             self.mosaic_is_closed = True
             t._close_dataloader_mosaic()
             t.train_loader.reset()
-        batches: Any = enumerate(self.pipeline.watched(t.train_loader))
+        batches: Any = enumerate(self.cost.waits_of(self.pipeline.watched(t.train_loader)), start=first)
         if IS_FIRST:
             if t.loss_names:
                 LOGGER.info(t.progress_string())
-            batches = TQDM(batches, total=self.batches_per_epoch)
-        t.tloss = None
+            batches = TQDM(batches, total=self.batches_per_epoch, initial=first)
+        t.tloss, self.mean_losses = self.mean_losses, None
         for i, batch in batches:
             self._train_batch(i, batch, batches)
             if self._stops():
@@ -220,10 +240,6 @@ class Loop:
         self._warm_up(iteration)
         batch = self._on_device(batch)
         result = self.step.run(batch, self._wish())
-        if result.wish is Wish.TERMINATE:
-            self._terminate(
-                f"after step {i + 1} of {self.batches_per_epoch} of epoch {t.epoch + 1}, which will be repeated"
-            )
         if t.vote_group is not None:
             t.stop = self.all_stop = result.wish is Wish.STOP
         t.loss, t.loss_items = result.loss, result.items
@@ -236,6 +252,11 @@ class Loop:
             if t.args.time:
                 t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
         self.memory_report.after_step()
+        self.cost.after_step(0 if GHOST in batch else len(batch["img"]))
+        if result.wish is Wish.TERMINATE:
+            ending.in_epoch(self, i + 1)
+        if self.save_steps and (i + 1) % self.save_steps == 0:
+            ending.save(self, i + 1)
         if IS_FIRST and not t.stop:
             self._show_progress(i, batch, progress)
             if t.args.plots and iteration in t.plot_idx:
@@ -280,13 +301,18 @@ class Loop:
             if "momentum" in group:
                 group["momentum"] = ramp(t.args.warmup_momentum, t.args.momentum)
 
-    def _note_losses(self, i: int, items: dict[str, Tensor]) -> None:
+    def name_losses(self, items: dict[str, Tensor]) -> None:
+        """The criterion names its losses in its first answer."""
         t = self.trainer
-        if not t.loss_names:  # the criterion names its losses in its first answer
+        if not t.loss_names:
             t.loss_names = tuple(items)
             if IS_FIRST:
                 LOGGER.info(t.progress_string())
                 t.metrics.update(dict.fromkeys(t.label_loss_items(prefix="val"), 0.0))
+
+    def _note_losses(self, i: int, items: dict[str, Tensor]) -> None:
+        t = self.trainer
+        self.name_losses(items)
         t.tloss = (
             items if t.tloss is None else {name: (t.tloss[name] * i + item) / (i + 1) for name, item in items.items()}
         )
@@ -315,7 +341,7 @@ class Loop:
             with self.memory_report.phase("validation"), surviving(t.validator, self.history, t.vote_group):
                 t.metrics, t.fitness = t.validate()
 
-    def _save_epoch(self) -> None:
+    def _save_epoch(self, more: dict[str, Any]) -> None:
         t = self.trainer
         if not IS_FIRST:
             return
@@ -324,6 +350,7 @@ class Loop:
         t.stop |= t.stopper(t.epoch + 1, t.fitness) or is_last
         if t.args.time:
             t.stop |= time.time() - t.train_time_start > t.args.time * 3600
+        t.more = more
         if (t.args.save or is_last) and t.save_model():
             t.run_callbacks("on_model_save")
 
@@ -349,36 +376,19 @@ class Loop:
         """Whether the run stops, as all ranks know it."""
         return self.trainer.stop if self.trainer.vote_group is None else self.all_stop
 
-    def _terminate(self, when: str) -> NoReturn:
-        """End every rank. The order of an epoch's samples is not in a checkpoint, so only whole epochs are."""
-        t = self.trainer
-        is_saved = t.last.exists() and (t.resume or t.epoch > t.start_epoch or when.startswith("after epoch"))
-        saved = (
-            f"{t.last} holds the whole epochs: go on with resume={t.last}"
-            if is_saved
-            else "nothing was saved before it"
-        )
-        say(f"terminated {when}; {saved}")
-        self._close_loaders()
-        raise SystemExit(TERMINATED)
-
     def _finish(self) -> None:
         t = self.trainer
+        t.saver.wait()
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
         # On the CPU the first rank evaluates alone (trainer.py).
         with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
             t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
+        ending.tell_cost(self)
         if IS_FIRST:
             if t.args.plots:
                 t.plot_metrics()
             t.run_callbacks("on_train_end")
         t._clear_memory()
-        self._close_loaders()
-
-    def _close_loaders(self) -> None:
-        """End the workers, so that none outlives this process."""
-        for loader in (self.trainer.train_loader, self.trainer.test_loader):
-            if hasattr(loader, "close"):
-                loader.close()
+        ending.close_loaders(self)

@@ -119,7 +119,6 @@ class Switch:
 
 
 def _ours_for(trainer: YOLOv12Trainer, dataset: Any, batch: int) -> ours.PictureLoader:
-    world = trainer.world
-    ranks = ours.Ranks(world.rank, world.size, world.local_size)
     folder = settings.cache_dir() / "pictures" if trainer.args.cache else None
-    return ours.build(dataset, trainer.args, batch, ranks, trainer.device, folder)
+    plan = trainer.plan(len(dataset), batch)
+    return ours.build(dataset, trainer.args, batch, plan, trainer.world.local_size, trainer.device, folder)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov12.data.order import GHOST
 from yolov12.distributed.reduce import sum_over_ranks
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.attempt import Attempt, Batch
@@ -104,6 +105,8 @@ class Step:
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
         self._planned_parts = 1
+        self.waited_for_peers_s = 0.0
+        """In votes on attempts, since the run began; with the time that a vote takes itself."""
         self._calm_steps = 0
         self._last_failure = -RARE_STEPS
         """Committed steps before this rank last ran out of memory."""
@@ -136,7 +139,9 @@ class Step:
                     f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
                     "use a smaller batch or imgsz, or train without SyncBatchNorm"
                 )
+            voted_s = time.monotonic()
             verdict = vote(None if error is None else one_line(error), self.vote_group, wish)
+            self.waited_for_peers_s += time.monotonic() - voted_s
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1
@@ -176,6 +181,16 @@ class Step:
             parameter.grad = gradient
         self.held = [None] * len(self.parameters)
 
+    def kept(self) -> dict[str, Any]:
+        """What a run that goes on elsewhere needs of the steps since the last update. The same on all ranks."""
+        return {"held": self.held, "targets_per_image": self._targets_per_image}
+
+    def go_on_from(self, kept: dict[str, Any]) -> None:
+        """Put back what `kept` gave; the tensors may lie on another device."""
+        device = self.parameters[0].device
+        self.held = [None if gradient is None else gradient.to(device) for gradient in kept["held"]]
+        self._targets_per_image.copy_(kept["targets_per_image"])
+
     def forget(self) -> None:
         """Drop everything that was put aside, for example after NaN recovery reloaded the weights."""
         self._drop()
@@ -192,10 +207,12 @@ class Step:
             with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks, len(parts)):
                 if len(parts) > 1:
                     return self._counted_attempt(parts), None
-                if self.graph is None or self.recomputation is None or self.recomputation.is_measuring:
+                # A graph would repeat what it was captured with, which counted.
+                graph = None if GHOST in parts[0] else self.graph
+                if graph is None or self.recomputation is None or self.recomputation.is_measuring:
                     return self._whole_attempt(parts[0]), None
                 no_room = self.recomputation.no_room(GRAPH_ROOM)
-                return self.graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None
+                return graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 if self._parts(len(batch["img"])) >= len(batch["img"]):
@@ -222,21 +239,24 @@ class Step:
         """Each part contributes its loss sum over a provisional divisor, the same on all ranks; `_commit` corrects it."""
         self._listen_to_criterion()
         device = parts[0]["img"].device
-        images = sum(len(part["img"]) for part in parts)
+        # A ghost only takes part (data/order.py): its images and objects weigh nothing.
+        counts_not = GHOST in parts[0]
+        images = 0 if counts_not else sum(len(part["img"]) for part in parts)
         loss_of_all = torch.zeros((), device=device)
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
         for part in parts:
             with self._forward():
                 loss, items = self.forward_loss(part)
-                loss = loss.sum() * self._sum_over_provisional(len(part["img"]))
+                loss = loss.sum() * (0.0 if counts_not else self._sum_over_provisional(len(part["img"])))
             self._backward(loss)
             # item = sum / divisor, so item * divisor adds up over parts; an uncounted criterion's items add up by images
             divisor = self._counter.divisor if self._counter else torch.full_like(targets, len(part["img"]))
             for name, item in items.items():
                 summed_items[name] = summed_items.get(name, 0) + item * divisor
             loss_of_all += loss.detach()
-            targets += self._counter.count if self._counter else divisor
+            if not counts_not:
+                targets += self._counter.count if self._counter else divisor
         counts = torch.stack([targets, torch.full_like(targets, images)])
         return Attempt(
             loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import tempfile
 from pathlib import Path
@@ -21,15 +22,19 @@ from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
 
 from yolov12 import precision, settings
+from yolov12.data.adapter import in_order
+from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch, pipeline, place
-from yolov12.engine.checkpoint import packed
+from yolov12.engine import auto_batch, pipeline, place, resume
+from yolov12.engine.checkpoint import KEY, Checkpoint
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
+from yolov12.engine.saving import Previous, Saver
 from yolov12.log import say
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
+from yolov12.model.seal import seal
 from yolov12.seams import Seam, replaced
 from yolov12.wholefile import remove_parts, replacing
 
@@ -37,6 +42,12 @@ SEAMS = (
     Seam("engine/trainer.py", 468, "ultralytics.engine.trainer.BaseTrainer._do_train", "87a635e3bfc4"),
     Seam("engine/trainer.py", 341, "ultralytics.engine.trainer.BaseTrainer._setup_train", "aecd0c111afe"),
     Seam("engine/trainer.py", 236, "ultralytics.engine.trainer.BaseTrainer.train", "b7f76d34d85c"),
+    Seam(
+        "models/yolo/detect/train.py",
+        78,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.get_dataloader",
+        "981b10cf054f",
+    ),
     Seam("utils/dist.py", 116, "ultralytics.utils.dist.generate_ddp_command", "041c918eecd6"),
     Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
     Seam("engine/trainer.py", 301, "ultralytics.engine.trainer.BaseTrainer._build_train_pipeline", "07afcc0627f2"),
@@ -53,6 +64,9 @@ SEAMS = (
         "981b10cf054f",
     ),
     Seam("engine/trainer.py", 1147, "ultralytics.engine.trainer.BaseTrainer._close_dataloader_mosaic", "ee5b6df05c41"),
+    Seam("engine/trainer.py", 1071, "ultralytics.engine.trainer.BaseTrainer._load_checkpoint_state", "1c4472505c34"),
+    Seam("engine/trainer.py", 1088, "ultralytics.engine.trainer.BaseTrainer._handle_nan_recovery", "e465d82576a3"),
+    Seam("engine/trainer.py", 1128, "ultralytics.engine.trainer.BaseTrainer.resume_training", "a43cef5955c0"),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
@@ -84,6 +98,9 @@ class YOLOv12Trainer(DetectionTrainer):
         self.history = History()
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
+        self.saver = Saver()
+        self.more: dict[str, Any] | None = None
+        """What the last checkpoint that was read, or is to be saved, has under `checkpoint.KEY`."""
         self.machines = launchers.of_machine() if self.world.is_alone else None
         super().__init__(cfg, place.with_device(self.world, self.machines, overrides or {}), _callbacks)
         # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
@@ -103,6 +120,11 @@ class YOLOv12Trainer(DetectionTrainer):
     @ddp.setter
     def ddp(self, several: bool) -> None:  # by ultralytics, in the middle of its __init__
         self._ddp = several or (self.machines is not None and self.machines.count > 1)
+
+    @functools.cached_property
+    def previous(self) -> Previous:
+        """Keeps the last.pt before the last one; made when the run's folder is known."""
+        return Previous(self.last)
 
     def train(self) -> None:
         """Train here, or start one process for each GPU of `device` on this machine and wait for them."""
@@ -128,18 +150,33 @@ class YOLOv12Trainer(DetectionTrainer):
         """The batch for `batch=-1` or a share of the GPU's memory; stands in for ultralytics' (models/yolo/detect/train.py:245)."""
         return auto_batch.batch_of(self, measured_by_upstream=super().auto_batch)
 
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
+        """As ultralytics' (models/yolo/detect/train.py:78), or ours for training where YOLOV12_DATA_PIPELINE asks for it.
+
+        Either way training samples come in the order of data/order.py.
+        """
+        if mode != "train":
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        if self.world.size > 1 and self.args.rect:  # its pictures have the shapes of another cut of the data
+            upstream.LOGGER.warning("'rect=True' is incompatible with several ranks, setting 'rect=False'")
+            self.args.rect = False
+
+        def upstreams() -> Any:
+            with in_order(lambda samples, shuffle: self.plan(samples, batch_size, shuffle)):
+                return super(YOLOv12Trainer, self).get_dataloader(dataset_path, batch_size, rank, mode)
+
+        return pipeline.train_loader(self, dataset_path, batch_size, upstreams)
+
+    def plan(self, samples: int, batch_of_rank: int, shuffle: bool = True) -> Plan:
+        """How this rank goes through `samples` pictures, `batch_of_rank` at a time or its share of the batch of all ranks."""
+        here = self.world
+        batch = batch_of_rank if here.size == 1 else int(self.batch_size)
+        return Plan(samples, batch, self.args.seed, here.rank, here.size, shuffle, drop_last=bool(self.args.compile))
+
     def _build_train_pipeline(self) -> None:
         if self.batch_size < 1:  # ultralytics asks only a process that trains alone (engine/trainer.py:451)
             self.args.batch = self.batch_size = self.auto_batch()
         super()._build_train_pipeline()
-
-    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
-        """ultralytics' loader (models/yolo/detect/train.py:78), or ours for training where YOLOV12_DATA_PIPELINE asks for it."""
-
-        def upstreams() -> Any:
-            return super(YOLOv12Trainer, self).get_dataloader(dataset_path, batch_size, rank, mode)
-
-        return pipeline.train_loader(self, dataset_path, batch_size, upstreams) if mode == "train" else upstreams()
 
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
@@ -190,19 +227,57 @@ class YOLOv12Trainer(DetectionTrainer):
             world.leave()
 
     def save_model(self) -> bool:
-        """Write last.pt, and best.pt and epochN.pt when due, so that a reader never sees half a file.
+        """Begin to write last.pt, and best.pt and epochN.pt when due; a thread finishes it (saving.py).
 
         Raises:
-            RetryableError: the disk is full; the checkpoints of earlier epochs are intact.
+            RetryableError: the disk was full for the save before; the checkpoints of earlier epochs are intact.
         """
-        content = self._packed_by_ultralytics() if is_qat(self.ema.ema) else packed(self)
-        due = {self.last: True, self.best: self.best_fitness == self.fitness}
-        due[self.wdir / f"epoch{self.epoch}.pt"] = self.save_period > 0 and self.epoch % self.save_period == 0
+        is_best = self.best_fitness == self.fitness
+        named = [self.best] if is_best else []
+        if self.save_period > 0 and self.epoch % self.save_period == 0:
+            named.append(self.wdir / f"epoch{self.epoch}.pt")
+        if is_qat(self.ema.ema):
+            self._save_packed([self.last, *named])
+            return True
+        checkpoint, self.more = Checkpoint(self, self.more), None
+
+        def write() -> None:
+            self._replace_last(checkpoint)
+            for path in named:
+                checkpoint.write_as_stock(path)
+
+        self.saver.start(write)
+        if any(
+            _is_from_outside(call) for event in ("on_model_save", "on_fit_epoch_end") for call in self.callbacks[event]
+        ):
+            self.saver.wait()  # it may read the files
+        return True
+
+    def save_last(self, more: dict[str, Any]) -> None:
+        """Begin to write last.pt in the middle of an epoch; a thread finishes it.
+
+        Args:
+            more: what goes under `checkpoint.KEY`.
+
+        Raises:
+            RetryableError: the disk was full for the save before; the last.pt that was there is intact.
+        """
+        # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
+        checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
+        self.saver.start(lambda: self._replace_last(checkpoint))
+
+    def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)
-        for path in (path for path, is_due in due.items() if is_due):
+        self.previous.keep()
+        checkpoint.write_in_full(self.last)
+        self.previous.is_replaced()
+
+    def _save_packed(self, paths: list[Path]) -> None:
+        content = self._packed_by_ultralytics()
+        self.wdir.mkdir(parents=True, exist_ok=True)
+        for path in paths:
             with replacing(path) as part:
                 part.write_bytes(content)
-        return True
 
     def _packed_by_ultralytics(self) -> bytes:
         """The bytes of last.pt for a model in quantisation-aware training, whose layers are classes made at run time."""
@@ -213,6 +288,18 @@ class YOLOv12Trainer(DetectionTrainer):
             with replaced(self, **aside):
                 super().save_model()
             return (Path(scratch) / "last.pt").read_bytes()
+
+    def resume_training(self, ckpt: dict[str, Any] | None) -> None:
+        """As ultralytics' for a checkpoint of stock's; one of ours goes on where it ends, also in the middle of an epoch."""
+        self.more = resume.found_in(ckpt) if self.resume else None
+        if ckpt is None or self.more is None:
+            super().resume_training(ckpt)
+        else:
+            resume.load(self, ckpt, self.more)
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        self.saver.wait()  # it loads last.pt
+        return super()._handle_nan_recovery(epoch)
 
     def final_eval(self) -> None:
         """Strip the optimizer from the checkpoints and evaluate the best one.
@@ -238,10 +325,12 @@ class YOLOv12Trainer(DetectionTrainer):
             if checkpoint.exists():
                 # its own log line would name the part file
                 with replacing(checkpoint) as part, replaced(upstream_torch_utils, LOGGER=logging.getLogger(__name__)):
-                    updates = {"train_results": results} if results is not None else None
-                    stripped = strip_optimizer(checkpoint, s=str(part), updates=updates)
+                    updates: dict[str, Any] = {} if results is None else {"train_results": results}
+                    stripped = strip_optimizer(checkpoint, s=str(part), updates={KEY: None} | updates)
+                    seal(part)
                 results = stripped.get("train_results") if checkpoint == self.last else results
                 upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
+        self.previous.forget()
 
     def _evaluate_best(self) -> None:
         upstream.LOGGER.info(f"\nValidating {self.best}...")
@@ -252,6 +341,11 @@ class YOLOv12Trainer(DetectionTrainer):
         self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
         self.run_callbacks("on_fit_epoch_end")
         self.epoch -= 1
+
+
+def _is_from_outside(callback: Any) -> bool:
+    """Whether a callback is none of ultralytics' own, which do nothing."""
+    return getattr(callback, "__module__", None) != "ultralytics.utils.callbacks.base"
 
 
 class _SameOnAllRanks(nn.parallel.DistributedDataParallel):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import zipfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from yolov12 import __version__, log, settings
 from yolov12.errors import UserError
-from yolov12.model import download, names, official, reading
+from yolov12.model import download, names, official, reading, seal
 from yolov12.seams import Seam
 from yolov12.wholefile import replacing
 
@@ -56,7 +57,7 @@ def torch_safe_load(weight: str | Path, safe_only: bool | None = None) -> tuple[
         UserError: no such file or name, no checkpoint, damaged, or it wants to run code.
         RetryableError: a download failed.
     """
-    path = locate(weight)
+    path = _whole(locate(weight))
     trust = settings.current().trust_weights and not safe_only
     if trust:
         log.say_once(
@@ -66,6 +67,25 @@ def torch_safe_load(weight: str | Path, safe_only: bool | None = None) -> tuple[
     if conversion is not None:
         log.say_once(f"converted {path}", conversion.line(path.name))
     return checkpoint, str(path)
+
+
+def _whole(path: Path) -> Path:
+    """`path`, or the checkpoint before it where `path` is the damaged last.pt of an unfinished run. Other files are judged by their readers.
+
+    Raises:
+        UserError: it is damaged, and there is none before it.
+    """
+    if path.name != "last.pt":
+        return path
+    try:
+        path, why = seal.whole(path)
+    except ValueError as error:
+        if not zipfile.is_zipfile(path):
+            return path  # what else it may be is told in other words
+        raise UserError(f"{error}; fetch it again, or begin a new run") from error
+    if why is not None:
+        log.say_once(f"damaged {path}", f"WARNING {why}")
+    return path
 
 
 def locate(weight: str | Path) -> Path:

@@ -26,6 +26,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12.distributed import world
 from yolov12.distributed.world import from_all
+from yolov12.engine.ending import close_loaders
 from yolov12.engine.loop import Loop
 from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.errors import UserError
@@ -100,7 +101,7 @@ class LrFindTrainer(YOLOv12Trainer):
             finally:
                 if loop.step.recomputation is not None:
                     loop.step.recomputation.close()
-                loop._close_loaders()
+                close_loaders(loop)
         finally:
             world.leave()
         if RANK in {-1, 0}:
@@ -243,7 +244,6 @@ def _endless(trainer: Any) -> Iterator[dict[str, Any]]:
     """Batches of the training set, epoch after epoch."""
     epoch = 0
     while True:
-        if RANK != -1:
-            trainer.train_loader.sampler.set_epoch(epoch)
+        trainer.train_loader.set_epoch(epoch)
         yield from trainer.train_loader
         epoch += 1

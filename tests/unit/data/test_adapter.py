@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from tests.faults.bad_data import CASES, write_damaged, write_good
 from yolov12 import log
 from yolov12.data import adapter, fonts, labelcache, pictures, synth
+from yolov12.data.order import Plan
 from yolov12.errors import UserError
 from yolov12.seams import digest_of
 
@@ -280,3 +283,77 @@ def test_a_run_draws_its_plots_without_the_network(finished_run: Path):
 def test_a_run_leaves_label_caches_of_ours_only(finished_run: Path):
     found = {path.name for path in (finished_run / "data" / "labels").iterdir() if path.is_file()}
     assert found == {"train.yolov12-cache", "val.yolov12-cache"}
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Ten samples; each tells its index and a random number."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[int, float]:
+        return index, random.random()
+
+
+def ordered(workers: int = 0, rank: int = 0, ranks: int = 1) -> Any:
+    """A loader of ultralytics with our order: four samples of all ranks to a batch."""
+    from ultralytics.data.build import build_dataloader
+
+    with adapter.in_order(lambda samples, shuffle: Plan(samples, 4, 5, rank, ranks, shuffle)):
+        return build_dataloader(Numbers(), 4 // ranks, workers, shuffle=True, device="cpu")
+
+
+def indices(loader: Any) -> list[list[int]]:
+    return [batch[0].tolist() for batch in loader]
+
+
+PLAN = Plan(10, 4, seed=5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_gives_epoch_after_epoch_in_our_order(workers: int) -> None:
+    loader = ordered(workers)
+    try:
+        assert [indices(loader), indices(loader)] == [list(PLAN.shares(0)), list(PLAN.shares(1))]
+        assert (len(loader), loader.batch_size, len(loader.sampler)) == (3, 4, 10)
+    finally:
+        loader.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_begins_in_the_middle_of_an_epoch_and_gives_the_same_samples(workers: int) -> None:
+    whole, rest = ordered(), ordered(workers)
+    try:
+        whole.set_epoch(3)
+        rest.set_epoch(3, seen=4)
+        expected = [[value.tolist() for value in batch] for batch in whole]
+        assert [[value.tolist() for value in batch] for batch in rest] == expected[1:]
+        assert indices(rest) == list(PLAN.shares(4))
+    finally:
+        rest.close()
+
+
+def test_an_epoch_that_is_done_again_begins_at_its_start() -> None:
+    loader = ordered(workers=2)
+    try:
+        first = indices(loader)
+        loader.set_epoch(0)
+        assert indices(loader) == first
+        next(iter(loader))  # and one that is left in the middle
+        loader.set_epoch(1)
+        assert indices(loader) == list(PLAN.shares(1))
+    finally:
+        loader.close()
+
+
+def test_a_reset_loader_goes_on_with_the_epoch_that_is_due() -> None:
+    loader = ordered()
+    indices(loader)
+    loader.reset()  # as ultralytics does when it closes the mosaic
+    assert indices(loader) == list(PLAN.shares(1))
+
+
+def test_outside_of_it_loaders_are_upstreams() -> None:
+    from ultralytics.data.build import InfiniteDataLoader, build_dataloader
+
+    assert type(build_dataloader(Numbers(), 4, 0, device="cpu")) is InfiniteDataLoader

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,8 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils.torch_utils import EarlyStopping, ModelEMA
 
 from tests.unit.engine.tiny import batch, model
-from yolov12.engine.checkpoint import packed
+from yolov12.engine.checkpoint import KEY, Checkpoint
+from yolov12.model.seal import flaw
 
 OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True),
@@ -65,12 +65,20 @@ def tensors_of(value: Any, path: str = "") -> dict[str, Tensor]:
     return {where: found for key, item in value.items() for where, found in tensors_of(item, f"{path}/{key}").items()}
 
 
+def saved(run: Any, more: dict[str, Any] | None = None, in_full: bool = False) -> dict[str, Any]:
+    """What a reader finds in the file."""
+    checkpoint, path = Checkpoint(run, more), run.wdir / "written.pt"
+    (checkpoint.write_in_full if in_full else checkpoint.write_as_stock)(path)
+    assert flaw(path) is None
+    return torch.load(path, weights_only=False)
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_equals_stocks_to_the_bit(tmp_path: Path, optimizer: str) -> None:
     run = a_run(tmp_path, optimizer)
     BaseTrainer.save_model(run)
     stock = torch.load(run.last, weights_only=False)
-    ours = torch.load(io.BytesIO(packed(run)), weights_only=False)
+    ours = saved(run, more={})
     assert ours.keys() == stock.keys()
     expected, found = tensors_of(stock), tensors_of(ours)
     assert len(expected) > 600
@@ -87,7 +95,7 @@ def test_saving_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     run.ema.ema.criterion = "the loss"
     before = {name: tensor.clone() for name, tensor in run.ema.ema.state_dict().items()}
-    packed(run)
+    Checkpoint(run)
     assert run.ema.ema.criterion == "the loss"
     after = run.ema.ema.state_dict()
     assert all(
@@ -98,7 +106,7 @@ def test_saving_leaves_the_run_as_it_was(tmp_path: Path) -> None:
 def test_the_loss_is_not_saved(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     run.ema.ema.criterion = "the loss"
-    assert torch.load(io.BytesIO(packed(run)), weights_only=False)["ema"].criterion is None
+    assert saved(run)["ema"].criterion is None
 
 
 def test_an_average_that_became_nan_begins_anew_from_the_live_weights(tmp_path: Path) -> None:
@@ -106,9 +114,9 @@ def test_an_average_that_became_nan_begins_anew_from_the_live_weights(tmp_path: 
     name = next(iter(dict(run.ema.ema.named_parameters())))
     average = dict(run.ema.ema.named_parameters())[name]
     average.data.view(-1)[0] = float("nan")
-    saved = torch.load(io.BytesIO(packed(run)), weights_only=False)["ema"]
+    found = saved(run)["ema"]
     live = dict(run.model.named_parameters())[name]
-    assert torch.equal(dict(saved.named_parameters())[name], live.half())
+    assert torch.equal(dict(found.named_parameters())[name], live.half())
     assert torch.equal(average, live)
 
 
@@ -116,5 +124,30 @@ def test_what_fp16_can_not_hold_becomes_its_largest_number(tmp_path: Path) -> No
     run = a_run(tmp_path)
     name = next(iter(dict(run.ema.ema.named_parameters())))
     dict(run.ema.ema.named_parameters())[name].data.view(-1)[0] = 1e6
-    saved = torch.load(io.BytesIO(packed(run)), weights_only=False)["ema"]
-    assert float(dict(saved.named_parameters())[name].view(-1)[0]) == torch.finfo(torch.float16).max
+    found = saved(run)["ema"]
+    assert float(dict(found.named_parameters())[name].view(-1)[0]) == torch.finfo(torch.float16).max
+
+
+def test_in_full_nothing_is_rounded_and_there_is_more(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    held = [torch.rand(3), None]
+    found = saved(run, more={"held": held, "seen": 8}, in_full=True)
+    assert found[KEY]["seen"] == 8
+    assert torch.equal(found[KEY]["held"][0], held[0])
+    expected = tensors_of([run.ema.ema, run.optimizer.state_dict()])
+    assert len(expected) > 600
+    for where, tensor in tensors_of([found["ema"], found["optimizer"]]).items():
+        assert tensor.dtype is expected[where].dtype, where
+        assert torch.equal(tensor, expected[where]), where
+
+
+def test_what_is_written_is_the_run_as_it_was_when_it_was_taken(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    before = {name: tensor.clone() for name, tensor in run.ema.ema.state_dict().items()}
+    checkpoint = Checkpoint(run)
+    with torch.no_grad():
+        for average in run.ema.ema.parameters():
+            average.zero_()
+    checkpoint.write_in_full(tmp_path / "later.pt")
+    found = torch.load(tmp_path / "later.pt", weights_only=False)["ema"].state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in before.items())

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import io
-
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from yolov12.engine.hostcopy import fetch, serialize
+from yolov12.engine.hostcopy import Frozen, fetch
 
 SHAPES = st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=6)
 
@@ -29,35 +28,52 @@ def test_a_channels_last_weight_becomes_contiguous() -> None:
     assert torch.equal(copy, weight)
 
 
-def test_only_floats_are_converted() -> None:
-    weight, count = torch.rand(3), torch.tensor(7)
-    copies = fetch([weight, count], floats_as=torch.float16)
-    assert copies[id(weight)].dtype is torch.float16
-    assert copies[id(count)].dtype is torch.int64
-
-
 def test_each_copy_has_a_storage_of_its_own() -> None:
     """Else a tool that saves one of them would write all of them."""
     tensors = [torch.rand(1000), torch.rand(2)]
     assert fetch(tensors)[id(tensors[1])].untyped_storage().nbytes() == 8
 
 
-def test_what_is_saved_holds_the_copies_and_the_originals_stay() -> None:
+def test_where_the_device_has_no_room_for_one_flat_tensor_each_is_copied_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    tensors = [torch.rand(3, 2), torch.rand(4)]
+    monkeypatch.setattr(torch, "cat", full)
+    copies = fetch(tensors)
+    assert all(torch.equal(copies[id(tensor)], tensor) for tensor in tensors)
+
+
+def test_what_was_frozen_does_not_follow_the_original() -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    tensors = [*module.parameters(), *module.buffers()]
-    saved = serialize({"module": module, "note": 1}, fetch(tensors, torch.float16))
-    loaded = torch.load(io.BytesIO(saved), weights_only=False)
-    assert loaded["note"] == 1
-    assert {name: type(p) for name, p in loaded["module"].named_parameters()}["0.weight"] is nn.Parameter
-    for name, tensor in before.items():
-        expected = tensor.half() if tensor.is_floating_point() else tensor
-        assert torch.equal(loaded["module"].state_dict()[name], expected)
-        assert torch.equal(module.state_dict()[name], tensor)
-        assert module.state_dict()[name].dtype is tensor.dtype
+    frozen = Frozen({"module": module, "note": [1]}, fetch([*module.parameters(), *module.buffers()]))
+    with torch.no_grad():
+        module[0].weight.fill_(7)
+    module.append(nn.ReLU())
+    thawed = frozen.thaw()
+    assert thawed["note"] == [1]
+    assert len(thawed["module"]) == 2
+    assert isinstance(thawed["module"][0].weight, nn.Parameter)
+    assert all(torch.equal(thawed["module"].state_dict()[name], tensor) for name, tensor in before.items())
 
 
-def test_a_tensor_in_two_places_is_saved_as_one() -> None:
+def test_copies_can_be_exchanged_when_it_is_thawed() -> None:
+    weight, other = torch.rand(3), torch.rand(2)
+    frozen = Frozen([weight, other], fetch([weight, other]))
+    halved, same = frozen.thaw({id(weight): weight.half()})
+    assert halved.dtype is torch.float16
+    assert torch.equal(same, other)
+
+
+def test_a_tensor_in_two_places_stays_one() -> None:
     shared = torch.rand(5)
-    loaded = torch.load(io.BytesIO(serialize([shared, shared], fetch([shared]))), weights_only=False)
-    assert loaded[0] is loaded[1]
+    first, second = Frozen([shared, shared], fetch([shared])).thaw()
+    assert first is second
+
+
+def test_a_tensor_without_a_copy_does_not_follow_the_original_either() -> None:
+    stride = torch.tensor([8.0, 16.0])
+    frozen = Frozen({"stride": stride}, {})
+    stride.zero_()
+    assert frozen.thaw()["stride"].tolist() == [8.0, 16.0]

@@ -11,6 +11,7 @@ import torch
 
 from yolov12 import settings
 from yolov12.data import loader as ours
+from yolov12.data.order import Plan
 from yolov12.distributed.world import World
 from yolov12.engine import pipeline
 from yolov12.errors import UserError
@@ -20,7 +21,7 @@ class Loader:
     """Notes what is done to it."""
 
     def __init__(self, batch_size: int = 4) -> None:
-        self.dataset, self.batch_size = SimpleNamespace(labels=[]), batch_size
+        self.dataset, self.batch_size = Pictures("images"), batch_size
         self.done: list[str] = []
 
     def close(self) -> None:
@@ -30,10 +31,21 @@ class Loader:
         self.done.append("mosaic closed")
 
 
+class Pictures(list[str]):
+    """A data set of one picture."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__([path])
+        self.path, self.labels = path, []
+
+
 class Trainer(SimpleNamespace):
     def build_dataset(self, path: str, mode: str, batch: int) -> Any:
         assert self.args.cache is False, "ultralytics would build its own cache"
-        return SimpleNamespace(path=path)
+        return Pictures(path)
+
+    def plan(self, samples: int, batch_of_rank: int) -> Plan:
+        return Plan(samples, batch_of_rank)
 
 
 @pytest.fixture

@@ -67,10 +67,29 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict:
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"trainer"')))
 
 
+STOCK_IN_OUR_ORDER = """
+from ultralytics.models.yolo.detect import DetectionTrainer
+from yolov12.data.adapter import in_order
+from yolov12.data.order import Plan
+
+stock = DetectionTrainer.get_dataloader
+
+def get_dataloader(self, path, batch_size=16, rank=0, mode="train"):
+    if mode != "train":
+        return stock(self, path, batch_size, rank, mode)
+    with in_order(lambda samples, shuffle: Plan(samples, batch_size, self.args.seed, shuffle=shuffle)):
+        return stock(self, path, batch_size, rank, mode)
+
+DetectionTrainer.get_dataloader = get_dataloader
+"""
+
+
 def test_a_run_gives_the_very_weights_and_callbacks_of_stock(data: Path, tmp_path: Path) -> None:
-    """yolo11n has no area attention, whose layout is ours: everything else must agree to the bit."""
+    """yolo11n has no area attention, whose layout is ours: everything else must agree to the bit, once stock has our order of the samples."""
     ours = answer(train(data, tmp_path / "ours", model="yolo11n.yaml"))
-    stock = answer(train(data, tmp_path / "stock", model="yolo11n.yaml", YOLOV12_DISABLE="1"))
+    stock = answer(
+        train(data, tmp_path / "stock", model="yolo11n.yaml", before=STOCK_IN_OUR_ORDER, YOLOV12_DISABLE="1")
+    )
     assert (ours["trainer"], stock["trainer"]) == ("YOLOv12Trainer", "DetectionTrainer")
     assert ours["events"] == stock["events"]
     different = [name for name in stock["weights"] if ours["weights"][name] != stock["weights"][name]]

@@ -23,7 +23,7 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from tests.unit.model import official_form
 from yolov12.errors import UserError
-from yolov12.model import download, reading, weights
+from yolov12.model import download, reading, seal, weights
 
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 MODELS = [
@@ -368,3 +368,37 @@ def test_a_checkpoint_of_a_distilling_run_loads():
     torch.save({"model": model}, "last.pt")
     loaded = weights.torch_safe_load("last.pt")[0]["model"]
     assert torch.equal(output(loaded.student_model), output(student))
+
+
+def unfinished(epoch: int, path: Path) -> None:
+    """A sealed checkpoint that says of which epoch it is."""
+    torch.save({**trained("yolo12n.yaml"), "epoch": epoch}, path)
+    seal.seal(path)
+
+
+@pytest.fixture
+def two_checkpoints() -> tuple[Path, Path]:
+    last, previous = Path("last.pt"), Path("last.previous.pt")
+    unfinished(2, last)
+    unfinished(1, previous)
+    return last, previous
+
+
+def test_a_damaged_last_pt_is_replaced_by_the_one_before_it_which_is_said(
+    two_checkpoints: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, _ = two_checkpoints
+    assert weights.torch_safe_load(last)[0]["epoch"] == 2
+    last.write_bytes(last.read_bytes()[:-5000])
+    checkpoint, path = weights.torch_safe_load(last)
+    assert (checkpoint["epoch"], path) == (1, "last.previous.pt")
+    assert "WARNING last.pt is damaged: it is cut off" in capsys.readouterr().err
+
+
+def test_where_both_are_damaged_both_are_named(two_checkpoints: tuple[Path, Path]) -> None:
+    for path in two_checkpoints:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"last\.pt is damaged: its checksum .* so is last\.previous\.pt: its checksum"):
+        weights.torch_safe_load("last.pt")

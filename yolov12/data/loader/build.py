@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DistributedSampler
 
 from yolov12.data.loader import cachefile, decoders, store
 from yolov12.data.loader.fetch import on_the_cpu
@@ -20,6 +19,7 @@ from yolov12.data.loader.loader import PictureLoader
 from yolov12.data.loader.prepare import Preparer
 from yolov12.data.loader.recent import Recent
 from yolov12.data.loader.resize import fitted
+from yolov12.data.order import Order, Plan
 from yolov12.log import say
 
 USUAL_STEPS = ("Compose", "MixUp", "CutMix", "Albumentations", "RandomHSV", "RandomFlip", "RandomFlip", "Format")
@@ -32,15 +32,6 @@ class Obstacle(NamedTuple):
     reason: str
     typed: str = ""
     """The argument of the user that asks for it, as it is typed; then the two contradict each other."""
-
-
-class Ranks(NamedTuple):
-    """This process among those that train together."""
-
-    rank: int = 0
-    size: int = 1
-    local_size: int = 1
-    """Those on this machine."""
 
 
 def obstacle(dataset: Any, args: Any) -> Obstacle | None:
@@ -73,7 +64,13 @@ def is_custom(dataset: Any) -> bool:
 
 
 def build(
-    dataset: Any, args: Any, batch: int, ranks: Ranks, device: torch.device, cache_folder: Path | None
+    dataset: Any,
+    args: Any,
+    batch: int,
+    plan: Plan,
+    local_ranks: int,
+    device: torch.device,
+    cache_folder: Path | None,
 ) -> PictureLoader:
     """Our loader for a training set without an obstacle. Every rank must call it.
 
@@ -81,7 +78,8 @@ def build(
         dataset: ultralytics', built with cache=False.
         args: ultralytics' arguments of the run.
         batch: images of a batch of this rank.
-        ranks: this process among the others.
+        plan: which samples this rank trains on, and when.
+        local_ranks: processes that train on this machine; they share its cores.
         device: where pictures are decoded, if it can, and augmented.
         cache_folder: for the file of decoded pictures; None keeps none.
     """
@@ -89,7 +87,7 @@ def build(
 
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
-    threads = max(min((os.cpu_count() or 1) // ranks.local_size, int(args.workers)), 1)
+    threads = max(min((os.cpu_count() or 1) // local_ranks, int(args.workers)), 1)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device)
     places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))
@@ -104,14 +102,9 @@ def build(
         Recent(recent),
         Hyperparameters.of(args, imgsz),
         seed=int(args.seed),
-        rank=ranks.rank,
+        rank=plan.rank,
     )
-    sampler: DistributedSampler[Any] = DistributedSampler(
-        dataset, ranks.size, ranks.rank, shuffle=True, seed=int(args.seed)
-    )
-    # As ultralytics decides it (data/build.py:386).
-    drop_last = bool(args.compile) and len(sampler) > batch > 0 and len(sampler) % batch != 0
-    return PictureLoader(dataset, preparer, sampler, batch, threads, drop_last)
+    return PictureLoader(dataset, preparer, Order(plan), batch, threads)
 
 
 def _cache(dataset: Any, imgsz: int, threads: int, folder: Path) -> cachefile.CacheFile | None:

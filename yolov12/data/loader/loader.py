@@ -18,6 +18,7 @@ from torch import Tensor
 
 from yolov12.data.loader.ahead import Ahead
 from yolov12.data.loader.prepare import Place, Preparer
+from yolov12.data.order import GHOST, Order, Share
 from yolov12.log import say_once, warn
 
 T = TypeVar("T")
@@ -26,8 +27,6 @@ BATCHES_AHEAD = 2
 """Finished ones on the device; each takes 3 x imgsz x imgsz bytes an image."""
 READ_AHEAD = 2
 """Batches whose pictures the threads read while an earlier one is made."""
-GHOST = "ghost"
-"""A key of a batch whose one image is there only so that its rank takes part; a plan says which."""
 OUT_OF_MEMORY_WAITS_S = (0.0, 0.5, 2.0)
 """Before each further try of a batch for which the GPU has no memory at this moment: the training step uses most of it, and gives back."""
 
@@ -41,52 +40,45 @@ class Finished(NamedTuple):
 
 
 class PictureLoader:
-    """Iterating gives one epoch of this rank's batches; the order is the sampler's."""
+    """Iterating gives one epoch of this rank's batches; the order is that of data/order.py."""
 
     def __init__(
         self,
         dataset: Any,
         preparer: Preparer,
-        sampler: Any,
+        order: Order,
         batch_size: int,
         num_workers: int,
-        drop_last: bool = False,
     ) -> None:
         """As attributes, what a trainer reads from ultralytics' loaders.
 
         Args:
             dataset: ultralytics', for its labels and names.
             preparer: makes the batches.
-            sampler: gives the indices of an epoch; if it has `set_epoch`, also `epoch`, from which the random choices follow. If it has a
-                `plan`, that cuts the epoch into batches (`plan.shares(epoch)`, `plan.batches(seen)`), else they are cut here, all of one size.
+            order: which samples an epoch has, and how it is cut into batches.
             batch_size: images of a batch of this rank.
             num_workers: reading threads, to tell.
-            drop_last: whether a last batch that is not full is left out.
         """
-        self.dataset, self.preparer, self.sampler = dataset, preparer, sampler
-        self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, drop_last
+        self.dataset, self.preparer, self.order = dataset, preparer, order
+        self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, order.plan.drop_last
         self._device = preparer.gatherer.store.block.device
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         if self._stream is not None:
             # The store's memory may have belonged to something that the current stream still works on, and is given back while ours does.
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             preparer.gatherer.store.block.record_stream(self._stream)
-        self._first_batch = 0
         self._at: Place | None = None
         self._running: Ahead[Finished] | None = None
         atexit.register(self.close)  # a thread that is in the middle of a kernel launch when Python ends can crash it
 
     @property
-    def order(self) -> Any:
-        """The sampler, by the name under which a resumed run asks for its plan."""
-        return self.sampler
+    def sampler(self) -> Order:
+        """The order, by the name that torch's loaders have for it."""
+        return self.order
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        if hasattr(self.sampler, "plan"):
-            return self.sampler.plan.batches()
-        whole, rest = divmod(len(self.sampler), self.batch_size)
-        return whole + bool(rest and not self.drop_last)
+        return self.order.plan.batches()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Start an epoch; one that is still running is ended."""
@@ -100,14 +92,9 @@ class PictureLoader:
         self._report()
 
     def set_epoch(self, epoch: int, seen: int = 0) -> None:
-        """Let the next iteration give what is left of `epoch` after `seen` samples of all ranks; only a plan knows what `seen` means."""
+        """Let the next iteration give what is left of `epoch` after `seen` samples of all ranks, as if those had been taken."""
         self.reset()
-        self.sampler.set_epoch(epoch)
-        self.start_at(len(self) - self.sampler.plan.batches(seen) if seen else 0)
-
-    def start_at(self, batch: int) -> None:
-        """Let the next epoch begin with this batch, counted from 0, as if those before it had been taken."""
-        self._first_batch = batch
+        self.order.set_epoch(epoch, seen)
 
     def close_mosaic(self) -> None:
         """From the next epoch on, leave out mosaic, mixup, cutmix and copy-paste."""
@@ -127,25 +114,20 @@ class PictureLoader:
 
     def _epoch(self) -> Iterator[Finished]:
         """Runs in the thread."""
-        epoch, first, self._first_batch = int(getattr(self.sampler, "epoch", 0)), self._first_batch, 0
-        batches = self._batches(epoch)
+        epoch, seen = self.order.epoch, self.order.seen
+        shares = list(self.order.plan.shares(epoch))
+        first = len(shares) - self.order.plan.batches(seen)
         with self._on_stream():
-            self._patiently(lambda: self.preparer.begin_epoch(list(chain(*batches[:first]))))
-            for number in range(first, len(batches)):
-                for soon in batches[number : number + READ_AHEAD]:
+            self._patiently(lambda: self.preparer.begin_epoch(list(chain(*shares[:first]))))
+            for number in range(first, len(shares)):
+                for soon in shares[number : number + READ_AHEAD]:
                     self.preparer.gatherer.ask(soon)
                 self._at = Place(epoch, number)
-                yield self._finished(self._at, batches[number])
+                yield self._finished(self._at, shares[number])
 
-    def _batches(self, epoch: int) -> list[list[int]]:
-        if hasattr(self.sampler, "plan"):
-            return list(self.sampler.plan.shares(epoch))
-        order, size = [int(index) for index in self.sampler], self.batch_size
-        return [order[number * size : (number + 1) * size] for number in range(len(self))]
-
-    def _finished(self, place: Place, indices: list[int]) -> Finished:
+    def _finished(self, place: Place, indices: Share) -> Finished:
         batch = self._patiently(lambda: self.preparer.make(place, indices))
-        if getattr(indices, "is_ghost", False):
+        if indices.is_ghost:
             batch[GHOST] = True
         if self._stream is None:
             return Finished(batch, None)

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DistributedSampler
 
 from tests.unit.data.loader import stand_in
 from yolov12.data.loader.gather import Gatherer
@@ -22,6 +21,7 @@ from yolov12.data.loader.loader import PictureLoader
 from yolov12.data.loader.prepare import Preparer
 from yolov12.data.loader.recent import Recent
 from yolov12.data.loader.store import Store
+from yolov12.data.order import Order, Plan
 
 IMGSZ = 32
 
@@ -49,7 +49,7 @@ def loader_of(files: list[str]) -> Iterator[Callable[..., PictureLoader]]:
     made: list[PictureLoader] = []
 
     def make(
-        batch: int = 4, rank: int = 0, ranks: int = 1, places: int = 10, recent: int = 8, seed: int = 0, **options: Any
+        batch: int = 4, rank: int = 0, ranks: int = 1, places: int = 10, recent: int = 8, seed: int = 0, **plan: Any
     ) -> PictureLoader:
         labels = [
             {"cls": np.array([[index]], np.float32), "bboxes": np.array([[0.5, 0.5, 0.25, 0.5]], np.float32)}
@@ -59,8 +59,8 @@ def loader_of(files: list[str]) -> Iterator[Callable[..., PictureLoader]]:
         hyperparameters = stand_in.Hyperparameters.of(SimpleNamespace(mosaic=1.0), IMGSZ)
         preparer = Preparer(gatherer, Boxes(labels), Recent(recent), hyperparameters, seed, rank)
         dataset = SimpleNamespace(labels=labels, im_files=files, __len__=lambda: len(files))
-        sampler = DistributedSampler(files, ranks, rank, shuffle=True, seed=seed)  # type: ignore[arg-type, var-annotated]
-        made.append(PictureLoader(dataset, preparer, sampler, batch, num_workers=2, **options))
+        order = Order(Plan(len(files), batch * ranks, seed, rank, ranks, **plan))
+        made.append(PictureLoader(dataset, preparer, order, batch, num_workers=2))
         return made[-1]
 
     yield make

@@ -16,7 +16,8 @@ import torch
 from tests.faults.bad_data import write_good
 from tests.unit.data.loader.conftest import shown
 from yolov12 import log
-from yolov12.data.loader import Obstacle, PictureLoader, Ranks, build, obstacle
+from yolov12.data.loader import Obstacle, PictureLoader, build, obstacle
+from yolov12.data.order import Plan
 
 NAMES = {0: "circle", 1: "square"}
 CPU = torch.device("cpu")
@@ -104,7 +105,7 @@ def test_custom_transforms_are_seen(folder: Path, how: str):
 
 def test_a_loader_for_a_data_set_of_ultralytics(folder: Path, built: list[PictureLoader]):
     dataset = data_set(folder)
-    loader = build(dataset, arguments(), 3, Ranks(), CPU, cache_folder=None)
+    loader = build(dataset, arguments(), 3, Plan(4, 3), 1, CPU, cache_folder=None)
     built.append(loader)
     assert (loader.dataset, loader.batch_size, loader.num_workers, loader.drop_last) == (dataset, 3, 2, False)
     batches = list(loader)
@@ -114,16 +115,16 @@ def test_a_loader_for_a_data_set_of_ultralytics(folder: Path, built: list[Pictur
 
 
 def test_a_batch_larger_than_the_data_set_is_the_data_set(folder: Path, built: list[PictureLoader]):
-    loader = build(data_set(folder), arguments(), 16, Ranks(), CPU, cache_folder=None)
+    loader = build(data_set(folder), arguments(), 16, Plan(4, 16), 1, CPU, cache_folder=None)
     built.append(loader)
     assert (loader.batch_size, len(loader)) == (4, 1)
 
 
-@pytest.mark.parametrize(("compile", "batches"), [(True, 1), (False, 2)])
-def test_with_compile_a_last_batch_that_is_not_full_is_left_out(
-    folder: Path, built: list[PictureLoader], compile: bool, batches: int
+@pytest.mark.parametrize(("drop_last", "batches"), [(True, 1), (False, 2)])
+def test_a_plan_may_leave_out_a_last_batch_that_is_not_full(
+    folder: Path, built: list[PictureLoader], drop_last: bool, batches: int
 ):
-    loader = build(data_set(folder), arguments(compile=compile), 3, Ranks(), CPU, cache_folder=None)
+    loader = build(data_set(folder), arguments(), 3, Plan(4, 3, drop_last=drop_last), 1, CPU, cache_folder=None)
     built.append(loader)
     assert len(loader) == batches
 
@@ -133,7 +134,7 @@ def test_ranks_share_the_pictures_and_the_cores(
 ):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     dataset = data_set(folder)
-    built += [build(dataset, arguments(workers=8), 2, Ranks(rank, 2, 2), CPU, None) for rank in (0, 1)]
+    built += [build(dataset, arguments(workers=8), 2, Plan(4, 4, rank=rank, ranks=2), 2, CPU, None) for rank in (0, 1)]
     assert [loader.num_workers for loader in built] == [2, 2]
     seen = [file for loader in built for batch in loader for file in batch["im_file"]]
     assert sorted(seen) == dataset.im_files
@@ -143,8 +144,8 @@ def test_pictures_come_from_the_cache_where_the_user_wants_one(
     folder: Path, built: list[PictureLoader], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(log, "_said", set())
-    cached = build(data_set(folder), arguments(), 4, Ranks(), CPU, cache_folder=folder / "cache")
-    plain = build(data_set(folder), arguments(), 4, Ranks(), CPU, cache_folder=None)
+    cached = build(data_set(folder), arguments(), 4, Plan(4, 4), 1, CPU, cache_folder=folder / "cache")
+    plain = build(data_set(folder), arguments(), 4, Plan(4, 4), 1, CPU, cache_folder=None)
     built += [cached, plain]
     assert "picture cache: written to " in capsys.readouterr().err
     (expected,) = list(plain)
@@ -160,7 +161,7 @@ def test_without_room_for_a_cache_pictures_are_decoded_as_they_are_needed(
     folder: Path, built: list[PictureLoader], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
-    loader = build(data_set(folder), arguments(), 4, Ranks(), CPU, cache_folder=folder / "cache")
+    loader = build(data_set(folder), arguments(), 4, Plan(4, 4), 1, CPU, cache_folder=folder / "cache")
     built.append(loader)
     assert "picture cache: none: " in (said := capsys.readouterr().err)
     assert "pictures are decoded as they are needed" in said

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Where a resumed run begins. Whole runs are in tests/faults/test_resume.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.engine.tiny import model, step
+from yolov12.data.order import Order, Plan
+from yolov12.engine import resume
+from yolov12.engine.checkpoint import KEY
+from yolov12.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def a_loop(plan: Plan) -> Any:
+    """What `resume` reads of a loop, before its first epoch."""
+    trainer = SimpleNamespace(
+        train_loader=SimpleNamespace(order=Order(plan)),
+        start_epoch=3,
+        epochs=9,
+        device=CPU,
+        world=SimpleNamespace(rank=0, size=1),
+        vote_group=None,
+        args=SimpleNamespace(seed=0, model="last.pt"),
+        loss=torch.tensor(7.0),
+        tloss={"box_loss": torch.tensor(2.0)},
+    )
+    trainer.model = model()
+    named: list[Any] = []
+    return SimpleNamespace(
+        trainer=trainer,
+        batches_per_epoch=plan.batches(),
+        last_update=-1,
+        step=step(trainer.model),
+        name_losses=named.append,
+        named=named,
+        mean_losses=None,
+        place=(3, 0),
+    )
+
+
+@pytest.fixture(scope="module")
+def saved() -> dict[str, Any]:
+    """By a run that had done 2 of 5 batches of its fourth epoch, and one of them since an update."""
+    loop = a_loop(Plan(10, 2))
+    loop.last_update = 5 * 3  # the first batch of that epoch
+    loop.step.held[0] = torch.ones(3)
+    return resume.saved_by(loop, epoch=3, seen=4, batches=2)
+
+
+def test_it_goes_on_in_the_middle_of_the_epoch(saved: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    loop = a_loop(Plan(10, 2))
+    resume.go_on(loop, saved)
+    assert loop.place == (3, 4)
+    assert loop.last_update == 5 * 3
+    assert torch.equal(loop.step.held[0], torch.ones(3))
+    assert float(loop.mean_losses["box_loss"]) == 2.0
+    assert "resume: epoch 4 of 9, after 4 of its 10 samples" in capsys.readouterr().err
+
+
+def test_another_batch_cuts_what_is_left(saved: dict[str, Any]) -> None:
+    loop = a_loop(Plan(10, 3))
+    resume.go_on(loop, saved)
+    assert loop.place == (3, 4)
+    # 6 samples are left, so 2 of 4 batches are done; the update was one batch ago
+    assert loop.last_update == 4 * 3 + 2 - 1 - 1
+
+
+def test_a_data_set_of_another_size_begins_the_epoch_anew(
+    saved: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = a_loop(Plan(12, 2))
+    resume.go_on(loop, saved)
+    assert loop.place == (3, 0)
+    assert loop.mean_losses is None
+    assert "the data set has 12 samples, it had 10: epoch 4 begins anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("checkpoint", [None, {}, {KEY: None}, {KEY: {"form": resume.FORM + 1}}])
+def test_a_checkpoint_of_stock_or_of_another_form_is_read_as_stock_would(checkpoint: dict[str, Any] | None) -> None:
+    assert resume.found_in(checkpoint) is None
+
+
+def test_a_run_whose_epochs_are_done_has_nothing_to_resume(saved: dict[str, Any]) -> None:
+    trainer = a_loop(Plan(10, 2)).trainer
+    with pytest.raises(UserError, match="all 9 epochs of its run are done"):
+        resume.load(trainer, {}, {**saved, "epoch": 9})
+
+
+def test_what_is_saved_is_plain_data(saved: dict[str, Any], tmp_path: Any) -> None:
+    """So that loaders that run no code take it."""
+    torch.save(saved, tmp_path / "more.pt")
+    assert torch.load(tmp_path / "more.pt", weights_only=True)["seen"] == 4

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Checkpoints are written by a thread of their own while training goes on, one after another, and the one before the last is kept.
+
+Packing, checksum and fsync take as long as they take; the next save waits for them, so that a slow disk slows the run down instead of filling
+the memory with checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from yolov12.errors import RetryableError
+from yolov12.folders import is_full_disk
+from yolov12.log import warn
+from yolov12.model.seal import flaw, previous_of
+
+
+class Saver:
+    """Runs one job at a time. What a job raises is raised again by the next `start` or `wait`."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Begin with `job` once the one before has ended; returns as soon as it runs."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was started is on disk.
+
+        Raises:
+            RetryableError: there was no room for it; the files before it are intact.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """`wait` for a run that ends for another reason: a failure is told, not raised."""
+        try:
+            self.wait()
+        except Exception as error:  # noqa: BLE001  # the run's own reason must not be lost behind it
+            warn(f"the last checkpoint was not saved: {error}")
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # noqa: BLE001  # of a thread nobody would hear it
+            self._failure = error
+
+
+class Previous:
+    """Keeps what is replaced at a path under a second name, as a hard link: it takes room on disk, and no time.
+
+    Args:
+        path: of last.pt.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.previous = path, previous_of(path)
+        self._is_known_whole = False
+
+    def keep(self) -> None:
+        """Call before `path` is replaced. A damaged file, from which a run was not resumed, does not drive out the whole one before it."""
+        if not self.path.exists():
+            return
+        if not self._is_known_whole and flaw(self.path):
+            return
+        aside = self.path.with_name(f".{self.previous.name}.part")
+        aside.unlink(missing_ok=True)
+        try:
+            _link(self.path, aside)
+            os.replace(aside, self.previous)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            if not is_full_disk(error):
+                raise
+            raise RetryableError(
+                f"no room to keep {self.path} while it is replaced ({error.strerror}); it is intact; make room and run the same command again"
+            ) from error
+
+    def is_replaced(self) -> None:
+        """`path` was written by this process: it needs no look next time."""
+        self._is_known_whole = True
+
+    def forget(self) -> None:
+        """Remove the older file: the run is finished."""
+        self.previous.unlink(missing_ok=True)
+
+
+def _link(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:  # file systems that have no hard links say so in many ways
+        shutil.copyfile(path, other)
