@@ -9,7 +9,7 @@ NMS) stays float32, and so do the inputs and outputs, as users expect them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +52,13 @@ def convert(model: onnx.ModelProto) -> Converted:
     """
     model = onnx.shape_inference.infer_shapes(model)
     graph = model.graph
-    half_nodes = _half_nodes(graph)
+    types = _types(graph)
+    half_nodes = _half_nodes(graph, types)
+    floats = {name for name, kind in types.items() if kind == TensorProto.FLOAT}
     float_nodes = sum(
-        1 for index, node in enumerate(graph.node) if index not in half_nodes and _floats(graph, node.output)
+        index not in half_nodes and not floats.isdisjoint(node.output) for index, node in enumerate(graph.node)
     )
-    rewriter = _Rewriter(graph)
+    rewriter = _Rewriter(graph, types)
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(graph.node):
         nodes += rewriter.as_half(node) if index in half_nodes else rewriter.as_float(node)
@@ -86,14 +88,15 @@ def decoding_nodes(graph: onnx.GraphProto) -> set[int]:
     return decoding
 
 
-def _half_nodes(graph: onnx.GraphProto) -> set[int]:
+def _half_nodes(graph: onnx.GraphProto, types: Mapping[str, int]) -> set[int]:
     """Indices of the nodes that compute on the picture and do not decode. Arithmetic on shapes stays exact."""
     decoding = decoding_nodes(graph)
-    types = _types(graph)
+    constants = {tensor.name for tensor in graph.initializer}
     from_picture = {entry.name for entry in graph.input}
     found = set()
     for index, node in enumerate(graph.node):
-        if index not in decoding and any(name in from_picture for name in node.input):
+        is_weight = node.op_type == "DequantizeLinear" and all(name in constants for name in node.input)
+        if index not in decoding and (is_weight or any(name in from_picture for name in node.input)):
             floats = [name for name in node.output if types.get(name) in (TensorProto.FLOAT, None)]
             quantized = [name for name in node.output if types.get(name) in (TensorProto.INT8, TensorProto.UINT8)]
             if floats or quantized:
@@ -105,10 +108,9 @@ def _half_nodes(graph: onnx.GraphProto) -> set[int]:
 class _Rewriter:
     """Gives nodes the tensors of the type that they compute in, with a Cast at each border, one for each tensor."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
+    def __init__(self, graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
+        self.graph, self.types = graph, types
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.types = _types(graph)
         self.is_half: set[str] = set()
         """Tensors that nodes now give in float16."""
         self.halved: dict[str, TensorProto] = {}
@@ -173,11 +175,6 @@ class _Rewriter:
 def _types(graph: onnx.GraphProto) -> dict[str, int]:
     infos = (*graph.input, *graph.output, *graph.value_info)
     return {info.name: info.type.tensor_type.elem_type for info in infos}
-
-
-def _floats(graph: onnx.GraphProto, names: Iterable[str]) -> bool:
-    types = _types(graph)
-    return any(types.get(name) == TensorProto.FLOAT for name in names)
 
 
 def _names_read(node: onnx.NodeProto) -> list[str]:

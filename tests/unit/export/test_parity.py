@@ -85,13 +85,13 @@ def test_an_unreadable_image_is_named(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"broken\.jpg"):
-        parity._letterboxed(broken, (64, 64))
+        parity.letterboxed(broken, (64, 64))
 
 
 def test_images_are_letterboxed_to_rgb_between_0_and_1():
     blue = np.zeros((32, 64, 3), np.uint8)
     blue[..., 0] = 255  # OpenCV's order: blue first
-    boxed = parity._letterboxed(blue, (64, 64))
+    boxed = parity.letterboxed(blue, (64, 64))
     assert boxed.shape == (3, 64, 64)
     np.testing.assert_array_equal(boxed[:, 32, 32], [0, 0, 1])
     np.testing.assert_allclose(boxed[:, 0, 0], [114 / 255] * 3)
