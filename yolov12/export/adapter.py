@@ -40,22 +40,41 @@ def written_to(network: Any, out: Path) -> Iterator[None]:
             network.pt_path = before
 
 
+def destination(network: Any) -> Path:
+    """Where an export of `network` would be written, with another suffix (engine/exporter.py:850): beside its checkpoint, or in this folder."""
+    known = getattr(network, "pt_path", None) or getattr(network, "yaml_file", None) or network.yaml.get("yaml_file", "")
+    path = Path(known)
+    return Path(path.name) if path.suffix in (".yaml", ".yml") else path
+
+
 @contextmanager
-def told_in_our_words() -> Iterator[None]:
-    """Within the block the exporter names this program in the commands that it proposes, and no file that is not there."""
-    LOGGER.addFilter(_in_our_words)
+def told_in_our_words(staged: Path | None = None, final: Path | None = None) -> Iterator[list[str]]:
+    """Within the block the exporter names this program in the commands that it proposes, and no file that is not there.
+
+    Args:
+        staged: the folder that it writes to, if that is not where the file will be; its closing words are then not said but given.
+        final: the folder where the file will be.
+    """
+    closing: list[str] = []
+
+    def in_our_words(record: logging.LogRecord) -> bool:
+        """engine/exporter.py:529, :1018 and :1040. A file's size is in MiB there, whatever it says (utils/files.py:174)."""
+        text = re.sub(r"\byolo (?=predict|val)", lambda _: f"{log.program()} ", record.getMessage())
+        text = re.sub(r"starting from '.*' with input (.*) \([\d.]+ MB\)", r"input \1", text)
+        text = re.sub(r"(?<=\d) MB\)", " MiB)", text)
+        if staged is not None and final is not None:
+            text = text.replace(str(staged.resolve()), str(final.resolve())).replace(str(staged), str(final))
+            if text.lstrip().startswith("Export complete"):
+                closing.append(text)
+                return False
+        record.msg, record.args = text, ()
+        return True
+
+    LOGGER.addFilter(in_our_words)
     try:
-        yield
+        yield closing
     finally:
-        LOGGER.removeFilter(_in_our_words)
-
-
-def _in_our_words(record: logging.LogRecord) -> bool:
-    """engine/exporter.py:529, :1018 and :1040. A file's size is in MiB there, whatever it says (utils/files.py:174)."""
-    text = re.sub(r"\byolo (?=predict|val)", lambda _: f"{log.program()} ", record.getMessage())
-    text = re.sub(r"starting from '.*' with input (.*) \([\d.]+ MB\)", r"input \1", text)
-    record.msg, record.args = re.sub(r"(?<=\d) MB\)", " MiB)", text), ()
-    return True
+        LOGGER.removeFilter(in_our_words)
 
 
 def as_exported(source: torch.nn.Module) -> torch.nn.Module:

@@ -89,25 +89,25 @@ def is_rtx(trt: Any) -> bool:
     return str(trt.__name__).startswith("tensorrt_rtx")
 
 
-def check(trt: Any, order: Order) -> None:
-    """Refuse what this builder can not make, before it is begun.
+def check(trt: Any, archs: tuple[str, ...], version_compatible: bool) -> None:
+    """Refuse what this builder can not make, before anything is begun.
 
     Raises:
-        UserError: the version is too old, or the order needs the other kind of TensorRT.
+        UserError: the version is too old, or it takes the other kind of TensorRT.
     """
     if not is_rtx(trt):
-        if order.archs:
+        if archs:
             raise UserError("arch= is for TensorRT-RTX: TensorRT builds for the GPU that it runs on; leave arch= out")
         if int(str(trt.__version__).partition(".")[0]) < LEAST_MAJOR:
             raise UserError(f"TensorRT {trt.__version__} is too old: engines are built here with {LEAST_MAJOR} or 11")
         return
-    if order.version_compatible:
+    if version_compatible:
         raise UserError(
             "version_compatible=True needs TensorRT proper, and TensorRT-RTX is what builds here (its engines are compiled on their GPU "
             "when they are loaded): leave it out, or build an image with TENSORRT=10"
         )
     known = [name.removeprefix("SM") for name in vars(trt.ComputeCapability) if name.startswith("SM")]
-    if wrong := [arch for arch in order.archs if arch not in known]:
+    if wrong := [arch for arch in archs if arch not in known]:
         raise UserError(
             f"arch={wrong[0]}: TensorRT-RTX {trt.__version__} builds for {', '.join(known)}; for other GPUs take TensorRT proper"
         )
@@ -139,7 +139,7 @@ def build(trt: Any, order: Order) -> Built:
     Raises:
         UserError: TensorRT can not read the graph, can not build it, or has no memory for it, in its words.
     """
-    check(trt, order)
+    check(trt, order.archs, order.version_compatible)
     limit = order.workspace_bytes
     while True:
         complaints = _logger(trt)

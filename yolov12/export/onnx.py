@@ -8,15 +8,13 @@ care of these two.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
 from yolov12 import folders
 from yolov12.errors import UserError
 from yolov12.export.adapter import told_in_our_words, written_to
-
-NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
+from yolov12.export.run import require_packages
 
 
 class Exportable(Protocol):
@@ -58,7 +56,7 @@ def export(
     Raises:
         UserError: a package is missing, `out` has another suffix, or its folder can not be written.
     """
-    _require_packages()
+    require_packages()
     if imgsz is not None:
         arguments["imgsz"] = imgsz
     if half:
@@ -73,11 +71,3 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_to(model.model, out), told_in_our_words():
         return Path(model.export(**arguments))
-
-
-def _require_packages() -> None:
-    """Say what is missing before upstream starts to install it (utils/checks.py:527)."""
-    missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        names = " ".join(missing)
-        raise UserError(f"ONNX export needs packages that are not installed here: {names}. Type: pip install {names}")
