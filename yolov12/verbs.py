@@ -15,6 +15,7 @@ from typing import Any
 
 from yolov12 import arguments, early, folders
 from yolov12.errors import NotYetError, UserError
+from yolov12.export import request
 from yolov12.log import program, say
 
 YAML = (".yaml", ".yml")
@@ -102,11 +103,13 @@ def predict(words: list[str], options: Options) -> int:
 
 
 def export(words: list[str], options: Options) -> int:
-    """Export beside the weights; prints the path of what was made."""
+    """Export beside the weights, compare with them, and print the path of what was made."""
     del words
     _require(options, "export", model="runs/detect/train/weights/best.pt")
+    if options.pop("no_verify", False):
+        options["verify"] = False
     _refuse_early(options, check_folder=False)
-    early.check_engine(options.get("format"))
+    early.check_export({"format": "onnx"} | options)
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
@@ -116,11 +119,13 @@ def export(words: list[str], options: Options) -> int:
     model = _model(options)
     if options.get("data"):
         options["data"] = _bundled_or(options["data"])
-    from yolov12.export.adapter import told_in_our_words
-
-    with told_in_our_words():
-        print(model.export(**_call_arguments(options)))
+    print(model.export(**_call_arguments(options)))
     return 0
+
+
+def cache(words: list[str], options: Options) -> int:
+    """`cache ls`, `cache prune` and `cache verify`: the engines that were built here."""
+    return _tool("cache").main(words, options)
 
 
 def env(words: list[str], options: Options) -> int:
@@ -329,8 +334,8 @@ VERBS: dict[str, Verb] = {
             "write a model for another runtime",
             "export model=runs/detect/train/weights/best.pt format=onnx",
             export,
-            _yolo_keys(),
-            notes=("model=   required", "format=  default onnx; also torchscript, engine, openvino, ...", DEVICES),
+            lambda: arguments.ultralytics_defaults() | request.OWN_KEYS | {"no_verify": False},
+            notes=(*request.NOTES, DEVICES),
         ),
         Verb(
             "demo",
@@ -368,12 +373,21 @@ VERBS: dict[str, Verb] = {
             env,
             lambda: {"json": False, "markdown": False},
         ),
+        Verb(
+            "cache",
+            "the engines that were built here",
+            "cache ls    |    cache prune max_gib=2    |    cache verify",
+            cache,
+            lambda: {"max_gib": 0.0},
+            1,
+            ("prune without max_gib= removes all; exported engines stay, and stay trusted",),
+        ),
         Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
         Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
     )
 }
 
-LATER = ("doctor", "lr-find", "cache", "nccl-test", "serve", "tune", "distill")
+LATER = ("doctor", "lr-find", "nccl-test", "serve", "tune", "distill")
 """Announced, and not there yet."""
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from yolov12.errors import UserError
 from yolov12.log import say
 
@@ -80,8 +82,18 @@ class Maker:
 
 
 def find_module() -> str:
-    """The Python module that builds engines here, "" if there is none. Imports nothing."""
+    """The Python module that builds engines here, "" if there is none; it is not imported."""
     return next((name for name in MODULES if importlib.util.find_spec(name)), "")
+
+
+def arch_here() -> str:
+    """The architecture of the GPU that torch uses, as "90"."""
+    return "".join(map(str, torch.cuda.get_device_capability()))
+
+
+def gpu_here() -> str:
+    """The GPU that torch uses, as an engine's header names it."""
+    return f"sm_{arch_here()} {torch.cuda.get_device_name()}"
 
 
 def is_rtx(trt: Any) -> bool:
@@ -157,14 +169,18 @@ def _attempt(trt: Any, order: Order, limit: int | None, logger: Any) -> Built | 
     """One build; None if it failed, and then the logger knows why."""
     builder = trt.Builder(logger)
     if not builder:
-        raise UserError(f"{trt.__name__} {trt.__version__} can not start here: {' '.join(logger.said) or 'no reason given'}")
+        raise UserError(
+            f"{trt.__name__} {trt.__version__} can not start here: {' '.join(logger.said) or 'no reason given'}"
+        )
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(order.graph):
         errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
         raise UserError(f"{trt.__name__} {trt.__version__} can not read the ONNX graph: {'; '.join(errors)}")
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.NONE  # names of layers make the file larger, and nothing here reads them
+    config.profiling_verbosity = (
+        trt.ProfilingVerbosity.NONE
+    )  # names of layers make the file larger, and nothing here reads them
     if limit is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
     if order.version_compatible:
@@ -195,7 +211,9 @@ def _failed(words: str, limit: int | None) -> UserError:
             f"the engine can not be built within a workspace of {(limit or 0) / 2**20:.0f} MiB: give more with workspace=GIB, or leave it out"
         )
     if NO_MEMORY.search(words):
-        return UserError("the engine can not be built: the GPU has no memory left; end what else runs on it, or lower batch= or max_imgsz=")
+        return UserError(
+            "the engine can not be built: the GPU has no memory left; end what else runs on it, or lower batch= or max_imgsz="
+        )
     return UserError(f"the engine can not be built: {words or 'TensorRT does not say why'}")
 
 

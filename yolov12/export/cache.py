@@ -41,7 +41,9 @@ class Entry:
     """When it was last loaded or made: seconds since the epoch."""
 
 
-def get_or_build(folder: Path, key: Key, build: Callable[[], bytes], limit_bytes: int = LIMIT_BYTES) -> tuple[bytes, str]:
+def get_or_build(
+    folder: Path, key: Key, build: Callable[[], bytes], limit_bytes: int = LIMIT_BYTES
+) -> tuple[bytes, str]:
     """The plan for a key, and where it came from. Processes that want the same one build it once.
 
     A cache that can not be written to is said, and the engine is built all the same.

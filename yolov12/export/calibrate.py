@@ -69,7 +69,9 @@ def pictures(data: str) -> list[Path]:
     split = known.get("train") or known["val"]
     files = sorted(_files(split if isinstance(split, list) else [split]))
     if len(files) < LEAST_IMAGES:
-        raise UserError(f"int8 is calibrated on pictures, and data={data} has none to train on ({split}): name another data set")
+        raise UserError(
+            f"int8 is calibrated on pictures, and data={data} has none to train on ({split}): name another data set"
+        )
     return spread(files, MOST_IMAGES)
 
 
@@ -97,8 +99,7 @@ def _last_convolutions(graph: onnx.GraphProto) -> list[str]:
     return [
         node.name
         for index, node in enumerate(graph.node)
-        if node.op_type == "Conv"
-        and (DFL in node.name or index in decoding or not decoded.isdisjoint(node.output))
+        if node.op_type == "Conv" and (DFL in node.name or index in decoding or not decoded.isdisjoint(node.output))
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,10 +75,12 @@ def scope(node_name: str) -> str:
 
 def _source_results(source: torch.nn.Module, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """What each convolution of the source gives, with its batch norm folded in, as the exporter does it (engine/exporter.py:861)."""
-    network = as_exported(source)
+    network: Any = as_exported(source)
     network = network.fuse(verbose=False)
     results: dict[str, np.ndarray] = {}
-    names = {module: name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    names: dict[torch.nn.Module, str] = {
+        module: name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)
+    }
 
     def keep(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
         results[names[module]] = output.numpy().copy()  # the activation after it works in place

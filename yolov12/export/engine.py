@@ -57,7 +57,7 @@ def check(trt: Any, request: Request) -> tuple[str, ...]:
                 "(in a container: docker run --gpus all)"
             )
         return ()
-    archs = request.archs or ((_arch(),) if has_gpu else RTX_ARCHS)
+    archs = request.archs or ((builder.arch_here(),) if has_gpu else RTX_ARCHS)
     builder.check(trt, archs, request.version_compatible)
     return archs
 
@@ -150,9 +150,5 @@ def _maker(trt: Any, archs: tuple[str, ...]) -> Maker:
     name, version = str(trt.__name__), str(trt.__version__)
     if torch.cuda.is_available():
         driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
-        return Maker(name, version, f"sm_{_arch()} {torch.cuda.get_device_name()}", f"{driver // 1000}.{driver % 1000 // 10}")
+        return Maker(name, version, builder.gpu_here(), f"{driver // 1000}.{driver % 1000 // 10}")
     return Maker(name, version, " ".join(f"sm_{arch}" for arch in archs), "")
-
-
-def _arch() -> str:
-    return "".join(map(str, torch.cuda.get_device_capability()))

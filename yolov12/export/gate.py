@@ -124,7 +124,7 @@ def compare_after_nms(case: Case, images: Sequence[parity.Image], allowed: Toler
     """
     exported = parity.open_onnx(case.path, case.imgsz)
     reference = as_exported(case.source)
-    total = [0, 0, 0]
+    source_boxes = exported_boxes = unpaired = 0
     ious, scores = [1.0], [0.0]
     for pixels in parity.full_batches(exported, images):
         with torch.inference_mode():
@@ -138,8 +138,10 @@ def compare_after_nms(case: Case, images: Sequence[parity.Image], allowed: Toler
             sure = SHOWN_SCORE + allowed.score
             alone_here = set(np.flatnonzero(expected[:, 4] > sure)) - {row for row, *_ in pairs}
             alone_there = set(np.flatnonzero(got[:, 4] > sure)) - {column for _, column, _ in pairs}
-            total = [a + b for a, b in zip(total, (len(expected), len(got), bool(alone_here or alone_there)), strict=True)]
-    found = boxes.BoxParity(len(images), *total, min(ious), max(scores))
+            source_boxes += len(expected)
+            exported_boxes += len(got)
+            unpaired += bool(alone_here or alone_there)
+    found = boxes.BoxParity(len(images), source_boxes, exported_boxes, unpaired, min(ious), max(scores))
     return boxes.require_boxes(found, 0, NMS_LEAST_IOU[case.precision], allowed.score)
 
 
@@ -148,7 +150,9 @@ def _same_map(case: Case, allowed: Tolerance) -> str:
     before, after = case.evaluate(None), case.evaluate(case.path)
     words = f"mAP50-95 {before:.2f} -> {after:.2f}"
     if not before - after <= allowed.map_points:
-        raise ParityError(f"The exported model is worse than its source: {words} (allowed {allowed.map_points:g} points less).")
+        raise ParityError(
+            f"The exported model is worse than its source: {words} (allowed {allowed.map_points:g} points less)."
+        )
     return f"parity: {words} (allowed {allowed.map_points:g} points less)"
 
 

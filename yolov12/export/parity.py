@@ -217,6 +217,11 @@ def distance(name: str, expected: np.ndarray, got: np.ndarray, precise: np.ndarr
 
 
 def require_same_shapes(onnx_path: str | Path, expected: list[np.ndarray], got: list[np.ndarray]) -> None:
+    """Refuse two lists of outputs that can not be of the same model.
+
+    Raises:
+        ParityError: names both.
+    """
     shapes, exported_shapes = [list(array.shape) for array in expected], [list(array.shape) for array in got]
     if shapes != exported_shapes:
         raise ParityError(

@@ -36,6 +36,16 @@ OWN_KEYS = {
 """Arguments that ultralytics' export does not know, with their defaults."""
 ENGINE_KEYS = ("raw", "version_compatible", "arch", "min_imgsz", "max_imgsz", "workspace")
 
+NOTES = (
+    "model=   required",
+    "format=  default onnx; also torchscript, engine, openvino, ...",
+    "data=    a data set: calibrates quantize=8, and compares the mAP of model and export",
+    "verify=  False (or --no-verify) does not compare the export with the model",
+    "engine:  raw=True writes the plan alone; min_imgsz=, max_imgsz= and batch= say which shapes it takes; version_compatible=True;",
+    "         arch=86 says for which GPUs TensorRT-RTX builds (docs/export.md)",
+)
+"""What `yolov12 export --help` says of these."""
+
 PRECISIONS = {32: "fp32", 16: "fp16", 8: "int8"}
 _QUANTIZE = {"8": 8, "16": 16, "32": 32, "int8": 8, "fp16": 16, "fp32": 32, "w8a8": 8, "w16a16": 16, "w32a32": 32}
 """cfg/__init__.py:185, without w8a16 and w8a32, which neither format takes."""
@@ -71,12 +81,12 @@ class Request:
     """What ultralytics' exporter is called with to make the float32 ONNX file."""
 
 
-def of(options: Mapping[str, Any], trained_imgsz: Any = 640) -> Request | None:
+def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
     """The export that the arguments of `model.export(...)` ask for; None for a format that is ultralytics' alone.
 
     Args:
         options: what was passed, nothing filled in.
-        trained_imgsz: the size in pixels that is exported without `imgsz=`.
+        trained_imgsz: the size in pixels that is exported without `imgsz=`; None where it is not known yet.
 
     Raises:
         UserError: a combination that can not be made, in one sentence.
@@ -84,6 +94,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = 640) -> Request | None:
     form = str(options.get("format") or "torchscript").lower()  # cfg/default.yaml's
     form = "engine" if form in ENGINE else form
     _refuse_keys_of_others(form, options)
+    _refuse_no_switches(options)
     if form not in ("onnx", "engine"):
         return None
     reasons = []
@@ -119,6 +130,12 @@ def _refuse_keys_of_others(form: str, options: Mapping[str, Any]) -> None:
     given = [key for key in ENGINE_KEYS if options.get(key) not in (None, False)]
     if form != "engine" and given:
         raise UserError(f"{given[0]}={options[given[0]]} is for format=engine, not format={form}: leave it out")
+
+
+def _refuse_no_switches(options: Mapping[str, Any]) -> None:
+    for key in ("verify", "raw", "version_compatible"):
+        if not isinstance(options.get(key, False), (bool, type(None))):
+            raise UserError(f"{key}={options[key]}: type True or False")
 
 
 def _precision(form: str, options: Mapping[str, Any]) -> tuple[str, str]:
@@ -179,7 +196,9 @@ def _archs(arch: Any) -> tuple[str, ...]:
     if arch is None:
         return ()
     several = arch if isinstance(arch, (list, tuple)) else str(arch).split(",")
-    found = [str(one).lower().strip(" '\"[]()").removeprefix("sm_").removeprefix("sm").replace(".", "") for one in several]
+    found = [
+        str(one).lower().strip(" '\"[]()").removeprefix("sm_").removeprefix("sm").replace(".", "") for one in several
+    ]
     if wrong := [one for one in found if not (one.isdigit() and len(one) in (2, 3))]:
         raise UserError(f"arch={arch}: {wrong[0]!r} is no GPU architecture; type for example arch=86 or arch=75,89")
     return tuple(dict.fromkeys(found))
@@ -189,7 +208,7 @@ def _sides(
     options: Mapping[str, Any], dynamic: bool, trained_imgsz: Any
 ) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
     """The smallest and the largest (height, width) of a dynamic engine, where they were given."""
-    found = []
+    found: list[tuple[int, int] | None] = []
     for key in ("min_imgsz", "max_imgsz"):
         value = options.get(key)
         if value is None:
@@ -202,8 +221,8 @@ def _sides(
             raise UserError(f"{key}={value}: type pixels that {STRIDE} divides, for example {key}={STRIDE * 10}")
         found.append(pair)
     smallest, largest = found
-    exported = as_pair(options.get("imgsz") or trained_imgsz)
-    for index in range(2):
+    exported = as_pair(options.get("imgsz") or trained_imgsz or 0)
+    for index in range(2 if any(exported) else 0):
         if (smallest and smallest[index] > exported[index]) or (largest and largest[index] < exported[index]):
             raise UserError(
                 f"imgsz={exported[0]},{exported[1]} must lie between min_imgsz={options.get('min_imgsz')} and "

@@ -31,7 +31,9 @@ Stock = Callable[..., str]
 """ultralytics' `model.export(**arguments)`."""
 
 
-def export(network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None) -> str:
+def export(
+    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> str:
     """Export and give the path of the file.
 
     Args:
@@ -114,7 +116,9 @@ def _set_precision(path: Path, request: Request) -> None:
     for key, value in metadata:
         if key == "args":  # what AutoBackend and others read of the precision
             known = ast.literal_eval(value)
-            value = str(known | {"quantize": {"fp32": None, "fp16": 16, "int8": 8}[request.precision], "data": request.data})
+            value = str(
+                known | {"quantize": {"fp32": None, "fp16": 16, "int8": 8}[request.precision], "data": request.data}
+            )
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)
 
@@ -137,7 +141,9 @@ def _verified(
     metadata = engine.metadata_of(onnx.load(path.with_suffix(".onnx"), load_external_data=False))
     has_nms = bool(metadata["args"].get("nms"))
     if has_nms and metadata["task"] != "detect":
-        return [f"parity: {form} is not verified: NMS inside a model for {metadata['task']} is not compared; export it without nms=True"]
+        return [
+            f"parity: {form} is not verified: NMS inside a model for {metadata['task']} is not compared; export it without nms=True"
+        ]
     height, width = metadata["imgsz"]
     case = gate.Case(
         source=network,
@@ -161,7 +167,9 @@ def _engine(network: Any, onnx_path: Path, request: Request, trt: Any) -> Path:
     path = onnx_path.with_suffix(".engine")
     path.write_bytes(engine_file.framed(metadata, plan))
     if builder.is_rtx(trt):
-        say("parity: the engine itself is not verified: nothing here runs engines of TensorRT-RTX; the ONNX file that it was built from is")
+        say(
+            "parity: the engine itself is not verified: nothing here runs engines of TensorRT-RTX; the ONNX file that it was built from is"
+        )
     elif not torch.cuda.is_available():
         say("parity: the engine itself is not verified: there is no GPU here")
     else:
@@ -177,8 +185,17 @@ def _of_ultralytics(network: Any, stock: Stock, options: Mapping[str, Any]) -> s
     form = str(options.get("format") or "torchscript").lower()
     with told_in_our_words():
         made = stock(**{key: value for key, value in options.items() if key not in requests.OWN_KEYS})
-    if form != "torchscript" or options.get("verify") is False or options.get("nms") or options.get("device") not in (None, "cpu"):
-        why = "verify=False" if options.get("verify") is False else "it is compared for onnx, engine, and torchscript on the CPU without NMS"
+    if (
+        form != "torchscript"
+        or options.get("verify") is False
+        or options.get("nms")
+        or options.get("device") not in (None, "cpu")
+    ):
+        why = (
+            "verify=False"
+            if options.get("verify") is False
+            else "it is compared for onnx, engine, and torchscript on the CPU without NMS"
+        )
         say(f"parity: {form} is not verified ({why})")
         return made
     from yolov12.export import gate
@@ -191,4 +208,3 @@ def _of_ultralytics(network: Any, stock: Stock, options: Mapping[str, Any]) -> s
         Path(made).unlink(missing_ok=True)
         raise
     return made
-

@@ -31,7 +31,11 @@ class Tolerance:
     """Percentage points of mAP50-95 that it may be worse by, where a data set was named."""
 
 
-TOLERANCES = {"fp32": Tolerance(0.05, 0.001, 0.3), "fp16": Tolerance(1.0, 0.02, 0.3), "int8": Tolerance(16.0, 0.35, 2.0)}
+TOLERANCES = {
+    "fp32": Tolerance(0.05, 0.001, 0.3),
+    "fp16": Tolerance(1.0, 0.02, 0.3),
+    "int8": Tolerance(16.0, 0.35, 2.0),
+}
 """float16 keeps 11 bits, int8 keeps 8 of the largest value of a layer: its boxes are held by mAP, and by these bounds from nonsense."""
 
 
