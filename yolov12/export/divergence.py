@@ -7,7 +7,6 @@ Between two convolutions lie a few cheap operations, so the node that is named, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ class Step:
     """Largest difference over the source's largest value; NaN where the export has a NaN, infinite for another shape."""
 
 
-def describe(source: torch.nn.Module, model: onnx.ModelProto | Path, pixels: np.ndarray, precision: str) -> str:
+def describe(source: torch.nn.Module, model: onnx.ModelProto, pixels: np.ndarray, precision: str) -> str:
     """A sentence that names the first convolution that differs.
 
     Args:
@@ -39,7 +38,7 @@ def describe(source: torch.nn.Module, model: onnx.ModelProto | Path, pixels: np.
         pixels: (batch, channels, height, width) float32, as the graph takes them.
         precision: of the export, one of `ALLOWED`.
     """
-    found = steps(source, onnx.load(model) if isinstance(model, Path) else model, pixels)
+    found = steps(source, model, pixels)
     allowed = ALLOWED[precision]
     for place, step in enumerate(found):
         if not step.relative <= allowed:

@@ -16,7 +16,7 @@ import torch
 from ultralytics.utils import ASSETS
 from ultralytics.utils.nms import non_max_suppression
 
-from yolov12.export import boxes, divergence, parity
+from yolov12.export import boxes, divergence, parity, rounded
 from yolov12.export.adapter import as_exported
 from yolov12.export.parity import ParityError
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
@@ -81,7 +81,7 @@ def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) ->
         raw = parity.require_raw(parity.compare_raw(case.source, case.path, images, case.imgsz))
         yield f"{begin} outputs within {raw.max_abs_diff:.1e} (allowed {parity.RAW_THRESHOLD:g})"
     else:
-        opened = parity.open_onnx(case.path, case.imgsz) if case.form == "onnx" else open_backend(case)
+        opened = open_graph(case) if case.form == "onnx" else open_backend(case)
         seen = require_seen(compare_seen(case.source, case.path, opened, images), allowed)
         yield (
             f"{begin} boxes within {seen.box_px:.2g} px (allowed {allowed.box_px:g}), scores within {seen.score:.1e} "
@@ -89,6 +89,15 @@ def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) ->
         )
         if opened.classes is not None and not seen.shown:
             yield "parity: the model sees nothing on these images, so no box was compared; data=my.yaml compares mAP"
+
+
+def open_graph(case: Case) -> parity.Exported:
+    """An ONNX file on the CPU; where it has float16, with each result rounded as a GPU rounds it, after it was seen to load as it is."""
+    model = onnx.load(case.path)
+    if not rounded.has_half(model):
+        return parity.open_onnx(case.path, case.imgsz)
+    parity.open_onnx(case.path, case.imgsz)
+    return parity.open_onnx(rounded.emulated(model).SerializeToString(), case.imgsz)
 
 
 def open_backend(case: Case) -> parity.Exported:
@@ -122,7 +131,7 @@ def compare_after_nms(case: Case, images: Sequence[parity.Image], allowed: Toler
     Raises:
         ParityError: a box without partner, or one that is not its partner's.
     """
-    exported = parity.open_onnx(case.path, case.imgsz)
+    exported = open_graph(case)
     reference = as_exported(case.source)
     source_boxes = exported_boxes = unpaired = 0
     ious, scores = [1.0], [0.0]
@@ -161,5 +170,7 @@ def _where(case: Case, images: Sequence[parity.Image]) -> str:
     if case.form != "onnx":
         return ""
     pixels = next(iter(parity.full_batches(parity.open_onnx(case.path, case.imgsz), images)))
-    found = divergence.describe(case.source, onnx.load(case.path), pixels, case.precision)
+    model = onnx.load(case.path)
+    graph = rounded.emulated(model) if rounded.has_half(model) else model
+    found = divergence.describe(case.source, graph, pixels, case.precision)
     return f"{found[:1].upper()}{found[1:]}."

@@ -62,7 +62,7 @@ def convert(model: onnx.ModelProto) -> Converted:
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(graph.node):
         nodes += rewriter.as_half(node) if index in half_nodes else rewriter.as_float(node)
-    nodes += rewriter.outputs()
+    nodes += rewriter.outputs(nodes)
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]  # the types have changed: inferred again by who needs them
@@ -142,19 +142,19 @@ class _Rewriter:
                 node.input[place] = self._cast(name, TensorProto.FLOAT, before)
         return [*before, node]
 
-    def outputs(self) -> list[onnx.NodeProto]:
-        """Casts for outputs of the graph that a float16 node gives; their names stay."""
-        nodes = []
+    def outputs(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Casts for outputs of the graph that one of `nodes` gives in float16; the outputs keep their names."""
+        casts = []
         for output in self.graph.output:
             if output.name in self.is_half:
                 inner = f"{output.name}_half"
-                for node in self.graph.node:
+                for node in nodes:
                     for names in (node.input, node.output):
                         for place, name in enumerate(names):
                             if name == output.name:
                                 names[place] = inner
-                nodes.append(helper.make_node("Cast", [inner], [output.name], f"{inner}_cast", to=TensorProto.FLOAT))
-        return nodes
+                casts.append(helper.make_node("Cast", [inner], [output.name], f"{inner}_cast", to=TensorProto.FLOAT))
+        return casts
 
     def _halved(self, name: str) -> str:
         if name not in self.halved:

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""ONNX export: upstream's exporter, told where to write and kept from installing packages.
-
-There is no second exporter here. `ultralytics.engine.exporter.Exporter` (engine/exporter.py:1134 in 8.4.190) traces,
-simplifies and saves; it always writes beside the weights, and it runs pip when a package is missing. This module takes
-care of these two.
-"""
+"""ONNX export as a function that is told where to write: `model.export(format="onnx")` (run.py) always writes beside the weights."""
 
 from __future__ import annotations
 
@@ -50,8 +45,8 @@ def export(
         imgsz: pixels, one number or (height, width); without it, the size that the model was trained with.
         batch: images per call that a fixed-shape file takes.
         dynamic: leave batch, height and width open.
-        half: store float16 weights; an export on the CPU keeps float32 inputs and outputs.
-        **arguments: any other export argument of ultralytics (`nms=`, `opset=`, `simplify=`, `device=`).
+        half: compute in float16 up to the last convolution (half.py); inputs and outputs stay float32.
+        **arguments: any other export argument of ultralytics (`nms=`, `opset=`, `simplify=`, `device=`), and of ours (docs/export.md).
 
     Raises:
         UserError: a package is missing, `out` has another suffix, or its folder can not be written.

@@ -99,14 +99,16 @@ class Exported:
     """Scores of each anchor; None for outputs without anchors."""
 
 
-def open_onnx(onnx_path: str | Path, imgsz: int | tuple[int, int] | None = None) -> Exported:
-    """An ONNX file on the CPU, with what upstream wrote into it.
+def open_onnx(model: str | Path | bytes, imgsz: int | tuple[int, int] | None = None) -> Exported:
+    """An ONNX model on the CPU, with what upstream wrote into it.
 
     Args:
-        onnx_path: the file.
+        model: the file, or its bytes.
         imgsz: pixels, for a file with open height and width; without it, the size that the export was traced with.
     """
-    session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else str(model), providers=["CPUExecutionProvider"]
+    )
     (entry,) = session.get_inputs()
     names = [output.name for output in session.get_outputs()]
     dtype = np.float16 if "float16" in entry.type else np.float32

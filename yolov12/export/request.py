@@ -170,11 +170,11 @@ def _opset(form: str, precision: str, options: Mapping[str, Any]) -> tuple[int, 
         if least > OPSET:
             return least, f"opset={least} (the first with float16 scales)"
         return OPSET, f"opset={OPSET} ({OPSET_REASON})"
-    if not least <= int(asked) <= LARGEST_OPSET:
+    if not isinstance(asked, int) or not least <= asked <= LARGEST_OPSET:
         raise UserError(
             f"opset={asked}: an export in {precision} needs {least} to {LARGEST_OPSET}; leave it out for {OPSET}"
         )
-    return int(asked), ""
+    return asked, ""
 
 
 def _batch(options: Mapping[str, Any]) -> int:
@@ -216,10 +216,10 @@ def _sides(
             continue
         if not dynamic:
             raise UserError(f"{key}={value} needs an open input size: type dynamic=True, or leave it out")
-        pair = as_pair(value)
-        if any(side % STRIDE for side in pair):
+        sides = list(value) if isinstance(value, (list, tuple)) else [value]
+        if len(sides) not in (1, 2) or any(not isinstance(side, int) or side < STRIDE or side % STRIDE for side in sides):
             raise UserError(f"{key}={value}: type pixels that {STRIDE} divides, for example {key}={STRIDE * 10}")
-        found.append(pair)
+        found.append(as_pair(value))
     smallest, largest = found
     exported = as_pair(options.get("imgsz") or trained_imgsz or 0)
     for index in range(2 if any(exported) else 0):

@@ -9,34 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unit.export.lively import lively_model
 from yolov12.errors import UserError
 from yolov12.export import adapter, onnx, parity
-
-
-def lively_model(seed):
-    """A yolo12n whose outputs depend on its input: without batch-norm statistics a fresh one gives its biases alone."""
-    from ultralytics import YOLO
-
-    torch.manual_seed(seed)
-    model = YOLO("yolo12n.yaml")
-    norms = [module for module in model.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        model.model.train()(torch.rand(8, 3, 160, 160))
-    for norm in norms:
-        norm.momentum = 0.03
-    return model
-
-
-@pytest.fixture(scope="module")
-def model():
-    return lively_model(seed=0)
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return onnx.export(model, tmp_path_factory.mktemp("exported") / "deep" / "small.onnx", imgsz=96)
 
 
 @pytest.fixture(scope="module")
