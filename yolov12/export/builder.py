@@ -29,6 +29,8 @@ MARGIN_BYTES = 512 * 2**20
 """Of free GPU memory, what the builder takes besides its workspace: weights, code, the context of CUDA."""
 NO_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|cudaErrorMemoryAllocation|CUDA error 2\b", re.IGNORECASE)
 NO_WORKSPACE = re.compile(r"within workspace limit", re.IGNORECASE)
+REQUESTED = re.compile(r"Requested size was (\d+)")
+"""Said with "OutOfMemory", be it the GPU's memory or the workspace that is too small for it."""
 
 Shape = tuple[int, ...]
 
@@ -159,7 +161,8 @@ def build(trt: Any, order: Order) -> Built:
         if built is not None:
             return built
         words = " ".join(complaints.said)
-        if not NO_MEMORY.search(words) or limit is None or limit // 2 < LEAST_WORKSPACE_BYTES:
+        is_memory = NO_MEMORY.search(words) and not _is_workspace_too_small(words, limit)
+        if not is_memory or limit is None or limit // 2 < LEAST_WORKSPACE_BYTES:
             raise _failed(words, limit)
         say(f"engine: no memory with a workspace of {limit / 2**20:.0f} MiB -> {limit / 2**21:.0f} MiB")
         limit //= 2
@@ -205,8 +208,14 @@ def _attempt(trt: Any, order: Order, limit: int | None, logger: Any) -> Built | 
     return Built(bytes(plan), timing, network.num_layers)
 
 
+def _is_workspace_too_small(words: str, limit: int | None) -> bool:
+    """Whether it is the limit that stands in the way, and not what the GPU has."""
+    requested = [int(size) for size in REQUESTED.findall(words)]
+    return bool(NO_WORKSPACE.search(words)) or (limit is not None and max(requested, default=0) > limit)
+
+
 def _failed(words: str, limit: int | None) -> UserError:
-    if NO_WORKSPACE.search(words):
+    if _is_workspace_too_small(words, limit):
         return UserError(
             f"the engine can not be built within a workspace of {(limit or 0) / 2**20:.0f} MiB: give more with workspace=GIB, or leave it out"
         )

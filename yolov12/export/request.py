@@ -217,7 +217,9 @@ def _sides(
         if not dynamic:
             raise UserError(f"{key}={value} needs an open input size: type dynamic=True, or leave it out")
         sides = list(value) if isinstance(value, (list, tuple)) else [value]
-        if len(sides) not in (1, 2) or any(not isinstance(side, int) or side < STRIDE or side % STRIDE for side in sides):
+        if len(sides) not in (1, 2) or any(
+            not isinstance(side, int) or side < STRIDE or side % STRIDE for side in sides
+        ):
             raise UserError(f"{key}={value}: type pixels that {STRIDE} divides, for example {key}={STRIDE * 10}")
         found.append(as_pair(value))
     smallest, largest = found

@@ -159,7 +159,9 @@ net (float[1, 1, 2, 2] images) => (float[1, 1, 2, 2] output0)
 """)
     found = half.convert(graph)
     assert (found.half_nodes, found.float_nodes) == (4, 1)
-    np.testing.assert_array_equal(run(found.model, images=np.ones((1, 1, 2, 2), np.float32)), np.full((1, 1, 2, 2), 2.0))
+    np.testing.assert_array_equal(
+        run(found.model, images=np.ones((1, 1, 2, 2), np.float32)), np.full((1, 1, 2, 2), 2.0)
+    )
 
 
 def test_a_whole_network_loads_and_is_half_as_large(exported):

@@ -30,7 +30,9 @@ def test_an_engine_is_what_was_asked_for():
     assert (made.precision, made.dynamic, made.opset, made.reasons) == ("fp32", False, 17, ())
 
 
-@pytest.mark.parametrize("words", [{"half": True}, {"quantize": 16}, {"quantize": "fp16"}, {"half": True, "quantize": 16}])
+@pytest.mark.parametrize(
+    "words", [{"half": True}, {"quantize": 16}, {"quantize": "fp16"}, {"half": True, "quantize": 16}]
+)
 def test_float16_has_several_names(words):
     assert request.of({"format": "onnx"} | words).precision == "fp16"
 
