@@ -23,7 +23,7 @@ from yolov12.log import say
 from yolov12.wholefile import replacing
 
 RTX_ARCHS = ("80", "86", "89", "120")
-"""What TensorRT-RTX builds for where there is no GPU: from Ampere on, one file. Turing's code (arch=75) is a third more."""
+"""What TensorRT-RTX builds for where there is no GPU: from Ampere on, in one file; arch=75 is for Turing, whose code makes it larger."""
 
 VALUES = ("stride", "batch", "imgsz", "names", "args", "channels", "end2end", "kpt_shape", "kpt_names")
 """Metadata that is no text; an ONNX file has it as Python writes it (engine/exporter.py:1207)."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A float16 graph as a GPU computes it, on a CPU: float32 arithmetic, and every result rounded to float16.
 
-ONNX Runtime's CPU provider has no float16 convolution. It computes such graphs in float32 and drops the roundings between ("precision-free" casts), so
-what it gives for the file itself says nothing about float16: neither how much is lost nor whether something exceeds 65504 and becomes infinite.
+ONNX Runtime's CPU provider has no float16 convolution. It computes such graphs in float32 and drops the roundings between ("precision-free" casts).
+What it gives for the file itself says nothing about float16: neither how much is lost nor whether something exceeds 65504 and becomes infinite.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_an_exporter_that_fails_leaves_nothing_behind(network, tmp_path):
 
 
 def test_what_can_not_be_made_is_refused_before_the_exporter_runs(network, stock):
-    with pytest.raises(UserError, match="type data=my.yaml"):
+    with pytest.raises(UserError, match=r"type data=my\.yaml"):
         run.export(network, stock, {"format": "onnx", "quantize": 8}, None)
     assert stock.called == {}
 
