@@ -77,6 +77,8 @@ class YOLOv12Mixin:
         """
         from yolov12.export import run
 
+        if isinstance(self.model, (str, Path)) and Path(self.model).suffix == ".onnx":  # type: ignore[attr-defined]
+            return run.engine_of_file(Path(self.model), kwargs)  # type: ignore[attr-defined]
         self._check_is_pytorch_model()  # type: ignore[attr-defined]
 
         def measure(file: Path | None) -> float:

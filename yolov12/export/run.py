@@ -7,6 +7,7 @@ ultralytics' exporter traces the float32 graph; precision is set in the graph af
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import shutil
 import tempfile
@@ -26,6 +27,9 @@ from yolov12.log import say
 from yolov12.wholefile import replacing
 
 NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
+
+DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "nms", "imgsz", "simplify", "data")
+"""Arguments that an exported file has settled."""
 
 Stock = Callable[..., str]
 """ultralytics' `model.export(**arguments)`."""
@@ -52,7 +56,7 @@ def export(
     require_packages()
     trt = None
     if request.form == "engine":
-        from yolov12.export import engine
+        from yolov12.export import builder, engine
 
         trt = engine.module()
         engine.check(trt, request)
@@ -78,8 +82,51 @@ def export(
                 shutil.copyfile(file, part)
     final = target.parent / made[-1].name
     for text in closing:
+        if trt is not None and builder.is_rtx(trt):
+            text = text.partition("\nPredict:")[0]  # nothing here runs it
         LOGGER.info(text.replace(str(target.resolve()), str(final.resolve())).replace(str(target), str(final)))
     return str(final)
+
+
+def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
+    """The engine of an ONNX file that was exported before, perhaps on another machine. Precision and shapes are the file's.
+
+    Args:
+        path: the file, with the metadata that ultralytics' exporter and ours write.
+        options: what the user passed to `export`.
+
+    Raises:
+        UserError: another format than an engine, an argument that the file has decided, or a file of someone else.
+    """
+    request = requests.of({"format": "onnx"} | dict(options))
+    if request is None or request.form != "engine":
+        raise UserError(
+            f"model={path} is exported already: name the .pt file that it was made from, or type format=engine"
+        )
+    if given := [key for key in DECIDED if options.get(key) is not None]:
+        raise UserError(
+            f"{given[0]}={options[given[0]]} was decided when {path} was exported: leave it out, or name the .pt file"
+        )
+    require_packages()
+    import onnx
+
+    from yolov12.export import engine, engine_file
+
+    trt = engine.module()
+    engine.check(trt, request)
+    metadata = engine.metadata_of(onnx.load(path))
+    if "imgsz" not in metadata or "args" not in metadata:
+        raise UserError(
+            f"{path} does not say what it is, so it was not exported by ultralytics or yolov12: name the .pt file"
+        )
+    precision = requests.PRECISIONS[metadata["args"].get("quantize") or 32]
+    batch = request.batch if options.get("batch") else int(metadata["batch"])
+    plan, metadata = engine.make(path, dataclasses.replace(request, precision=precision, batch=batch), trt)
+    target = path.with_suffix(".engine")
+    with replacing(target) as part:
+        part.write_bytes(plan if request.raw else engine_file.framed(metadata, plan))
+    say(f"parity: the engine is not verified: the weights that {path.name} was made from are not here")
+    return str(target)
 
 
 def require_packages() -> None:

@@ -60,6 +60,8 @@ def check_fits(path: Path, built_by: Mapping[str, Any], module: str, version: st
 
 
 def _rebuild(path: Path) -> str:
-    beside = path.with_suffix(".onnx")
-    kept = f" or run {beside}, which lies beside it" if beside.is_file() else ""
-    return f"make it again with {program()} export model={path.with_suffix('.pt')} format=engine{kept}"
+    source = next(
+        (beside for beside in (path.with_suffix(".onnx"), path.with_suffix(".pt")) if beside.is_file()),
+        path.with_suffix(".pt"),
+    )
+    return f"make it again with {program()} export model={source} format=engine"

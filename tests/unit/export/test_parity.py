@@ -95,3 +95,10 @@ def test_images_are_letterboxed_to_rgb_between_0_and_1():
     assert boxed.shape == (3, 64, 64)
     np.testing.assert_array_equal(boxed[:, 32, 32], [0, 0, 1])
     np.testing.assert_allclose(boxed[:, 0, 0], [114 / 255] * 3)
+
+
+def test_a_network_of_other_channels_gets_those_of_the_image_in_turn():
+    blue = np.zeros((64, 64, 3), np.uint8)
+    blue[..., 0] = 255
+    np.testing.assert_array_equal(parity.letterboxed(blue, (64, 64), channels=1)[:, 32, 32], [0])
+    np.testing.assert_array_equal(parity.letterboxed(blue, (64, 64), channels=4)[:, 32, 32], [0, 0, 1, 0])

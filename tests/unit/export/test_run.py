@@ -153,7 +153,7 @@ def test_an_engine_is_written_with_its_header_beside_its_graph(network, stock, l
     metadata, plan = engine_file.split((tmp_path / "best.engine").read_bytes())
     assert plan == tensorrt.plan
     assert (metadata["task"], metadata["imgsz"], metadata["args"]["quantize"]) == ("detect", [96, 96], 16)
-    assert metadata["names"]["0"] == "person"
+    assert len(metadata["names"]) == 80
     assert metadata["built_by"]["module"] == "tensorrt_rtx"
     assert [call for call in tensorrt.calls if call[0] == "for"] == [("for", int(arch)) for arch in engine.RTX_ARCHS]
     said = capsys.readouterr().err
@@ -194,6 +194,7 @@ def test_a_format_of_ultralytics_alone_is_made_and_not_called_verified(network, 
     assert "parity: openvino is not verified (it is compared for onnx" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_torchscript_is_compared(model, tmp_path, capsys):
     model.model.pt_path = str(tmp_path / "best.pt")
     try:
@@ -202,6 +203,46 @@ def test_torchscript_is_compared(model, tmp_path, capsys):
         del model.model.pt_path
     assert made == str(tmp_path / "best.torchscript")
     assert "parity: torchscript in fp32 against its source on 2 images at 64x64" in capsys.readouterr().err
+
+
+# An engine of a file that was exported before
+
+
+def test_an_engine_is_made_of_the_graph_alone(exported, tensorrt, tmp_path, capsys):
+    path = tmp_path / "carried.onnx"
+    shutil.copy(exported, path)
+    assert run.engine_of_file(path, {"format": "engine"}) == str(tmp_path / "carried.engine")
+    metadata, plan = engine_file.split((tmp_path / "carried.engine").read_bytes())
+    assert (plan, metadata["imgsz"], metadata["built_by"]["precision"]) == (tensorrt.plan, [96, 96], "fp32")
+    assert "the engine is not verified: the weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "torchscript"}, "is exported already"),
+        ({}, "is exported already"),
+        ({"format": "engine", "half": True}, "half=True was decided when"),
+        ({"format": "engine", "imgsz": 64}, "imgsz=64 was decided when"),
+    ],
+)
+def test_what_the_graph_has_decided_is_not_asked_for_again(exported, tensorrt, options, words):
+    with pytest.raises(UserError, match=words):
+        run.engine_of_file(exported, options)
+
+
+def test_a_graph_that_does_not_say_what_it_is_is_refused(tensorrt, tmp_path):
+    onnx.save(graph_of((1, 3, 64, 64)), tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match="does not say what it is"):
+        run.engine_of_file(tmp_path / "foreign.onnx", {"format": "engine"})
+
+
+def test_the_model_of_an_exported_file_exports_an_engine(exported, tensorrt, tmp_path):
+    from ultralytics import YOLO
+
+    shutil.copy(exported, tmp_path / "carried.onnx")
+    made = YOLO(tmp_path / "carried.onnx", task="detect").export(format="engine")
+    assert made == str(tmp_path / "carried.engine")
 
 
 # What an engine takes
