@@ -8,8 +8,10 @@ hundreds of small ones.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +36,23 @@ def quantized(model: onnx.ModelProto, batches: Iterator[np.ndarray]) -> onnx.Mod
         batches: float32 pictures as the graph takes them.
     """
     graph = model.graph
-    result = onnx.ModelProto()
     with tempfile.TemporaryDirectory(prefix="yolov12-int8-") as folder:
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         onnx.save(model, source)
-        quantize_static(
-            source,
-            target,
-            _Reader(graph.input[0].name, batches),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
-            nodes_to_exclude=_last_convolutions(graph),
-            per_channel=True,
-            # Zero points of 0, and biases in float: TensorRT reads no others.
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-        )
+        with _without_advice():
+            quantize_static(
+                source,
+                target,
+                _Reader(graph.input[0].name, batches),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                nodes_to_exclude=_last_convolutions(graph),
+                per_channel=True,
+                # Zero points of 0, and biases in float: TensorRT reads no others.
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            )
         result = onnx.load(target)
     # ONNX Runtime writes its own domains into files that use nothing of them.
     kept = [entry for entry in result.opset_import if entry.domain in ("", "ai.onnx")]
@@ -101,6 +103,16 @@ def _last_convolutions(graph: onnx.GraphProto) -> list[str]:
         for index, node in enumerate(graph.node)
         if node.op_type == "Conv" and (DFL in node.name or index in decoding or not decoded.isdisjoint(node.output))
     ]
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Within the block the root logger is silent, where ONNX Runtime advises to simplify the graph first, which is done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 class _Reader(CalibrationDataReader):
