@@ -272,12 +272,11 @@ def test_a_start_that_fails_is_a_reason_and_not_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_both_exports_are_measured_and_a_missing_builder_is_a_reason(tmp_path):
-    small = ["--set", "imgsz=64", "--set", "calls=2", "--repeats", "1"]
-    rows = {row["name"]: row for row in run(tmp_path, "export", *small)["rows"]}
-    assert all(len(rows["ort_cpu_n"][side]) == 1 for side in ("stock", "ours"))
-    engine = rows["rtx_engine_size"]
-    assert engine["stock"] or "ours FAILED: TensorRT-RTX is not installed" in engine["note"]
+def test_the_exports_of_both_sides_are_timed(tmp_path):
+    small = ["--rows", "ort_cpu_n", "--set", "imgsz=64", "--set", "calls=2", "--repeats", "1"]
+    (row,) = run(tmp_path, "export", *small)["rows"]
+    assert row["stock"][0] > 0
+    assert row["ours"][0] > 0
 
 
 def test_every_program_declares_what_a_reader_must_know(tmp_path):
