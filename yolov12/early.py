@@ -13,9 +13,7 @@ from typing import Any
 from yolov12 import arguments, settings, values
 from yolov12.distributed.devices import DRIVER, requested_gpus
 from yolov12.errors import UserError
-
-ENGINE = ("engine", "tensorrt", "trt")
-"""What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
+from yolov12.export import request
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -59,18 +57,19 @@ def check_device(device: Any) -> None:
     raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
 
 
-def check_engine(form: Any) -> None:
-    """Refuse `format=engine` where TensorRT is not installed: ultralytics would say so when the ONNX file is made (utils/export/engine.py:277).
+def check_export(options: Mapping[str, Any]) -> None:
+    """Refuse an export that can not be made, and `format=engine` where nothing is installed that builds one.
 
     Raises:
-        UserError: how an image is built that has it.
+        UserError: the combination, or how an image is built that has TensorRT.
     """
-    if str(form).lower() not in ENGINE or find_spec("tensorrt"):
+    requested = request.of(options)
+    if requested is None or requested.form != "engine" or any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
         return
-    rtx = "; TensorRT for RTX is, and no engine is made with it yet" if find_spec("tensorrt_rtx") else ""
     raise UserError(
-        f"format={form} needs TensorRT, which is not installed here{rtx}. In a clone of the repository type: "
-        "make build TENSORRT=10 TENSORRT_INDEX=ADDRESS (NVIDIA's package index, or a mirror of it), or export format=onnx"
+        f"format={options['format']} needs TensorRT, which is not installed here. In a clone of the repository type: "
+        "make build TENSORRT=rtx for GeForce and RTX GPUs, or make build TENSORRT=10 TENSORRT_INDEX=ADDRESS (NVIDIA's package index, or a mirror "
+        "of it) for all; or export format=onnx"
     )
 
 

@@ -65,7 +65,6 @@ class Settings:
         None,
         accepts="a folder that you may write to",
         doc="TensorRT engines. Not set: `engines` in the cache folder.",
-        later=True,
     )
     kernels: bool = setting(
         True,

@@ -16,6 +16,7 @@ from typing import Any
 from yolov12 import arguments, early, folders
 from yolov12.distributed import launchers
 from yolov12.errors import NotYetError, UserError
+from yolov12.export import request
 from yolov12.log import program, say
 
 YAML = (".yaml", ".yml")
@@ -109,11 +110,13 @@ def predict(words: list[str], options: Options) -> int:
 
 
 def export(words: list[str], options: Options) -> int:
-    """Export beside the weights; prints the path of what was made."""
+    """Export beside the weights, compare with them, and print the path of what was made."""
     del words
     _require(options, "export", model="runs/detect/train/weights/best.pt")
+    if options.pop("no_verify", False):
+        options["verify"] = False
     _refuse_early(options, check_folder=False)
-    early.check_engine(options.get("format"))
+    early.check_export({"format": "onnx"} | options)
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
@@ -123,10 +126,7 @@ def export(words: list[str], options: Options) -> int:
     model = _model(options)
     if options.get("data"):
         options["data"] = _bundled_or(options["data"])
-    from yolov12.export.adapter import told_in_our_words
-
-    with told_in_our_words():
-        print(model.export(**_call_arguments(options)))
+    print(model.export(**_call_arguments(options)))
     return 0
 
 
@@ -140,6 +140,11 @@ def lr_find(words: list[str], options: Options) -> int:
     model = _model(options)
     options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
     return _tool("lr_find").main(model, _with_project(_call_arguments(options), model.task))
+
+
+def cache(words: list[str], options: Options) -> int:
+    """`cache ls`, `cache prune` and `cache verify`: the engines that were built here."""
+    return _tool("cache").main(words, options)
 
 
 def env(words: list[str], options: Options) -> int:
@@ -355,8 +360,8 @@ VERBS: dict[str, Verb] = {
             "write a model for another runtime",
             "export model=runs/detect/train/weights/best.pt format=onnx",
             export,
-            _yolo_keys(),
-            notes=("model=   required", "format=  default onnx; also torchscript, engine, openvino, ...", DEVICES),
+            lambda: arguments.ultralytics_defaults() | request.OWN_KEYS | {"no_verify": False},
+            notes=(*request.NOTES, DEVICES),
         ),
         Verb(
             "lr-find",
@@ -414,12 +419,21 @@ VERBS: dict[str, Verb] = {
             lambda: {"minbytes": "1M", "maxbytes": "256M", "stepfactor": 4, "iters": 20, "warmup_iters": 5, "ngpus": 0},
             notes=("one rank for each GPU here; under a launcher, such as srun, the ranks that it started",),
         ),
+        Verb(
+            "cache",
+            "the engines that were built here",
+            "cache ls    |    cache prune max_gib=2    |    cache verify",
+            cache,
+            lambda: {"max_gib": 0.0},
+            1,
+            ("prune without max_gib= removes all; exported engines stay, and stay trusted",),
+        ),
         Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
         Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
     )
 }
 
-LATER = ("doctor", "cache", "serve", "tune", "distill")
+LATER = ("doctor", "serve", "tune", "distill")
 """Announced, and not there yet."""
 
 

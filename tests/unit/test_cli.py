@@ -421,17 +421,23 @@ def test_an_engine_without_tensorrt_is_refused_with_the_build_that_has_it(yolo, 
     said = error_of(capsys)
     assert f"format={form} needs TensorRT, which is not installed here." in said
     assert "make build TENSORRT=10 TENSORRT_INDEX=ADDRESS" in said
-    assert "RTX" not in said
+    assert "make build TENSORRT=rtx" in said
 
 
-def test_tensorrt_for_rtx_is_said_not_to_be_enough_for_an_engine(yolo, capsys, monkeypatch):
-    monkeypatch.setattr(early, "find_spec", lambda name: name == "tensorrt_rtx" or None)
-    assert cli.main(["export", "model=best.pt", "format=engine"]) == 2
-    assert "TensorRT for RTX is, and no engine is made with it yet" in error_of(capsys)
+def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yolo, capsys):
+    assert cli.main(["export", "model=best.pt", "format=onnx", "quantize=8"]) == 2
+    assert "int8 is calibrated on your pictures: type data=my.yaml" in error_of(capsys)
+    assert yolo.calls == []
 
 
-def test_with_tensorrt_an_engine_is_exported(yolo, monkeypatch):
-    monkeypatch.setattr(early, "find_spec", lambda name: name == "tensorrt" or None)
+def test_an_export_is_not_verified_where_told_so(yolo):
+    assert cli.main(["export", "model=best.pt", "--no-verify"]) == 0
+    assert called(yolo, "export") == {"format": "onnx", "verify": False}
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt_rtx"])
+def test_with_tensorrt_of_either_kind_an_engine_is_exported(yolo, monkeypatch, package):
+    monkeypatch.setattr(early, "find_spec", lambda name: name == package or None)
     assert cli.main(["export", "model=best.pt", "format=engine"]) == 0
     assert called(yolo, "export") == {"format": "engine"}
 

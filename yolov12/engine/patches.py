@@ -13,11 +13,15 @@ SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079
 
 
 def install_patches() -> None:
-    """Put our attention, convolutions, loss, weight loading, data adapters, AMP check and plain logs into ultralytics. May be called again."""
+    """Put our attention, convolutions, loss, loading of weights and engines, data adapters, AMP check and plain logs into ultralytics.
+
+    May be called again.
+    """
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
     from yolov12.engine import progress
+    from yolov12.export import adapter as export_adapter
     from yolov12.model import attention, fused, loss, weights
 
     attention.install()
@@ -25,6 +29,7 @@ def install_patches() -> None:
     loss.install()
     weights.install()
     adapter.install()
+    export_adapter.install()
     progress.install()
     ultralytics.engine.trainer.check_amp = amp_works
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,8 +86,30 @@ class YOLOv12Mixin:
         return super().predict(source, stream, predictor=predictor, **_with_device(kwargs, count=1))  # type: ignore[misc]
 
     def export(self, **kwargs: Any) -> str:
-        """`ultralytics.YOLO.export` that also takes `device="auto"`."""
-        return super().export(**_with_device(kwargs, count=1))  # type: ignore[misc]
+        """`ultralytics.YOLO.export` that also takes `device="auto"`, and compares what it made with this model (docs/export.md).
+
+        Raises:
+            UserError: a combination that can not be made; nothing is written.
+            ParityError: the export does not find what this model finds; nothing is written.
+        """
+        from yolov12.export import run
+
+        if isinstance(self.model, (str, Path)) and Path(self.model).suffix == ".onnx":  # type: ignore[attr-defined]
+            return run.engine_of_file(Path(self.model), kwargs)  # type: ignore[attr-defined]
+        self._check_is_pytorch_model()  # type: ignore[attr-defined]
+
+        def measure(file: Path | None) -> float:
+            # A copy: validation folds batch norms into the model that it is given.
+            return _mean_ap(copy.deepcopy(self) if file is None else type(self)(file, task=self.task), kwargs)  # type: ignore[attr-defined]
+
+        return run.export(self.model, super().export, _with_device(kwargs, count=1), measure)  # type: ignore[misc,attr-defined]
+
+
+def _mean_ap(model: Any, arguments: dict[str, Any]) -> float:
+    """mAP50-95 in percent on the data set of an export, on the CPU. Pictures are padded to a square for both sides: a fixed graph takes no other."""
+    sizes = {key: arguments[key] for key in ("imgsz",) if arguments.get(key)}
+    found = model.val(data=arguments["data"], device="cpu", rect=False, plots=False, verbose=False, save=False, **sizes)
+    return 100 * float(next(value for key, value in found.results_dict.items() if key.startswith("metrics/mAP50-95")))
 
 
 def _is_unfinished(checkpoint: dict[str, Any] | None) -> bool:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What this room knows of ultralytics' exporter beyond its arguments. Nothing is replaced.
+"""What this room knows of ultralytics' exporter beyond its arguments, and the one method that it replaces: how an engine is loaded.
 
-Where it writes follows from the network's `pt_path`, what a head returns while it is exported follows from its `export` flag, and what it
+Where the exporter writes follows from the network's `pt_path`, what a head returns while it is exported follows from its `export` flag, and what it
 says goes through its logger.
 """
 
@@ -16,15 +16,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics.nn.backends.tensorrt import TensorRTBackend
 from ultralytics.utils import LOGGER
 
 from yolov12 import log
+from yolov12.errors import UserError
+from yolov12.export import builder, trust
 from yolov12.seams import Seam
 
 SEAMS = (
     Seam("engine/exporter.py", 610, "ultralytics.engine.exporter.Exporter.__call__", "8a4e4f44387a"),
+    Seam("nn/backends/tensorrt.py", 25, "ultralytics.nn.backends.tensorrt.TensorRTBackend.load_model", "5274b564dd71"),
     Seam("nn/modules/head.py", 180, "ultralytics.nn.modules.head.Detect.forward", "164f309a5c8f"),
 )
+
+
+_upstream_load_model = TensorRTBackend.load_model
+
+
+def install() -> None:
+    """Have engines checked before they are loaded. May be called again."""
+    TensorRTBackend.load_model = _load_checked
+
+
+def _load_checked(self: Any, weight: str | Path) -> None:
+    """nn/backends/tensorrt.py:25, which loads whatever it is given and installs TensorRT with pip where there is none.
+
+    Raises:
+        UserError: the engine is not ours, was cut, or can not run here.
+    """
+    built_by = trust.check(Path(weight))
+    module = builder.find_module()
+    if module != "tensorrt":
+        has_rtx = " (TensorRT-RTX is, and nothing here runs its engines)" if module else ""
+        raise UserError(f"{weight} needs TensorRT, which is not installed here{has_rtx}; run the ONNX file instead")
+    if not torch.cuda.is_available():
+        raise UserError(f"{weight} runs on a GPU, and torch sees none here; run the ONNX file instead")
+    import tensorrt
+
+    trust.check_fits(Path(weight), built_by, module, str(tensorrt.__version__), builder.gpu_here())
+    _upstream_load_model(self, weight)
 
 
 @contextmanager
@@ -40,22 +71,43 @@ def written_to(network: Any, out: Path) -> Iterator[None]:
             network.pt_path = before
 
 
+def destination(network: Any) -> Path:
+    """Where an export of `network` would be written, with another suffix (engine/exporter.py:850): beside its checkpoint, or in this folder."""
+    known = (
+        getattr(network, "pt_path", None) or getattr(network, "yaml_file", None) or network.yaml.get("yaml_file", "")
+    )
+    path = Path(known)
+    return Path(path.name) if path.suffix in (".yaml", ".yml") else path
+
+
 @contextmanager
-def told_in_our_words() -> Iterator[None]:
-    """Within the block the exporter names this program in the commands that it proposes, and no file that is not there."""
-    LOGGER.addFilter(_in_our_words)
+def told_in_our_words(staged: Path | None = None, final: Path | None = None) -> Iterator[list[str]]:
+    """Within the block the exporter names this program in the commands that it proposes, and no file that is not there.
+
+    Args:
+        staged: the folder that it writes to, if that is not where the file will be; its closing words are then not said but given.
+        final: the folder where the file will be.
+    """
+    closing: list[str] = []
+
+    def in_our_words(record: logging.LogRecord) -> bool:
+        """engine/exporter.py:529, :1018 and :1040. A file's size is in MiB there, whatever it says (utils/files.py:174)."""
+        text = re.sub(r"\byolo (?=predict|val)", lambda _: f"{log.program()} ", record.getMessage())
+        text = re.sub(r"starting from '.*' with input (.*) \([\d.]+ MB\)", r"input \1", text)
+        text = re.sub(r"(?<=\d) MB\)", " MiB)", text)
+        if staged is not None and final is not None:
+            text = text.replace(str(staged.resolve()), str(final.resolve())).replace(str(staged), str(final))
+            if text.lstrip().startswith("Export complete"):
+                closing.append(text)
+                return False
+        record.msg, record.args = text, ()
+        return True
+
+    LOGGER.addFilter(in_our_words)
     try:
-        yield
+        yield closing
     finally:
-        LOGGER.removeFilter(_in_our_words)
-
-
-def _in_our_words(record: logging.LogRecord) -> bool:
-    """engine/exporter.py:529, :1018 and :1040. A file's size is in MiB there, whatever it says (utils/files.py:174)."""
-    text = re.sub(r"\byolo (?=predict|val)", lambda _: f"{log.program()} ", record.getMessage())
-    text = re.sub(r"starting from '.*' with input (.*) \([\d.]+ MB\)", r"input \1", text)
-    record.msg, record.args = re.sub(r"(?<=\d) MB\)", " MiB)", text), ()
-    return True
+        LOGGER.removeFilter(in_our_words)
 
 
 def as_exported(source: torch.nn.Module) -> torch.nn.Module:

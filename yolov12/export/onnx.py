@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""ONNX export: upstream's exporter, told where to write and kept from installing packages.
-
-There is no second exporter here. `ultralytics.engine.exporter.Exporter` (engine/exporter.py:1134 in 8.4.190) traces,
-simplifies and saves; it always writes beside the weights, and it runs pip when a package is missing. This module takes
-care of these two.
-"""
+"""ONNX export as a function that is told where to write: `model.export(format="onnx")` (run.py) always writes beside the weights."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
 from yolov12 import folders
 from yolov12.errors import UserError
 from yolov12.export.adapter import told_in_our_words, written_to
-
-NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
+from yolov12.export.run import require_packages
 
 
 class Exportable(Protocol):
@@ -52,13 +45,13 @@ def export(
         imgsz: pixels, one number or (height, width); without it, the size that the model was trained with.
         batch: images per call that a fixed-shape file takes.
         dynamic: leave batch, height and width open.
-        half: store float16 weights; an export on the CPU keeps float32 inputs and outputs.
-        **arguments: any other export argument of ultralytics (`nms=`, `opset=`, `simplify=`, `device=`).
+        half: compute in float16 up to the last convolution (half.py); inputs and outputs stay float32.
+        **arguments: any other export argument of ultralytics (`nms=`, `opset=`, `simplify=`, `device=`), and of ours (docs/export.md).
 
     Raises:
         UserError: a package is missing, `out` has another suffix, or its folder can not be written.
     """
-    _require_packages()
+    require_packages()
     if imgsz is not None:
         arguments["imgsz"] = imgsz
     if half:
@@ -73,11 +66,3 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     with written_to(model.model, out), told_in_our_words():
         return Path(model.export(**arguments))
-
-
-def _require_packages() -> None:
-    """Say what is missing before upstream starts to install it (utils/checks.py:527)."""
-    missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        names = " ".join(missing)
-        raise UserError(f"ONNX export needs packages that are not installed here: {names}. Type: pip install {names}")

@@ -12,7 +12,7 @@ in any runtime, and to nobody's harm. Such rounding is measured too, as the sour
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,45 @@ class Parity:
         return float(np.max([output.mean_abs_diff for output in self.outputs]))
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A file that can be run here, whatever its format."""
+
+    run: Callable[[np.ndarray], list[np.ndarray]]
+    """Pictures (batch, channels, height, width) float32 in 0..1 -> its outputs."""
+    names: tuple[str, ...]
+    """Of the outputs."""
+    batch: int
+    """Pictures that each call takes."""
+    height_width: tuple[int, int]
+    channels: int
+    classes: int | None
+    """Scores of each anchor; None for outputs without anchors."""
+
+
+def open_onnx(model: str | Path | bytes, imgsz: int | tuple[int, int] | None = None) -> Exported:
+    """An ONNX model on the CPU, with what upstream wrote into it.
+
+    Args:
+        model: the file, or its bytes.
+        imgsz: pixels, for a file with open height and width; without it, the size that the export was traced with.
+    """
+    session = onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else str(model), providers=["CPUExecutionProvider"]
+    )
+    (entry,) = session.get_inputs()
+    names = [output.name for output in session.get_outputs()]
+    dtype = np.float16 if "float16" in entry.type else np.float32
+    return Exported(
+        run=lambda pixels: session.run(names, {entry.name: pixels.astype(dtype, copy=False)}),
+        names=tuple(names),
+        batch=entry.shape[0] if isinstance(entry.shape[0], int) else 1,
+        height_width=_input_size(session, imgsz),
+        channels=entry.shape[1],
+        classes=_classes_per_anchor(session),
+    )
+
+
 def compare_raw(
     source: torch.nn.Module,
     onnx_path: str | Path,
@@ -103,31 +142,31 @@ def compare_raw(
     """
     if not images:
         raise UserError("compare_raw got no image. Give at least one.")
-    session = onnxruntime.InferenceSession(str(onnx_path), providers=["CPUExecutionProvider"])
-    (entry,) = session.get_inputs()
-    names = [output.name for output in session.get_outputs()]
-    batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
-    height_width = _input_size(session, imgsz)
+    exported = open_onnx(onnx_path, imgsz)
     reference, exact = as_exported(source), as_exported(source).double()
     calls = []
-    for start in range(0, len(images), batch):
-        chunk = [images[(start + offset) % len(images)] for offset in range(batch)]  # a fixed batch is always full
-        pixels = np.stack([_letterboxed(image, height_width) for image in chunk])
+    for pixels in full_batches(exported, images):
         with torch.inference_mode():
-            expected = _tensors(reference(torch.from_numpy(pixels)))
-            precise = _tensors(exact(torch.from_numpy(pixels).double()))
-        got = session.run(names, {entry.name: pixels.astype(np.float16 if "float16" in entry.type else np.float32)})
-        _require_same_shapes(onnx_path, expected, got)
+            expected = tensors(reference(torch.from_numpy(pixels)))
+            precise = tensors(exact(torch.from_numpy(pixels).double()))
+        got = exported.run(pixels)
+        require_same_shapes(onnx_path, expected, got)
         calls.append(list(zip(expected, got, precise, strict=True)))
-    classes = _classes_per_anchor(session)
     seen: list[Distance] = []
     unseen: list[Distance] = []
-    for index, name in enumerate(names):
+    for index, name in enumerate(exported.names):
         all_calls = [np.concatenate(arrays) for arrays in zip(*(call[index] for call in calls), strict=True)]
-        mask = seen_elements(all_calls[0], classes if index == 0 else None)
+        mask = seen_elements(all_calls[0], exported.classes if index == 0 else None)
         seen += distance(name, *(array[mask] for array in all_calls))
         unseen += distance(f"{name} below score {SEEN_SCORE}", *(array[~mask] for array in all_calls))
-    return Parity(tuple(seen), tuple(unseen), len(images), height_width)
+    return Parity(tuple(seen), tuple(unseen), len(images), exported.height_width)
+
+
+def full_batches(exported: Exported, images: Sequence[Image]) -> Iterator[np.ndarray]:
+    """The letterboxed images in batches as the file takes them; the last one is filled up from the front."""
+    for start in range(0, len(images), exported.batch):
+        chunk = [images[(start + offset) % len(images)] for offset in range(exported.batch)]
+        yield np.stack([letterboxed(image, exported.height_width, exported.channels) for image in chunk])
 
 
 def require_raw(parity: Parity, threshold: float = RAW_THRESHOLD) -> Parity:
@@ -179,7 +218,12 @@ def distance(name: str, expected: np.ndarray, got: np.ndarray, precise: np.ndarr
         )
 
 
-def _require_same_shapes(onnx_path: str | Path, expected: list[np.ndarray], got: list[np.ndarray]) -> None:
+def require_same_shapes(onnx_path: str | Path, expected: list[np.ndarray], got: list[np.ndarray]) -> None:
+    """Refuse two lists of outputs that can not be of the same model.
+
+    Raises:
+        ParityError: names both.
+    """
     shapes, exported_shapes = [list(array.shape) for array in expected], [list(array.shape) for array in got]
     if shapes != exported_shapes:
         raise ParityError(
@@ -207,15 +251,19 @@ def _input_size(session: onnxruntime.InferenceSession, imgsz: int | tuple[int, i
     return (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
 
 
-def _letterboxed(image: Image, height_width: tuple[int, int]) -> np.ndarray:
-    """An image as prediction gives it to the network: (3, height, width), RGB, float32 in 0..1, padded with grey."""
+def letterboxed(image: Image, height_width: tuple[int, int], channels: int = 3) -> np.ndarray:
+    """An image as prediction gives it to the network: (channels, height, width), float32 in 0..1, padded with grey.
+
+    RGB for three channels. A network that takes others gets those again and again, which is no picture of its kind and has the values of one.
+    """
     pixels = image if isinstance(image, np.ndarray) else imread(str(image))
     if pixels is None:
         raise UserError(f"Can not read the image {image}. Give a JPEG or PNG file.")
     boxed = np.asarray(LetterBox(height_width, auto=False)(image=pixels))
-    return np.ascontiguousarray(boxed[:, :, ::-1].transpose(2, 0, 1), dtype=np.float32) / 255
+    rgb = boxed[:, :, ::-1].transpose(2, 0, 1)
+    return np.ascontiguousarray(rgb[np.arange(channels) % 3], dtype=np.float32) / 255
 
 
-def _tensors(outputs: Any) -> list[np.ndarray]:
+def tensors(outputs: Any) -> list[np.ndarray]:
     """The outputs in order, whether the network gives one tensor or several."""
     return [tensor.numpy() for tensor in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]

@@ -161,7 +161,8 @@ class Tour:
         self.note("predict", out / "predict", f"{len(found)} pictures, {sum(map(len, found))} boxes")
 
         with self.stage("export"):
-            exported = onnx.export(YOLO(best), out / "export" / "yolov12n.onnx", imgsz=recipe.imgsz)
+            # Compared below, on pictures of the kind that it was trained on and after NMS too.
+            exported = onnx.export(YOLO(best), out / "export" / "yolov12n.onnx", imgsz=recipe.imgsz, verify=False)
         self.note("export", exported, f"{exported.stat().st_size / 2**20:.1f} MiB")
 
         with self.stage("check"):

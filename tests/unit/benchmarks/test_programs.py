@@ -295,6 +295,14 @@ def test_a_start_that_fails_is_a_reason_and_not_a_time(tmp_path, monkeypatch):
     assert measured.failed == {"cli_help_ms": "broken"}
 
 
+@pytest.mark.slow
+def test_the_exports_of_both_sides_are_timed(tmp_path):
+    small = ["--rows", "ort_cpu_n", "--set", "imgsz=64", "--set", "calls=2", "--repeats", "1"]
+    (row,) = run(tmp_path, "export", *small)["rows"]
+    assert row["stock"][0] > 0
+    assert row["ours"][0] > 0
+
+
 def test_every_program_declares_what_a_reader_must_know(tmp_path):
     done = subprocess.run(
         [*COMMAND[:2], "benchmarks.side", "start", "stock", "--rows", "dropin_start_ms"], cwd=system.ROOT, **CAPTURE

@@ -85,13 +85,20 @@ def test_an_unreadable_image_is_named(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"broken\.jpg"):
-        parity._letterboxed(broken, (64, 64))
+        parity.letterboxed(broken, (64, 64))
 
 
 def test_images_are_letterboxed_to_rgb_between_0_and_1():
     blue = np.zeros((32, 64, 3), np.uint8)
     blue[..., 0] = 255  # OpenCV's order: blue first
-    boxed = parity._letterboxed(blue, (64, 64))
+    boxed = parity.letterboxed(blue, (64, 64))
     assert boxed.shape == (3, 64, 64)
     np.testing.assert_array_equal(boxed[:, 32, 32], [0, 0, 1])
     np.testing.assert_allclose(boxed[:, 0, 0], [114 / 255] * 3)
+
+
+def test_a_network_of_other_channels_gets_those_of_the_image_in_turn():
+    blue = np.zeros((64, 64, 3), np.uint8)
+    blue[..., 0] = 255
+    np.testing.assert_array_equal(parity.letterboxed(blue, (64, 64), channels=1)[:, 32, 32], [0])
+    np.testing.assert_array_equal(parity.letterboxed(blue, (64, 64), channels=4)[:, 32, 32], [0, 0, 1, 0])

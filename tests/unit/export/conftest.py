@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One network and its float32 ONNX file for all tests of this folder that change neither."""
+
+import pytest
+
+from tests.unit.export.lively import lively_model
+from yolov12.export import onnx
+
+
+@pytest.fixture(scope="package")
+def model():
+    return lively_model(seed=0)
+
+
+@pytest.fixture(scope="package")
+def exported(model, tmp_path_factory):
+    return onnx.export(model, tmp_path_factory.mktemp("exported") / "deep" / "small.onnx", imgsz=96)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The cache of engines, with bytes that stand for plans."""
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from yolov12.errors import RetryableError
+from yolov12.export import cache
+from yolov12.export.lock import held, held_at_once
+
+KEY = {"model": "abc", "gpu": "sm_90", "builder": "tensorrt 11.4"}
+
+
+def build_counted(folder, key=KEY, plan=b"plan", **options):
+    """What get_or_build gives, and how often it built."""
+    built = []
+
+    def build():
+        built.append(plan)
+        return plan
+
+    return cache.get_or_build(folder, key, build, **options), len(built)
+
+
+def test_the_second_time_nothing_is_built(tmp_path):
+    assert build_counted(tmp_path) == ((b"plan", "built"), 1)
+    (plan, source), built = build_counted(tmp_path)
+    assert (plan, built) == (b"plan", 0)
+    assert source.startswith("from the cache")
+
+
+@pytest.mark.parametrize("part", KEY)
+def test_whatever_an_engine_depends_on_makes_another_entry(tmp_path, part):
+    build_counted(tmp_path)
+    assert build_counted(tmp_path, KEY | {part: "other"}) == ((b"plan", "built"), 1)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"pla", b"plaN"])
+def test_a_plan_that_was_cut_or_changed_is_built_again_with_the_reason(tmp_path, capsys, damaged):
+    build_counted(tmp_path)
+    (tmp_path / f"{cache.name_of(KEY)}.plan").write_bytes(damaged)
+    assert len(cache.verify(tmp_path)) == 1
+    assert build_counted(tmp_path) == ((b"plan", "built"), 1)
+    assert "engine cache: built again: " in capsys.readouterr().err
+    assert cache.verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"key": {}}', '{"key": 1, "sha256": "", "bytes": 1}'])
+def test_a_record_that_can_not_be_read_is_made_again(tmp_path, record):
+    build_counted(tmp_path)
+    (tmp_path / f"{cache.name_of(KEY)}.json").write_text(record)
+    assert build_counted(tmp_path) == ((b"plan", "built"), 1)
+
+
+def test_an_entry_that_somebody_put_there_is_not_loaded(tmp_path, capsys):
+    """It is consistent with itself, but nobody here built it."""
+    name, plan = cache.name_of(KEY), b"foreign code"
+    (tmp_path / f"{name}.plan").write_bytes(plan)
+    record = {"key": KEY, "sha256": cache.digest(plan), "bytes": len(plan)}
+    (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    assert build_counted(tmp_path) == ((b"plan", "built"), 1)
+    assert "was not made here" in capsys.readouterr().err
+
+
+def test_an_entry_under_the_name_of_another_key_is_not_loaded(tmp_path):
+    build_counted(tmp_path)
+    other = KEY | {"gpu": "sm_80"}
+    for suffix in ("plan", "json"):
+        (tmp_path / f"{cache.name_of(KEY)}.{suffix}").rename(tmp_path / f"{cache.name_of(other)}.{suffix}")
+    assert cache.load(tmp_path, other)[1].endswith("is of another engine")
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    for age, gpu in enumerate(("new", "middle", "old")):
+        build_counted(tmp_path, KEY | {"gpu": gpu})
+        os.utime(tmp_path / f"{cache.name_of(KEY | {'gpu': gpu})}.json", (1000 - age, 1000 - age))
+    assert [entry.key["gpu"] for entry in cache.prune(tmp_path, 8)] == ["old"]
+    cache.load(tmp_path, KEY | {"gpu": "middle"})
+    assert [entry.key["gpu"] for entry in cache.prune(tmp_path, 4)] == ["new"]
+
+
+def test_a_plan_that_is_larger_than_the_limit_stays_until_the_next_one(tmp_path):
+    build_counted(tmp_path, limit_bytes=1)
+    assert [entry.plan_bytes for entry in cache.entries(tmp_path)[0]] == [4]
+    build_counted(tmp_path, KEY | {"gpu": "other"}, limit_bytes=1)
+    assert [entry.key["gpu"] for entry in cache.entries(tmp_path)[0]] == ["other"]
+
+
+def test_a_plan_that_was_pruned_is_still_known_as_ours(tmp_path):
+    build_counted(tmp_path)
+    cache.prune(tmp_path, 0)
+    assert cache.entries(tmp_path) == ([], [])
+    assert cache.is_ours(tmp_path, b"plan")
+    assert not cache.is_ours(tmp_path, b"another plan")
+
+
+def test_what_is_being_built_is_not_pruned(tmp_path):
+    build_counted(tmp_path)
+    with held(tmp_path / f"{cache.name_of(KEY)}.lock", ""):
+        assert cache.prune(tmp_path, 0) == []
+
+
+def test_a_full_disk_does_not_cost_the_engine(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise RetryableError("no room")
+
+    monkeypatch.setattr(cache, "store", full)
+    assert build_counted(tmp_path) == ((b"plan", "built"), 1)
+    assert "not kept: no room" in capsys.readouterr().err
+
+
+def test_a_build_that_fails_leaves_no_entry_and_no_lock_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        cache.get_or_build(tmp_path, KEY, lambda: 1 // 0)
+    assert cache.entries(tmp_path) == ([], [])
+    with held_at_once(tmp_path / f"{cache.name_of(KEY)}.lock") as is_free:
+        assert is_free
+
+
+def _build_slowly(folder, started, finish, told):
+    def build():
+        started.set()
+        finish.wait(20)
+        return b"plan"
+
+    told.put(cache.get_or_build(folder, KEY, build)[1])
+
+
+def test_two_processes_build_once_and_the_second_says_who_does(tmp_path, monkeypatch):
+    context = multiprocessing.get_context("fork")
+    started, finish, told = context.Event(), context.Event(), context.Queue()
+    other = context.Process(target=_build_slowly, args=(tmp_path, started, finish, told))
+    other.start()
+    assert started.wait(20)
+    lines = []
+
+    def tell(line):
+        lines.append(line)
+        finish.set()  # only now: the lock was taken when this process came
+
+    with held(tmp_path / f"{cache.name_of(KEY)}.lock", "this engine is being built", tell):
+        pass
+    other.join(20)
+    assert told.get(timeout=5) == "built"
+    assert f"this engine is being built in process {other.pid} on " in lines[0]
+    assert build_counted(tmp_path)[1] == 0

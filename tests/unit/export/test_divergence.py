@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Where an exported graph leaves its source: a graph with one wrong weight."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from yolov12.export import divergence, gate, parity
+
+CULPRIT = "/model.6/m.0/m.0.1/attn/proj/conv/Conv"
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).random((1, 3, 96, 96), np.float32)
+
+
+def spoiled(exported, path):
+    """The file with one weight of `CULPRIT` changed."""
+    model = onnx.load(exported)
+    (tensor,) = (t for t in model.graph.initializer if t.name == "model.6.m.0.1.attn.proj.conv.weight")
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[3] += 1
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("node", "module"),
+    [
+        ("/model.0/conv/Conv", "model.0.conv"),
+        ("/model.21/cv3.2/cv3.2.0/cv3.2.0.0/conv/Conv", "model.21.cv3.2.0.0.conv"),
+        (CULPRIT, "model.6.m.0.1.attn.proj.conv"),
+        ("/model.20/m.0/m/m.0/cv2/conv/Conv", "model.20.m.0.m.0.cv2.conv"),
+    ],
+)
+def test_a_node_is_named_after_its_module(node, module):
+    assert divergence.scope(node) == module
+
+
+def test_every_convolution_is_found_and_agrees(model, exported, pixels):
+    found = divergence.steps(model.model, onnx.load(exported), pixels)
+    assert len(found) == 120
+    assert max(step.relative for step in found) < 1e-4
+    said = divergence.describe(model.model, onnx.load(exported), pixels, "fp32")
+    assert said == "all 120 convolutions agree, so it differs in what decodes their results"
+
+
+def test_the_first_convolution_that_differs_is_named(model, exported, pixels, tmp_path):
+    wrong = onnx.load(spoiled(exported, tmp_path / "wrong.onnx"))
+    said = divergence.describe(model.model, wrong, pixels, "fp32")
+    assert said.startswith(f"the first convolution that differs is {CULPRIT}, by ")
+    assert said.endswith("; the 20 before it agree")
+
+
+def test_the_gate_fails_with_the_numbers_and_the_place(model, exported, tmp_path):
+    path = spoiled(exported, tmp_path / "wrong.onnx")
+    case = gate.Case(model.model, path, "onnx", "fp32", (96, 96))
+    with pytest.raises(parity.ParityError, match=rf"output0 by .* The first convolution that differs is {CULPRIT}"):
+        gate.verify(case)
+
+
+def test_a_graph_of_something_else_has_no_convolution_in_common(model, pixels):
+    graph = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,96,96] images) => (float[1,3,96,96] y) { y = Relu (images) }'
+    )
+    assert divergence.describe(model.model, graph, pixels, "fp32").startswith("no node of the graph")

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""An export from its arguments to its files. The graph that ultralytics' exporter would trace is traced once (conftest.py) and copied."""
+
+import shutil
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from tests.unit.export.trt_stand_in import TensorRT
+from yolov12.data import synth
+from yolov12.errors import UserError
+from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run, seen
+
+
+class Stock:
+    """`ultralytics.YOLO.export`: writes the traced graph beside the network's checkpoint."""
+
+    def __init__(self, network, source):
+        self.network, self.source, self.called = network, source, {}
+
+    def __call__(self, **arguments):
+        self.called = arguments
+        return shutil.copy(self.source, Path(self.network.pt_path).with_suffix(".onnx"))
+
+
+@pytest.fixture
+def network(model, tmp_path):
+    model.model.pt_path = str(tmp_path / "best.pt")
+    yield model.model
+    del model.model.pt_path
+
+
+@pytest.fixture
+def stock(network, exported):
+    return Stock(network, exported)
+
+
+@pytest.fixture
+def tensorrt(monkeypatch, tmp_path):
+    """TensorRT-RTX, or what stands for it, and a cache of its own."""
+    trt = TensorRT("tensorrt_rtx", "1.7.1")
+    trt.ComputeCapability = type(
+        "ComputeCapability", (), {f"SM{arch}": int(arch) for arch in ("75", *engine.RTX_ARCHS)}
+    )
+    monkeypatch.setattr(engine, "module", lambda: trt)
+    monkeypatch.setenv("YOLOV12_TRT_CACHE_DIR", str(tmp_path / "engines"))
+    return trt
+
+
+@pytest.fixture
+def loose(monkeypatch):
+    """An untrained network is chaotic: any rounding changes what it sees."""
+    anything = seen.Tolerance(1e9, 1.0, 0.3)
+    monkeypatch.setattr(gate, "TOLERANCES", dict.fromkeys(("fp32", "fp16", "int8"), anything))
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def test_a_float32_file_is_compared_and_put_beside_the_weights(network, stock, tmp_path, capsys):
+    made = run.export(network, stock, {"format": "onnx", "imgsz": 96}, None)
+    assert made == str(tmp_path / "best.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.onnx"]
+    assert "parity: onnx in fp32 against its source on 2 images at 96x96: outputs within " in capsys.readouterr().err
+    assert stock.called == {"format": "onnx", "imgsz": 96, "dynamic": False, "opset": 18}
+    assert network.pt_path == str(tmp_path / "best.pt")
+
+
+def test_a_half_file_keeps_its_inputs_outputs_and_metadata(network, stock, loose, tmp_path, capsys):
+    run.export(network, stock, {"format": "onnx", "imgsz": 96, "half": True}, None)
+    session = onnxruntime.InferenceSession(tmp_path / "best.onnx")
+    assert [tensor.type for tensor in (*session.get_inputs(), *session.get_outputs())] == ["tensor(float)"] * 2
+    known = session.get_modelmeta().custom_metadata_map
+    assert known["task"] == "detect"
+    assert "'quantize': 16" in known["args"]
+    said = capsys.readouterr().err
+    assert "nodes in float16; 24 nodes after the last convolution stay float32" in said
+    assert "parity: onnx in fp16" in said
+
+
+def test_an_export_that_differs_is_not_written_and_the_old_file_stays(network, stock, tmp_path, monkeypatch):
+    (tmp_path / "best.onnx").write_text("the old one")
+    monkeypatch.setattr(gate, "verify", lambda case: (_ for _ in ()).throw(gate.ParityError("differs")))
+    with pytest.raises(gate.ParityError):
+        run.export(network, stock, {"format": "onnx", "imgsz": 96}, None)
+    assert (tmp_path / "best.onnx").read_text() == "the old one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.onnx"]
+
+
+def test_it_is_written_without_being_compared_where_told_so(network, stock, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gate, "verify", lambda case: 1 // 0)
+    run.export(network, stock, {"format": "onnx", "imgsz": 96, "verify": False}, None)
+    assert files(tmp_path) == ["best.onnx"]
+    assert "parity: onnx is not verified (verify=False)" in capsys.readouterr().err
+
+
+def test_an_exporter_that_fails_leaves_nothing_behind(network, tmp_path):
+    def stock(**arguments):
+        Path(network.pt_path).with_suffix(".onnx").write_text("a part")
+        raise RuntimeError("no kernel")
+
+    with pytest.raises(RuntimeError, match="no kernel"):
+        run.export(network, stock, {"format": "onnx"}, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_not_be_made_is_refused_before_the_exporter_runs(network, stock):
+    with pytest.raises(UserError, match=r"type data=my\.yaml"):
+        run.export(network, stock, {"format": "onnx", "quantize": 8}, None)
+    assert stock.called == {}
+
+
+def test_int8_is_calibrated_compared_and_measured(network, stock, loose, tmp_path, capsys):
+    data = synth.write(tmp_path / "data", 4, 2, 96, 0)
+    asked = []
+    run.export(
+        network, stock, {"format": "onnx", "int8": True, "data": str(data)}, lambda file: asked.append(file) or 50.0
+    )
+    assert files(tmp_path) == ["best_int8.onnx"]
+    graph = onnx.load(tmp_path / "best_int8.onnx")
+    quantized = [node for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantized) > 80
+    assert all("'quantize': 8" in entry.value for entry in graph.metadata_props if entry.key == "args")
+    assert [entry.domain for entry in graph.opset_import] == [""]
+    assert asked[0] is None
+    assert asked[1].name == "best_int8.onnx"
+    said = capsys.readouterr().err
+    assert "export: int8 is calibrated on 4 pictures" in said
+    assert "parity: mAP50-95 50.00 -> 50.00 (allowed 0.3 points less)" in said
+
+
+def test_a_data_set_without_pictures_calibrates_nothing(tmp_path):
+    data = synth.write(tmp_path / "data", 1, 1, 64, 0)
+    for picture in (tmp_path / "data" / "images" / "train").iterdir():
+        picture.unlink()
+    with pytest.raises(UserError, match="has none to train on"):
+        calibrate.pictures(str(data))
+
+
+def test_pictures_are_spread_over_the_data_set():
+    assert calibrate.spread(list(map(Path, "abcdefgh")), 4) == list(map(Path, "aceg"))
+    assert calibrate.spread(list(map(Path, "ab")), 4) == list(map(Path, "ab"))
+
+
+def test_an_engine_is_written_with_its_header_beside_its_graph(network, stock, loose, tensorrt, tmp_path, capsys):
+    made = run.export(network, stock, {"format": "engine", "imgsz": 96, "dynamic": False}, None)
+    assert made == str(tmp_path / "best.engine")
+    assert files(tmp_path) == ["best.engine", "best.onnx"]
+    metadata, plan = engine_file.split((tmp_path / "best.engine").read_bytes())
+    assert plan == tensorrt.plan
+    assert (metadata["task"], metadata["imgsz"], metadata["args"]["quantize"]) == ("detect", [96, 96], 16)
+    assert len(metadata["names"]) == 80
+    assert metadata["built_by"]["module"] == "tensorrt_rtx"
+    assert [call for call in tensorrt.calls if call[0] == "for"] == [("for", int(arch)) for arch in engine.RTX_ARCHS]
+    said = capsys.readouterr().err
+    assert "export: half=True (the default of format=engine" in said
+    assert "parity: onnx in fp16" in said
+    assert "the engine itself is not verified" in said
+
+
+def test_the_second_time_the_engine_comes_from_the_cache(network, stock, tensorrt, capsys):
+    for _ in range(2):
+        run.export(network, stock, {"format": "engine", "imgsz": 96, "dynamic": False, "verify": False}, None)
+    assert len([call for call in tensorrt.calls if call[0] == "parse"]) == 1
+    assert "from the cache" in capsys.readouterr().err
+
+
+def test_a_raw_engine_is_the_plan_alone(network, stock, tensorrt, tmp_path):
+    run.export(network, stock, {"format": "engine", "dynamic": False, "raw": True, "verify": False}, None)
+    assert (tmp_path / "best.engine").read_bytes() == tensorrt.plan
+
+
+def test_tensorrt_proper_needs_a_gpu_which_is_said_before_anything_is_traced(network, stock, tensorrt, monkeypatch):
+    monkeypatch.setattr(engine, "module", TensorRT)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="TensorRT builds for the GPU that it runs on"):
+        run.export(network, stock, {"format": "engine"}, None)
+    assert stock.called == {}
+
+
+def test_a_format_of_ultralytics_alone_is_made_and_not_called_verified(network, tmp_path, capsys):
+    called = {}
+    run.export(
+        network,
+        lambda **arguments: called.update(arguments) or "x_openvino_model",
+        {"format": "openvino", "verify": True},
+        None,
+    )
+    assert called == {"format": "openvino"}
+    assert "parity: openvino is not verified (it is compared for onnx" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_is_compared(model, tmp_path, capsys):
+    model.model.pt_path = str(tmp_path / "best.pt")
+    try:
+        made = model.export(format="torchscript", imgsz=64)
+    finally:
+        del model.model.pt_path
+    assert made == str(tmp_path / "best.torchscript")
+    assert "parity: torchscript in fp32 against its source on 2 images at 64x64" in capsys.readouterr().err
+
+
+# An engine of a file that was exported before
+
+
+def test_an_engine_is_made_of_the_graph_alone(exported, tensorrt, tmp_path, capsys):
+    path = tmp_path / "carried.onnx"
+    shutil.copy(exported, path)
+    assert run.engine_of_file(path, {"format": "engine"}) == str(tmp_path / "carried.engine")
+    metadata, plan = engine_file.split((tmp_path / "carried.engine").read_bytes())
+    assert (plan, metadata["imgsz"], metadata["built_by"]["precision"]) == (tensorrt.plan, [96, 96], "fp32")
+    assert "the engine is not verified: the weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "torchscript"}, "is exported already"),
+        ({}, "is exported already"),
+        ({"format": "engine", "half": True}, "half=True was decided when"),
+        ({"format": "engine", "imgsz": 64}, "imgsz=64 was decided when"),
+    ],
+)
+def test_what_the_graph_has_decided_is_not_asked_for_again(exported, tensorrt, options, words):
+    with pytest.raises(UserError, match=words):
+        run.engine_of_file(exported, options)
+
+
+def test_a_graph_that_does_not_say_what_it_is_is_refused(tensorrt, tmp_path):
+    onnx.save(graph_of((1, 3, 64, 64)), tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match="does not say what it is"):
+        run.engine_of_file(tmp_path / "foreign.onnx", {"format": "engine"})
+
+
+def test_the_model_of_an_exported_file_exports_an_engine(exported, tensorrt, tmp_path):
+    from ultralytics import YOLO
+
+    shutil.copy(exported, tmp_path / "carried.onnx")
+    made = YOLO(tmp_path / "carried.onnx", task="detect").export(format="engine")
+    assert made == str(tmp_path / "carried.engine")
+
+
+# What an engine takes
+
+
+def graph_of(shape):
+    sides = ",".join(map(str, shape))
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 18]> g (float[{sides}] images) => (float[{sides}] y) {{ y = Relu (images) }}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "least", "most"),
+    [
+        ({}, (1, 3, 32, 32), (4, 3, 320, 640)),
+        ({"min_imgsz": 256, "max_imgsz": 1280}, (1, 3, 256, 256), (4, 3, 1280, 1280)),
+    ],
+)
+def test_a_dynamic_engine_takes_what_is_exported_for_and_not_four_times_as_much(options, least, most):
+    asked = request.of({"format": "engine", "batch": 4, "imgsz": (320, 640)} | options)
+    found = engine.profile_of(graph_of(("b", 3, "h", "w")), {"imgsz": [320, 640], "channels": 3}, asked)
+    assert found == builder.Profile(least, (4, 3, 320, 640), most)
+
+
+def test_fixed_shapes_need_no_profile():
+    asked = request.of({"format": "engine"})
+    assert engine.profile_of(graph_of((1, 3, 64, 64)), {"imgsz": [64, 64]}, asked) is None
+
+
+def test_a_header_is_read_by_ultralytics(tmp_path):
+    from ultralytics.nn.backends.base import BaseBackend
+
+    (tmp_path / "x.engine").write_bytes(engine_file.framed({"task": "detect"}, b"plan"))
+    offset, metadata = BaseBackend.engine_header(tmp_path / "x.engine")
+    assert metadata == {"task": "detect", "plan_bytes": 4}
+    assert (tmp_path / "x.engine").read_bytes()[offset:] == b"plan"
+    assert engine_file.split(b"plan") == ({}, b"plan")

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Engines that were built here, by what they depend on; and which plans are ours at all (promise 9).
+
+An entry is two files: NAME.plan, and NAME.json with its key, its length and its hash, written last, so that an entry is whole or absent. NAME is
+a hash of the key. `made.txt` remembers the hash of every plan that was built here, also when its entry is gone: an exported engine outlives it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolov12.errors import ExitError
+from yolov12.export.engine_file import digest
+from yolov12.export.lock import held, held_at_once
+from yolov12.log import say, warn
+from yolov12.wholefile import replacing
+
+LIMIT_BYTES = 8 * 2**30
+"""What all plans together may take; those that were used longest ago go first."""
+LEDGER = "made.txt"
+
+Key = Mapping[str, str]
+"""All that an engine depends on: name -> value."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One engine in the cache."""
+
+    name: str
+    key: Key
+    sha256: str
+    plan_bytes: int
+    used_s: float
+    """When it was last loaded or made: seconds since the epoch."""
+
+
+def get_or_build(
+    folder: Path, key: Key, build: Callable[[], bytes], limit_bytes: int = LIMIT_BYTES
+) -> tuple[bytes, str]:
+    """The plan for a key, and where it came from. Processes that want the same one build it once.
+
+    A cache that can not be written to is said, and the engine is built all the same.
+    """
+    name = name_of(key)
+    with held(folder / f"{name}.lock", "this engine is being built"):
+        plan, reason = load(folder, key)
+        if plan is not None:
+            return plan, f"from the cache, {folder / name}.plan"
+        if reason:
+            say(f"engine cache: built again: {reason}")
+        plan = build()
+        try:
+            store(folder, key, plan)
+            prune(folder, limit_bytes, keep=name)
+        except (OSError, ExitError) as error:
+            warn(f"engine cache: this engine is not kept: {error}")
+        return plan, "built"
+
+
+def name_of(key: Key) -> str:
+    """What the files of an entry are called."""
+    return hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def load(folder: Path, key: Key) -> tuple[bytes | None, str]:
+    """The plan for a key after its hash was checked; else None, and why if there is an entry."""
+    name = name_of(key)
+    record = folder / f"{name}.json"
+    if not record.is_file():
+        return None, ""
+    try:
+        entry = _read(record)
+        plan = (folder / f"{name}.plan").read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"{record} can not be read ({type(error).__name__}: {error})"
+    if dict(entry.key) != dict(key):
+        return None, f"{record} is of another engine"
+    if problem := _problem(folder, entry, plan):
+        return None, f"{folder / name}.plan {problem}"
+    os.utime(record)
+    return plan, ""
+
+
+def store(folder: Path, key: Key, plan: bytes) -> None:
+    """Keep a plan, and remember that it is ours.
+
+    Raises:
+        OSError, UserError, RetryableError: it can not be written.
+    """
+    name = name_of(key)
+    remember(folder, plan)
+    with replacing(folder / f"{name}.plan") as part:
+        part.write_bytes(plan)
+    record = {"key": dict(key), "sha256": digest(plan), "bytes": len(plan), "made": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    with replacing(folder / f"{name}.json") as part:
+        part.write_text(json.dumps(record, indent=1))
+
+
+def remember(folder: Path, plan: bytes) -> None:
+    """Note that this plan was built here. One short line in append mode is whole whoever else writes."""
+    if not is_ours(folder, plan):
+        with (folder / LEDGER).open("a") as ledger:
+            ledger.write(f"{digest(plan)}\n")
+
+
+def is_ours(folder: Path, plan: bytes) -> bool:
+    """Whether this plan was built here."""
+    ledger = folder / LEDGER
+    return ledger.is_file() and digest(plan) in ledger.read_text().split()
+
+
+def entries(folder: Path) -> tuple[list[Entry], list[str]]:
+    """All entries, the one used longest ago first; and a line for each record that can not be read."""
+    found, unreadable = [], []
+    for record in folder.glob("*.json"):
+        try:
+            found.append(_read(record))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            unreadable.append(f"{record}: {type(error).__name__}: {error}")
+    return sorted(found, key=lambda entry: entry.used_s), unreadable
+
+
+def verify(folder: Path) -> list[str]:
+    """A line for each entry that would be built again, with the reason."""
+    found, problems = entries(folder)
+    for entry in found:
+        path = folder / f"{entry.name}.plan"
+        try:
+            problem = _problem(folder, entry, path.read_bytes())
+        except OSError as error:
+            problem = (error.strerror or str(error)).lower()
+        if problem:
+            problems.append(f"{path} {problem}")
+    return problems
+
+
+def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry]:
+    """Remove what was used longest ago until the plans take no more than `limit_bytes`; what is being built or loaded stays.
+
+    Returns:
+        What was removed.
+    """
+    found, _ = entries(folder)
+    total = sum(entry.plan_bytes for entry in found)
+    removed = []
+    for entry in found:
+        if total <= limit_bytes:
+            break
+        if entry.name == keep:
+            continue
+        with held_at_once(folder / f"{entry.name}.lock") as is_free:
+            if is_free:
+                for suffix in ("json", "plan", "lock"):  # the record first: without it there is no entry
+                    (folder / f"{entry.name}.{suffix}").unlink(missing_ok=True)
+                total -= entry.plan_bytes
+                removed.append(entry)
+    return removed
+
+
+def _read(record: Path) -> Entry:
+    found = json.loads(record.read_text())
+    return Entry(record.stem, dict(found["key"]), str(found["sha256"]), int(found["bytes"]), record.stat().st_mtime)
+
+
+def _problem(folder: Path, entry: Entry, plan: bytes) -> str:
+    """Why a plan is not what was stored; "" if it is."""
+    if len(plan) != entry.plan_bytes:
+        return f"has {len(plan)} bytes and had {entry.plan_bytes}"
+    if digest(plan) != entry.sha256:
+        return "has changed since it was stored"
+    return "" if is_ours(folder, plan) else "was not made here"

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The gate that every export goes through before it is called done (promise 7): run against its source on real images, the numbers told.
+
+What can not be run on this machine is not called verified, and the line says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from ultralytics.utils import ASSETS
+from ultralytics.utils.nms import non_max_suppression
+
+from yolov12.export import boxes, divergence, parity, rounded
+from yolov12.export.adapter import as_exported
+from yolov12.export.parity import ParityError
+from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
+
+Evaluate = Callable[[Path | None], float]
+"""A file, or None for the source -> its mAP50-95 in percent on the data set that the user named."""
+
+NMS_IOU, NMS_LEAST_IOU = 0.7, {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
+"""What suppresses (cfg/default.yaml, iou), and how well paired boxes must overlap."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One exported file and what it must agree with."""
+
+    source: torch.nn.Module
+    """The PyTorch network."""
+    path: Path
+    form: str
+    """onnx, torchscript or engine."""
+    precision: str
+    """fp32, fp16 or int8."""
+    imgsz: tuple[int, int]
+    """(height, width) in pixels that it was exported at."""
+    nms: bool = False
+    """Whether NMS is in the file."""
+    evaluate: Evaluate | None = None
+
+
+def bundled_images() -> list[Path]:
+    """The photos that come with ultralytics."""
+    return sorted(ASSETS.glob("*.jpg"))
+
+
+def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str]:
+    """Compare, and give the lines that tell of it.
+
+    Raises:
+        ParityError: they differ by more than is allowed; says by how much, and where they part.
+    """
+    pictures = list(images or bundled_images())
+    allowed = TOLERANCES[case.precision]
+    try:
+        lines = list(_compared(case, pictures, allowed))
+    except ParityError as error:
+        raise ParityError(f"{error} {_where(case, pictures)}".strip()) from error
+    if case.evaluate is not None:
+        lines.append(_same_map(case, allowed))
+    return lines
+
+
+def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> Iterator[str]:
+    size = "{1}x{0}".format(*case.imgsz)
+    begin = f"parity: {case.form} in {case.precision} against its source on {len(images)} images at {size}:"
+    if case.nms:
+        found = compare_after_nms(case, images, allowed)
+        yield (
+            f"{begin} {found.exported_boxes} of {found.source_boxes} boxes (least IoU {found.least_iou:.4f}, scores within "
+            f"{found.largest_score_difference:.1e})"
+        )
+    elif case.form == "onnx" and case.precision == "fp32":
+        raw = parity.require_raw(parity.compare_raw(case.source, case.path, images, case.imgsz))
+        yield f"{begin} outputs within {raw.max_abs_diff:.1e} (allowed {parity.RAW_THRESHOLD:g})"
+    else:
+        opened = open_graph(case) if case.form == "onnx" else open_backend(case)
+        seen = require_seen(compare_seen(case.source, case.path, opened, images), allowed)
+        yield (
+            f"{begin} boxes within {seen.box_px:.2g} px (allowed {allowed.box_px:g}), scores within {seen.score:.1e} "
+            f"(allowed {allowed.score:g}), {seen.shown} anchors above {SHOWN_SCORE}"
+        )
+        if opened.classes is not None and not seen.shown:
+            yield "parity: the model sees nothing on these images, so no box was compared; data=my.yaml compares mAP"
+
+
+def open_graph(case: Case) -> parity.Exported:
+    """An ONNX file on the CPU; where it has float16, with each result rounded as a GPU rounds it, after it was seen to load as it is."""
+    model = onnx.load(case.path)
+    if not rounded.has_half(model):
+        return parity.open_onnx(case.path, case.imgsz)
+    parity.open_onnx(case.path, case.imgsz)
+    return parity.open_onnx(rounded.emulated(model).SerializeToString(), case.imgsz)
+
+
+def open_backend(case: Case) -> parity.Exported:
+    """A file as ultralytics runs it: TorchScript on the CPU, an engine on the first GPU."""
+    from ultralytics.nn.autobackend import AutoBackend
+
+    device = torch.device("cuda:0" if case.form == "engine" else "cpu")
+    backend = AutoBackend(str(case.path), device=device, fp16=False, verbose=False)
+
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            outputs = backend(torch.from_numpy(pixels).to(device))
+        several = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return [output.float().cpu().numpy() for output in several if isinstance(output, torch.Tensor)]
+
+    return parity.Exported(
+        run=run,
+        names=(),
+        batch=int(backend.batch),
+        height_width=case.imgsz,
+        channels=int(getattr(backend, "channels", 3)),
+        classes=len(backend.names) if backend.task in parity.WITH_ANCHORS and not backend.end2end else None,
+    )
+
+
+def compare_after_nms(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> boxes.BoxParity:
+    """Boxes of a file that suppresses by itself, and of its source with upstream's function for it.
+
+    A box that barely passes the threshold in one of the two counts for neither.
+
+    Raises:
+        ParityError: a box without partner, or one that is not its partner's.
+    """
+    exported = open_graph(case)
+    reference = as_exported(case.source)
+    source_boxes = exported_boxes = unpaired = 0
+    ious, scores = [1.0], [0.0]
+    for pixels in parity.full_batches(exported, images):
+        with torch.inference_mode():
+            output = reference(torch.from_numpy(pixels))
+        suppressed = non_max_suppression(output[0] if isinstance(output, tuple) else output, SHOWN_SCORE, NMS_IOU)
+        for ours, theirs in zip(exported.run(pixels)[0], suppressed, strict=True):
+            expected, got = theirs.numpy()[:, :6], ours[ours[:, 4] > 0][:, :6].astype(np.float32)
+            pairs = boxes.pair_up(expected, got)
+            ious += [iou for *_, iou in pairs]
+            scores += [abs(float(expected[row, 4] - got[column, 4])) for row, column, _ in pairs]
+            sure = SHOWN_SCORE + allowed.score
+            alone_here = set(np.flatnonzero(expected[:, 4] > sure)) - {row for row, *_ in pairs}
+            alone_there = set(np.flatnonzero(got[:, 4] > sure)) - {column for _, column, _ in pairs}
+            source_boxes += len(expected)
+            exported_boxes += len(got)
+            unpaired += bool(alone_here or alone_there)
+    found = boxes.BoxParity(len(images), source_boxes, exported_boxes, unpaired, min(ious), max(scores))
+    return boxes.require_boxes(found, 0, NMS_LEAST_IOU[case.precision], allowed.score)
+
+
+def _same_map(case: Case, allowed: Tolerance) -> str:
+    assert case.evaluate is not None
+    before, after = case.evaluate(None), case.evaluate(case.path)
+    words = f"mAP50-95 {before:.2f} -> {after:.2f}"
+    if not before - after <= allowed.map_points:
+        raise ParityError(
+            f"The exported model is worse than its source: {words} (allowed {allowed.map_points:g} points less)."
+        )
+    return f"parity: {words} (allowed {allowed.map_points:g} points less)"
+
+
+def _where(case: Case, images: Sequence[parity.Image]) -> str:
+    """Where source and export part, in a sentence, for a graph that can be looked into."""
+    if case.form != "onnx":
+        return ""
+    pixels = next(iter(parity.full_batches(parity.open_onnx(case.path, case.imgsz), images)))
+    model = onnx.load(case.path)
+    graph = rounded.emulated(model) if rounded.has_half(model) else model
+    found = divergence.describe(case.source, graph, pixels, case.precision)
+    return f"{found[:1].upper()}{found[1:]}."

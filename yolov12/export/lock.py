@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""One process at a time: a lock on a file that says who holds it. The kernel lets go when its owner dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yolov12.log import say
+
+
+@contextmanager
+def held(path: Path, waits_for: str, tell: Callable[[str], None] = say) -> Iterator[None]:
+    """Hold the lock for the length of the block. While another process has it, say who and wait.
+
+    Args:
+        path: the lock's file, made if need be; it stays.
+        waits_for: what the other process is doing, for the line.
+        tell: where the line goes.
+    """
+    with path.open("a+") as file:
+        if not _taken(file.fileno()):
+            file.seek(0)
+            tell(f"waiting: {waits_for} in {file.read().strip() or 'another process'}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _sign(file.fileno())
+        try:
+            yield
+        finally:
+            os.ftruncate(file.fileno(), 0)
+
+
+@contextmanager
+def held_at_once(path: Path) -> Iterator[bool]:
+    """Hold the lock if nobody has it; gives whether it is held."""
+    with path.open("a+") as file:
+        yield _taken(file.fileno())
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}".encode())

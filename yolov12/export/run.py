@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`model.export(...)`: decided first (request.py), made aside, compared with its source (gate.py), and only then put where it belongs.
+
+ultralytics' exporter traces the float32 graph; precision is set in the graph afterwards (half.py, calibrate.py), the same on every device.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ultralytics.utils import LOGGER
+
+from yolov12 import folders
+from yolov12.errors import UserError
+from yolov12.export import request as requests
+from yolov12.export.adapter import destination, told_in_our_words, written_to
+from yolov12.export.request import Request
+from yolov12.log import say
+from yolov12.wholefile import replacing
+
+NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
+
+DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "nms", "imgsz", "simplify", "data")
+"""Arguments that an exported file has settled."""
+
+Stock = Callable[..., str]
+"""ultralytics' `model.export(**arguments)`."""
+
+
+def export(
+    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> str:
+    """Export and give the path of the file.
+
+    Args:
+        network: the PyTorch network that `stock` exports.
+        stock: ultralytics' own export of it.
+        options: what the user passed.
+        evaluate: measures mAP for the gate, see gate.Evaluate; asked only where `data=` was given.
+
+    Raises:
+        UserError: a combination that can not be made, a package that is missing, a folder that can not be written to.
+        ParityError: the export differs from its source. Nothing is written then.
+    """
+    request = requests.of(options, (getattr(network, "args", None) or {}).get("imgsz", 640))
+    if request is None:
+        return _of_ultralytics(network, stock, options)
+    require_packages()
+    trt = None
+    if request.form == "engine":
+        from yolov12.export import builder, engine
+
+        trt = engine.module()
+        engine.check(trt, request)
+    target = destination(network)
+    suffix = "_int8.onnx" if request.precision == "int8" else ".onnx"
+    target = target.with_name(f"{target.stem}{suffix}")
+    folders.check_writable(target.parent, str(target))
+    for reason in request.reasons:
+        say(f"export: {reason}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
+        staged = Path(folder) / target.name
+        with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
+            stock(**request.stock)
+        _set_precision(staged, request)
+        for line in _verified(network, staged, "onnx", request, evaluate):
+            say(line)
+        made = [staged]
+        if trt is not None:
+            made.append(_engine(network, staged, request, trt))
+        for file in made:
+            with replacing(target.parent / file.name) as part:
+                shutil.copyfile(file, part)
+    final = target.parent / made[-1].name
+    for text in closing:
+        if trt is not None and builder.is_rtx(trt):
+            text = text.partition("\nPredict:")[0]  # nothing here runs it
+        LOGGER.info(text.replace(str(target.resolve()), str(final.resolve())).replace(str(target), str(final)))
+    return str(final)
+
+
+def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
+    """The engine of an ONNX file that was exported before, perhaps on another machine. Precision and shapes are the file's.
+
+    Args:
+        path: the file, with the metadata that ultralytics' exporter and ours write.
+        options: what the user passed to `export`.
+
+    Raises:
+        UserError: another format than an engine, an argument that the file has decided, or a file of someone else.
+    """
+    request = requests.of({"format": "onnx"} | dict(options))
+    if request is None or request.form != "engine":
+        raise UserError(
+            f"model={path} is exported already: name the .pt file that it was made from, or type format=engine"
+        )
+    if given := [key for key in DECIDED if options.get(key) is not None]:
+        raise UserError(
+            f"{given[0]}={options[given[0]]} was decided when {path} was exported: leave it out, or name the .pt file"
+        )
+    require_packages()
+    import onnx
+
+    from yolov12.export import engine, engine_file
+
+    trt = engine.module()
+    engine.check(trt, request)
+    metadata = engine.metadata_of(onnx.load(path))
+    if "imgsz" not in metadata or "args" not in metadata:
+        raise UserError(
+            f"{path} does not say what it is, so it was not exported by ultralytics or yolov12: name the .pt file"
+        )
+    precision = requests.PRECISIONS[metadata["args"].get("quantize") or 32]
+    batch = request.batch if options.get("batch") else int(metadata["batch"])
+    plan, metadata = engine.make(path, dataclasses.replace(request, precision=precision, batch=batch), trt)
+    target = path.with_suffix(".engine")
+    with replacing(target) as part:
+        part.write_bytes(plan if request.raw else engine_file.framed(metadata, plan))
+    say(f"parity: the engine is not verified: the weights that {path.name} was made from are not here")
+    return str(target)
+
+
+def require_packages() -> None:
+    """Say what is missing before upstream starts to install it (utils/checks.py:527).
+
+    Raises:
+        UserError: names the packages.
+    """
+    missing = [name for name in NEEDED_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        names = " ".join(missing)
+        raise UserError(f"ONNX export needs packages that are not installed here: {names}. Type: pip install {names}")
+
+
+def _set_precision(path: Path, request: Request) -> None:
+    """Change the float32 graph at `path` into what was asked for, and its metadata with it."""
+    import onnx
+
+    from yolov12.export import calibrate, half
+
+    model = onnx.load(path)
+    metadata = [(entry.key, entry.value) for entry in model.metadata_props]
+    if request.precision == "int8":
+        files = calibrate.pictures(str(request.data))
+        say(f"export: int8 is calibrated on {len(files)} pictures of {request.data}")
+        if len(files) < calibrate.FEW_IMAGES:
+            say(f"export: that is few; from {calibrate.FEW_IMAGES} on the ranges are stable")
+        model = calibrate.quantized(model, _batches(path, files))
+    if request.precision == "fp16" or (request.precision == "int8" and request.form == "engine"):
+        converted = half.convert(model)
+        say(f"export: {converted.reason()}")
+        model = converted.model
+    del model.metadata_props[:]
+    for key, value in metadata:
+        if key == "args":  # what AutoBackend and others read of the precision
+            known = ast.literal_eval(value)
+            value = str(
+                known | {"quantize": {"fp32": None, "fp16": 16, "int8": 8}[request.precision], "data": request.data}
+            )
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+
+
+def _batches(path: Path, files: Sequence[Path]) -> Iterator[np.ndarray]:
+    from yolov12.export import parity
+
+    return parity.full_batches(parity.open_onnx(path), files)
+
+
+def _verified(
+    network: Any, path: Path, form: str, request: Request, evaluate: Callable[[Path | None], float] | None
+) -> list[str]:
+    if not request.verify:
+        return [f"parity: {form} is not verified (verify=False)"]
+    import onnx
+
+    from yolov12.export import engine, gate
+
+    metadata = engine.metadata_of(onnx.load(path.with_suffix(".onnx"), load_external_data=False))
+    has_nms = bool(metadata["args"].get("nms"))
+    if has_nms and metadata["task"] != "detect":
+        return [
+            f"parity: {form} is not verified: NMS inside a model for {metadata['task']} is not compared; export it without nms=True"
+        ]
+    height, width = metadata["imgsz"]
+    case = gate.Case(
+        source=network,
+        path=path,
+        form=form,
+        precision=request.precision,
+        imgsz=(height, width),
+        nms=has_nms,
+        evaluate=evaluate if request.data else None,
+    )
+    return gate.verify(case)
+
+
+def _engine(network: Any, onnx_path: Path, request: Request, trt: Any) -> Path:
+    """The engine beside the ONNX file, verified if it can be run here."""
+    import torch
+
+    from yolov12.export import builder, engine, engine_file
+
+    plan, metadata = engine.make(onnx_path, request, trt)
+    path = onnx_path.with_suffix(".engine")
+    path.write_bytes(engine_file.framed(metadata, plan))
+    if builder.is_rtx(trt):
+        say(
+            "parity: the engine itself is not verified: nothing here runs engines of TensorRT-RTX; the ONNX file that it was built from is"
+        )
+    elif not torch.cuda.is_available():
+        say("parity: the engine itself is not verified: there is no GPU here")
+    else:
+        for line in _verified(network, path, "engine", request, None):
+            say(line)
+    if request.raw:
+        path.write_bytes(plan)
+    return path
+
+
+def _of_ultralytics(network: Any, stock: Stock, options: Mapping[str, Any]) -> str:
+    """A format that is ultralytics' alone; TorchScript is compared, and of the others it is said that they are not."""
+    form = str(options.get("format") or "torchscript").lower()
+    with told_in_our_words():
+        made = stock(**{key: value for key, value in options.items() if key not in requests.OWN_KEYS})
+    if (
+        form != "torchscript"
+        or options.get("verify") is False
+        or options.get("nms")
+        or options.get("device") not in (None, "cpu")
+    ):
+        why = (
+            "verify=False"
+            if options.get("verify") is False
+            else "it is compared for onnx, engine, and torchscript on the CPU without NMS"
+        )
+        say(f"parity: {form} is not verified ({why})")
+        return made
+    from yolov12.export import gate
+
+    imgsz = requests.as_pair(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
+    try:
+        for line in gate.verify(gate.Case(network, Path(made), form, "fp32", imgsz)):
+            say(line)
+    except gate.ParityError:
+        Path(made).unlink(missing_ok=True)
+        raise
+    return made
