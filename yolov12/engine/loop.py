@@ -363,8 +363,7 @@ class Loop:
         t = self.trainer
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
-        # On the CPU the first rank evaluates alone (trainer.py).
-        with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
+        with surviving(t.validator, self.history, t.vote_group):
             t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
         if IS_FIRST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import ultralytics.engine.trainer as upstream
-import ultralytics.engine.validator as upstream_validator
-import ultralytics.models.yolo.detect.val as upstream_detection_validator
 import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -23,10 +22,11 @@ from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, stri
 from yolov12 import precision, settings
 from yolov12.distributed import devices, world
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch
+from yolov12.engine import auto_batch, final_evaluation
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
+from yolov12.engine.validator import YOLOv12Validator
 from yolov12.errors import UserError
 from yolov12.log import say
 from yolov12.memory.card import Card
@@ -46,6 +46,12 @@ SEAMS = (
         245,
         "ultralytics.models.yolo.detect.train.DetectionTrainer.auto_batch",
         "600d232e7616",
+    ),
+    Seam(
+        "models/yolo/detect/train.py",
+        201,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.get_validator",
+        "f470ff2fa66f",
     ),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
@@ -180,23 +186,23 @@ class YOLOv12Trainer(DetectionTrainer):
                 super().save_model()
             return (Path(scratch) / "last.pt").read_bytes()
 
-    def final_eval(self) -> None:
-        """Strip the optimizer from the checkpoints and evaluate the best one.
+    def get_validator(self) -> YOLOv12Validator:
+        """Our validator, as ultralytics makes its own."""
+        return YOLOv12Validator(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
+        )
 
-        The validator of ultralytics asks CUDA for the rank's device (engine/validator.py:193), so on the CPU rank 0 evaluates alone.
+    def final_eval(self) -> None:
+        """Strip the optimizer from the checkpoints and evaluate the best one, all ranks together.
+
+        Only rank 0 has it on its disk for certain, so the others get its bytes.
         """
         if RANK in {-1, 0}:
             self._strip_checkpoints()
         if not world.from_first(self.best.exists()):
             return
-        if self.world.is_alone or self.device.type == "cuda":
-            self._evaluate_best()
-        elif RANK == 0:
-            alone = {"RANK": -1, "LOCAL_RANK": -1}
-            # Its loader holds this rank's share of the images; the next one is made for all of them.
-            self.validator.dataloader = None
-            with replaced(upstream_validator, **alone), replaced(upstream_detection_validator, **alone):
-                self._evaluate_best()
+        with final_evaluation.on_every_rank(self.best, self.device) as weights:
+            self._evaluate_best(weights)
 
     def _strip_checkpoints(self) -> None:
         results = None
@@ -209,11 +215,11 @@ class YOLOv12Trainer(DetectionTrainer):
                 results = stripped.get("train_results") if checkpoint == self.last else results
                 upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
 
-    def _evaluate_best(self) -> None:
+    def _evaluate_best(self, weights: Path) -> None:
         upstream.LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots
         self.validator.args.compile = False
-        self.metrics = self.validator(model=self.best)
+        self.metrics = self.validator(model=weights)
         self.metrics.pop("fitness", None)
         self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
         self.run_callbacks("on_fit_epoch_end")
