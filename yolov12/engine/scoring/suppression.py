@@ -91,9 +91,9 @@ def _candidates(prediction: Tensor, confidence: float, classes: int, multi_label
         best, labels = scores.max(2)
         image, anchor = torch.where(best > confidence)
         score, label = best[image, anchor], labels[image, anchor]
-    found = prediction[image, anchor]
-    centre, half = found[:, :2], found[:, 2:4] / 2
-    columns = (centre - half, centre + half, score[:, None], label[:, None].float(), found[:, 4 + classes :])
+    centre, half = prediction[..., :2][image, anchor], prediction[..., 2:4][image, anchor] / 2
+    extra = prediction[..., 4 + classes :][image, anchor]
+    columns = (centre - half, centre + half, score[:, None], label[:, None].float(), extra)
     return torch.cat(columns, 1), image
 
 
