@@ -27,16 +27,51 @@ from yolov12.seams import Seam, replaced
 SEAMS = (
     # Replaced.
     Seam("engine/validator.py", 151, "ultralytics.engine.validator.BaseValidator.__call__", "29da273b2118"),
-    Seam("models/yolo/detect/val.py", 112, "ultralytics.models.yolo.detect.val.DetectionValidator.init_metrics", "5bb941fec1a6"),
-    Seam("models/yolo/detect/val.py", 159, "ultralytics.models.yolo.detect.val.DetectionValidator.postprocess", "0fcb34c90973"),
-    Seam("models/yolo/detect/val.py", 222, "ultralytics.models.yolo.detect.val.DetectionValidator.update_metrics", "c8043746aafa"),
-    Seam("models/yolo/detect/val.py", 311, "ultralytics.models.yolo.detect.val.DetectionValidator.gather_stats", "1ef6038776cd"),
-    Seam("models/yolo/detect/val.py", 344, "ultralytics.models.yolo.detect.val.DetectionValidator.get_stats", "ad64420cbd7c"),
+    Seam(
+        "models/yolo/detect/val.py",
+        112,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.init_metrics",
+        "5bb941fec1a6",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        159,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.postprocess",
+        "0fcb34c90973",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        222,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.update_metrics",
+        "c8043746aafa",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        311,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.gather_stats",
+        "1ef6038776cd",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        344,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.get_stats",
+        "ad64420cbd7c",
+    ),
     Seam("utils/ops.py", 20, "ultralytics.utils.ops.Profile", "db37bfd51aaa"),
     Seam("utils/metrics.py", 795, "ultralytics.utils.metrics.ap_per_class", "a1f408ef8cd3"),
     # Followed rule by rule.
-    Seam("models/yolo/detect/val.py", 182, "ultralytics.models.yolo.detect.val.DetectionValidator._prepare_batch", "90fc7a34a69b"),
-    Seam("models/yolo/detect/val.py", 379, "ultralytics.models.yolo.detect.val.DetectionValidator._process_batch", "77f09748fa62"),
+    Seam(
+        "models/yolo/detect/val.py",
+        182,
+        "ultralytics.models.yolo.detect.val.DetectionValidator._prepare_batch",
+        "90fc7a34a69b",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        379,
+        "ultralytics.models.yolo.detect.val.DetectionValidator._process_batch",
+        "77f09748fa62",
+    ),
     Seam("utils/nms.py", 13, "ultralytics.utils.nms.non_max_suppression", "51cdbaecdb06"),
     Seam("engine/validator.py", 321, "ultralytics.engine.validator.BaseValidator.match_predictions", "62abff70da46"),
     Seam("utils/metrics.py", 85, "ultralytics.utils.metrics.box_iou", "d700967cd653"),
@@ -82,9 +117,7 @@ class YOLOv12Validator(DetectionValidator):
             rows, counts = suppression.batched_nms(
                 prediction, args.conf, args.iou, agnostic=agnostic, max_det=args.max_det
             )
-        return [
-            {"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in rows.split(counts)
-        ]
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in rows.split(counts)]
 
     def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
         """Collect a batch's statistics, and write what is asked for of its images."""
@@ -129,9 +162,7 @@ class YOLOv12Validator(DetectionValidator):
         """The labels of a batch, image by image, in its pixels (models/yolo/detect/val.py:_prepare_batch)."""
         order = batch["batch_idx"].argsort(stable=True)
         image = batch["batch_idx"][order].contiguous()
-        edges = torch.searchsorted(
-            image, torch.arange(len(batch["img"]) + 1, device=image.device, dtype=image.dtype)
-        )
+        edges = torch.searchsorted(image, torch.arange(len(batch["img"]) + 1, device=image.device, dtype=image.dtype))
         height, width = batch["img"].shape[2:]
         size = torch.tensor([width, height, width, height], device=self.device)
         boxes = ops.xywh2xyxy(batch["bboxes"][order]) * size

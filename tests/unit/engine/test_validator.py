@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,82 +12,23 @@ import pytest
 import torch
 import ultralytics.engine.validator as upstream_validator
 import ultralytics.utils.metrics as upstream_metrics
-from torch import Tensor, nn
+from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
 
+from tests.unit.engine.oracle import Oracle, copy_of_bccd
 from yolov12.engine.patches import install_patches
 from yolov12.engine.scoring import timing
 from yolov12.engine.validation_memory import surviving
 from yolov12.engine.validator import YOLOv12Validator
 from yolov12.memory.history import History
 
-BCCD = Path(__file__).parents[2] / "data/bccd-mini"
-NAMES = {0: "rbc", 1: "wbc", 2: "platelets"}
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-
-
-class Oracle(nn.Module):
-    """Takes the place of AutoBackend: raw predictions around the labels of the batch that is being validated, the same for both sides."""
-
-    def __init__(self, crowd: int = 20) -> None:
-        super().__init__()
-        self.device, self.fp16, self.stride, self.format, self.names = torch.device("cpu"), False, 32, "pt", NAMES
-        self.base_model, self.model, self.crowd = True, SimpleNamespace(), crowd
-        self.batches = 0
-
-    def warmup(self, imgsz: tuple[int, ...]) -> None: ...
-
-    def watch(self, validator: Any) -> None:
-        """See each batch of this validator before the model does."""
-        preprocess = validator.preprocess
-
-        def spy(batch: dict[str, Any]) -> dict[str, Any]:
-            self.batch = preprocess(batch)
-            self.batches, self.images = self.batches + 1, 0
-            return self.batch
-
-        validator.preprocess = spy
-
-    def forward(self, img: Tensor, augment: bool = False) -> tuple[Tensor, None]:
-        """(images, 4 + classes, anchors) for the next images of the batch."""
-        predictions = [self.one(img.shape[2:], self.images + i) for i in range(len(img))]
-        self.images += len(img)
-        return torch.stack(predictions), None
-
-    def one(self, size: torch.Size, i: int) -> Tensor:
-        """Each label about `crowd` times, moved a little, one in ten of another class; nothing for every fifth image."""
-        g = torch.Generator().manual_seed(100 * self.batches + i)
-        mine = self.batch["batch_idx"] == i
-        boxes = self.batch["bboxes"][mine] * torch.tensor([*size[::-1], *size[::-1]])
-        anchors = 40 * self.crowd
-        out = torch.zeros(4 + len(NAMES), anchors)
-        if (self.batches + i) % 5 == 3 or not len(boxes):
-            return out
-        which = torch.randint(0, len(boxes), (anchors,), generator=g)
-        out[:4] = (boxes[which] + torch.randn(anchors, 4, generator=g) * boxes[which, 2:].repeat(1, 2) * 0.1).T
-        label = self.batch["cls"][mine, 0].long()[which]
-        wrong = torch.rand(anchors, generator=g) < 0.1
-        label = torch.where(wrong, torch.randint(0, len(NAMES), (anchors,), generator=g), label)
-        out[4 + label, torch.arange(anchors)] = torch.rand(anchors, generator=g) ** 2
-        return out
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The BCCD slice, all of it to validate on; one picture of it has no objects, one no label file."""
     install_patches()
-    folder = tmp_path_factory.mktemp("bccd")
-    for path in BCCD.rglob("*"):
-        if path.is_file() and path.suffix in {".jpg", ".txt", ".yaml"}:
-            target = folder / path.relative_to(BCCD)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-    first, second, *_ = sorted((folder / "labels/train").glob("*.txt"))
-    first.write_text("")
-    second.unlink()
-    description = folder / "data.yaml"
-    description.write_text(description.read_text().replace("val: images/val", "val: [images/train, images/val]"))
-    return str(description)
+    return copy_of_bccd(tmp_path_factory.mktemp("bccd"))
 
 
 def validated(cls: type, data: str, folder: Path, fail: str = "", **options: Any) -> tuple[Any, dict[str, float]]:
@@ -172,7 +111,8 @@ def test_text_files_are_ultralytics(data: str, tmp_path: Path) -> None:
     both(data, tmp_path, save_txt=True, save_conf=True)
     ours, theirs = (tmp_path / name / "labels" for name in ("YOLOv12Validator", "DetectionValidator"))
     files = sorted(path.name for path in theirs.iterdir())
-    assert files and sorted(path.name for path in ours.iterdir()) == files
+    assert files
+    assert sorted(path.name for path in ours.iterdir()) == files
     for name in files:
         assert (ours / name).read_text() == (theirs / name).read_text()
 

@@ -62,8 +62,7 @@ def overlapping(
             near = (iou >= least_iou) & _is_filled(m, iou.device)[:, :, None] & _is_filled(n, iou.device)[:, None]
             if detection_classes is not None and target_classes is not None:
                 near &= (
-                    _padded(target_classes[some[1]], m)[:, :, None]
-                    == _padded(detection_classes[some[0]], n)[:, None]
+                    _padded(target_classes[some[1]], m)[:, :, None] == _padded(detection_classes[some[0]], n)[:, None]
                 )
             image, row, column = near.nonzero(as_tuple=True)  # waits for the GPU
             parts.append(
@@ -132,9 +131,7 @@ def _iou(targets: Tensor, detections: Tensor) -> Tensor:
     shared = (torch.min(a2, b2) - torch.max(a1, b1)).clamp_(0)
     size_a, size_b = a2 - a1, b2 - b1
     intersection = shared[..., 0] * shared[..., 1]
-    return intersection / (
-        size_a[..., 0] * size_a[..., 1] + size_b[..., 0] * size_b[..., 1] - intersection + _EPSILON
-    )
+    return intersection / (size_a[..., 0] * size_a[..., 1] + size_b[..., 0] * size_b[..., 1] - intersection + _EPSILON)
 
 
 def _begins(counts: list[int], device: torch.device) -> Tensor:

@@ -112,7 +112,7 @@ class Collected:
             confusion = confusion_matrix(
                 (conf, pred_cls, detection_image),
                 target_cls,
-                matching.Pairs(detection, target, iou),
+                (detection, target, iou),
                 least_conf,
                 self.confusion_classes,
             )
@@ -146,7 +146,7 @@ class Collected:
 def confusion_matrix(
     detections: tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]],
     target_cls: NDArray[Any],
-    pairs: Any,
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]],
     least_conf: float,
     classes: int,
 ) -> NDArray[np.float64]:
@@ -154,16 +154,17 @@ def confusion_matrix(
 
     Args:
         detections: score, class and image of each.
-        pairs: of any classes, as arrays.
+        pairs: detection, target and overlap of each that are close, of any classes.
     """
     conf, pred_cls, image = detections
+    detection, target, iou = pairs
     counts = conf > least_conf
-    near = (pairs.iou > CONFUSION_IOU) & counts[pairs.detection]
+    near = (iou > CONFUSION_IOU) & counts[detection]
     # There, an image's detections take turns by score, equal ones in the order in which they came; a head without NMS does not sort them.
     turn = np.empty(len(conf), dtype=np.int64)
     turn[np.lexsort((-conf, image))] = np.arange(len(conf))
-    detection, target = pairs.detection[near], pairs.target[near]
-    matches = matching.greedy(turn[detection], target, pairs.iou[near])
+    detection, target = detection[near], target[near]
+    matches = matching.greedy(turn[detection], target, iou[near])
     detected, labelled = pred_cls.astype(np.int64), target_cls.astype(np.int64)
     is_missed, is_extra = np.ones(len(labelled), dtype=bool), counts.copy()
     is_missed[target[matches]] = is_extra[detection[matches]] = False

@@ -44,15 +44,13 @@ def test_more_true_positives_than_grid_points():
 
 
 def test_plots_are_made_from_the_same_curves(tmp_path, monkeypatch):
-    drawn = {}
-    for name in ("plot_pr_curve", "plot_mc_curve"):
-        monkeypatch.setattr(
-            upstream, name, lambda x, y, *rest, **more: drawn.setdefault(side, []).append((y, rest, more))
-        )
     options = {"plot": True, "save_dir": tmp_path, "names": {1: "a", 2: "b"}, "prefix": "Box"}
-    for side, function in (("ours", ap_per_class), ("theirs", upstream.ap_per_class)):
-        function(*statistics(200, 40, 3, seed=2, levels=50, share=0.5), **options)
-    assert len(drawn["ours"]) == 4
-    for ours, theirs in zip(drawn["ours"], drawn["theirs"], strict=True):
+    drawn = []
+    for name in ("plot_pr_curve", "plot_mc_curve"):
+        monkeypatch.setattr(upstream, name, lambda x, y, *rest, **more: drawn.append((y, rest, more)))
+    ap_per_class(*statistics(200, 40, 3, seed=2, levels=50, share=0.5), **options)
+    upstream.ap_per_class(*statistics(200, 40, 3, seed=2, levels=50, share=0.5), **options)
+    assert len(drawn) == 8
+    for ours, theirs in zip(drawn[:4], drawn[4:], strict=True):
         np.testing.assert_array_equal(ours[0], theirs[0])
         np.testing.assert_equal(ours[1:], theirs[1:])
