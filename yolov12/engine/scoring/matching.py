@@ -82,31 +82,14 @@ def overlapping(
 def greedy(detection: Indices, target: Indices, iou: NDArray[np.float32]) -> Indices:
     """Which of the pairs are matches: detections choose in ascending order, each the free target of the largest overlap, then of least index.
 
-    In a round, a detection gets its best free target if no earlier detection could still want it, which holds for the first of all; the pairs
-    of both are dropped then. So the rounds are few: as many as the longest row of detections that wait for each other.
-
     Args:
         detection, target, iou: (pairs,) those that overlap enough. Numbers of different images must differ.
 
     Returns:
         Indices of the matches, in no order.
     """
-    order = np.lexsort((target, -iou, detection))
-    d, t = detection[order], target[order]
-    is_settled = np.zeros(d.max(initial=-1) + 1, dtype=bool)
-    is_taken = np.zeros(t.max(initial=-1) + 1, dtype=bool)
-    first = np.zeros(len(is_taken), dtype=np.int64)
-    matches = [order[:0]]
-    while len(order):
-        is_best = np.concatenate(([True], d[1:] != d[:-1]))
-        first[t[::-1]] = d[::-1]  # of repeated indices the last assignment stays: the earliest detection
-        wins = is_best & (first[t] == d)
-        matches.append(order[wins])
-        is_settled[d[wins]] = True
-        is_taken[t[wins]] = True
-        left = ~(is_settled[d] | is_taken[t])
-        order, d, t = order[left], d[left], t[left]
-    return np.concatenate(matches)
+    order = _by_preference(detection, target, iou)
+    return order[_matched(detection[order], target[order])]
 
 
 def true_positives(
@@ -116,12 +99,42 @@ def true_positives(
 
     Each threshold is a matching of its own: its detections and targets get numbers of their own, so that all are matched together.
     """
+    order = _by_preference(detection, target, iou)
+    detection, target, iou = detection[order], target[order], iou[order]
     level, pair = np.nonzero(iou[None] >= thresholds[:, None])
     targets = int(target.max(initial=-1)) + 1
-    matches = greedy(detection[pair] + level * detections, target[pair] + level * targets, iou[pair])
+    matches = _matched(detection[pair] + level * detections, target[pair] + level * targets)
     correct = np.zeros((detections, len(thresholds)), dtype=bool)
     correct[detection[pair[matches]], level[matches]] = True
     return correct
+
+
+def _by_preference(detection: Indices, target: Indices, iou: NDArray[np.float32]) -> Indices:
+    """The order in which pairs would be chosen if all targets stayed free."""
+    return np.lexsort((target, -iou, detection))
+
+
+def _matched(detection: Indices, target: Indices) -> Indices:
+    """Which pairs are matches, of pairs in the order of preference.
+
+    In a round, a detection gets its best free target if no earlier detection could still want it, which holds for the first of all; the pairs
+    of both are dropped then. So the rounds are few: as many as the longest row of detections that wait for each other.
+    """
+    pair = np.arange(len(detection))
+    is_settled = np.zeros(detection.max(initial=-1) + 1, dtype=bool)
+    is_taken = np.zeros(target.max(initial=-1) + 1, dtype=bool)
+    first = np.zeros(len(is_taken), dtype=np.int64)
+    matches = [pair[:0]]
+    while len(pair):
+        is_best = np.concatenate(([True], detection[1:] != detection[:-1]))
+        first[target[::-1]] = detection[::-1]  # of repeated indices the last assignment stays: the earliest detection
+        wins = is_best & (first[target] == detection)
+        matches.append(pair[wins])
+        is_settled[detection[wins]] = True
+        is_taken[target[wins]] = True
+        left = ~(is_settled[detection] | is_taken[target])
+        pair, detection, target = pair[left], detection[left], target[left]
+    return np.concatenate(matches)
 
 
 def _iou(targets: Tensor, detections: Tensor) -> Tensor:
