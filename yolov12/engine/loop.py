@@ -207,6 +207,7 @@ class Loop:
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
             criterion.update()
+        t.plots_aside.join()
         t.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(t.optimizer.param_groups)}
         t.run_callbacks("on_train_epoch_end")
 

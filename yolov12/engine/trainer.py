@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import ultralytics.engine.trainer as upstream
@@ -17,12 +18,14 @@ import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
+from ultralytics.utils.plotting import plot_labels
 from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
 
 from yolov12 import precision, settings
 from yolov12.distributed import devices, world
 from yolov12.distributed.reduce import broadcast_from_first
 from yolov12.engine import auto_batch, final_evaluation
+from yolov12.engine.aside import Aside
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
@@ -53,6 +56,12 @@ SEAMS = (
         "ultralytics.models.yolo.detect.train.DetectionTrainer.get_validator",
         "f470ff2fa66f",
     ),
+    Seam(
+        "models/yolo/detect/train.py",
+        239,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.plot_training_labels",
+        "337b8f32e9e4",
+    ),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
@@ -82,6 +91,7 @@ class YOLOv12Trainer(DetectionTrainer):
         install_patches()
         self.card = card
         self.history = History()
+        self.plots_aside = Aside()
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
         super().__init__(cfg, _with_devices_of(self.world, overrides or {}), _callbacks)
@@ -160,6 +170,17 @@ class YOLOv12Trainer(DetectionTrainer):
             Loop(self).run()
         finally:
             world.leave()
+
+    def plot_training_labels(self) -> None:
+        """Draw labels.jpg beside the first epoch, which need not wait for it (models/yolo/detect/train.py:239)."""
+        labels = self.train_loader.dataset.labels
+        boxes, classes = (np.concatenate([label[key] for label in labels], 0) for key in ("bboxes", "cls"))
+        self.plots_aside.run(
+            f"drawing {self.save_dir / 'labels.jpg'}",
+            lambda: plot_labels(
+                boxes, classes.squeeze(), names=self.data["names"], save_dir=self.save_dir, on_plot=self.on_plot
+            ),
+        )
 
     def save_model(self) -> bool:
         """Write last.pt, and best.pt and epochN.pt when due, so that a reader never sees half a file.

@@ -94,7 +94,7 @@ def _candidates(prediction: Tensor, confidence: float, classes: int, multi_label
     centre, half = prediction[..., :2][image, anchor], prediction[..., 2:4][image, anchor] / 2
     extra = prediction[..., 4 + classes :][image, anchor]
     columns = (centre - half, centre + half, score[:, None], label[:, None].float(), extra)
-    return torch.cat(columns, 1), image
+    return torch.cat(columns, 1), image.contiguous()
 
 
 def _survivors(
