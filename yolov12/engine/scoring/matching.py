@@ -19,8 +19,8 @@ Indices = NDArray[np.int64]
 
 _EPSILON = 1e-7
 """Of ultralytics' box_iou (utils/metrics.py:85)."""
-_PAIRS_AT_ONCE = 2**22
-"""Overlaps held at a time, 16 MiB of float32 each."""
+_PAIRS_AT_ONCE = 2**20
+"""Overlaps held at a time, 4 MiB of float32 each."""
 
 
 class Pairs(NamedTuple):

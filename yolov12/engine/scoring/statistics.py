@@ -88,8 +88,9 @@ class Collected:
         self._pairs.append(matching.Pairs(pairs.detection + before_d, pairs.target + before_t, pairs.iou))
         self._totals = before_d + len(detections.conf), before_t + len(targets.cls)
         # Boxes are not needed any more; they are the larger part.
-        self._detections.append(detections._replace(boxes=detections.boxes[:0]))
-        self._targets.append(targets._replace(boxes=targets.boxes[:0]))
+        nothing = detections.boxes.new_zeros(0, 4)
+        self._detections.append(detections._replace(boxes=nothing))
+        self._targets.append(targets._replace(boxes=nothing))
         self.files += files
 
     def settle(self, thresholds: NDArray[np.float32], least_conf: float) -> Settled:

@@ -14,7 +14,6 @@ kernels do, so that borderline pairs fall on the same side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,8 +22,10 @@ from torch import Tensor
 CLASS_OFFSET_PX = 7680
 CANDIDATES_PER_IMAGE = 30_000
 BLOCK = 256
-_PAIRS_AT_ONCE = 2**24
-"""Overlaps held at a time, 64 MiB of float32 each: about a hundred images at the default `max_det`."""
+_PAIRS_AT_ONCE = 2**23
+"""Overlaps held at a time, 32 MiB of float32 each: about sixty images at the default `max_det`. Larger batches are worked through in parts."""
+_SCORES_AT_ONCE = 2**26
+"""Scores compared at a time, a byte each: a hundred images of 640 px with 80 classes."""
 
 
 def batched_nms(
@@ -53,20 +54,17 @@ def batched_nms(
     Returns:
         (n, 6 + extra) rows of x1, y1, x2, y2, score, class, extra, image by image, best first; and how many each image has.
     """
-    images = len(prediction)
-    rows, image = _candidates(prediction, confidence, classes or prediction.shape[1] - 4, multi_label)
-    edges = torch.searchsorted(image, torch.arange(images + 1, device=image.device))
-    begins, lengths = edges[:-1], edges.diff()
-    counts = lengths.tolist()  # waits for the GPU, once for the batch
-    if not (most := max(counts, default=0)):
-        return rows, counts
-    scores = rows.new_full((images, most), -torch.inf)
-    scores[image, torch.arange(len(rows), device=image.device) - begins[image]] = rows[:, 4]
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :max_nms]
-    ranked = (begins[:, None] + order).clamp_(max=len(rows) - 1)
-    boxes = rows[:, :4] + rows[:, 5:6] * (0 if agnostic else CLASS_OFFSET_PX)
-    kept, found = _survivors(boxes, ranked, [min(count, max_nms) for count in counts], iou, max_det)
-    return rows[kept], found
+    classes = classes or prediction.shape[1] - 4
+    pairs, scores = (max_det + BLOCK) * BLOCK, prediction.shape[2] * classes
+    at_once = max(1, min(_PAIRS_AT_ONCE // pairs, _SCORES_AT_ONCE // max(scores, 1)))
+    offset_px = 0 if agnostic else CLASS_OFFSET_PX
+    parts = []
+    for some in prediction.split(at_once):
+        rows, image = _candidates(some, confidence, classes, multi_label)
+        ranked, lengths = _ranked(rows[:, 4], image, len(some), max_nms)
+        kept, found = _survivors(rows[:, :4] + rows[:, 5:6] * offset_px, ranked, lengths, iou, max_det)
+        parts.append((rows[kept], found))
+    return torch.cat([rows for rows, _ in parts]), [count for _, counts in parts for count in counts]
 
 
 def end_to_end(prediction: Tensor, confidence: float, max_det: int) -> tuple[Tensor, list[int]]:
@@ -97,6 +95,17 @@ def _candidates(prediction: Tensor, confidence: float, classes: int, multi_label
     return torch.cat(columns, 1), image.contiguous()
 
 
+def _ranked(scores: Tensor, image: Tensor, images: int, most: int) -> tuple[Tensor, list[int]]:
+    """(images, n) indices into `scores`, best first, and how many count in each image, at most `most`; the rest are anything valid."""
+    edges = torch.searchsorted(image, torch.arange(images + 1, device=image.device))
+    begins = edges[:-1]
+    lengths = edges.diff().tolist()  # waits for the GPU, once for all images
+    padded = scores.new_full((images, max(lengths)), -torch.inf)
+    padded[image, torch.arange(len(scores), device=image.device) - begins[image]] = scores
+    order = padded.sort(dim=1, descending=True, stable=True).indices[:, :most]
+    return (begins[:, None] + order).clamp_(max=max(len(scores) - 1, 0)), [min(length, most) for length in lengths]
+
+
 def _survivors(
     boxes: Tensor, ranked: Tensor, lengths: Sequence[int], threshold: float, limit: int
 ) -> tuple[Tensor, list[int]]:
@@ -108,18 +117,7 @@ def _survivors(
         lengths: how many of them count.
         limit: at most so many stand in an image.
     """
-    at_once = max(1, _PAIRS_AT_ONCE // ((limit + BLOCK) * BLOCK))
-    edges = [*range(0, len(ranked), at_once), len(ranked)]
-    parts = [
-        _survivors_of_some(boxes, ranked[a:b], lengths[a:b], _comparable(threshold, boxes.device), limit)
-        for a, b in pairwise(edges)
-    ]
-    return torch.cat([kept for kept, _ in parts]), [count for _, counts in parts for count in counts]
-
-
-def _survivors_of_some(
-    boxes: Tensor, ranked: Tensor, lengths: Sequence[int], threshold: float, limit: int
-) -> tuple[Tensor, list[int]]:
+    threshold = _comparable(threshold, boxes.device)
     images, most = ranked.shape
     # One column more than may stand takes what comes too late.
     kept = ranked.new_full((images, limit + 1), -1)

@@ -88,8 +88,9 @@ def test_eighty_classes_whose_offsets_round_coordinates():
     assert_same(predictions(2, 80, 120, seed=5), 0.05, 0.7)
 
 
-def test_large_batches_are_worked_through_in_parts(monkeypatch):
-    monkeypatch.setattr(suppression, "_PAIRS_AT_ONCE", 1)
+@pytest.mark.parametrize("bound", ["_PAIRS_AT_ONCE", "_SCORES_AT_ONCE"])
+def test_large_batches_are_worked_through_in_parts(monkeypatch, bound):
+    monkeypatch.setattr(suppression, bound, 1)
     assert_same(predictions(3, 2, 200, seed=6), 0.001, 0.7)
 
 
@@ -102,3 +103,10 @@ def test_heads_that_suppress_by_themselves(seed, boxes, max_det):
     rows, counts = end_to_end(prediction, 0.4, max_det)
     assert counts == [len(one) for one in expected]
     assert torch.equal(rows, torch.cat(expected))
+
+
+def test_a_threshold_is_compared_as_torchvisions_kernel_for_the_device_does():
+    """Two boxes that overlap by 0.6: float32(0.6) is more than 0.6, which only the kernel for the CPU sees."""
+    overlap = torch.tensor(0.6)
+    assert overlap > suppression._comparable(0.6, torch.device("cpu"))
+    assert not overlap > suppression._comparable(0.6, torch.device("cuda"))
