@@ -274,11 +274,11 @@ def _check_resumable(model: Any, path: str) -> None:
 
 
 def _checked_data(name: Any, task: str, single_class: bool) -> str:
-    """The path of the data set, after every label was read."""
+    """The path of the data set, after every label was read, in this run or, where nothing changed, in an earlier one."""
     path = _bundled_or(name)
     from yolov12.data.check import dataset
 
-    for line in dataset(path, task, single_class=single_class).lines():
+    for line in dataset(path, task, single_class=single_class, reuse_scan=True).lines():
         say(line)
     return path
 

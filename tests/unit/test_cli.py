@@ -105,7 +105,7 @@ class Report(list):
 
 
 def checked_dataset(recorder):
-    def dataset(path, task, single_class=False):
+    def dataset(path, task, single_class=False, reuse_scan=False):
         recorder.calls.append(("check", {"path": path, "task": task}))
         return SimpleNamespace(lines=lambda: ["2 images, 3 boxes"])
 

@@ -37,7 +37,9 @@ SEAMS: tuple[Seam, ...] = (
     # Subclassed; `in_order` puts ours in its place.
     Seam("data/build.py", 45, "ultralytics.data.build.InfiniteDataLoader", "7b232ee7c2d3"),
     Seam("utils/checks.py", 434, "ultralytics.utils.checks.check_font", "ccf9e94073e9"),
-    # Followed rule by rule, in labels.py, pictures.py, dataroot.py and check.py.
+    # Followed rule by rule, in labels.py, pictures.py, dataroot.py, check.py and scanned.py.
+    Seam("data/utils.py", 228, "ultralytics.data.utils.get_hash", "49022e7e05bd"),
+    Seam("data/dataset.py", 179, "ultralytics.data.dataset.YOLODataset.get_cache_hash", "e6f8977bfec2"),
     Seam("data/utils.py", 439, "ultralytics.data.utils.verify_image_label", "cb95816950c4"),
     Seam("data/utils.py", 134, "ultralytics.data.utils.img2label_paths", "ecc069842dba"),
     Seam("data/base.py", 189, "ultralytics.data.base.BaseDataset.get_img_files", "baca2eb4485f"),

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yolov12.data import dataroot, datayaml, labels, pictures
+from yolov12.data import dataroot, datayaml, labels, pictures, scanned
 from yolov12.errors import UserError
 
 _TASKS_WITH_LABELS = ("detect", "segment", "pose", "obb")
@@ -36,6 +36,8 @@ class Split:
     """JPEGs without their end mark, which ultralytics writes anew in place."""
     problems: list[tuple[str, labels.Problem]] = field(default_factory=list)
     """Label files at fault."""
+    known_from: Path | None = None
+    """The label cache in which all this stood, so that nothing was read."""
 
     def add(self, other: Split) -> None:
         """Count another part of the same split in."""
@@ -63,6 +65,8 @@ class Report:
         )
         found = [f"data: {self.data}: {_count(self.classes, 'class', 'classes')}; {counts}"]
         for name, split in self.splits.items():
+            if split.known_from:
+                found.append(f"data: {name}: unchanged since the scan in {split.known_from}, not read again")
             if split.unlabelled:
                 these = f"{split.unlabelled} of {_count(split.images, 'image')}"
                 found.append(f"data: {name}: {these} without a label file, counted as background")
@@ -78,12 +82,15 @@ class Report:
         return found
 
 
-def dataset(data: str | Path, task: str = "detect", strict: bool = True, single_class: bool = False) -> Report:
+def dataset(
+    data: str | Path, task: str = "detect", strict: bool = True, single_class: bool = False, reuse_scan: bool = False
+) -> Report:
     """Check the data set `data` for `task` and report what is in it.
 
     `data` is a data yaml, a folder with one, or, for classify, a folder with `train/<class>/` in it, here or in ultralytics' `datasets_dir`.
     Nothing is downloaded, decoded or written.
     With `strict=False` faults in label files are reported, not raised; stock then drops these pictures.
+    With `reuse_scan=True` a split for detection that an earlier run scanned without a fault, and that is unchanged, is not read again.
 
     Raises:
         UserError: there is nothing to train on, or label files have faults; all faults are counted and the first ten named, one on a line.
@@ -97,12 +104,20 @@ def dataset(data: str | Path, task: str = "detect", strict: bool = True, single_
         paths = pictures.listed(places)
         if not paths:
             raise UserError(f"{description.file}: {_no_images(name, places)}")
-        splits[name] = _check_split(paths, rules)
+        keypoints = description.content.get("kpt_shape")
+        known = _as_scanned(paths, rules, keypoints) if reuse_scan and task == "detect" else None
+        splits[name] = known or _check_split(paths, rules)
         _refuse_useless(description.file, name, paths, splits[name], task)
     problems = [problem for split in splits.values() for problem in split.problems]
     if strict and problems:
         raise UserError(f"{description.file}: correct or delete {_problems_text(description.file.parent, problems)}")
     return Report(description.file, len(description.names), splits)
+
+
+def _as_scanned(paths: list[str], rules: labels.Rules, keypoints: object) -> Split | None:
+    classes = 1 if rules.single_class else rules.classes  # a run with single_cls=True has one (engine/trainer.py:867)
+    found = scanned.unchanged(paths, [label_path(path) for path in paths], classes, keypoints, rules.single_class)
+    return found and Split(len(paths), found.objects, found.unlabelled, known_from=found.cache)
 
 
 def _check_split(paths: list[str], rules: labels.Rules) -> Split:

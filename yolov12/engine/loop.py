@@ -230,6 +230,7 @@ class Loop:
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
             criterion.update()
+        t.plots_aside.join()
         t.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(t.optimizer.param_groups)}
         t.run_callbacks("on_train_epoch_end")
 
@@ -381,8 +382,7 @@ class Loop:
         t.saver.wait()
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
-        # On the CPU the first rank evaluates alone (trainer.py).
-        with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
+        with surviving(t.validator, self.history, t.vote_group):
             t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
         ending.tell_cost(self)

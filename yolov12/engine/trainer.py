@@ -6,19 +6,20 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
+from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import ultralytics.engine.trainer as upstream
-import ultralytics.engine.validator as upstream_validator
-import ultralytics.models.yolo.detect.val as upstream_detection_validator
 import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, RANK
+from ultralytics.utils.plotting import plot_labels
 from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
 
 from yolov12 import precision, settings
@@ -26,11 +27,13 @@ from yolov12.data.adapter import in_order
 from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch, pipeline, place, resume
+from yolov12.engine import auto_batch, final_evaluation, pipeline, place, resume
+from yolov12.engine.aside import Aside
 from yolov12.engine.checkpoint import KEY, Checkpoint
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.engine.saving import Previous, Saver
+from yolov12.engine.validator import YOLOv12Validator
 from yolov12.log import say
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
@@ -67,6 +70,18 @@ SEAMS = (
     Seam("engine/trainer.py", 1071, "ultralytics.engine.trainer.BaseTrainer._load_checkpoint_state", "1c4472505c34"),
     Seam("engine/trainer.py", 1088, "ultralytics.engine.trainer.BaseTrainer._handle_nan_recovery", "e465d82576a3"),
     Seam("engine/trainer.py", 1128, "ultralytics.engine.trainer.BaseTrainer.resume_training", "a43cef5955c0"),
+    Seam(
+        "models/yolo/detect/train.py",
+        201,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.get_validator",
+        "f470ff2fa66f",
+    ),
+    Seam(
+        "models/yolo/detect/train.py",
+        239,
+        "ultralytics.models.yolo.detect.train.DetectionTrainer.plot_training_labels",
+        "337b8f32e9e4",
+    ),
     Seam("engine/trainer.py", 1005, "ultralytics.engine.trainer.BaseTrainer.final_eval", "398e74e935f3"),
 )
 
@@ -96,6 +111,7 @@ class YOLOv12Trainer(DetectionTrainer):
         install_patches()
         self.card = card
         self.history = History()
+        self.plots_aside = Aside()
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
         self.saver = Saver()
@@ -226,6 +242,17 @@ class YOLOv12Trainer(DetectionTrainer):
         finally:
             world.leave()
 
+    def plot_training_labels(self) -> None:
+        """Draw labels.jpg beside the first epoch, which need not wait for it (models/yolo/detect/train.py:239)."""
+        labels = self.train_loader.dataset.labels
+        boxes, classes = (np.concatenate([label[key] for label in labels], 0) for key in ("bboxes", "cls"))
+        self.plots_aside.run(
+            f"drawing {self.save_dir / 'labels.jpg'}",
+            lambda: plot_labels(
+                boxes, classes.squeeze(), names=self.data["names"], save_dir=self.save_dir, on_plot=self.on_plot
+            ),
+        )
+
     def save_model(self) -> bool:
         """Begin to write last.pt, and best.pt and epochN.pt when due; a thread finishes it (saving.py).
 
@@ -301,23 +328,23 @@ class YOLOv12Trainer(DetectionTrainer):
         self.saver.wait()  # it loads last.pt
         return super()._handle_nan_recovery(epoch)
 
-    def final_eval(self) -> None:
-        """Strip the optimizer from the checkpoints and evaluate the best one.
+    def get_validator(self) -> YOLOv12Validator:
+        """Our validator, as ultralytics makes its own."""
+        return YOLOv12Validator(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
+        )
 
-        The validator of ultralytics asks CUDA for the rank's device (engine/validator.py:193), so on the CPU rank 0 evaluates alone.
+    def final_eval(self) -> None:
+        """Strip the optimizer from the checkpoints and evaluate the best one, all ranks together.
+
+        Only rank 0 has it on its disk for certain, so the others get its bytes.
         """
         if RANK in {-1, 0}:
             self._strip_checkpoints()
         if not world.from_first(self.best.exists()):
             return
-        if self.world.is_alone or self.device.type == "cuda":
-            self._evaluate_best()
-        elif RANK == 0:
-            alone = {"RANK": -1, "LOCAL_RANK": -1}
-            # Its loader holds this rank's share of the images; the next one is made for all of them.
-            self.validator.dataloader = None
-            with replaced(upstream_validator, **alone), replaced(upstream_detection_validator, **alone):
-                self._evaluate_best()
+        with final_evaluation.on_every_rank(self.best, self.device) as weights:
+            self._evaluate_best(weights)
 
     def _strip_checkpoints(self) -> None:
         results = None
@@ -332,11 +359,11 @@ class YOLOv12Trainer(DetectionTrainer):
                 upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
         self.previous.forget()
 
-    def _evaluate_best(self) -> None:
+    def _evaluate_best(self, weights: Path) -> None:
         upstream.LOGGER.info(f"\nValidating {self.best}...")
         self.validator.args.plots = self.args.plots
         self.validator.args.compile = False
-        self.metrics = self.validator(model=self.best)
+        self.metrics = self.validator(model=weights)
         self.metrics.pop("fitness", None)
         self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
         self.run_callbacks("on_fit_epoch_end")

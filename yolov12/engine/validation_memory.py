@@ -85,7 +85,13 @@ class _Guard:
             self.peers_wait, self.parts = self.group is not None, 1
             self._stand_in_for_model(model, restored)
 
+        settle = getattr(
+            v, "settle", None
+        )  # our validator's; it may fail for want of memory, and then the others must hear of it
+
         def end() -> None:
+            if settle is not None:
+                settle()
             self.tell(None)
             gather_stats()
 

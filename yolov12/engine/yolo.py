@@ -45,11 +45,12 @@ class YOLOv12Mixin:
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
-        """ultralytics' table with our trainer for detection; other tasks train as they do in stock."""
+        """ultralytics' table with our trainer and validator for detection; other tasks train as they do in stock."""
         from yolov12.engine.trainer import YOLOv12Trainer
+        from yolov12.engine.validator import YOLOv12Validator
 
         table = super().task_map  # type: ignore[misc]
-        return {**table, "detect": {**table["detect"], "trainer": YOLOv12Trainer}}
+        return {**table, "detect": {**table["detect"], "trainer": YOLOv12Trainer, "validator": YOLOv12Validator}}
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`.

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Ours and ultralytics' validator, on identical predictions, give identical numbers, files and callbacks. Needs no GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import ultralytics.engine.validator as upstream_validator
+import ultralytics.utils.metrics as upstream_metrics
+from torch import Tensor
+from ultralytics.models.yolo.detect import DetectionValidator
+
+from tests.unit.engine.oracle import Oracle, copy_of_bccd
+from yolov12.engine.patches import install_patches
+from yolov12.engine.scoring import timing
+from yolov12.engine.validation_memory import surviving
+from yolov12.engine.validator import YOLOv12Validator
+from yolov12.memory.history import History
+
+OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    install_patches()
+    return copy_of_bccd(tmp_path_factory.mktemp("bccd"))
+
+
+def validated(cls: type, data: str, folder: Path, fail: str = "", **options: Any) -> tuple[Any, dict[str, float]]:
+    """A validator of `cls` that has run, and what it answered."""
+    crowd = options.pop("crowd", 20)
+    args = {"data": data, "imgsz": 96, "batch": 3, "plots": False, "verbose": False, "device": "cpu"} | options
+    oracle = Oracle(crowd)
+    validator = cls(save_dir=folder, args={"task": "detect", "model": "oracle.pt", **args})
+    oracle.watch(validator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstream_validator, "AutoBackend", lambda **_: oracle)
+        answer = validator(model="oracle.pt")
+    return validator, answer
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """All that a caller may read from a validator."""
+    for name in ("p", "r", "f1", "all_ap", "ap_class_index", "p_curve", "r_curve", "f1_curve", "prec_values"):
+        np.testing.assert_array_equal(getattr(ours.metrics.box, name), getattr(theirs.metrics.box, name), err_msg=name)
+    assert ours.metrics.results_dict == theirs.metrics.results_dict
+    assert ours.metrics.box.image_metrics == theirs.metrics.box.image_metrics
+    for name in ("nt_per_class", "nt_per_image"):
+        np.testing.assert_array_equal(getattr(ours.metrics, name), getattr(theirs.metrics, name))
+    np.testing.assert_array_equal(ours.confusion_matrix.matrix, theirs.confusion_matrix.matrix)
+    assert ours.seen == theirs.seen
+
+
+def both(data: str, tmp_path: Path, **options: Any) -> tuple[Any, Any]:
+    sides = []
+    for cls in (YOLOv12Validator, DetectionValidator):
+        folder = tmp_path / cls.__name__
+        folder.mkdir()
+        sides.append(validated(cls, data, folder, **options))
+    (ours, our_answer), (theirs, their_answer) = sides
+    assert our_answer == their_answer
+    assert_equal(ours, theirs)
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"crowd": 120, "max_det": 1000},
+        {"rect": False, "batch": 16},
+        {"single_cls": True},
+        {"agnostic_nms": True, "conf": 0.2},
+        {"max_det": 5, "iou": 0.5},
+    ],
+    ids=str,
+)
+def test_the_numbers_are_ultralytics(data: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    ours, _ = both(data, tmp_path, **options)
+    assert 0.01 < ours.metrics.box.map < 0.99, "a parity of zeros or ones proves little"
+
+
+@pytest.fixture
+def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a small validation and is ultralytics' own."""
+    for owner, name in (
+        (upstream_metrics.ConfusionMatrix, "plot"),
+        (upstream_metrics, "plot_pr_curve"),
+        (upstream_metrics, "plot_mc_curve"),
+        (DetectionValidator, "plot_val_samples"),
+        (DetectionValidator, "plot_predictions"),
+    ):
+        monkeypatch.setattr(owner, name, lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("nothing_drawn")
+@pytest.mark.parametrize("conf", [0.001, 0.9])
+def test_the_confusion_matrix_is_ultralytics(data: str, tmp_path: Path, conf: float) -> None:
+    ours, _ = both(data, tmp_path, plots=True, conf=conf)
+    matrix = ours.confusion_matrix.matrix
+    assert matrix[:-1, :-1].any()
+    assert matrix[:, -1].any() if conf == 0.001 else matrix[-1].any(), "no detection too many, or no object missed"
+
+
+def test_text_files_are_ultralytics(data: str, tmp_path: Path) -> None:
+    both(data, tmp_path, save_txt=True, save_conf=True)
+    ours, theirs = (tmp_path / name / "labels" for name in ("YOLOv12Validator", "DetectionValidator"))
+    files = sorted(path.name for path in theirs.iterdir())
+    assert files
+    assert sorted(path.name for path in ours.iterdir()) == files
+    for name in files:
+        assert (ours / name).read_text() == (theirs / name).read_text()
+
+
+@pytest.mark.parametrize("is_coco", [False, True])
+def test_predictions_as_json_are_ultralytics(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_coco: bool
+) -> None:
+    """COCO's json goes with statistics in bulk; that of other sets is made image by image."""
+    if is_coco:
+        init_metrics = DetectionValidator.init_metrics
+
+        def as_coco(self: Any, model: Any) -> None:
+            init_metrics(self, model)
+            self.is_coco, self.is_custom_json, self.gdict, self.build_gdict = True, False, None, False
+            self.class_map = [10, 20, 30]
+
+        monkeypatch.setattr(DetectionValidator, "init_metrics", as_coco)
+    for cls in (YOLOv12Validator, DetectionValidator):
+        monkeypatch.setattr(cls, "eval_json", lambda _, stats: stats)
+    ours, theirs = both(data, tmp_path, save_json=True)
+    assert ours.jdict == theirs.jdict
+    assert ours.gdict == theirs.gdict
+    files = [json.loads((side.save_dir / "predictions.json").read_text()) for side in (ours, theirs)]
+    assert files[0] == files[1] != []
+
+
+def test_callbacks_come_as_often_as_ultralytics(data: str, tmp_path: Path) -> None:
+    heard: dict[str, list[str]] = {}
+
+    class Listening:
+        def run_callbacks(self, event: str) -> None:
+            heard.setdefault(type(self).__bases__[1].__name__, []).append(event)
+            super().run_callbacks(event)  # type: ignore[misc]
+
+    for cls in (YOLOv12Validator, DetectionValidator):
+        validated(type("Heard", (Listening, cls), {}), data, tmp_path)
+    assert heard["YOLOv12Validator"] == heard["DetectionValidator"]
+    assert heard["YOLOv12Validator"].count("on_val_batch_end") > 1
+
+
+def test_a_validator_can_run_again(data: str, tmp_path: Path) -> None:
+    validator, first = validated(YOLOv12Validator, data, tmp_path)
+    del validator.preprocess
+    oracle = Oracle()
+    oracle.watch(validator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upstream_validator, "AutoBackend", lambda **_: oracle)
+        assert validator(model="oracle.pt") == first
+
+
+def test_a_batch_that_is_cut_for_want_of_memory_gives_the_same_numbers(data: str, tmp_path: Path) -> None:
+    _, expected = validated(YOLOv12Validator, data, tmp_path)
+
+    class Failing(YOLOv12Validator):
+        times = 2
+
+        def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
+            if Failing.times:
+                Failing.times -= 1
+                raise OUT_OF_MEMORY
+            return super().postprocess(preds)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with surviving(self, history):
+                return super().__call__(*args, **kwargs)
+
+    history = History()
+    assert validated(Failing, data, tmp_path)[1] == expected
+    assert history.count("validation") == 2
+
+
+class Event:
+    """A CUDA event on a clock that ticks once for each."""
+
+    clock_ms = 0.0
+    waits = 0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: object) -> None:
+        Event.clock_ms += 10
+        self.at_ms = Event.clock_ms
+
+    def synchronize(self) -> None:
+        Event.waits += 1
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.at_ms - self.at_ms
+
+
+def test_parts_are_timed_in_seconds_and_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    part = timing.profile(torch.device("cuda", 0))
+    for _ in range(3):
+        with part:
+            pass
+    assert Event.waits == 0
+    assert part.t == pytest.approx(0.03)
+    assert Event.waits == 1
+
+
+def test_on_the_cpu_ultralytics_own_timer_is_used() -> None:
+    assert type(timing.profile(torch.device("cpu"))) is timing.Profile

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The last evaluation of a run by all of its ranks: of one checkpoint that lies with rank 0, on GPUs or CPUs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import ultralytics.engine.validator as upstream
+
+from yolov12.distributed import world
+from yolov12.log import rank
+from yolov12.seams import Seam, replaced
+
+SEAMS = (
+    # Its standalone form takes every rank for one that has a CUDA device (line 193) and a path for a file of its own.
+    Seam("engine/validator.py", 151, "ultralytics.engine.validator.BaseValidator.__call__", "29da273b2118"),
+)
+
+
+@contextmanager
+def on_every_rank(checkpoint: Path, device: torch.device) -> Iterator[Path]:
+    """Inside the block, ultralytics' validators may be called by all ranks with the path that this yields.
+
+    No folder is shared: ranks other than the first hold a copy of its bytes in a temporary folder of their machine. Every rank must enter.
+
+    Args:
+        checkpoint: on rank 0.
+        device: of this rank.
+    """
+    launched = torch.distributed.is_available() and torch.distributed.is_initialized()
+    with ExitStack() as stack:
+        if launched:
+            content = world.from_first(checkpoint.read_bytes() if rank() == 0 else b"")
+            if rank() != 0:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="yolov12-"))
+                checkpoint = Path(folder) / checkpoint.name
+                checkpoint.write_bytes(content)
+            if device.type != "cuda":
+                stack.enter_context(_on(device))
+        yield checkpoint
+
+
+@contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Validation by several ranks on a device that is not CUDA, where ultralytics would ask CUDA which of its devices is current."""
+    backend = upstream.AutoBackend
+
+    def on_device(*args: Any, **kwargs: Any) -> Any:
+        return backend(*args, **{**kwargs, "device": device})
+
+    def no_cuda(device_type: str) -> SimpleNamespace:
+        return SimpleNamespace(current_device=lambda: 0)
+
+    with replaced(upstream, AutoBackend=on_device, get_torch_device_backend=no_cuda):
+        yield

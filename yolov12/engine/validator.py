@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The detection validator: ultralytics' loop, files, callbacks and numbers, with a batch scored as a whole.
+
+ultralytics works through NMS, matching and the confusion matrix image by image and waits for the GPU several times in each. Here a batch
+goes through NMS together (scoring/suppression.py), its statistics stay on the device, and the whole set is matched at the end
+(scoring/statistics.py). What needs every image by itself, `visualize=True` and `save_json=True` on a data set that is neither COCO nor LVIS,
+takes ultralytics' way through statistics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics.engine.validator as upstream_validator
+import ultralytics.utils.metrics as upstream_metrics
+from torch import Tensor
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import ops
+
+from yolov12.engine.scoring import suppression, timing
+from yolov12.engine.scoring.average_precision import ap_per_class
+from yolov12.engine.scoring.statistics import Collected, Detections, Targets
+from yolov12.seams import Seam, replaced
+
+SEAMS = (
+    # Replaced.
+    Seam("engine/validator.py", 151, "ultralytics.engine.validator.BaseValidator.__call__", "29da273b2118"),
+    Seam(
+        "models/yolo/detect/val.py",
+        112,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.init_metrics",
+        "5bb941fec1a6",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        159,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.postprocess",
+        "0fcb34c90973",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        222,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.update_metrics",
+        "c8043746aafa",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        311,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.gather_stats",
+        "1ef6038776cd",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        344,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.get_stats",
+        "ad64420cbd7c",
+    ),
+    Seam("utils/ops.py", 20, "ultralytics.utils.ops.Profile", "db37bfd51aaa"),
+    Seam("utils/metrics.py", 795, "ultralytics.utils.metrics.ap_per_class", "a1f408ef8cd3"),
+    # Followed rule by rule.
+    Seam(
+        "models/yolo/detect/val.py",
+        182,
+        "ultralytics.models.yolo.detect.val.DetectionValidator._prepare_batch",
+        "90fc7a34a69b",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        379,
+        "ultralytics.models.yolo.detect.val.DetectionValidator._process_batch",
+        "77f09748fa62",
+    ),
+    Seam("utils/nms.py", 13, "ultralytics.utils.nms.non_max_suppression", "51cdbaecdb06"),
+    Seam("engine/validator.py", 321, "ultralytics.engine.validator.BaseValidator.match_predictions", "62abff70da46"),
+    Seam("utils/metrics.py", 85, "ultralytics.utils.metrics.box_iou", "d700967cd653"),
+    Seam("utils/metrics.py", 771, "ultralytics.utils.metrics.compute_ap", "11859baa3ac9"),
+    Seam("utils/metrics.py", 407, "ultralytics.utils.metrics.ConfusionMatrix.process_batch", "693be84a19ad"),
+    Seam("utils/metrics.py", 1140, "ultralytics.utils.metrics.DetMetrics.update_stats", "5e527f9f9e2d"),
+    Seam("utils/metrics.py", 1151, "ultralytics.utils.metrics.DetMetrics.process", "5ed51f42854e"),
+    Seam("utils/metrics.py", 1064, "ultralytics.utils.metrics.Metric.update_image_metrics", "73b97c3d76fb"),
+)
+
+
+class YOLOv12Validator(DetectionValidator):
+    """Validates any detection model of ultralytics: same arguments, callbacks, files and numbers.
+
+    Until the last batch, `metrics.stats` and the confusion matrix are empty where ultralytics' grow with each batch.
+    """
+
+    # Set by ultralytics; declared because mypy sees only our assignments.
+    device: torch.device
+    seen: int
+    save_dir: Path
+    end2end: bool
+    collected: Collected | None = None
+    """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
+
+    def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
+        with replaced(upstream_validator, Profile=timing.profile):
+            return super().__call__(trainer, model, **kwargs)
+
+    def init_metrics(self, model: Any) -> None:
+        super().init_metrics(model)
+        needs_each_image = self.is_custom_json or (self.args.plots and self.args.visualize)
+        self.collected = None if needs_each_image else Collected(self.nc if self.args.plots else None)
+
+    def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
+        """Detections of each image; see `suppression.batched_nms`."""
+        prediction = preds[0] if isinstance(preds, (list, tuple)) else preds
+        args = self.args
+        if self.end2end or prediction.shape[-1] == 6:  # as upstream tells (utils/nms.py:72)
+            rows, counts = suppression.end_to_end(prediction, args.conf, args.max_det)
+        else:
+            agnostic = args.single_cls or args.agnostic_nms
+            rows, counts = suppression.batched_nms(
+                prediction, args.conf, args.iou, agnostic=agnostic, max_det=args.max_det
+            )
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in rows.split(counts)]
+
+    def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
+        """Collect a batch's statistics, and write what is asked for of its images."""
+        if self.collected is None:
+            super().update_metrics(preds, batch)
+            return
+        self.seen += len(preds)
+        preds = [self._prepare_pred(pred) for pred in preds]
+        boxes, conf, cls = (torch.cat([pred[key] for pred in preds]) for key in ("bboxes", "conf", "cls"))
+        found = Detections(boxes, conf, cls, [len(pred["conf"]) for pred in preds])
+        self.collected.add(found, self._targets(batch), batch["im_file"], float(self.iouv.min()))
+        if self.args.save_json or self.args.save_txt:
+            self._write(found, batch)
+
+    def settle(self) -> None:
+        """Turn what was collected into ultralytics' statistics. Does nothing the second time.
+
+        Before ranks vote on whether to gather: this is the last place where one of them may fail alone.
+        """
+        if self.collected is None:
+            return
+        collected, self.collected = self.collected, None
+        if not collected.files:  # a rank without images
+            return
+        settled = collected.settle(self.iouv.cpu().numpy(), self.args.conf)
+        for key, values in self.metrics.stats.items():
+            values.append(getattr(settled, key))
+        self.metrics.box.image_metrics.update(collected.per_image(settled))
+        if settled.confusion is not None:
+            self.confusion_matrix.matrix += settled.confusion
+
+    def gather_stats(self) -> None:
+        """Settle, then gather over ranks as ultralytics does."""
+        self.settle()
+        super().gather_stats()
+
+    def get_stats(self) -> dict[str, Any]:
+        with replaced(upstream_metrics, ap_per_class=ap_per_class):
+            return super().get_stats()
+
+    def _targets(self, batch: dict[str, Any]) -> Targets:
+        """The labels of a batch, image by image, in its pixels (models/yolo/detect/val.py:_prepare_batch)."""
+        order = batch["batch_idx"].argsort(stable=True)
+        image = batch["batch_idx"][order].contiguous()
+        edges = torch.searchsorted(image, torch.arange(len(batch["img"]) + 1, device=image.device, dtype=image.dtype))
+        height, width = batch["img"].shape[2:]
+        size = torch.tensor([width, height, width, height], device=self.device)
+        boxes = ops.xywh2xyxy(batch["bboxes"][order]) * size
+        return Targets(boxes, batch["cls"][order].squeeze(-1), edges.diff().tolist())
+
+    def _write(self, found: Detections, batch: dict[str, Any]) -> None:
+        """`predictions.json` and `labels/*.txt` of a batch, by ultralytics' functions for one image, from copies on the CPU."""
+        columns = zip(*(column.cpu().split(found.counts) for column in found[:3]), strict=True)
+        for i, (boxes, conf, cls) in enumerate(columns):
+            if not len(conf):
+                continue
+            about = {key: batch[key][i] for key in ("ori_shape", "ratio_pad", "im_file")}
+            about["imgsz"] = batch["img"].shape[2:]
+            scaled = self.scale_preds({"bboxes": boxes, "conf": conf, "cls": cls}, about)
+            if self.args.save_json:
+                self.pred_to_json(scaled, about)
+            if self.args.save_txt:
+                # a/1.jpg and b/1.jpg become a_1.txt and b_1.txt, as upstream names them
+                name = "_".join(Path(about["im_file"]).relative_to(self.label_root).with_suffix("").parts)
+                file = self.save_dir / "labels" / f"{name}.txt"
+                self.save_one_txt(scaled, self.args.save_conf, about["ori_shape"], file)
