@@ -26,6 +26,7 @@ class YOLOv12Mixin:
     ckpt: dict[str, Any] | None
     ckpt_path: str | None
     model_name: str | None
+    model: Any
 
     def __init__(self, model: Any = "yolo26n.pt", task: str | None = None, verbose: bool = False) -> None:
         from yolov12.engine.patches import install_patches
@@ -57,7 +58,8 @@ class YOLOv12Mixin:
                 f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "
                 "load the run's weights/last.pt, or leave resume out and name data= for a new run"
             )
-        return super().train(trainer=trainer, **_with_device(settings.apply_script_arguments(kwargs)))  # type: ignore[misc]
+        asked = kwargs | _checkpoint_of(self.model, kwargs)
+        return super().train(trainer=trainer, **_with_device(settings.apply_script_arguments(asked)))  # type: ignore[misc]
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.val` that also takes `device="auto"`."""
@@ -76,6 +78,24 @@ def _is_unfinished(checkpoint: dict[str, Any] | None) -> bool:
     """Whether a checkpoint holds what resuming needs (ultralytics engine/model.py:877)."""
     known = checkpoint or {}
     return known.get("epoch", -1) >= 0 and known.get("optimizer") is not None
+
+
+def _checkpoint_of(model: Any, kwargs: dict[str, Any]) -> dict[str, str]:
+    """The argument `checkpoint` that a script means by `model.model.gradient_checkpointing = True` or `False`; nothing if it says neither.
+
+    Training makes a model of its own from this one (ultralytics engine/model.py:885), so the attribute would be lost on the way.
+    """
+    asked = getattr(model, "gradient_checkpointing", None)
+    if asked is None:
+        return {}
+    if not isinstance(asked, bool):
+        raise UserError(f"gradient_checkpointing={asked!r}: expected True or False")
+    meant = "all" if asked else "0"
+    if kwargs.get("checkpoint") is not None:
+        say(f"gradient_checkpointing={asked}: checkpoint={kwargs['checkpoint']} of model.train counts")
+        return {}
+    say(f"gradient_checkpointing={asked}: checkpoint={meant}")
+    return {"checkpoint": meant}
 
 
 def _with_device(kwargs: dict[str, Any], count: int | None = None) -> dict[str, Any]:

@@ -179,13 +179,31 @@ def test_layers_have_the_names_that_users_give_them(model, name: str, prefix: st
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "device", "attribute", "mode"),
-    [("0", "cuda", False, "off"), ("1", "cpu", False, "off"), ("all", "cpu", False, "all"), ("1", "cpu", True, "all")],
+    ("checkpoint", "device", "has_card", "mode"),
+    [
+        ("0", "cuda", False, "off"),
+        ("1", "cpu", False, "off"),
+        ("1", "cpu", True, "planned"),
+        ("all", "cpu", False, "all"),
+        ("all", "cpu", True, "all"),
+    ],
 )
-def test_the_setting_and_the_device_decide(checkpoint: str, device: str, attribute: bool, mode: str):
-    found, reason = mode_for(checkpoint, torch.device(device), attribute)
+def test_the_setting_and_the_device_decide(checkpoint: str, device: str, has_card: bool, mode: str):
+    found, reason = mode_for(checkpoint, torch.device(device), has_card)
     assert found == mode
     assert reason
+
+
+@pytest.mark.parametrize(("checkpoint", "is_refused"), [("1", True), ("all", True), ("0", False)])
+def test_one_image_that_can_not_fit_is_refused_wherever_memory_is_planned_or_saved(model, checkpoint, is_refused):
+    """With checkpoint=0 nothing is traced: it is the plain path."""
+    run = Recomputation(model, CPU, torch.float32, replace(settings.current(), checkpoint=checkpoint), Card(1000).read)
+    assert (run.why_not_one_image(SHAPE) is not None) is is_refused
+
+
+def test_where_nobody_counts_memory_nothing_is_refused(model):
+    run = Recomputation(model, CPU, torch.float32, replace(settings.current(), checkpoint="all"))
+    assert run.why_not_one_image(SHAPE) is None
 
 
 def test_all_means_that_no_convolution_is_kept(model):
