@@ -88,6 +88,12 @@ def test_a_batch_without_any_box_still_trains_the_classes() -> None:
     assert_equal_gradients(our_gradients(model(), batch([0, 0]), micro_batches=2), expected, rtol=1e-5)
 
 
+def test_a_picture_of_two_thousand_objects_is_ordinary() -> None:
+    crowded = batch([2000, 1, 0])
+    expected = stock_gradients(model(), crowded)
+    assert_equal_gradients(our_gradients(model(), crowded, micro_batches=2), expected, rtol=1e-5)
+
+
 def test_the_mean_losses_of_parts_are_those_of_the_whole() -> None:
     of = model()
     _, expected = of(batch(BOXES))
