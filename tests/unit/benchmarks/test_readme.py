@@ -61,6 +61,8 @@ def test_a_row_of_the_table_is_what_its_record_says(name: str, cells: str) -> No
         assert any(is_rounded_from(shown, number) for number in measured(name)), f"{shown} is in no record of {name}"
 
 
-@pytest.mark.parametrize(("shown", "number", "said"), [("0.94", 0.9372, True), ("148", 148.5, True), ("20.0", 20.2, False)])
+@pytest.mark.parametrize(
+    ("shown", "number", "said"), [("0.94", 0.9372, True), ("148", 148.5, True), ("20.0", 20.2, False)]
+)
 def test_rounding_is_told_from_another_number(shown: str, number: float, said: bool) -> None:
     assert is_rounded_from(shown, number) is said
