@@ -330,6 +330,7 @@ def test_where_one_image_does_not_fit_the_step_is_repeated_on_smaller_ones(capsy
     assert_equal_gradients(gradients(of), stock_gradients(model(), small), rtol=1e-5)
     assert "image size 160 -> 128" in capsys.readouterr().err
     assert runner.history.count("smaller images") == 2
+    assert (runner.history.steps, runner.history.smaller_steps) == (1, 1)
 
 
 def test_the_next_step_begins_at_the_size_that_fitted() -> None:
@@ -350,6 +351,7 @@ def test_full_size_comes_back_after_a_calm_period_and_is_noted(monkeypatch: pyte
     runner.run(LARGE)
     assert forward.sides == [192, 192]
     assert runner.history.events[-1].what == "image size 160 -> full, after a calm period"
+    assert (runner.history.steps, runner.history.smaller_steps) == (3, 2)
 
 
 def test_the_plan_is_told_the_size_that_a_step_computes_with() -> None:
