@@ -73,7 +73,7 @@ def _rows() -> tuple[Row, ...]:
                 name,
                 "1 = ran",
                 "higher",
-                f"20 steps, warm-up among them, of yolov12{case.size}, batch {case.batch}, {case.imgsz} px",
+                f"20 steps, warm-up among them, of yolov12{case.size}, batch {case.batch}, {case.imgsz} px, in {case.card_gb} GB of a card",
             )
         )
     return tuple(rows)
