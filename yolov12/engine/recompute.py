@@ -70,7 +70,8 @@ class Recomputation:
         self.safety_ratio = current.mem_safety_ratio
         self.left_alone = names_of(model, current.disable_mas_layers)
         self.mode, self.reason = mode_for(current.checkpoint, device, read_memory is not None)
-        self.knows_memory = read_memory is not None or device.type == "cuda"
+        self.is_counted = read_memory is not None or device.type == "cuda"
+        """Whether anybody counts the device's memory."""
         self.read_memory = read_memory or budget.read
         self.history = history or History()
         self.most_boxes, self.cache = most_boxes, cache
@@ -198,7 +199,8 @@ class Recomputation:
 
     def why_not_one_image(self, shape: Shape) -> str | None:
         """Why not even one image of that batch can be trained on, with what would fit; None if it can, or if that is not known."""
-        found = self._traced(shape) if self.mode != "off" and self.knows_memory else None
+        is_known = self.mode == "planned" or (self.mode == "all" and self.is_counted)
+        found = self._traced(shape) if is_known else None
         if found is None:
             return None
         memory = self.read_memory(self.device)

@@ -25,7 +25,7 @@ from yolov12.model.fused import Keep
 from yolov12.model.fused.conv import _choices
 from yolov12.model.fused.trace import trace
 
-SHAPE = (8, 3, 64, 64)
+SHAPE = (8, 3, 128, 128)
 CPU = torch.device("cpu")
 
 
@@ -225,7 +225,7 @@ def test_tracing_leaves_the_model_as_it_was(model):
 def test_the_trace_has_the_bytes_of_every_convolution(model):
     found = trace(model, SHAPE, torch.bfloat16).convolutions
     assert len(found) == sum(isinstance(module, Conv) for module in model.modules())
-    assert (found[0].name, found[0].output_bytes) == ("model.0", 8 * 16 * 32 * 32 * 2)
+    assert (found[0].name, found[0].output_bytes) == ("model.0", 8 * 16 * 64 * 64 * 2)
 
 
 def test_a_plan_names_each_convolution_once(model):
