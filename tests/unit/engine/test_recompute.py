@@ -237,9 +237,9 @@ def test_sizes_that_vary_are_planned_for_the_largest(model, monkeypatch):
     run = planned(model, Card(10**12), monkeypatch)
     run.before(SHAPE)
     plan = run.plan
-    run.before((8, 3, 32, 64))
+    run.before((8, 3, 64, 128))
     assert run.plan is plan
-    run.before((8, 3, 96, 96))
+    run.before((8, 3, 160, 160))
     assert run.plan.peak_bytes > plan.peak_bytes
 
 
