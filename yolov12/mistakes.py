@@ -47,6 +47,10 @@ def as_exit(error: BaseException) -> ExitError | None:
             return cause
         if is_full_disk(cause):
             return RetryableError(f"{sentence(cause)}: make room and run the same command again")
+        if _is_out_of_memory(cause):
+            return RetryableError(
+                f"{_first_line(cause)}; free the device's memory, or use a smaller model, imgsz or batch"
+            )
         if isinstance(cause, ConnectionError) and _UNREACHABLE.search(str(cause)):
             return RetryableError(sentence(cause))
     return next((UserError(words) for test in _TESTS if (words := test(error))), None)
@@ -67,15 +71,21 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return found
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Of a device, where nothing could be made smaller: before the first step, in `val` or `predict`. By name, since torch may be absent."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return named or (isinstance(error, RuntimeError) and "CUDA error: out of memory" in str(error))
+
+
+def _first_line(error: BaseException) -> str:
+    return sentence(type(error)(str(error).strip().partition("\n")[0]))
+
+
 def _known_message(error: BaseException) -> str:
     for kind, pattern in _KNOWN:
         if isinstance(error, kind) and re.match(pattern, str(error).lstrip(), re.DOTALL):
             # The device's error goes on with advice and a dump of the environment below its first line.
-            return (
-                sentence(error)
-                if kind is not ValueError
-                else sentence(type(error)(str(error).strip().partition("\n")[0]))
-            )
+            return sentence(error) if kind is not ValueError else _first_line(error)
     return ""
 
 

@@ -2,6 +2,8 @@
 """What a small memory budget costs in accuracy: the training run of bccd_wall, under 0.35 of stock's peak and without a limit, for several seeds.
 
 All runs are ours, one process each, side by side on one GPU, so nothing here is a timing. A budget is a cap on what the process may allocate.
+On a machine that is lent for minutes the runs are spread over several calls: with MAP_BUDGET_RUNS=FILE each call makes those of one seed, and
+what is finished waits in the file for the rest.
 
 Within noise means, and was written down before the first measurement: the mean of the limited runs differs from that of the unlimited ones by
 at most 0.01 mAP50-95, or by at most two standard errors of the unlimited mean, whichever is more.
@@ -29,6 +31,9 @@ BUDGET = 0.35
 """As a share of stock's peak."""
 NOISE = 0.01
 """Smallest difference of means that is no noise, whatever the spread over a few seeds happens to be."""
+LIMITS_GIB = {"limited": BUDGET * STOCK_PEAK_GIB, "unlimited": None}
+KEPT = os.environ.get("MAP_BUDGET_RUNS", "")
+NOT_YET = "not run yet: the same call again makes the next seed"
 PLAN_LINE = re.compile("memory: .* needs |memory.* -> ")
 PLAN_LINES = 3
 """So many of a run's lines about its plan go into the record; all are in the log."""
@@ -52,14 +57,24 @@ class Result(NamedTuple):
 
 
 def run_side(job: Job) -> Measured:
-    """All runs at once."""
-    started = {
-        (name, seed): _start(job, name, seed, gib)
-        for name, gib in (("limited", BUDGET * STOCK_PEAK_GIB), ("unlimited", None))
+    """All runs at once, or those of one seed where finished runs are kept."""
+    asked = {
+        (name, seed): {**job.parameters, "seed": seed, "budget_gib": gib}
         for seed in range(job.parameters["seeds"])
+        for name, gib in LIMITS_GIB.items()
     }
-    results = {key: _finished(process, folder) for key, (process, folder) in started.items()}
-    return compared(results)
+    kept = Kept(Path(job.parameters["kept"])) if job.parameters["kept"] else None
+    finished = {key: run for key, of in asked.items() if kept and (run := kept.of(key, of))}
+    missing = [key for key in asked if key not in finished]
+    now = [key for key in missing if kept is None or key[1] == missing[0][1]]
+    started = {key: _start(job.scratch / "-".join(map(str, key)), asked[key]) for key in now}
+    for key, (process, folder) in started.items():
+        finished[key] = _finished(process, folder)
+        if kept and not finished[key].failure:
+            kept.add(key, asked[key], finished[key])
+    for key in finished:
+        print(f"--- {key[0]}-{key[1]}", *finished[key].lines, sep="\n", file=sys.stderr)
+    return compared({key: _result(finished[key]) if key in finished else NOT_YET for key in asked})
 
 
 def compared(results: dict[tuple[str, int], Result | str]) -> Measured:
@@ -71,7 +86,8 @@ def compared(results: dict[tuple[str, int], Result | str]) -> Measured:
         runs = {seed: found for (kind, seed), found in results.items() if kind == name}
         row = f"map_budget_{name}"
         if wrong := [f"seed {seed}: {found}" for seed, found in runs.items() if isinstance(found, str)]:
-            measured.failed[row] = measured.failed["map_budget"] = "; ".join(wrong)
+            measured.failed[row] = "; ".join(wrong)
+            measured.failed.setdefault("map_budget", measured.failed[row])
             continue
         maps[name] = [good[name, seed].map50_95 for seed in runs]
         measured.values[row] = mean(maps[name])
@@ -95,32 +111,74 @@ def _described(seed: int, found: Result) -> str:
     return ", ".join([f"seed {seed}: {found.map50_95:.4f}", found.peak, *found.plan[:PLAN_LINES]])
 
 
-def _start(job: Job, name: str, seed: int, budget_gib: float | None) -> tuple[subprocess.Popen[bytes], Path]:
+class Run(NamedTuple):
+    """A training run that ended."""
+
+    lines: list[str]
+    """What it said."""
+    result: list[Any]
+    """The fields of a `Result`; empty if it failed."""
+    failure: str = ""
+
+
+class Kept:
+    """A file of finished runs. Those of other code, parameters or another device are not taken.
+
+    Args:
+        path: need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.circumstances = {"code": system.code_digest(), "card": system.device(1)}
+        self.runs: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def of(self, key: tuple[str, int], asked: dict[str, Any]) -> Run | None:
+        """A run that was asked for in the same words."""
+        found = self.runs.get(str(key))
+        return Run(**found["run"]) if found and found["of"] == self._words(asked) else None
+
+    def add(self, key: tuple[str, int], asked: dict[str, Any], run: Run) -> None:
+        """Keep it, and write the whole file at once: the machine may be taken away after any run."""
+        self.runs[str(key)] = {"of": self._words(asked), "run": run._asdict()}
+        aside = self.path.with_suffix(".part")
+        aside.write_text(json.dumps(self.runs))
+        aside.replace(self.path)
+
+    def _words(self, asked: dict[str, Any]) -> dict[str, str]:
+        of_the_run = {name: str(value) for name, value in asked.items() if name not in ("kept", "data", "seeds")}
+        return self.circumstances | of_the_run
+
+
+def _start(folder: Path, asked: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
     """One run in a process and a folder of its own: ultralytics' and our caches are not made for six writers."""
-    folder = job.scratch / f"{name}-{seed}"
-    training.prepare_dataset(job.parameters, folder)
+    training.prepare_dataset(asked, folder)
     environment = {
         **os.environ,
         "YOLO_CONFIG_DIR": str(folder / "config"),
         "YOLOV12_CACHE_DIR": str(folder / "cache"),
-        "OMP_NUM_THREADS": str(max(1, job.parameters["workers"])),  # they share the cores
+        "OMP_NUM_THREADS": str(max(1, asked["workers"])),  # they share the cores
     }
-    asked = {**job.parameters, "seed": seed, "budget_gib": budget_gib, "folder": str(folder)}
     with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-m", "benchmarks.programs.map_budget", json.dumps(asked)]
+        command = [sys.executable, "-m", "benchmarks.programs.map_budget", json.dumps({**asked, "folder": str(folder)})]
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log), folder
 
 
-def _finished(process: subprocess.Popen[bytes], folder: Path) -> Result | str:
-    """Its result, or the last line that it said."""
+def _finished(process: subprocess.Popen[bytes], folder: Path) -> Run:
+    """What it said and found, or the last line that it said."""
     code = process.wait()
     lines = [line.rpartition("\r")[2] for line in (folder / "log").read_text(errors="replace").splitlines()]
-    print(f"--- {folder.name}", *lines, sep="\n", file=sys.stderr)
     if code:
-        return f"exit code {code}: {next((line for line in reversed(lines) if line), '')}"
-    found = Result(**json.loads((folder / "result.json").read_text()))
-    plan = tuple(line.partition("memory")[2].lstrip(": ") for line in lines if PLAN_LINE.search(line))
-    return found._replace(plan=plan)
+        return Run(lines, [], f"exit code {code}: {next((line for line in reversed(lines) if line), '')}")
+    return Run(lines, json.loads((folder / "result.json").read_text()))
+
+
+def _result(run: Run) -> Result | str:
+    """What a run found with what it said of its plan, or the reason of its failure."""
+    if run.failure:
+        return run.failure
+    plan = tuple(line.partition("memory")[2].lstrip(": ") for line in run.lines if PLAN_LINE.search(line))
+    return Result(*run.result)._replace(plan=plan)
 
 
 def train(asked: dict[str, Any]) -> Result:
@@ -165,6 +223,7 @@ BENCHMARK = Benchmark(
         "workers": max(1, system.cores() // 6),
         "device": "0",
         "seeds": 3,
+        "kept": KEPT,
     },
     repeats=1,
     timeout_s=540,
@@ -173,4 +232,4 @@ BENCHMARK = Benchmark(
 
 if __name__ == "__main__":
     _asked = json.loads(sys.argv[1])
-    (Path(_asked["folder"]) / "result.json").write_text(json.dumps(train(_asked)._asdict()))
+    (Path(_asked["folder"]) / "result.json").write_text(json.dumps(train(_asked)))

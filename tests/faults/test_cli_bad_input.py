@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import errno
+import functools
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,23 @@ from ultralytics import YOLO as StockOrOurs
 
 from tests.faults.bad_data import CASES, write_damaged, write_good
 from yolov12 import cli
+from yolov12.engine.trainer import YOLOv12Trainer
+from yolov12.memory.card import SimulatedCard
 
 SMALL = ("epochs=1", "imgsz=64", "batch=2", "device=cpu", "plots=False", "val=False", "optimizer=SGD")
 
+TINY_CARD_BYTES = 40_000_000
+"""Less than one image of 256 px needs of yolov12s, more than one of 64 px does."""
+
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = dict(os.environ)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("YOLOV12_CACHE_DIR", str(tmp_path / "cache"))
+    yield
+    os.environ.clear()  # a command line exports its settings
+    os.environ.update(before)
 
 
 def run(*words: str) -> int:
@@ -72,6 +84,46 @@ def test_bad_weights_and_unknown_models_end_with_2(
     data = write_good(tmp_path / "data")
     assert run("train", f"data={data}", f"model={model}", *SMALL) == 2
     assert says in the_error(capsys)
+
+
+@pytest.mark.parametrize("value", ["mem_safety_ratio=-0.1", "mem_safety_ratio=0.51", "mem_safety_ratio=half"])
+def test_a_safety_ratio_that_can_not_be_ends_with_2_and_leaves_no_folder(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_good(tmp_path / "data")
+    assert run("train", f"data={data}", value, *SMALL) == 2
+    message = the_error(capsys)
+    assert value in message
+    assert "from 0 to 0.5" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_layer_that_the_model_does_not_have_ends_with_2_before_the_first_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_good(tmp_path / "data")
+    assert run("train", f"data={data}", "model=yolov12n.yaml", "disable_mas_layers=backbone.4,neck.99", *SMALL) == 2
+    assert "disable_mas_layers=neck.99: the model has no such layer; it has backbone.0 to" in the_error(capsys)
+    assert not list(tmp_path.rglob("results.csv"))
+
+
+def test_a_device_that_can_not_hold_one_image_ends_with_2_before_the_first_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(YOLOv12Trainer, "__init__", functools.partialmethod(on_a_tiny_card, YOLOv12Trainer.__init__))
+    data = write_good(tmp_path / "data")
+    small = [word for word in SMALL if not word.startswith("imgsz")]
+    assert run("train", f"data={data}", "model=yolov12s.yaml", "imgsz=256", *small) == 2
+    message = the_error(capsys)
+    assert "not even one image of 256x256 fits" in message
+    assert "imgsz=" in message.partition("fits")[2]
+    assert message.endswith("would fit")
+    assert not list(tmp_path.rglob("results.csv"))
+
+
+def on_a_tiny_card(self: object, real: Callable[..., None], *args: object, **kwargs: object) -> None:
+    """A trainer whose device has too little memory."""
+    real(self, *args, **kwargs, card=SimulatedCard(TINY_CARD_BYTES))
 
 
 @pytest.mark.parametrize("value", ["optimizer=Adammm", "imgsz=-5", "batch=0", "lr0=-1", "device=gpu", "workers=-1"])

@@ -32,7 +32,7 @@ def test_two_processes_survive_every_failure_with_each_sample_seen_once(tmp_path
     small = {
         "device": "cpu",
         "model": str(tmp_path / "tiny.yaml"),
-        "imgsz": 64,
+        "imgsz": 128,  # activations count beside the gradients of the weights, so that recomputation can answer
         "batch": 4,
         "steps_per_epoch": 6,
         "epochs": 2,

@@ -42,6 +42,7 @@ def test_a_neighbour_leaves_what_it_was_told_to_and_gives_all_back_at_its_end():
 def test_a_training_survives_a_neighbour_that_takes_half_of_the_card(tmp_path: Path, capsys: pytest.CaptureFixture):
     code = demo_oom.main({"out": tmp_path / "demo", "workers": 0})
     shown = capsys.readouterr().out
+    print(shown)  # with -s: what docs show of it
     assert code == 0, shown
     with (tmp_path / "demo" / "beside" / "memory.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))

@@ -153,6 +153,21 @@ def test_a_full_disk_is_worth_a_retry(number):
     assert str(known) == "last.pt: No space left on device: make room and run the same command again"
 
 
+def test_a_device_without_memory_before_anything_could_be_made_smaller_is_worth_a_retry():
+    import torch
+
+    told = "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 79.18 GiB"
+    for error in (
+        torch.OutOfMemoryError(told),
+        RuntimeError(f"CUDA error: out of memory\nCUDA kernel errors might {told}"),
+    ):
+        known = as_exit(error)
+        assert isinstance(known, RetryableError)
+        assert "\n" not in str(known)
+        assert str(known).endswith("free the device's memory, or use a smaller model, imgsz or batch")
+    assert as_exit(RuntimeError("a bug")) is None
+
+
 def test_a_full_disk_is_recognised_in_what_torch_makes_of_it():
     import torch
 

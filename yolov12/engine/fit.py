@@ -22,8 +22,9 @@ from yolov12.memory.budget import Memory
 from yolov12.memory.plan import choose, peaks
 from yolov12.model.fused.trace import Trace, trace
 
-STATE_PER_PARAMETER_BYTES = 20
-"""What comes after the batch is chosen: the gradient, one put aside, two numbers of the optimizer and the EMA, 4 bytes each."""
+STATE_PER_PARAMETER_BYTES = 16
+"""What comes after the batch is chosen: a gradient put aside, two numbers of the optimizer and the EMA, 4 bytes each. The gradients of the
+step itself are in its profile."""
 TRACED_IMAGES = 2
 """For fewer, batch norm would refuse outputs of one pixel."""
 SMALLEST_IMGSZ = 64

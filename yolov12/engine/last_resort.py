@@ -42,8 +42,11 @@ class LastResort:
         return True
 
     def step_done(self) -> None:
-        """A step fitted: after a calm period the next one is of full size again."""
-        change = self.images.step_done() if self.images is not None else None
+        """A step fitted: it is counted, and after a calm period the next one is of full size again."""
+        if self.images is None:
+            return
+        self.history.smaller_steps += self.images.longest_px is not None
+        change = self.images.step_done()
         if change is not None:
             self.history.note("smaller images", f"{change}, after a calm period")
             say(f"memory: {change}, after a calm period")

@@ -29,6 +29,7 @@ from yolov12.engine.cost import Cost
 from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
 from yolov12.engine.graph import StepGraph
+from yolov12.engine.layers import names_of
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.pipeline import Switch
 from yolov12.engine.recompute import Recomputation
@@ -95,9 +96,10 @@ class Loop:
         self.pipeline = Switch(trainer)
 
     def _recomputation(self) -> Recomputation | None:
-        """None under torch.compile, which decides itself what to keep."""
+        """None under torch.compile, which decides itself what to keep. Unknown layers are refused all the same."""
         t = self.trainer
         if t.args.compile:
+            names_of(unwrap_model(t.model), settings.current().disable_mas_layers)
             return None
         on_gpu = t.device.type == "cuda"
         return Recomputation(

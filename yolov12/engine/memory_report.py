@@ -27,6 +27,7 @@ class _SoFar:
 
     retries_before: int = 0
     plans_before: int = 0
+    smaller_before: int = 0
     peak: int = 0
     micro_batches: int = 1
     peaks: Spread = field(default_factory=Spread)
@@ -98,7 +99,7 @@ class MemoryReport:
         """
         row = report.worst(from_all(self._row(epoch), self.vote_group))
         history = self.step.history
-        self._epoch = _SoFar(history.count("retry"), history.count("plan"))
+        self._epoch = _SoFar(history.count("retry"), history.count("plan"), history.smaller_steps)
         if rank() == 0 and report.tells_something(row):
             is_new = not self.table.exists()
             with self.table.open("a", encoding="utf-8") as table:
@@ -133,6 +134,7 @@ class MemoryReport:
             convolutions_computed_again=outputs,
             inputs_rebuilt=inputs,
             share_of_forward_computed_again=self._epoch.share.mean,
+            steps_on_smaller_images=history.smaller_steps - self._epoch.smaller_before,
         )
 
     def _summary(self) -> report.Summary:
@@ -145,4 +147,5 @@ class MemoryReport:
             std=self._peaks_of_run.std,
             share=self._share_of_run.mean,
             events=tuple(self.step.history.events),
+            smaller_steps=self.step.history.smaller_steps,
         )

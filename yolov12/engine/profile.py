@@ -85,9 +85,9 @@ def profile(
         again = _estimated(call) if measured is None else measured.convolution_ms[i]
         blocks.append(Block(call.name, call.output_bytes, again + input_cost, (len(blocks) - 1,), may_drop))
     by_kernels = loss_by_kernels and trace.level_bytes > 0
-    phases = _phases(trace, blocks, fixed_bytes, measured, by_kernels)
+    phases, of_weights = _phases(trace, blocks, fixed_bytes, measured, by_kernels)
     chunks = NO_CHUNKS if by_kernels else _assignment(trace, measured, *assigned)
-    return Profile(tuple(blocks), fixed_bytes, phases, chunks)
+    return Profile(tuple(blocks), fixed_bytes, phases, chunks, of_weights)
 
 
 def anchors_of(model: nn.Module, size: tuple[int, int]) -> int:
@@ -118,25 +118,29 @@ def _assignment(trace: Trace, measured: Measured | None, anchors: int, boxes: in
 
 def _phases(
     trace: Trace, blocks: list[Block], fixed_bytes: int, measured: Measured | None, by_kernels: bool
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(peaks of the phases, what of them is casts of weights and their gradients)."""
     output_bytes = 4 * trace.output_elements
     loss_bytes = KERNELS_FACTOR * trace.level_bytes if by_kernels else (0.5 + LOSS_FACTOR) * output_bytes
     pending_bytes = trace.level_bytes if by_kernels else LOSS_KEEPS * output_bytes
     weights = sum(call.weight_bytes for call in trace.convolutions)
     alive = fixed_bytes + weights + sum(size for _, size in trace.others) + sum(block.kept_bytes for block in blocks)
     loss_excess = measured.loss_excess_bytes if measured else 0
-    found = [int(alive + loss_bytes) + loss_excess]
+    found, of_weights = [int(alive + loss_bytes) + loss_excess], [weights]
     alive += measured.backward_excess_bytes if measured else 0
     for i in range(len(trace.convolutions) - 1, -1, -1):
         call = trace.convolutions[i]
         # Gradients of its output, of the convolution's output and of its input, beside what is kept.
         gradients = 2 * call.output_bytes + call.input_bytes
+        # That of the weight stays, for the update.
+        alive, weights = alive + call.gradient_bytes, weights + call.gradient_bytes
         pending = pending_bytes if i > HEAD_BEGINS * len(trace.convolutions) else 0
         found.append(int(alive + gradients + pending))
         found.append(0)  # the input's own phase, which is its call's
+        of_weights += [weights, 0]
         alive -= blocks[2 * i].kept_bytes + blocks[2 * i + 1].kept_bytes
         alive -= sum(size for calls, size in trace.others if calls == i)
-    return tuple(found)
+    return tuple(found), tuple(of_weights)
 
 
 def choices(model: nn.Module, known: Profile, dropped: Collection[int]) -> dict[nn.Module, Keep]:

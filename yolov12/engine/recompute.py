@@ -69,9 +69,9 @@ class Recomputation:
         self.model, self.device, self.dtype = model, device, dtype
         self.safety_ratio = current.mem_safety_ratio
         self.left_alone = names_of(model, current.disable_mas_layers)
-        self.mode, self.reason = mode_for(
-            current.checkpoint, device, getattr(model, "gradient_checkpointing", False), read_memory is not None
-        )
+        self.mode, self.reason = mode_for(current.checkpoint, device, read_memory is not None)
+        self.is_counted = read_memory is not None or device.type == "cuda"
+        """Whether anybody counts the device's memory."""
         self.read_memory = read_memory or budget.read
         self.history = history or History()
         self.most_boxes, self.cache = most_boxes, cache
@@ -199,7 +199,8 @@ class Recomputation:
 
     def why_not_one_image(self, shape: Shape) -> str | None:
         """Why not even one image of that batch can be trained on, with what would fit; None if it can, or if that is not known."""
-        found = self._traced(shape) if self.mode == "planned" else None
+        is_known = self.mode == "planned" or (self.mode == "all" and self.is_counted)
+        found = self._traced(shape) if is_known else None
         if found is None:
             return None
         memory = self.read_memory(self.device)
@@ -309,21 +310,17 @@ class Recomputation:
             self._measure_again()
 
 
-def mode_for(
-    checkpoint: str, device: torch.device, asked_by_attribute: bool = False, has_card: bool = False
-) -> tuple[str, str]:
+def mode_for(checkpoint: str, device: torch.device, has_card: bool = False) -> tuple[str, str]:
     """("off", "planned" or "all") and the reason.
 
     Args:
         checkpoint: the setting: "1", "0" or "all".
-        asked_by_attribute: whether a script set `model.model.gradient_checkpointing = True`.
         has_card: whether memory is read elsewhere than from the device.
     """
     if checkpoint == "0":
         return "off", "recomputation is off (checkpoint=0): upstream's modules keep what they keep"
-    if checkpoint == "all" or asked_by_attribute:
-        by = "gradient_checkpointing=True" if asked_by_attribute else "checkpoint=all"
-        return "all", f"everything that can be is computed again in backward ({by})"
+    if checkpoint == "all":
+        return "all", "everything that can be is computed again in backward (checkpoint=all)"
     if has_card:
         return "planned", "recomputation as far as it is needed on the card that this run was given"
     if device.type != "cuda":

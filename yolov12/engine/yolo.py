@@ -32,6 +32,7 @@ class YOLOv12Mixin:
     ckpt_path: str | None
     model_name: str | None
     overrides: dict[str, Any]
+    model: Any
 
     def __init__(self, model: Any = "yolo26n.pt", task: str | None = None, verbose: bool = False) -> None:
         from yolov12.engine.patches import install_patches
@@ -65,7 +66,9 @@ class YOLOv12Mixin:
                 "load the run's weights/last.pt, or leave resume out and name data= for a new run"
             )
         dry_run = kwargs.pop("dry_run", False)
-        arguments = _with_device(settings.apply_script_arguments(kwargs), says_each=True)
+        arguments = _with_device(
+            settings.apply_script_arguments(kwargs | _checkpoint_of(self.model, kwargs)), says_each=True
+        )
         if dry_run:
             return self._say_plan(arguments)
         with _on_later_machines_as_a_later_rank():
@@ -117,6 +120,24 @@ def _is_unfinished(checkpoint: dict[str, Any] | None) -> bool:
     """Whether a checkpoint holds what resuming needs (ultralytics engine/model.py:877)."""
     known = checkpoint or {}
     return known.get("epoch", -1) >= 0 and known.get("optimizer") is not None
+
+
+def _checkpoint_of(model: Any, kwargs: dict[str, Any]) -> dict[str, str]:
+    """The argument `checkpoint` that a script means by `model.model.gradient_checkpointing = True` or `False`; nothing if it says neither.
+
+    Training makes a model of its own from this one (ultralytics engine/model.py:885), so the attribute would be lost on the way.
+    """
+    asked = getattr(model, "gradient_checkpointing", None)
+    if asked is None:
+        return {}
+    if not isinstance(asked, bool):
+        raise UserError(f"gradient_checkpointing={asked!r}: expected True or False")
+    meant = "all" if asked else "0"
+    if kwargs.get("checkpoint") is not None:
+        say(f"gradient_checkpointing={asked}: checkpoint={kwargs['checkpoint']} of model.train counts")
+        return {}
+    say(f"gradient_checkpointing={asked}: checkpoint={meant}")
+    return {"checkpoint": meant}
 
 
 def _with_device(kwargs: dict[str, Any], count: int | None = None, says_each: bool = False) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class History:
 
     steps: int = 0
     """Committed so far."""
+    smaller_steps: int = 0
+    """Of those, the ones whose images were made smaller (mas_data)."""
     events: list[Event] = field(default_factory=list)
 
     def note(self, kind: Kind, what: str) -> None:

@@ -66,16 +66,27 @@ class Profile:
     """Largest bytes in use in each phase, `fixed_bytes` included: the loss, then the backward of the last block, and so on to the first.
     An input shares the phase of the block after it; its own is empty."""
     chunked: Chunked = NO_CHUNKS
+    of_weights: tuple[int, ...] = ()
+    """What of each peak, beyond `fixed_bytes`, is as large for a part of the images: casts of the weights, and their gradients so far. Empty
+    if nothing is."""
 
     def part(self, parts: int) -> Profile:
-        """The step with that fraction of the images."""
+        """The step with that fraction of the images, after another such part, whose gradients are there."""
+        if parts == 1:
+            return self
+        of_weights = self.of_weights or (0,) * len(self.peaks)
+        from_before = max(of_weights)
         return Profile(
             tuple(
                 replace(block, kept_bytes=block.kept_bytes // parts, cost=block.cost / parts) for block in self.blocks
             ),
             self.fixed_bytes,
-            tuple(self.fixed_bytes + (peak - self.fixed_bytes) // parts for peak in self.peaks),
+            tuple(
+                self.fixed_bytes + from_before + (peak - self.fixed_bytes - own) // parts
+                for peak, own in zip(self.peaks, of_weights, strict=True)
+            ),
             self.chunked.part(parts),
+            (from_before,) * len(of_weights),
         )
 
 

@@ -33,6 +33,8 @@ class Epoch:
     inputs_rebuilt: int
     share_of_forward_computed_again: float
     """Mean over the steps: what is computed again over what forward costs (Profile.blocks[i].cost)."""
+    steps_on_smaller_images: int = 0
+    """By mas_data."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Summary:
     share: float
     """Of forward that was computed again, mean over the steps."""
     events: tuple[Event, ...]
+    smaller_steps: int = 0
+    """On smaller images than were asked for."""
 
     @property
     def peak(self) -> int:
@@ -67,7 +71,7 @@ def row(epoch: Epoch) -> str:
 
 def tells_something(epoch: Epoch) -> bool:
     """Whether a row is worth writing: memory was counted, or something happened or was computed again."""
-    happened = epoch.repeated_steps or epoch.plan_changes or epoch.micro_batches > 1
+    happened = epoch.repeated_steps or epoch.plan_changes or epoch.steps_on_smaller_images or epoch.micro_batches > 1
     return epoch.peak_allocated_gib is not None or bool(happened or epoch.share_of_forward_computed_again)
 
 
@@ -90,6 +94,7 @@ def worst(ranks: Sequence[Epoch]) -> Epoch:
         max(rank.convolutions_computed_again for rank in ranks),
         max(rank.inputs_rebuilt for rank in ranks),
         max(rank.share_of_forward_computed_again for rank in ranks),
+        max(rank.steps_on_smaller_images for rank in ranks),
     )
 
 
@@ -124,6 +129,8 @@ def _work(ranks: Sequence[Summary]) -> Iterator[str]:
         )
     if changes:
         told.append(f"the plan changed {changes} time{'s' * (changes > 1)}")
+    if smaller := max(rank.smaller_steps for rank in ranks):
+        told.append(f"{smaller} step{'s' * (smaller > 1)} ran on smaller images than you asked for (mas_data=1)")
     if share:
         told.append(f"on average {100 * share:.0f} % of what forward costs was computed again in backward")
     if told:

@@ -70,7 +70,7 @@ class YoloAMPScaler(GradScaler):
 
     def step(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> float | None:
         """`optimizer.step()`, without effect if a gradient was inf or NaN."""
-        if not self._enabled:
+        if not self._enabled or "closure" in kwargs:  # torch refuses closures, in its own words
             return super().step(optimizer, *args, **kwargs)
         state = self._per_optimizer_states[id(optimizer)]
         if state["stage"] is OptState.READY:
@@ -148,17 +148,25 @@ class YoloAMPScaler(GradScaler):
 
 
 def largest_gradients(optimizer: Optimizer, device: torch.device) -> Tensor:
-    """max |gradient| of each parameter, in the optimizer's order, shape (parameters,), fp32 on `device`; 0 where there is no gradient."""
-    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
-    present = [gradient for gradient in gradients if gradient is not None]
-    largest = iter(torch._foreach_norm(present, math.inf))
+    """max |gradient| of each parameter, in the optimizer's order, shape (parameters,), fp32 on `device`; 0 where there is none, or an empty one."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [None if parameter.grad is None else _values(parameter.grad) for parameter in parameters]
+    present = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
+    largest = iter(torch._foreach_norm(present, math.inf) if present else ())
     none = torch.zeros((), device=device)
     return torch.stack(
         [
-            none if gradient is None else next(largest).to(device, torch.float32, non_blocking=True)
+            next(largest).to(device, torch.float32, non_blocking=True)
+            if gradient is not None and gradient.numel()
+            else none
             for gradient in gradients
         ]
     )
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The numbers that a gradient has: a sparse one, as of an embedding, has none for rows that were not read."""
+    return gradient._values() if gradient.is_sparse else gradient
 
 
 def is_nan_only(largest: Tensor) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,7 @@ echo "$*|PYTHONPATH=$PYTHONPATH|COMMIT=${YOLOV12_COMMIT:-}|BCCD=${YOLOV12_BCCD:-
 case "$*" in
   "-c import polars") exit "${NO_POLARS:-1}" ;;
   "-m pytest"*) echo "2 passed"; exit "${PYTEST_FAILS:-0}" ;;
-  "-m benchmarks run"*) exit "${RUN_FAILS:-0}" ;;
+  "-m benchmarks run"*) [[ -z ${RUNS:-} ]] || echo -n "$RUNS" >"$MAP_BUDGET_RUNS"; exit "${RUN_FAILS:-0}" ;;
   "-m benchmarks report"*) echo "the table" ;;
 esac
 """
@@ -33,7 +34,7 @@ class Machine:
             (folder / name).touch()
         (folder / "carry/commit").write_text("0123456789ab:abc\n")
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, script: Path = SCRIPT, **environment: str) -> subprocess.CompletedProcess[str]:
         told = {
             "PYTHON": self.folder / "python",
             "CARRY": self.folder / "carry",
@@ -42,7 +43,7 @@ class Machine:
         }
         inherited = {"PATH": os.environ["PATH"]}
         env = inherited | {key: str(value) for key, value in told.items()} | environment
-        return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, env=env, check=False)
+        return subprocess.run([script, *arguments], capture_output=True, text=True, env=env, check=False)
 
     def calls(self, start: str) -> list[str]:
         return [line for line in self.calls_file.read_text().splitlines() if line.startswith(start)]
@@ -107,6 +108,58 @@ def test_a_failed_benchmark_shows_at_the_end_after_the_table(machine):
 def test_tests_can_be_left_out(machine):
     assert "tests/gpu: skipped" in machine.run(GPU_TESTS="0").stdout
     assert machine.calls("-m pytest") == []
+
+
+def test_tests_can_be_chosen(machine):
+    machine.run(GPU_TESTS="tests/gpu/test_a.py tests/gpu/test_b.py")
+    (call,) = machine.calls("-m pytest")
+    assert " tests/gpu/test_a.py tests/gpu/test_b.py|" in call
+
+
+def test_benchmarks_can_be_left_out(machine):
+    done = machine.run("none")
+    assert machine.calls("-m benchmarks") == []
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "tests/gpu: passed; benchmarks: skipped")
+
+
+def memory(machine: Machine, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """gpu_memory.sh on that machine."""
+    return machine.run(*arguments, script=SCRIPT.with_name("gpu_memory.sh"), **environment)
+
+
+@pytest.mark.parametrize(
+    ("part", "started"),
+    [
+        ("tests", "-m pytest -q -rs -p no:cacheprovider tests/gpu/test_memory.py "),
+        ("memory", "-m benchmarks run memory --timeout-s "),
+        ("map_budget", "-m benchmarks run map_budget --timeout-s "),
+    ],
+)
+def test_each_part_of_the_memory_session_is_one_call(machine, part, started):
+    assert memory(machine, part).returncode == 0
+    assert len(machine.calls("-m pytest") + machine.calls("-m benchmarks run")) == 1
+    assert machine.calls(started)
+
+
+def test_the_tests_of_the_memory_session_are_there(machine):
+    memory(machine, "tests")
+    named = re.findall(r"tests/gpu/\w+\.py", machine.calls("-m pytest")[0])
+    assert len(named) == 5
+    assert all((SCRIPT.parents[1] / name).is_file() for name in named)
+
+
+def test_kept_runs_come_from_what_was_carried_and_go_back_with_the_records(machine):
+    memory(machine, "map_budget", RUNS='{"limited-0": 1}')
+    assert (machine.folder / "out/map_budget-runs.json").read_text() == '{"limited-0": 1}'
+    (machine.folder / "out/map_budget-runs.json").rename(machine.folder / "carry/map_budget-runs.json")
+    memory(machine, "map_budget")
+    assert (machine.folder / "out/map_budget-runs.json").read_text() == '{"limited-0": 1}'
+
+
+def test_another_part_is_refused_with_those_that_there_are(machine):
+    done = memory(machine, "memoy")
+    assert done.returncode == 2
+    assert "tests, memory or map_budget" in done.stderr
 
 
 def test_a_stand_in_is_used_only_where_the_package_is_missing(machine):

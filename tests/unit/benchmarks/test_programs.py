@@ -128,6 +128,59 @@ def test_a_run_under_the_budget_that_fails_is_a_reason_and_not_a_difference():
     assert measured.failed["map_budget"] == "seed 1: exit code 75: out of memory"
 
 
+class Calls:
+    """Calls of map_budget with a file of kept runs, whose training runs are made up; `made` are those of the last call."""
+
+    def __init__(self, monkeypatch, folder: Path) -> None:
+        self.folder, self.made, self.fails = folder, [], set()
+        monkeypatch.setitem(MAP_BUDGET, "_start", lambda folder, asked: (None, folder))
+        monkeypatch.setitem(MAP_BUDGET, "_finished", self._finished)
+
+    def _finished(self, process: None, folder: Path) -> object:
+        self.made.append(folder.name)
+        if folder.name in self.fails:
+            return MAP_BUDGET["Run"]([], [], "exit code 1: a bug")
+        return MAP_BUDGET["Run"](["memory: batch 32 needs 1 GiB"], [0.5, "no GPU", {}, []])
+
+    def call(self, **parameters: object) -> harness.Measured:
+        self.made.clear()
+        asked = {"kept": str(self.folder / "runs.json"), "data": "photos", **parameters}
+        return MAP_BUDGET["run_side"](job("map_budget", "ours", (), self.folder, **asked))
+
+
+def test_with_kept_runs_each_call_makes_one_seed_until_all_are_there(monkeypatch, tmp_path):
+    calls = Calls(monkeypatch, tmp_path)
+    for seed in (0, 1):
+        unfinished = calls.call()
+        assert calls.made == [f"limited-{seed}", f"unlimited-{seed}"]
+        assert "seed 2: not run yet: the same call again makes the next seed" in unfinished.failed["map_budget"]
+    measured = calls.call()
+    assert calls.made == ["limited-2", "unlimited-2"]
+    assert measured.values["map_budget"] == 0
+    assert measured.notes["map_budget_limited"].count("batch 32 needs 1 GiB") == 3
+    calls.call()
+    assert calls.made == []
+
+
+def test_a_failed_run_is_made_again_and_that_of_other_parameters_is_not_taken(monkeypatch, tmp_path):
+    calls = Calls(monkeypatch, tmp_path)
+    calls.fails = {"limited-0"}
+    assert "seed 0: exit code 1: a bug" in calls.call(seeds=2).failed["map_budget"]
+    calls.fails.clear()
+    calls.call(seeds=2)
+    assert calls.made == ["limited-0"]
+    calls.call(seeds=2, epochs=7)
+    assert calls.made == ["limited-0", "unlimited-0"]
+
+
+def test_runs_of_another_device_are_not_taken(monkeypatch, tmp_path):
+    calls = Calls(monkeypatch, tmp_path)
+    calls.call(seeds=2)
+    monkeypatch.setattr(system, "device", lambda gpus: "another-card")
+    calls.call(seeds=2)
+    assert calls.made == ["limited-0", "unlimited-0"]
+
+
 class Clock:
     """A trainer's callbacks at given seconds."""
 

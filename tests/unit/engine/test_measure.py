@@ -22,7 +22,7 @@ from yolov12.memory.budget import Memory
 from yolov12.memory.peaks import Peaks
 from yolov12.memory.plan import peaks as expected_peaks
 from yolov12.model import fused
-from yolov12.model.fused.trace import trace
+from yolov12.model.fused.trace import Trace, trace
 
 SHAPE = (8, 3, 32, 32)
 CPU = torch.device("cpu")
@@ -242,6 +242,29 @@ def test_what_is_kept_comes_back_as_it_was_for_the_same_calls_only(tmp_path, cap
     assert measured_cache.load(tmp_path, {"device": "another"}, calls=2) is None
     assert measured_cache.load(tmp_path, key, calls=3) is None
     assert "the model has 3" in capsys.readouterr().err
+
+
+def test_a_measurement_is_of_one_model_batch_dtype_device_and_attention_backend(monkeypatch):
+    chain = trace(Chain().train(), SHAPE, torch.float32)
+
+    def key(traced: Trace = chain, dtype: torch.dtype = torch.float32) -> str:
+        return json.dumps(measured_cache.key_of(traced, CPU, dtype))
+
+    keys = [
+        key(),
+        key(traced=trace(Chain().train(), (4, *SHAPE[1:]), torch.float32)),
+        key(traced=trace(Chain().train(), (8, 3, 64, 64), torch.float32)),
+        key(traced=trace(nn.Sequential(Chain(), Conv(4, 4, 3)).train(), SHAPE, torch.float32)),
+        key(dtype=torch.bfloat16),
+    ]
+    for name in ("plain", "a fused one"):
+        monkeypatch.setattr(measured_cache.dispatch, "describe", lambda *_, name=name, **__: (name, "as in a test"))
+        keys.append(key())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    monkeypatch.setattr(measured_cache, "kernels_missing", lambda device: "not built")  # as on the CPU
+    keys.append(json.dumps(measured_cache.key_of(chain, torch.device("cuda", 0), torch.float32)))
+    assert len(set(keys)) == len(keys)
+    assert keys[-2] == key()
 
 
 def test_a_folder_that_can_not_be_written_to_ends_no_run(tmp_path, capsys):

@@ -58,10 +58,12 @@ def test_what_happened_counts_in_its_own_epoch(tmp_path):
     committed(report, GIB)
     report.step.history.note("retry", "full")
     report.step.history.note("plan", "a -> b")
+    report.step.history.smaller_steps += 1
     report.after_epoch(1)
     committed(report, GIB)
     report.after_epoch(2)
-    assert [(row["repeated_steps"], row["plan_changes"]) for row in rows(tmp_path)] == [("1", "1"), ("0", "0")]
+    columns = ("repeated_steps", "plan_changes", "steps_on_smaller_images")
+    assert [tuple(row[name] for name in columns) for row in rows(tmp_path)] == [("1", "1", "1"), ("0", "0", "0")]
 
 
 def test_the_cost_of_recomputation_is_the_mean_over_the_steps_and_the_plan_is_the_last(tmp_path):

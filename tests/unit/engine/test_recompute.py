@@ -25,7 +25,7 @@ from yolov12.model.fused import Keep
 from yolov12.model.fused.conv import _choices
 from yolov12.model.fused.trace import trace
 
-SHAPE = (8, 3, 64, 64)
+SHAPE = (8, 3, 128, 128)
 CPU = torch.device("cpu")
 
 
@@ -179,13 +179,31 @@ def test_layers_have_the_names_that_users_give_them(model, name: str, prefix: st
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "device", "attribute", "mode"),
-    [("0", "cuda", False, "off"), ("1", "cpu", False, "off"), ("all", "cpu", False, "all"), ("1", "cpu", True, "all")],
+    ("checkpoint", "device", "has_card", "mode"),
+    [
+        ("0", "cuda", False, "off"),
+        ("1", "cpu", False, "off"),
+        ("1", "cpu", True, "planned"),
+        ("all", "cpu", False, "all"),
+        ("all", "cpu", True, "all"),
+    ],
 )
-def test_the_setting_and_the_device_decide(checkpoint: str, device: str, attribute: bool, mode: str):
-    found, reason = mode_for(checkpoint, torch.device(device), attribute)
+def test_the_setting_and_the_device_decide(checkpoint: str, device: str, has_card: bool, mode: str):
+    found, reason = mode_for(checkpoint, torch.device(device), has_card)
     assert found == mode
     assert reason
+
+
+@pytest.mark.parametrize(("checkpoint", "is_refused"), [("1", True), ("all", True), ("0", False)])
+def test_one_image_that_can_not_fit_is_refused_wherever_memory_is_planned_or_saved(model, checkpoint, is_refused):
+    """With checkpoint=0 nothing is traced: it is the plain path."""
+    run = Recomputation(model, CPU, torch.float32, replace(settings.current(), checkpoint=checkpoint), Card(1000).read)
+    assert (run.why_not_one_image(SHAPE) is not None) is is_refused
+
+
+def test_where_nobody_counts_memory_nothing_is_refused(model):
+    run = Recomputation(model, CPU, torch.float32, replace(settings.current(), checkpoint="all"))
+    assert run.why_not_one_image(SHAPE) is None
 
 
 def test_all_means_that_no_convolution_is_kept(model):
@@ -207,7 +225,7 @@ def test_tracing_leaves_the_model_as_it_was(model):
 def test_the_trace_has_the_bytes_of_every_convolution(model):
     found = trace(model, SHAPE, torch.bfloat16).convolutions
     assert len(found) == sum(isinstance(module, Conv) for module in model.modules())
-    assert (found[0].name, found[0].output_bytes) == ("model.0", 8 * 16 * 32 * 32 * 2)
+    assert (found[0].name, found[0].output_bytes) == ("model.0", 8 * 16 * 64 * 64 * 2)
 
 
 def test_a_plan_names_each_convolution_once(model):
@@ -219,9 +237,9 @@ def test_sizes_that_vary_are_planned_for_the_largest(model, monkeypatch):
     run = planned(model, Card(10**12), monkeypatch)
     run.before(SHAPE)
     plan = run.plan
-    run.before((8, 3, 32, 64))
+    run.before((8, 3, 64, 128))
     assert run.plan is plan
-    run.before((8, 3, 96, 96))
+    run.before((8, 3, 160, 160))
     assert run.plan.peak_bytes > plan.peak_bytes
 
 

@@ -88,6 +88,12 @@ def test_a_batch_without_any_box_still_trains_the_classes() -> None:
     assert_equal_gradients(our_gradients(model(), batch([0, 0]), micro_batches=2), expected, rtol=1e-5)
 
 
+def test_a_picture_of_two_thousand_objects_is_ordinary() -> None:
+    crowded = batch([2000, 1, 0])
+    expected = stock_gradients(model(), crowded)
+    assert_equal_gradients(our_gradients(model(), crowded, micro_batches=2), expected, rtol=1e-5)
+
+
 def test_the_mean_losses_of_parts_are_those_of_the_whole() -> None:
     of = model()
     _, expected = of(batch(BOXES))
@@ -324,6 +330,7 @@ def test_where_one_image_does_not_fit_the_step_is_repeated_on_smaller_ones(capsy
     assert_equal_gradients(gradients(of), stock_gradients(model(), small), rtol=1e-5)
     assert "image size 160 -> 128" in capsys.readouterr().err
     assert runner.history.count("smaller images") == 2
+    assert (runner.history.steps, runner.history.smaller_steps) == (1, 1)
 
 
 def test_the_next_step_begins_at_the_size_that_fitted() -> None:
@@ -344,6 +351,7 @@ def test_full_size_comes_back_after_a_calm_period_and_is_noted(monkeypatch: pyte
     runner.run(LARGE)
     assert forward.sides == [192, 192]
     assert runner.history.events[-1].what == "image size 160 -> full, after a calm period"
+    assert (runner.history.steps, runner.history.smaller_steps) == (3, 2)
 
 
 def test_the_plan_is_told_the_size_that_a_step_computes_with() -> None:

@@ -93,6 +93,14 @@ def test_what_does_not_grow_with_the_images_stays_whole_in_a_part():
     assert part.peaks[0] == 40 + 4 * SIZE // 2
 
 
+def test_weights_and_their_gradients_stay_whole_in_a_part_which_comes_after_another():
+    whole = Profile((Block("a", 80, 1.0, ()),), 100, (200, 220), of_weights=(10, 30))
+    half = whole.part(2)
+    assert half.peaks == (100 + 30 + 90 // 2, 100 + 30 + 90 // 2)
+    assert half.of_weights == (30, 30)
+    assert whole.part(1) is whole
+
+
 def test_a_budget_below_the_fixed_bytes_fits_nothing():
     assert choose(chain(4, fixed=500), 400, most_parts=4).fits is False
 

@@ -60,6 +60,14 @@ def test_what_happened_is_counted_and_changes_are_shown_in_their_order():
     assert changes == ["memory:   after step 7: b -> c", "memory:   after step 9: a -> b"]
 
 
+def test_steps_on_smaller_images_are_counted():
+    assert "memory: 3 steps ran on smaller images than you asked for (mas_data=1)" in lines(
+        [replace(CALM, smaller_steps=3), CALM]
+    )
+    assert tells_something(replace(UNCOUNTED, steps_on_smaller_images=1))
+    assert worst([QUIET, replace(QUIET, steps_on_smaller_images=2)]).steps_on_smaller_images == 2
+
+
 def test_a_repeated_update_is_shown_too():
     assert lines([replace(CALM, events=(Event(3, "update", "full"),))])[-1] == "memory:   after step 3: full"
 

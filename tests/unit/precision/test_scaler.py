@@ -329,6 +329,114 @@ def test_the_mistakes_that_torchs_scaler_reports_are_reported() -> None:
         scaler.step(optimizer)
 
 
+def empty_parameters(scaler: GradScaler) -> Any:
+    parameters = [*of_one(3), torch.nn.Parameter(torch.ones(0))]
+    optimizer = sgd(parameters)
+    for _ in range(3):
+        scaler.scale(sum(parameter.sum() for parameter in parameters)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return parameters[0].tolist()
+
+
+def sparse_gradients(scaler: GradScaler) -> Any:
+    table = torch.nn.Embedding.from_pretrained(torch.ones(4, 2), freeze=False, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    for _ in range(3):
+        scaler.scale(table(torch.tensor([1, 1, 2])).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    return table.weight.tolist()
+
+
+def no_gradient_at_all(scaler: GradScaler) -> Any:
+    optimizer = sgd(of_one())
+    scaler.scale(torch.ones(()))
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+
+
+def with_a_closure(scaler: GradScaler, optimizer_of: Callable[[list[Tensor]], Optimizer]) -> Any:
+    parameters = of_one()
+    scaler.scale(parameters[0].sum()).backward()
+    scaler.step(optimizer_of(parameters), closure=lambda: None)
+
+
+def half_gradients(scaler: GradScaler) -> Any:
+    parameters = [torch.nn.Parameter(torch.ones(3, dtype=torch.float16))]
+    scaler.scale(parameters[0].sum().float()).backward()
+    scaler.step(sgd(parameters))
+
+
+def unscaled_after_the_step(scaler: GradScaler) -> Any:
+    parameters = of_one()
+    optimizer = sgd(parameters)
+    take(scaler, optimizer, parameters, 1.0)
+    scaler.scale(parameters[0].sum()).backward()
+    scaler.step(optimizer)
+    scaler.unscale_(optimizer)
+
+
+def setters(scaler: GradScaler) -> Any:
+    scaler.set_growth_factor(3.0)
+    scaler.set_backoff_factor(0.25)
+    scaler.set_growth_interval(7)
+    found = scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval()
+    return found, scaler.is_enabled(), scaler.state_dict()["growth_interval"]
+
+
+def one_of_two_optimizers_overflows(scaler: GradScaler) -> Any:
+    first, second = of_one(), of_one()
+    optimizers = sgd(first), sgd(second)
+    for gradient in (1.0, math.inf, 1.0):
+        scale = scaler.scale(torch.ones(()))
+        first[0].grad, second[0].grad = torch.full_like(first[0], gradient) * scale, torch.ones_like(second[0]) * scale
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+    return first[0].tolist(), second[0].tolist()
+
+
+def optimizers_that_take_turns(scaler: GradScaler) -> Any:
+    first, second = of_one(), of_one()
+    for parameters, optimizer in ((first, sgd(first)), (second, sgd(second))) * 3:
+        take(scaler, optimizer, parameters, 1.0)
+    return first[0].tolist(), second[0].tolist()
+
+
+def a_list_of_losses(scaler: GradScaler) -> Any:
+    one, (two, three) = scaler.scale([torch.ones(()), (torch.ones(()), torch.zeros(()))])
+    return float(one / two), float(three)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        empty_parameters,
+        sparse_gradients,
+        no_gradient_at_all,
+        functools.partial(with_a_closure, optimizer_of=OPTIMIZERS["SGD"]),
+        functools.partial(with_a_closure, optimizer_of=OPTIMIZERS["fused SGD"]),
+        half_gradients,
+        unscaled_after_the_step,
+        setters,
+        one_of_two_optimizers_overflows,
+        optimizers_that_take_turns,
+        a_list_of_losses,
+    ],
+)
+def test_every_use_ends_as_with_torchs_scaler(use: Callable[[GradScaler], Any]) -> None:
+    def outcome(scaler: GradScaler) -> Any:
+        try:
+            return use(scaler)
+        except (RuntimeError, AssertionError, ValueError) as error:
+            return type(error), str(error)
+
+    assert outcome(YoloAMPScaler("cpu")) == outcome(GradScaler("cpu"))
+
+
 def test_two_optimizers_share_one_scale_and_the_louder_decides() -> None:
     loud, quiet = of_one(), of_one(8)
     scaler, optimizers = YoloAMPScaler("cpu", init_scale=4.0), [sgd(loud), sgd(quiet)]

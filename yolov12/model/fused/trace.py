@@ -33,6 +33,9 @@ class Convolution:
     output_bytes: int
     """Of the convolution."""
     weight_bytes: int
+    """Of the copy that autocast makes of its weight; 0 where there is none."""
+    gradient_bytes: int
+    """Of its weight's gradient, once backward has made it."""
     operations: int
     """Multiplications and additions of the convolution."""
     inputs: tuple[int, ...]
@@ -99,7 +102,8 @@ class _Recorder(Watcher):
                 name=self.names[module],
                 input_bytes=input_bytes,
                 output_bytes=output.nbytes,
-                weight_bytes=call.weight.nbytes,
+                weight_bytes=0 if call.weight.dtype is torch.float32 else call.weight.nbytes,
+                gradient_bytes=4 * call.weight.numel() if call.weight.requires_grad else 0,
                 operations=2 * output.numel() * call.weight[0].numel(),
                 inputs=tuple(sorted(inputs)),
                 input_can_be_rebuilt=bool(inputs),

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a script asks for beside the arguments of `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from yolov12 import YOLO, settings
+from yolov12.errors import UserError
+
+
+class Stop(Exception):
+    """Instead of a training."""
+
+
+@pytest.fixture(autouse=True)
+def script_settings_of_this_test_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("YOLOV12_CHECKPOINT", raising=False)
+    yield
+    settings.apply_script_arguments({})
+
+
+def checkpoint_of_a_run(attribute: Any, **arguments: Any) -> str:
+    """The setting under which a training begins after `model.model.gradient_checkpointing = attribute`."""
+    seen: list[str] = []
+
+    def trainer(**_: Any) -> Any:
+        seen.append(settings.current().checkpoint)
+        raise Stop
+
+    model = YOLO("yolov12n.yaml")
+    if attribute is not None:
+        model.model.gradient_checkpointing = attribute
+    with pytest.raises(Stop):
+        model.train(trainer=trainer, data="coco8.yaml", **arguments)
+    return seen[0]
+
+
+@pytest.mark.parametrize(("attribute", "meant"), [(None, "1"), (True, "all"), (False, "0")])
+def test_the_attribute_of_the_model_reaches_the_training_both_ways(attribute: bool | None, meant: str) -> None:
+    assert checkpoint_of_a_run(attribute) == meant
+
+
+def test_an_argument_of_train_counts_more_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert checkpoint_of_a_run(True, checkpoint=1) == "1"
+    assert "gradient_checkpointing=True: checkpoint=1 of model.train counts" in capsys.readouterr().err
+
+
+def test_what_the_user_set_outside_of_the_script_counts_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLOV12_CHECKPOINT", "1")
+    assert checkpoint_of_a_run(True) == "1"
+
+
+def test_anything_but_true_and_false_is_refused() -> None:
+    model = YOLO("yolov12n.yaml")
+    model.model.gradient_checkpointing = "yes"
+    with pytest.raises(UserError, match="expected True or False"):
+        model.train(data="coco8.yaml")
