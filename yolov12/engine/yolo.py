@@ -98,15 +98,15 @@ class YOLOv12Mixin:
         """
         from yolov12.export import run
 
-        if isinstance(self.model, (str, Path)) and Path(self.model).suffix == ".onnx":  # type: ignore[attr-defined]
-            return run.engine_of_file(Path(self.model), kwargs)  # type: ignore[attr-defined]
+        if isinstance(self.model, (str, Path)) and Path(self.model).suffix == ".onnx":
+            return run.engine_of_file(Path(self.model), kwargs)
         self._check_is_pytorch_model()  # type: ignore[attr-defined]
 
         def measure(file: Path | None) -> float:
             # A copy: validation folds batch norms into the model that it is given.
             return _mean_ap(copy.deepcopy(self) if file is None else type(self)(file, task=self.task), kwargs)  # type: ignore[attr-defined]
 
-        return run.export(self.model, super().export, _with_device(kwargs, count=1), measure)  # type: ignore[misc,attr-defined]
+        return run.export(self.model, super().export, _with_device(kwargs, count=1), measure)  # type: ignore[misc]
 
 
 def _mean_ap(model: Any, arguments: dict[str, Any]) -> float:
