@@ -120,7 +120,6 @@ class Settings:
         accepts="1 or 0",
         doc="Batch norm statistics over all GPUs. On, an out-of-memory ends the run instead of being retried.",
         in_script=True,
-        later=True,
     )
     dist_timeout_s: int = setting(
         180,

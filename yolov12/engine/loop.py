@@ -82,9 +82,9 @@ class Loop:
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
 
     def _recomputation(self) -> Recomputation | None:
-        """None under torch.compile, which decides itself what to keep."""
+        """None under torch.compile, which decides itself what to keep, and where batch norm is synchronised."""
         t = self.trainer
-        if t.args.compile:
+        if t.args.compile or t.norms_are_synchronised:
             return None
         on_gpu = t.device.type == "cuda"
         return Recomputation(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov12.distributed.reduce import sum_over_ranks
+from yolov12.distributed.sync_bn import SyncedBatchNorm2d
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.attempt import Attempt, Batch
 from yolov12.engine.graph import StepGraph
@@ -107,7 +108,9 @@ class Step:
         self._calm_steps = 0
         self._last_failure = -RARE_STEPS
         """Committed steps before this rank last ran out of memory."""
-        self._is_synchronised = vote_group is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        self._is_synchronised = vote_group is not None and any(
+            isinstance(m, (SyncedBatchNorm2d, nn.SyncBatchNorm)) for m in model.modules()
+        )
         self.parameters = list(model.parameters())
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
@@ -130,11 +133,13 @@ class Step:
         waits_s = iter(self.waits_s)
         while True:
             attempt, error = self._attempt(batch)
-            if error is not None and self._is_synchronised and is_out_of_memory(error):
+            if error is not None and self._is_synchronised:
                 # The others wait inside their forward pass for this rank's statistics, where they hear no vote: this process must end.
+                if not is_out_of_memory(error):
+                    raise error
                 raise RetryableError(
                     f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
-                    "use a smaller batch or imgsz, or train without SyncBatchNorm"
+                    "use a smaller batch or imgsz, or train without sync_bn"
                 )
             verdict = vote(None if error is None else one_line(error), self.vote_group, wish)
             if verdict.all_succeeded:

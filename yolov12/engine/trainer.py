@@ -18,11 +18,12 @@ import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK, RANK
-from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
+from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer, unwrap_model
 
 from yolov12 import precision, settings
 from yolov12.distributed import devices, world
 from yolov12.distributed.reduce import broadcast_from_first
+from yolov12.distributed.sync_bn import synchronise
 from yolov12.engine import auto_batch
 from yolov12.engine.checkpoint import packed
 from yolov12.engine.loop import Loop
@@ -145,6 +146,20 @@ class YOLOv12Trainer(DetectionTrainer):
             super()._setup_train()
         # It made its own and, for a resumed run, loaded the checkpoint's state into it.
         self.scaler = precision.YoloAMPScaler.in_place_of(self.scaler)
+        self.norms_are_synchronised = self._synchronise_norms()
+
+    def _synchronise_norms(self) -> bool:
+        """Take batch norm's statistics over all ranks, if the user asks for it. The average of the weights keeps upstream's modules."""
+        if not settings.current().sync_bn:
+            return False
+        if self.world_size < 2:
+            say("sync_bn: there is one process, whose batch norm sees the whole batch anyway")
+            return False
+        say(
+            f"sync_bn: {synchronise(unwrap_model(self.model))} batch norms take their statistics over {self.world_size} ranks; they run as "
+            "upstream's modules, without the fused operation, the memory plan and a CUDA graph, and out of memory ends the run"
+        )
+        return True
 
     def _do_train(self) -> None:
         if not self.world.is_alone:
