@@ -76,6 +76,7 @@ class Loop:
             else None,
             explain_failure=self._explain_failure,
             graph=self._graph(),
+            compresses=settings.current().grad_compress == "bf16",
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolov12.distributed.reduce import sum_over_ranks
+from yolov12.distributed.reduce import Reducer
 from yolov12.distributed.sync_bn import SyncedBatchNorm2d
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.attempt import Attempt, Batch
@@ -73,6 +73,7 @@ class Step:
         smaller_images: the last resort (mas_data); None ends the run instead.
         explain_failure: called while what one image needed is still there and did not fit; what it returns stands in the error.
         graph: runs a batch that is not cut as a CUDA graph where that is faster; None never does.
+        compresses: whether gradients travel between ranks as bf16 (distributed/compress.py).
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Step:
         smaller_images: SmallerImages | None = None,
         explain_failure: Callable[[], str] = str,
         graph: StepGraph | None = None,
+        compresses: bool = False,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -112,6 +114,8 @@ class Step:
             isinstance(m, (SyncedBatchNorm2d, nn.SyncBatchNorm)) for m in model.modules()
         )
         self.parameters = list(model.parameters())
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        self.reducer = None if vote_group is None else Reducer(trained, compresses)
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
         self._before = Snapshot(model)
@@ -186,6 +190,12 @@ class Step:
         self._drop()
         self.held = [None] * len(self.parameters)
         self._targets_per_image.fill_(1)
+        if self.reducer is not None:
+            self.reducer.forget()
+
+    def _unit(self) -> Tensor:
+        """Of which this step's gradients are multiples: the loss scale over the provisional divisor."""
+        return self.scale_loss(torch.ones_like(self._targets_per_image)) / self._targets_per_image
 
     def _attempt(self, batch: Batch) -> tuple[Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
@@ -296,7 +306,8 @@ class Step:
         loss = attempt.loss
         if attempt.counts is not None:
             if self.vote_group is not None:
-                sum_over_ranks([*gradients, attempt.counts])
+                assert self.reducer is not None
+                self.reducer.sum(gradients, attempt.counts, self._unit() if self.reducer.compresses else 1.0)
             if self._counter is not None:
                 targets, images = attempt.counts
                 targets_per_image = targets.clamp(min=1) / images
