@@ -21,7 +21,12 @@ from yolov12.model import fused
 BOXES = [3, 0, 7, 1, 12, 2]
 SMALL = {
     "nc": 3,
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]], *[[-1, 1, "Conv", [16, 3, 2]]] * 3],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C2f", [16, True]],
+        *[[-1, 1, "Conv", [16, 3, 2]]] * 3,
+    ],
     "head": [[[3, 4, 5], 1, "Detect", ["nc"]]],
 }
 """A detector with a dozen convolutions."""

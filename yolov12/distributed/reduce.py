@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -93,5 +92,6 @@ class Reducer:
     def _make(self) -> list[Compression | None]:
         size = dist.get_world_size() if self.compresses else 1
         return [
-            Compression(flat, size) if self.compresses and flat.is_floating_point() else None for flat in self.room.flats
+            Compression(flat, size) if self.compresses and flat.is_floating_point() else None
+            for flat in self.room.flats
         ]

@@ -11,6 +11,7 @@ import math
 import random
 import time
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -20,12 +21,14 @@ from ultralytics.utils import LOGGER, RANK, TQDM, colorstr
 from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolov12 import settings
+from yolov12.distributed.pulse import doing
 from yolov12.distributed.vote import Wish, vote
-from yolov12.distributed.world import from_first
+from yolov12.distributed.world import from_first, meet
 from yolov12.engine.auto_batch import most_boxes
 from yolov12.engine.failure import explain, largest_kept, totals
 from yolov12.engine.fit import channels_of
 from yolov12.engine.graph import StepGraph
+from yolov12.engine.health import Health
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
@@ -33,7 +36,7 @@ from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
 from yolov12.engine.validation_memory import surviving
-from yolov12.errors import TERMINATED, UserError
+from yolov12.errors import TERMINATED, RetryableError, UserError
 from yolov12.log import say, warn
 from yolov12.memory.failure import again
 from yolov12.memory.peaks import Peaks
@@ -80,6 +83,7 @@ class Loop:
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
+        self.health = Health(self.step, trainer.optimizer, f"go on from the last checkpoint with resume={trainer.last}")
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
 
     def _recomputation(self) -> Recomputation | None:
@@ -158,13 +162,20 @@ class Loop:
         t.epoch = t.start_epoch
         while True:
             self._train_epoch()
-            self._validate()
+            if not self.health.lost:
+                with doing("validating"):
+                    self._validate()
+            meet()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()
+                self.health.forget()
                 self.last_update = -1
                 continue
+            if self.health.lost:
+                raise RetryableError(f"{self.health.lost}; {self.health.resume}, or use a smaller lr0")
             t.nan_recovery_attempts = 0
-            self._save_epoch()
+            with doing("saving the checkpoint"):
+                self._save_epoch()
             self.memory_report.after_epoch(t.epoch + 1)
             self._prepare_next_epoch()
             if t.stop:
@@ -203,7 +214,7 @@ class Loop:
         t.tloss = None
         for i, batch in batches:
             self._train_batch(i, batch, batches)
-            if self._stops():
+            if self._stops() or self.health.lost:
                 break
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
@@ -213,11 +224,14 @@ class Loop:
 
     def _train_batch(self, i: int, batch: dict[str, Any], progress: Any) -> None:
         t = self.trainer
+        self.health.begin_step()
         t.run_callbacks("on_train_batch_start")
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = self._on_device(batch)
-        result = self.step.run(batch, self._wish())
+        with doing("compiling and measuring in its first step") if self.health.steps == 1 else nullcontext():
+            result = self.step.run(batch, self._wish())
+        self.health.after_step(result)
         if result.wish is Wish.TERMINATE:
             self._terminate(
                 f"after step {i + 1} of {self.batches_per_epoch} of epoch {t.epoch + 1}, which will be repeated"
@@ -335,7 +349,8 @@ class Loop:
             t._setup_scheduler()
             t.scheduler.last_epoch = t.epoch
             t.stop |= t.epoch >= t.epochs
-        t.run_callbacks("on_fit_epoch_end")
+        with doing("running the callbacks of an epoch's end"):
+            t.run_callbacks("on_fit_epoch_end")
         t._clear_memory(0.5)
         t.stop = from_first(t.stop)
 
@@ -365,7 +380,10 @@ class Loop:
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
         # On the CPU the first rank evaluates alone (trainer.py).
-        with surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None):
+        with (
+            surviving(t.validator, self.history, t.vote_group if t.device.type == "cuda" else None),
+            doing("evaluating the best weights"),
+        ):
             t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
         if IS_FIRST:

@@ -17,7 +17,7 @@ def install_patches() -> None:
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
-    from yolov12.engine import progress
+    from yolov12.engine import first_rank_first, progress
     from yolov12.model import attention, fused, loss, weights
 
     attention.install()
@@ -26,6 +26,7 @@ def install_patches() -> None:
     weights.install()
     adapter.install()
     progress.install()
+    first_rank_first.install()
     ultralytics.engine.trainer.check_amp = amp_works
 
 

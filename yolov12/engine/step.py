@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov12.distributed import pulse
 from yolov12.distributed.reduce import Reducer
 from yolov12.distributed.sync_bn import SyncedBatchNorm2d
 from yolov12.distributed.vote import Wish, vote
@@ -55,6 +56,8 @@ class StepResult:
     """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
     items: dict[str, Tensor]
     """Each component's mean loss over this rank's images, detached."""
+    is_finite: Tensor
+    """Whether this rank's own loss was, a boolean on the device."""
     wish: Wish = Wish.GO_ON
     """The strongest of what the ranks want to happen next."""
 
@@ -106,6 +109,8 @@ class Step:
         """How long it waits for a neighbour, each time that one image at a time does not fit."""
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
+        self.waited_s = 0.0
+        """For peers, in votes so far."""
         self._planned_parts = 1
         self._calm_steps = 0
         self._last_failure = -RARE_STEPS
@@ -145,7 +150,9 @@ class Step:
                     f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
                     "use a smaller batch or imgsz, or train without sync_bn"
                 )
+            began_s = time.monotonic()
             verdict = vote(None if error is None else one_line(error), self.vote_group, wish)
+            self.waited_s += time.monotonic() - began_s
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1
@@ -156,7 +163,7 @@ class Step:
             if error is not None and not is_out_of_memory(error):
                 raise error
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
-                raise PeerFailedError(f"training stopped because another process failed, {verdict.first()}")
+                raise PeerFailedError(f"training stopped because another process failed{_at_step()}, {verdict.first()}")
             failed_here = error is not None
             self.history.note("retry", verdict.first())
             del attempt, error
@@ -325,7 +332,7 @@ class Step:
             for i, gradient in present:
                 held = self.held[i]
                 self.held[i] = gradient if held is None else held.add_(gradient)
-        return StepResult(loss, attempt.items, wish)
+        return StepResult(loss, attempt.items, attempt.loss.isfinite(), wish)
 
     def _fill_missing_gradients(self) -> None:
         """Every rank must reduce the same list, also where one rank's data left a parameter unused."""
@@ -386,6 +393,11 @@ class Step:
             say(
                 "batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
+
+
+def _at_step() -> str:
+    beat = pulse.current()
+    return f" at step {beat.step}" if beat else ""
 
 
 def _says_out_of_memory(reason: str) -> bool:

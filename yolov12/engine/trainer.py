@@ -22,10 +22,12 @@ from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, stri
 
 from yolov12 import precision, settings
 from yolov12.distributed import devices, world
+from yolov12.distributed.pulse import doing
 from yolov12.distributed.reduce import broadcast_from_first
 from yolov12.distributed.sync_bn import synchronise
 from yolov12.engine import auto_batch
 from yolov12.engine.checkpoint import packed
+from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.errors import UserError
@@ -164,11 +166,15 @@ class YOLOv12Trainer(DetectionTrainer):
     def _do_train(self) -> None:
         if not self.world.is_alone:
             self._setup_ddp()
+        failed = True
         try:
-            self._setup_train()
-            Loop(self).run()
+            with telling_the_others():
+                with doing("setting up"):
+                    self._setup_train()
+                Loop(self).run()
+            failed = False
         finally:
-            world.leave()
+            world.leave(failed)
 
     def save_model(self) -> bool:
         """Write last.pt, and best.pt and epochN.pt when due, so that a reader never sees half a file.
