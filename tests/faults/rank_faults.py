@@ -2,7 +2,8 @@
 """A training in miniature on three gloo ranks, in which one rank comes to harm: `python -m tests.faults.rank_faults FOLDER CASES` runs the cases.
 
 The ranks are forks of one process that has imported everything, so that a case costs a second. Votes, sums, signs of life and last words are the
-real ones; weights are a few numbers, and a checkpoint is a file with the number of its step. The store is the parent's, as under torchrun.
+real ones; weights are a few numbers, and a checkpoint is a file with the number of its step. The store is in a process of its own, as
+under torchrun.
 """
 
 from __future__ import annotations
@@ -117,17 +118,31 @@ def run_rank(rank: int, folder: Path, port: int, case: dict[str, Any]) -> int:
     return 0
 
 
+def start_store() -> tuple[int, int]:
+    """(process, port) of the run's store. Not in this process: a fork must not meet its threads."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+        os.write(writing, str(store.port).encode())
+        time.sleep(600)
+        os._exit(0)
+    port = int(os.read(reading, 10))
+    os.close(reading)
+    os.close(writing)
+    return pid, port
+
+
 def run_case(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """How each rank ended; one that does not end by itself within four timeouts is killed and has code None."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    keeper, port = start_store()
     began_s = time.monotonic()
     ranks = {}
     for rank in range(RANKS):
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                code = run_rank(rank, folder, store.port, case)
+                code = run_rank(rank, folder, port, case)
             except ExitError as error:
                 code = error.exit_code
             finally:
@@ -137,13 +152,13 @@ def run_case(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     codes: dict[int, int | None] = dict.fromkeys(range(RANKS))
     victims = 1 if case["kind"] in ("stop", "late") else 0
     while len(ranks) > victims and time.monotonic() - began_s < 4 * TIMEOUT_S + 10:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid:
-            codes[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.05)
+        for pid in list(ranks):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
     seconds = time.monotonic() - began_s
-    for pid in ranks:
+    for pid in [*ranks, keeper]:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     said = {rank: (folder / f"{rank} stderr").read_text() for rank in range(RANKS)}

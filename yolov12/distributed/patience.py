@@ -53,7 +53,7 @@ class Judge:
             if peer.age_s > self.timeout_s:
                 return f"{at(rank, self.step, peer.sign)} gave no sign of life for {self.timeout_s:g} s"
             self._note(rank, peer.sign, now_s)
-            what, since_s = self.works_since_s.get(rank, ("", now_s))
+            _, since_s = self.works_since_s.get(rank, ("", now_s))
             if now_s - since_s > LONG_WORK_S:
                 return f"{at(rank, self.step, peer.sign)}: more than {LONG_WORK_S / 3600:g} hours"
         if now_s - self.excused_s <= self.timeout_s:

@@ -185,6 +185,11 @@ def at_step(number: int) -> None:
         _current.step = number
 
 
+def where() -> str:
+    """` at step 12`, as a part of a message; "" without a pulse."""
+    return f" at step {_current.step}" if _current is not None else ""
+
+
 def last_words(words: str) -> None:
     """`Pulse.say_last` of this process, if it has one."""
     if _current is not None:

@@ -30,4 +30,7 @@ class Stragglers:
         self._rank = slowest
         if self._checks != CHECKS:
             return None
-        return f"distributed: the others wait for rank {slowest}: {own_ms[slowest]:.0f} ms for a step and its data, where the median is {median:.0f} ms"
+        return (
+            f"distributed: the others wait for rank {slowest}: {own_ms[slowest]:.0f} ms for a step and its data, "
+            f"where the median is {median:.0f} ms"
+        )

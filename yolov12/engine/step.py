@@ -163,7 +163,9 @@ class Step:
             if error is not None and not is_out_of_memory(error):
                 raise error
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
-                raise PeerFailedError(f"training stopped because another process failed{_at_step()}, {verdict.first()}")
+                raise PeerFailedError(
+                    f"training stopped because another process failed{pulse.where()}, {verdict.first()}"
+                )
             failed_here = error is not None
             self.history.note("retry", verdict.first())
             del attempt, error
@@ -393,11 +395,6 @@ class Step:
             say(
                 "batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
-
-
-def _at_step() -> str:
-    beat = pulse.current()
-    return f" at step {beat.step}" if beat else ""
 
 
 def _says_out_of_memory(reason: str) -> bool:
