@@ -64,6 +64,11 @@ def synchronise(model: nn.Module) -> int:
     return len(norms)
 
 
+def is_synchronised(model: nn.Module) -> bool:
+    """Whether its forward communicates: by these modules, or by torch's own."""
+    return any(isinstance(module, (SyncedBatchNorm2d, nn.SyncBatchNorm)) for module in model.modules())
+
+
 class _Synced(torch.autograd.Function):
     """(x, weight, bias) -> normalised x, and the mean, biased variance and count of all ranks."""
 

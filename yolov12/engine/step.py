@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from yolov12.distributed import pulse
 from yolov12.distributed.reduce import Reducer
-from yolov12.distributed.sync_bn import SyncedBatchNorm2d
+from yolov12.distributed.sync_bn import is_synchronised
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.attempt import Attempt, Batch
 from yolov12.engine.graph import StepGraph
@@ -115,9 +115,7 @@ class Step:
         self._calm_steps = 0
         self._last_failure = -RARE_STEPS
         """Committed steps before this rank last ran out of memory."""
-        self._is_synchronised = vote_group is not None and any(
-            isinstance(m, (SyncedBatchNorm2d, nn.SyncBatchNorm)) for m in model.modules()
-        )
+        self._is_synchronised = vote_group is not None and is_synchronised(model)
         self.parameters = list(model.parameters())
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
         self.reducer = None if vote_group is None else Reducer(trained, compresses)
