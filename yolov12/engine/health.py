@@ -87,13 +87,15 @@ class Health:
     def _begin(self) -> tuple[list[str], Tensor, Any]:
         """The names and digests of everything that must be equal, on their way to the host."""
         assert self.step.reducer is not None
-        room = self.step.reducer.room
+        held = [(p, g) for p, g in zip(self.step.parameters, self.step.held, strict=True) if g is not None]
+        gradients, room = [g for _, g in held], self.step.reducer.room
+        if not room.fits(gradients):  # a layer was frozen since the last update
+            room = FlatBuffers(gradients)
         if self._fingerprints is None or self._fingerprints.room is not room:
             self._fingerprints = Fingerprints(room)
-        held = [(p, g) for p, g in zip(self.step.parameters, self.step.held, strict=True) if g is not None]
         lists: list[tuple[str, list[nn.Parameter], list[Tensor]]] = [
             ("the weight", [p for p, _ in held], [p for p, _ in held]),
-            ("the gradient of", [p for p, _ in held], [g for _, g in held]),
+            ("the gradient of", [p for p, _ in held], gradients),
         ]
         state = self.optimizer.state
         for name in sorted({name for p, _ in held for name, value in state[p].items() if isinstance(value, Tensor)}):

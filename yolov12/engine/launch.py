@@ -22,6 +22,7 @@ from yolov12 import errors
 from yolov12.engine.termination import SIGNALS
 from yolov12.errors import TERMINATED, ExitError, PeerFailedError, RetryableError
 from yolov12.log import say
+from yolov12.memory.failure import headline
 
 HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *SIGNALS)
 """Passed on to the processes, which then have 30 seconds to finish their step (torch/distributed/elastic/multiprocessing/api.py)."""
@@ -93,7 +94,7 @@ def as_error(failures: Mapping[int, ProcessFailure]) -> ExitError | SystemExit:
         return RetryableError(
             f"rank {rank}{step} was killed by {failure.signal_name()}; if that was the system's memory running out, use fewer workers"
         )
-    return ExitError(f"rank {rank}{step} ended with exit code {failure.exitcode}: {words}")
+    return ExitError(f"rank {rank}{step} ended with exit code {failure.exitcode}: {headline(words)}")
 
 
 def step_in(words: list[str], rank: int) -> str:
