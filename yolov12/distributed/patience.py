@@ -149,9 +149,9 @@ def _is_done(work: dist.Work, slice_s: float | None) -> bool:
     try:
         work.wait() if slice_s is None else work.wait(timedelta(seconds=slice_s))
     except RuntimeError:
-        if work.is_completed():
-            raise
-        return False
+        if not work.is_completed():
+            return False
+        work.wait()  # it ended since: this raises what went wrong, if anything did
     return True
 
 
