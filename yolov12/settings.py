@@ -110,27 +110,25 @@ class Settings:
     grad_compress: str = setting(
         "none",
         accepts="none or bf16",
-        doc="Number format in which gradients travel between GPUs.",
+        doc="Number format in which gradients travel between GPUs. bf16: half the bytes; what rounding takes away is added in the next step.",
         choices=("none", "bf16"),
-        later=True,
     )
     sync_bn: bool = setting(
         False,
         accepts="1 or 0",
         doc="Batch norm statistics over all GPUs. On, an out-of-memory ends the run instead of being retried.",
         in_script=True,
-        later=True,
     )
     dist_timeout_s: int = setting(
         180,
         accepts="seconds, at least 1",
-        doc="After how many seconds a rank that does not take part in a step's vote counts as hung.",
+        doc="After how many seconds a rank counts as hung: one that neither comes to a vote nor says that it is busy, or a collective.",
         at_least=1,
     )
     rdzv_timeout_s: int = setting(
         600,
         accepts="seconds, at least 1",
-        doc="How many seconds ranks wait for each other at the start, and at least in collectives other than the vote.",
+        doc="How many seconds ranks wait for each other at the start.",
         at_least=1,
     )
     save_steps: int = setting(

@@ -127,3 +127,21 @@ def test_a_rank_that_the_agent_ended_is_not_the_cause() -> None:
 def test_of_two_causes_the_earlier_is_told() -> None:
     dead = {0: failure(0, 2, "UserError: late", 9), 1: failure(1, 75, "RetryableError: early", 8)}
     assert str(launch.as_error(dead)) == "rank 1: early"
+
+
+def test_a_killed_rank_is_told_with_the_step_at_which_its_peers_saw_it() -> None:
+    peer = "PeerFailedError: training stopped: rank 1 (step 17) is gone without a word (Connection closed by peer)"
+    dead = {0: failure(0, 75, peer, 9), 1: failure(1, -9, "Signal 9 (SIGKILL) received by PID 1", 8)}
+    assert str(launch.as_error(dead)).startswith("rank 1, step 17 was killed by SIGKILL")
+
+
+def test_a_bug_in_a_step_is_told_with_the_step() -> None:
+    peer = "PeerFailedError: training stopped because another process failed at step 3, rank 1: ValueError: odd"
+    dead = {0: failure(0, 75, peer, 9), 1: failure(1, 1, "ValueError: odd", 9)}
+    assert str(launch.as_error(dead)) == "rank 1, step 3 ended with exit code 1: ValueError: odd"
+
+
+def test_a_rank_that_the_agent_had_to_kill_is_not_the_cause_of_what_its_peers_found_long_before() -> None:
+    peer = "PeerFailedError: training stopped: rank 1 (step 17) gave no sign of life for 180 s"
+    dead = {0: failure(0, 75, peer, 100), 1: failure(1, -9, "Signal 9 (SIGKILL) received by PID 1", 130)}
+    assert str(launch.as_error(dead)) == f"rank 0: {peer.partition(': ')[2]}"

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Sum gradients over all ranks in a few large buckets.
 
-There is no DDP reducer here: its all-reduces start during backward, before anyone can vote (design.md). Called after the vote, this is the
-only place where a step communicates.
+There is no DDP reducer here: its all-reduces start during backward, before anyone can vote (design.md). Called after the vote, this is, but for
+synchronised batch norm, the only place where a step communicates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
-BUCKET_BYTES = 64 * 2**20
+from yolov12.distributed.compress import Compression, sent_bytes
+from yolov12.distributed.flat import BUCKET_BYTES, FlatBuffers, buckets
+
+__all__ = ["Reducer", "broadcast_from_first", "buckets", "sum_over_ranks"]
 
 
 def sum_over_ranks(
@@ -25,41 +27,71 @@ def sum_over_ranks(
         tensors: any shapes and strides, all on one device; the same list in the same order on every rank.
         bucket_bytes: tensors of one dtype are packed into flat buffers of about this size, one collective each.
     """
-    _in_buckets(tensors, bucket_bytes, lambda flat: dist.all_reduce(flat, group=group))
+    room = FlatBuffers(tensors, bucket_bytes)
+    room.take(tensors)
+    for flat in room.flats:
+        dist.all_reduce(flat, group=group)
+    room.give(tensors)
 
 
 def broadcast_from_first(tensors: Sequence[Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
     """Give every rank the values that rank 0 has, in place; packed as in `sum_over_ranks`."""
-    _in_buckets(tensors, bucket_bytes, lambda flat: dist.broadcast(flat, src=0))
+    room = FlatBuffers(tensors, bucket_bytes)
+    room.take(tensors)
+    for flat in room.flats:
+        dist.broadcast(flat, src=0)
+    room.give(tensors)
 
 
-def buckets(tensors: Sequence[Tensor], bucket_bytes: int) -> list[list[Tensor]]:
-    """Pack tensors of equal dtype, in order, into lists of at most `bucket_bytes` each (one tensor may be larger)."""
-    packed: list[list[Tensor]] = []
-    open_bucket: dict[torch.dtype, tuple[list[Tensor], int]] = {}
-    for tensor in tensors:
-        bucket, used = open_bucket.get(tensor.dtype, ([], 0))
-        if bucket and used + tensor.nbytes > bucket_bytes:
-            bucket, used = [], 0
-        if not bucket:
-            packed.append(bucket)
-        bucket.append(tensor)
-        open_bucket[tensor.dtype] = (bucket, used + tensor.nbytes)
-    return packed
+class Reducer:
+    """Sums one model's gradients, step after step, in buffers that it keeps.
 
+    Between the vote and the collectives nothing is allocated, so that no rank can run out of memory while its peers wait.
 
-def _in_buckets(tensors: Sequence[Tensor], bucket_bytes: int, collective: Callable[[Tensor], object]) -> None:
-    for bucket in buckets(tensors, bucket_bytes):
-        flat = _packed(bucket)
-        collective(flat)
-        pieces = flat.split([t.numel() for t in bucket])
-        torch._foreach_copy_(list(bucket), [piece.view(t.shape) for piece, t in zip(pieces, bucket, strict=True)])
+    Args:
+        like: the parameters that get gradients, or tensors like them.
+        compresses: whether gradients travel as bf16 with error feedback (compress.py), half the bytes; counts always travel in full.
+    """
 
+    def __init__(self, like: Sequence[Tensor], compresses: bool = False) -> None:
+        self.compresses = compresses
+        self.bytes_sent = 0
+        """What this rank has sent over the wire, by the algorithms' own arithmetic."""
+        self.room = FlatBuffers(like)
+        self._compressions = self._make()
 
-def _packed(bucket: list[Tensor]) -> Tensor:
-    """One flat copy. Peers already wait in the collective, so a lack of memory is answered here: activations are gone, and the cache has room."""
-    try:
-        return torch.cat([t.reshape(-1) for t in bucket])
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-    return torch.cat([t.reshape(-1) for t in bucket])
+    def sum(self, gradients: Sequence[Tensor], counts: Tensor, unit: Tensor | float = 1.0) -> None:
+        """Replace gradients and counts by their sums over all ranks, in place. Every rank must call it with lists of the same kind.
+
+        Args:
+            gradients: like those that this was made for; others (a layer was frozen, or is no more) make the buffers anew.
+            counts: a small tensor, summed exactly.
+            unit: of which the gradients are multiples, loss scale and divisor: what rounding left over is kept in the unit of the next step.
+        """
+        if not self.room.fits(gradients):
+            self.room = FlatBuffers(gradients)
+            self._compressions = self._make()
+        self.room.take(gradients)
+        size = dist.get_world_size()
+        for flat, compression in zip(self.room.flats, self._compressions, strict=True):
+            if compression is None:
+                dist.all_reduce(flat)
+                self.bytes_sent += sent_bytes("all_reduce", flat.nbytes, size)
+            else:
+                self.bytes_sent += compression.sum(flat, unit)
+        dist.all_reduce(counts)
+        self.bytes_sent += sent_bytes("all_reduce", counts.nbytes, size)
+        self.room.give(gradients)
+
+    def forget(self) -> None:
+        """Drop what rounding left over: the weights that it belongs to are gone."""
+        for compression in self._compressions:
+            if compression is not None:
+                compression.forget()
+
+    def _make(self) -> list[Compression | None]:
+        size = dist.get_world_size() if self.compresses else 1
+        return [
+            Compression(flat, size) if self.compresses and flat.is_floating_point() else None
+            for flat in self.room.flats
+        ]

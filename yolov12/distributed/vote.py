@@ -12,7 +12,7 @@ from enum import IntEnum
 import torch
 import torch.distributed as dist
 
-from yolov12.errors import PeerFailedError
+from yolov12.distributed.patience import collect, wait
 
 
 class Wish(IntEnum):
@@ -52,39 +52,28 @@ def vote(failure: str | None, group: dist.ProcessGroup | None, wish: Wish = Wish
         wish: this rank's; the verdict has the strongest.
 
     Raises:
-        PeerFailedError: a peer did not vote: it ended, or took longer than the group's timeout.
+        PeerFailedError: a peer did not vote: it ended, or neither came nor showed that it works (patience.py).
     """
     if group is None:
         return Verdict({} if failure is None else {0: failure}, wish)
-    try:
-        return _count(failure, group, wish)
-    except RuntimeError as error:  # from gloo
-        raise PeerFailedError(f"another process did not vote: {str(error).splitlines()[0]}") from error
+    flags = torch.tensor([failure is not None, wish], dtype=torch.int32)
+    wait(dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group, async_op=True), group)
+    any_failed, strongest = flags.tolist()  # a CPU tensor: nothing waits for the GPU
+    if not any_failed:
+        return Verdict({}, Wish(strongest))
+    # Objects are pickled and sent only after a failure; the common path is the eight bytes above.
+    said = collect(failure, group)
+    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None}, Wish(strongest))
 
 
 def smallest(number: int, group: dist.ProcessGroup | None) -> int:
     """The least of what the ranks say. Every rank must call it; None for a single process.
 
     Raises:
-        PeerFailedError: a peer ended, or took longer than the group's timeout.
+        PeerFailedError: as `vote`.
     """
     if group is None:
         return number
     said = torch.tensor(number)
-    try:
-        dist.all_reduce(said, op=dist.ReduceOp.MIN, group=group)
-    except RuntimeError as error:  # from gloo
-        raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
+    wait(dist.all_reduce(said, op=dist.ReduceOp.MIN, group=group, async_op=True), group)
     return int(said)
-
-
-def _count(failure: str | None, group: dist.ProcessGroup, wish: Wish) -> Verdict:
-    flags = torch.tensor([failure is not None, wish], dtype=torch.int32)
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group)
-    any_failed, strongest = flags.tolist()  # a CPU tensor: nothing waits for the GPU
-    if not any_failed:
-        return Verdict({}, Wish(strongest))
-    # Objects are pickled and sent only after a failure; the common path is the eight bytes above.
-    said: list[str | None] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(said, failure, group=group)
-    return Verdict({rank: reason for rank, reason in enumerate(said) if reason is not None}, Wish(strongest))

@@ -7,20 +7,26 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from yolov12.distributed import launchers
+from yolov12.distributed import flight, launchers, pulse
 from yolov12.distributed.launchers import DEFAULT_PORT, World
-from yolov12.errors import PeerFailedError, RetryableError, UserError
+from yolov12.distributed.patience import collect, wait
+from yolov12.errors import RetryableError, UserError
 from yolov12.log import say
 
-__all__ = ["World", "from_all", "from_environment", "from_first", "join", "leave"]
+__all__ = ["World", "from_all", "from_environment", "from_first", "is_joined", "join", "leave", "meet"]
 
 T = TypeVar("T")
 PROGRESS_S = 10.0
+
+FOREVER = timedelta(days=1)
+
+_votes: dist.ProcessGroup | None = None
+"""The group that `join` made last; None while there is none."""
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> World:
@@ -32,7 +38,7 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
     """Enter the run's process groups: NCCL for GPU tensors and gloo for votes, or gloo for both on the CPU.
 
     Args:
-        timeout_s: how long a vote may take before it counts as hung; other collectives get the longer of the two.
+        timeout_s: how long a collective may take, and how long a rank may neither vote nor show that it works, before it counts as hung.
         rendezvous_timeout_s: how long to wait for peers that are not there yet.
 
     Returns:
@@ -42,18 +48,42 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
         UserError: MASTER_PORT is taken.
         RetryableError: not all ranks came in time.
     """
+    global _votes
+    rendezvous = timedelta(seconds=max(timeout_s, rendezvous_timeout_s))
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        with _waiting_for_peers(world, max(timeout_s, rendezvous_timeout_s)):
+        if backend == "nccl":
+            flight.record()
+        with _waiting_for_peers(world, rendezvous.total_seconds()):
             dist.init_process_group(
                 backend,
                 rank=world.rank,
                 world_size=world.size,
-                timeout=timedelta(seconds=max(timeout_s, rendezvous_timeout_s)),
+                timeout=rendezvous,
                 # Naming the device makes NCCL connect now, where a failure is easy to read, and not inside the first step.
                 device_id=device if device.type == "cuda" else None,
             )
-    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s))
+        pulse.begin(dist.distributed_c10d._get_default_store(), world.rank, world.size, timeout_s)
+    _votes = dist.new_group(backend="gloo", timeout=rendezvous)
+    # Who waits here judges its peers by their pulse (patience.py).
+    dist.distributed_c10d._set_pg_timeout(FOREVER, _votes)
+    return _votes
+
+
+def is_joined() -> bool:
+    """Whether this process is in the groups that `join` made."""
+    return _votes is not None
+
+
+def meet() -> None:
+    """Wait until every rank is here, as `vote` does; nothing to do where no group was joined.
+
+    Raises:
+        PeerFailedError: another rank ended, or neither came nor showed that it works.
+    """
+    if _votes is not None:
+        wait(dist.all_reduce(torch.zeros(1), group=_votes, async_op=True), _votes)
 
 
 @contextmanager
@@ -86,16 +116,9 @@ def from_first(answer: T) -> T:
     """Rank 0's answer, on every rank; its own where no group was joined. Every rank must call it.
 
     Raises:
-        PeerFailedError: another rank ended, or did not call it in time.
+        PeerFailedError: another rank ended, or neither called it nor showed that it works.
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return answer
-    said = [answer]
-    try:
-        dist.broadcast_object_list(said, 0)
-    except RuntimeError as error:
-        raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
-    return said[0]
+    return from_all(answer, _votes)[0]
 
 
 def from_all(answer: T, group: dist.ProcessGroup | None) -> list[T]:
@@ -106,19 +129,23 @@ def from_all(answer: T, group: dist.ProcessGroup | None) -> list[T]:
         group: on the CPU; None for a single process.
 
     Raises:
-        PeerFailedError: another rank ended, or did not call it in time.
+        PeerFailedError: another rank ended, or neither called it nor showed that it works.
     """
-    if group is None:
-        return [answer]
-    said: list[Any] = [None] * dist.get_world_size(group)
-    try:
-        dist.all_gather_object(said, answer, group=group)
-    except RuntimeError as error:
-        raise PeerFailedError(f"another process did not take part: {str(error).splitlines()[0]}") from error
-    return said
+    return [answer] if group is None else collect(answer, group)
 
 
-def leave() -> None:
-    """Leave all groups; nothing to do where none was joined."""
-    if dist.is_available() and dist.is_initialized():
+def leave(failed: bool = False) -> None:
+    """Leave all groups; nothing to do where none was joined.
+
+    Args:
+        failed: whether this rank leaves others behind: NCCL's collectives are then given up instead of waited for.
+    """
+    global _votes
+    _votes = None
+    pulse.end()
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    if failed and dist.get_backend() == "nccl":
+        dist.distributed_c10d._abort_process_group()
+    else:
         dist.destroy_process_group()

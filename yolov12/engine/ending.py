@@ -84,7 +84,7 @@ def after_epoch(loop: Loop, when: str, is_saved: bool, failure: ExitError | None
 def tell_cost(loop: Loop) -> None:
     """Every rank must call it."""
     t, price = loop.trainer, settings.current().price_per_gpu_hour
-    loop.cost.finish(loop.step.waited_for_peers_s, t.save_dir, t.vote_group, price, resumed=bool(t.resume))
+    loop.cost.finish(loop.step.waited_s, t.save_dir, t.vote_group, price, resumed=bool(t.resume))
 
 
 def close_loaders(loop: Loop) -> None:

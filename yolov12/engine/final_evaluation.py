@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The last evaluation of a run by all of its ranks: of one checkpoint that lies with rank 0, on GPUs or CPUs."""
+"""The end of a run: its checkpoints without the optimizer, and the best of them evaluated by all ranks, on GPUs or CPUs."""
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,15 +13,35 @@ from typing import Any
 
 import torch
 import ultralytics.engine.validator as upstream
+import ultralytics.utils.torch_utils as upstream_torch_utils
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import strip_optimizer
 
 from yolov12.distributed import world
+from yolov12.engine.checkpoint import KEY
 from yolov12.log import rank
+from yolov12.model.seal import seal
 from yolov12.seams import Seam, replaced
+from yolov12.wholefile import replacing
 
 SEAMS = (
     # Its standalone form takes every rank for one that has a CUDA device (line 193) and a path for a file of its own.
     Seam("engine/validator.py", 151, "ultralytics.engine.validator.BaseValidator.__call__", "29da273b2118"),
 )
+
+
+def strip(last: Path, best: Path) -> None:
+    """Take the optimizer, and what a resume needs, out of a finished run's checkpoints, as far as they are there; each stays whole throughout."""
+    results = None
+    for checkpoint in (last, best):
+        if checkpoint.exists():
+            # its own log line would name the part file
+            with replacing(checkpoint) as part, replaced(upstream_torch_utils, LOGGER=logging.getLogger(__name__)):
+                updates: dict[str, Any] = {} if results is None else {"train_results": results}
+                stripped = strip_optimizer(checkpoint, s=str(part), updates={KEY: None} | updates)
+                seal(part)
+            results = stripped.get("train_results") if checkpoint == last else results
+            LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ says "exitcode 1" whatever happened. On several machines each starts its own, on
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -25,11 +26,15 @@ from yolov12.distributed.meeting import Meeting, as_words, meet
 from yolov12.engine.termination import SIGNALS
 from yolov12.errors import TERMINATED, ExitError, PeerFailedError, RetryableError
 from yolov12.log import say
+from yolov12.memory.failure import headline
 
 HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *SIGNALS)
 """Passed on to the processes, which then have 30 seconds to finish their step (torch/distributed/elastic/multiprocessing/api.py)."""
 ENDS_S = 10.0
 """How long a machine waits for word of another on why its own ranks lost theirs."""
+
+GRACE_S = 5
+"""A process that is killed later than this after another gave up was killed by the agent. Timestamps are whole seconds."""
 
 
 def start(script: str, ranks: int, machines: Machines | None = None, arguments: Sequence[str] = ()) -> None:
@@ -119,24 +124,38 @@ def as_error(failures: Mapping[int, ProcessFailure]) -> ExitError | SystemExit:
     broadcast a process learns that a peer is gone.
     """
 
-    def order(rank: int) -> tuple[bool, int, int]:
+    told = {rank: failure for rank, failure in failures.items() if recorded(failure)[0] is PeerFailedError}
+    first_told_s = min((failure.timestamp for failure in told.values()), default=None)
+
+    def order(rank: int) -> tuple[bool, bool, int, int]:
         failure = failures[rank]
         kind, _ = recorded(failure)
         was_ended = kind is None and failure.exitcode in (-signal.SIGTERM, TERMINATED)
-        return was_ended or kind is PeerFailedError, failure.timestamp, rank
+        # One that did not answer to SIGTERM either, for example because it was stopped, is killed some time after its peers gave up.
+        if failure.exitcode == -signal.SIGKILL and first_told_s is not None:
+            was_ended = failure.timestamp > first_told_s + GRACE_S
+        return was_ended, rank in told, failure.timestamp, rank
 
     rank = min(failures, key=order)
     failure = failures[rank]
     kind, words = recorded(failure)
+    step = step_in([recorded(failure)[1] for failure in told.values()], rank)
     if kind is not None:
-        return kind(f"rank {rank}: {words}")
+        return kind(f"rank {rank}{step}: {words}")
     if failure.exitcode == TERMINATED:
         return SystemExit(TERMINATED)
     if failure.exitcode < 0:
         return RetryableError(
-            f"rank {rank} was killed by {failure.signal_name()}; if that was the system's memory running out, use fewer workers"
+            f"rank {rank}{step} was killed by {failure.signal_name()}; if that was the system's memory running out, use fewer workers"
         )
-    return ExitError(f"rank {rank} ended with exit code {failure.exitcode}: {words}")
+    return ExitError(f"rank {rank}{step} ended with exit code {failure.exitcode}: {headline(words)}")
+
+
+def step_in(words: list[str], rank: int) -> str:
+    """At which step its peers last saw a rank, from what they said of it; begins with a comma, "" where none did."""
+    said = rf"rank {rank} (?:\(step |failed at step )(\d+)|failed at step (\d+), rank {rank}:"
+    found = (re.search(said, text) for text in words)
+    return next((f", step {match[1] or match[2]}" for match in found if match), "")
 
 
 def recorded(failure: ProcessFailure) -> tuple[type[ExitError] | None, str]:

@@ -11,6 +11,7 @@ import math
 import random
 import time
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,24 +22,21 @@ from ultralytics.utils.torch_utils import autocast, unwrap_model
 
 from yolov12 import settings
 from yolov12.data.order import GHOST
+from yolov12.distributed.pulse import doing
 from yolov12.distributed.vote import Wish, vote
-from yolov12.distributed.world import from_first
-from yolov12.engine import ending, resume
-from yolov12.engine.auto_batch import most_boxes
+from yolov12.distributed.world import from_first, meet
+from yolov12.engine import ending, resume, run_memory
 from yolov12.engine.cost import Cost
-from yolov12.engine.failure import explain, largest_kept, totals
-from yolov12.engine.fit import channels_of
 from yolov12.engine.graph import StepGraph
-from yolov12.engine.layers import names_of
+from yolov12.engine.health import Health
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.pipeline import Switch
-from yolov12.engine.recompute import Recomputation
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
 from yolov12.engine.validation_memory import surviving
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError
 from yolov12.log import say, warn
 from yolov12.memory.failure import again
 from yolov12.memory.peaks import Peaks
@@ -80,60 +78,22 @@ class Loop:
             autocast=self._autocast,
             scale_loss=lambda loss: trainer.scaler.scale(loss),
             vote_group=trainer.vote_group,
-            recomputation=self._recomputation(),
+            recomputation=run_memory.recomputation_of(trainer),
             history=self.history,
             smaller_images=SmallerImages(trainer.args.imgsz, int(trainer.stride))
             if settings.current().mas_data
             else None,
-            explain_failure=self._explain_failure,
+            explain_failure=lambda: run_memory.explain_failure(trainer, self.step.recomputation),
             graph=self._graph(),
+            compresses=settings.current().grad_compress == "bf16",
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
+        self.health = Health(self.step, trainer.optimizer, f"go on from the last checkpoint with resume={trainer.last}")
         self.save_steps = settings.current().save_steps
         self.cost = Cost(trainer.device)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
         self.pipeline = Switch(trainer)
-
-    def _recomputation(self) -> Recomputation | None:
-        """None under torch.compile, which decides itself what to keep. Unknown layers are refused all the same."""
-        t = self.trainer
-        if t.args.compile:
-            names_of(unwrap_model(t.model), settings.current().disable_mas_layers)
-            return None
-        on_gpu = t.device.type == "cuda"
-        return Recomputation(
-            unwrap_model(t.model),
-            t.device,
-            t.amp_dtype or torch.float32,
-            settings.current(),
-            read_memory=None if t.card is None else t.card.read,
-            history=self.history,
-            most_boxes=most_boxes(t.train_loader.dataset, t.args.mosaic),
-            cache=settings.cache_dir() / "memory" if on_gpu else None,
-        )
-
-    def _refuse_what_can_not_fit(self) -> None:
-        """Before the first epoch, all ranks together.
-
-        Raises:
-            UserError: on one of them not even one image fits.
-        """
-        t, recomputation = self.trainer, self.step.recomputation
-        images = max(int(t.batch_size) // max(t.world_size, 1), 1)
-        smaller = self.step.last_resort.images
-        side = t.args.imgsz if smaller is None else smaller.least_px
-        shape = (images, channels_of(unwrap_model(t.model)), side, side)
-        reason = None if recomputation is None else recomputation.why_not_one_image(shape)
-        verdict = vote(reason, t.vote_group)
-        if not verdict.all_succeeded:
-            raise UserError(verdict.first() if t.vote_group else str(reason))
-
-    def _explain_failure(self) -> str:
-        t, recomputation = self.trainer, self.step.recomputation
-        known = recomputation.known if recomputation else None
-        kept = largest_kept(known.profile, recomputation.plan) if recomputation and known else []
-        return explain(t.device, t.save_dir, [*kept, *totals(unwrap_model(t.model), t.optimizer, t.ema.ema)])
 
     def _graph(self) -> StepGraph | None:
         """None under torch.compile, which makes its own."""
@@ -148,7 +108,7 @@ class Loop:
             SystemExit: SIGTERM or SIGUSR1 came; the step that ran then was finished (termination.py).
         """
         try:
-            self._refuse_what_can_not_fit()
+            run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
             with self.termination:
                 self._train()
         except BaseException:
@@ -178,15 +138,23 @@ class Loop:
             t.more = None
         while True:
             self._train_epoch()
-            if not self._stops() and vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
-                ending.in_epoch(self, self.batches_per_epoch)
-            self._validate()
+            if not self.health.lost:
+                if not self._stops() and vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
+                    ending.in_epoch(self, self.batches_per_epoch)
+                with doing("validating"):
+                    self._validate()
+            meet()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()
+                self.health.forget()
                 self.last_update = -1
                 continue
+            if self.health.lost:
+                raise RetryableError(f"{self.health.lost}; {self.health.resume}, or use a smaller lr0")
             t.nan_recovery_attempts = 0
-            self._save_epoch(resume.saved_by(self, t.epoch + 1, seen=0, batches=0))
+            more = resume.saved_by(self, t.epoch + 1, seen=0, batches=0)
+            with doing("saving the checkpoint"):
+                self._save_epoch(more)
             self.memory_report.after_epoch(t.epoch + 1)
             self._prepare_next_epoch()
             if t.stop:
@@ -227,7 +195,7 @@ class Loop:
         t.tloss, self.mean_losses = self.mean_losses, None
         for i, batch in batches:
             self._train_batch(i, batch, batches)
-            if self._stops():
+            if self._stops() or self.health.lost:
                 break
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
@@ -238,11 +206,14 @@ class Loop:
 
     def _train_batch(self, i: int, batch: dict[str, Any], progress: Any) -> None:
         t = self.trainer
+        self.health.begin_step()
         t.run_callbacks("on_train_batch_start")
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = self._on_device(batch)
-        result = self.step.run(batch, self._wish())
+        with doing("compiling and measuring in its first step") if self.health.steps == 1 else nullcontext():
+            result = self.step.run(batch, self._wish())
+        self.health.after_step(result)
         if t.vote_group is not None:
             t.stop = self.all_stop = result.wish is Wish.STOP
         t.loss, t.loss_items = result.loss, result.items
@@ -367,7 +338,8 @@ class Loop:
             t._setup_scheduler()
             t.scheduler.last_epoch = t.epoch
             t.stop |= t.epoch >= t.epochs
-        t.run_callbacks("on_fit_epoch_end")
+        with doing("running the callbacks of an epoch's end"):
+            t.run_callbacks("on_fit_epoch_end")
         t._clear_memory(0.5)
         t.stop = from_first(t.stop)
 
@@ -384,7 +356,7 @@ class Loop:
         t.saver.wait()
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
-        with surviving(t.validator, self.history, t.vote_group):
+        with surviving(t.validator, self.history, t.vote_group), doing("evaluating the best weights"):
             t.final_eval()
         self.memory_report.finish(plots=t.args.plots)
         ending.tell_cost(self)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from ultralytics.utils.loss import v8DetectionLoss
 
+from yolov12.log import say_once
 from yolov12.model.loss import kernels
 from yolov12.seams import Seam
 
@@ -52,3 +53,29 @@ class TargetCounter:
 def counter_for(criterion: Any) -> TargetCounter | None:
     """A counter for criteria with one divisor; None for others (end-to-end heads divide two losses by two different sums)."""
     return TargetCounter(criterion) if type(criterion) is v8DetectionLoss else None
+
+
+class Listener:
+    """Attends to the criterion of a model, which ultralytics makes at the first loss (nn/tasks.py:464) and sometimes anew."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        self.counter: TargetCounter | None = None
+        """Of the criterion that was last there; None before, and for one that divides by more than one number."""
+        self._heard: Any = None
+
+    def attend(self) -> None:
+        """Before a loss: make the criterion if need be, and listen to it."""
+        if getattr(self.model, "criterion", None) is None and hasattr(self.model, "init_criterion"):
+            self.model.criterion = self.model.init_criterion()
+        criterion = getattr(self.model, "criterion", None)
+        if criterion is self._heard:
+            return
+        if self.counter is not None:
+            self.counter.close()
+        self._heard, self.counter = criterion, counter_for(criterion)
+        if self.counter is None:
+            say_once(
+                f"uncounted {type(criterion).__name__}",
+                f"loss: {type(criterion).__name__} has no single divisor; parts and ranks are weighted by images, as ultralytics' DDP does",
+            )

@@ -20,7 +20,7 @@ def install_patches() -> None:
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
-    from yolov12.engine import progress
+    from yolov12.engine import first_rank_first, progress
     from yolov12.export import adapter as export_adapter
     from yolov12.model import attention, fused, loss, weights
 
@@ -31,6 +31,7 @@ def install_patches() -> None:
     adapter.install()
     export_adapter.install()
     progress.install()
+    first_rank_first.install()
     ultralytics.engine.trainer.check_amp = amp_works
 
 

@@ -22,17 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from yolov12.data.order import GHOST
-from yolov12.distributed.reduce import sum_over_ranks
+from yolov12.distributed import pulse
+from yolov12.distributed.reduce import Reducer
+from yolov12.distributed.sync_bn import counted, is_synchronised
 from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.attempt import Attempt, Batch
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.last_resort import LastResort
-from yolov12.engine.loss_count import TargetCounter, counter_for
+from yolov12.engine.loss_count import Listener
 from yolov12.engine.phases import told_by
 from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
-from yolov12.log import say, say_once, warn
+from yolov12.log import say, warn
 from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
@@ -55,6 +57,8 @@ class StepResult:
     """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
     items: dict[str, Tensor]
     """Each component's mean loss over this rank's images, detached."""
+    is_finite: Tensor
+    """Whether this rank's own loss was, a boolean on the device."""
     wish: Wish = Wish.GO_ON
     """The strongest of what the ranks want to happen next."""
 
@@ -73,6 +77,7 @@ class Step:
         smaller_images: the last resort (mas_data); None ends the run instead.
         explain_failure: called while what one image needed is still there and did not fit; what it returns stands in the error.
         graph: runs a batch that is not cut as a CUDA graph where that is faster; None never does.
+        compresses: whether gradients travel between ranks as bf16 (distributed/compress.py).
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Step:
         smaller_images: SmallerImages | None = None,
         explain_failure: Callable[[], str] = str,
         graph: StepGraph | None = None,
+        compresses: bool = False,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -104,20 +110,21 @@ class Step:
         """How long it waits for a neighbour, each time that one image at a time does not fit."""
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
+        self.waited_s = 0.0
+        """For peers, in votes on attempts since the run began; with the time that a vote takes itself."""
         self._planned_parts = 1
-        self.waited_for_peers_s = 0.0
-        """In votes on attempts, since the run began; with the time that a vote takes itself."""
         self._calm_steps = 0
         self._last_failure = -RARE_STEPS
         """Committed steps before this rank last ran out of memory."""
-        self._is_synchronised = vote_group is not None and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        self._is_synchronised = vote_group is not None and is_synchronised(model)
         self.parameters = list(model.parameters())
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        self.reducer = None if vote_group is None else Reducer(trained, compresses)
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones."""
         self._before = Snapshot(model)
         self._targets_per_image = torch.ones((), device=self.parameters[0].device)
-        self._counter: TargetCounter | None = None
-        self._counted_criterion: Any = None
+        self._criterion = Listener(model)
 
     def run(self, batch: Batch, wish: Wish = Wish.GO_ON) -> StepResult:
         """Train on one batch and put its gradients aside. All ranks must call it equally often.
@@ -133,15 +140,17 @@ class Step:
         waits_s = iter(self.waits_s)
         while True:
             attempt, error = self._attempt(batch)
-            if error is not None and self._is_synchronised and is_out_of_memory(error):
+            if error is not None and self._is_synchronised:
                 # The others wait inside their forward pass for this rank's statistics, where they hear no vote: this process must end.
+                if not is_out_of_memory(error):
+                    raise error
                 raise RetryableError(
                     f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
-                    "use a smaller batch or imgsz, or train without SyncBatchNorm"
+                    "use a smaller batch or imgsz, or train without sync_bn"
                 )
-            voted_s = time.monotonic()
+            began_s = time.monotonic()
             verdict = vote(None if error is None else one_line(error), self.vote_group, wish)
-            self.waited_for_peers_s += time.monotonic() - voted_s
+            self.waited_s += time.monotonic() - began_s
             if verdict.all_succeeded:
                 assert attempt is not None
                 self.history.steps += 1
@@ -152,7 +161,9 @@ class Step:
             if error is not None and not is_out_of_memory(error):
                 raise error
             if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
-                raise PeerFailedError(f"training stopped because another process failed, {verdict.first()}")
+                raise PeerFailedError(
+                    f"training stopped because another process failed{pulse.where()}, {verdict.first()}"
+                )
             failed_here = error is not None
             self.history.note("retry", verdict.first())
             del attempt, error
@@ -196,6 +207,12 @@ class Step:
         self._drop()
         self.held = [None] * len(self.parameters)
         self._targets_per_image.fill_(1)
+        if self.reducer is not None:
+            self.reducer.forget()
+
+    def _unit(self) -> Tensor:
+        """Of which this step's gradients are multiples: the loss scale over the provisional divisor."""
+        return self.scale_loss(torch.ones_like(self._targets_per_image)) / self._targets_per_image
 
     def _attempt(self, batch: Batch) -> tuple[Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
@@ -237,7 +254,8 @@ class Step:
 
     def _counted_attempt(self, parts: list[Batch]) -> Attempt:
         """Each part contributes its loss sum over a provisional divisor, the same on all ranks; `_commit` corrects it."""
-        self._listen_to_criterion()
+        self._criterion.attend()
+        counter = self._criterion.counter
         device = parts[0]["img"].device
         # A ghost only takes part (data/order.py): its images and objects weigh nothing.
         counts_not = GHOST in parts[0]
@@ -246,17 +264,17 @@ class Step:
         targets = torch.zeros((), device=device)
         summed_items: dict[str, Tensor] = {}
         for part in parts:
-            with self._forward():
+            with self._forward(), counted(not counts_not):
                 loss, items = self.forward_loss(part)
                 loss = loss.sum() * (0.0 if counts_not else self._sum_over_provisional(len(part["img"])))
             self._backward(loss)
             # item = sum / divisor, so item * divisor adds up over parts; an uncounted criterion's items add up by images
-            divisor = self._counter.divisor if self._counter else torch.full_like(targets, len(part["img"]))
+            divisor = counter.divisor if counter else torch.full_like(targets, len(part["img"]))
             for name, item in items.items():
                 summed_items[name] = summed_items.get(name, 0) + item * divisor
             loss_of_all += loss.detach()
             if not counts_not:
-                targets += self._counter.count if self._counter else divisor
+                targets += counter.count if counter else divisor
         counts = torch.stack([targets, torch.full_like(targets, images)])
         return Attempt(
             loss_of_all, {name: total / targets.clamp(min=1) for name, total in summed_items.items()}, counts
@@ -280,26 +298,10 @@ class Step:
 
         The provisional divisor is the last step's targets per image: it keeps the loss at the size that fp16's scaler is used to.
         """
-        if self._counter is None:
+        counter = self._criterion.counter
+        if counter is None:
             return 1.0
-        return self._counter.divisor / (images * self._targets_per_image)
-
-    def _listen_to_criterion(self) -> None:
-        """Attach the counter to the model's criterion, which ultralytics makes at the first loss (nn/tasks.py:464) and sometimes anew."""
-        make: Any = getattr(self.model, "init_criterion", None)
-        if getattr(self.model, "criterion", None) is None and make is not None:
-            self.model.criterion = make()
-        criterion = getattr(self.model, "criterion", None)
-        if criterion is self._counted_criterion:
-            return
-        if self._counter is not None:
-            self._counter.close()
-        self._counted_criterion, self._counter = criterion, counter_for(criterion)
-        if self._counter is None:
-            say_once(
-                f"uncounted {type(criterion).__name__}",
-                f"loss: {type(criterion).__name__} has no single divisor; parts and ranks are weighted by images, as ultralytics' DDP does",
-            )
+        return counter.divisor / (images * self._targets_per_image)
 
     def _commit(self, attempt: Attempt, wish: Wish) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
@@ -311,8 +313,9 @@ class Step:
         loss = attempt.loss
         if attempt.counts is not None:
             if self.vote_group is not None:
-                sum_over_ranks([*gradients, attempt.counts])
-            if self._counter is not None:
+                assert self.reducer is not None
+                self.reducer.sum(gradients, attempt.counts, self._unit() if self.reducer.compresses else 1.0)
+            if self._criterion.counter is not None:
                 targets, images = attempt.counts
                 targets_per_image = targets.clamp(min=1) / images
                 correction = self._targets_per_image / targets_per_image
@@ -329,7 +332,7 @@ class Step:
             for i, gradient in present:
                 held = self.held[i]
                 self.held[i] = gradient if held is None else held.add_(gradient)
-        return StepResult(loss, attempt.items, wish)
+        return StepResult(loss, attempt.items, attempt.loss.isfinite(), wish)
 
     def _fill_missing_gradients(self) -> None:
         """Every rank must reduce the same list, also where one rank's data left a parameter unused."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import tempfile
 from copy import copy
 from pathlib import Path
@@ -15,21 +14,23 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import ultralytics.engine.trainer as upstream
-import ultralytics.utils.torch_utils as upstream_torch_utils
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.plotting import plot_labels
-from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, strip_optimizer
+from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, unwrap_model
 
 from yolov12 import precision, settings
 from yolov12.data.adapter import in_order
 from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
+from yolov12.distributed.pulse import doing
 from yolov12.distributed.reduce import broadcast_from_first
+from yolov12.distributed.sync_bn import synchronise
 from yolov12.engine import auto_batch, final_evaluation, pipeline, place, resume
 from yolov12.engine.aside import Aside
-from yolov12.engine.checkpoint import KEY, Checkpoint
+from yolov12.engine.checkpoint import Checkpoint
+from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.engine.saving import Previous, Saver
@@ -37,7 +38,6 @@ from yolov12.engine.validator import YOLOv12Validator
 from yolov12.log import say
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
-from yolov12.model.seal import seal
 from yolov12.seams import Seam, replaced
 from yolov12.wholefile import remove_parts, replacing
 
@@ -232,15 +232,37 @@ class YOLOv12Trainer(DetectionTrainer):
             super()._setup_train()
         # It made its own and, for a resumed run, loaded the checkpoint's state into it.
         self.scaler = precision.YoloAMPScaler.in_place_of(self.scaler)
+        self.norms_are_synchronised = self._synchronise_norms()
+
+    def _synchronise_norms(self) -> bool:
+        """Take batch norm's statistics over all ranks, if the user asks for it. The average of the weights keeps upstream's modules."""
+        if not settings.current().sync_bn:
+            return False
+        if self.world_size < 2:
+            say("sync_bn: there is one process, whose batch norm sees the whole batch anyway")
+            return False
+        say(
+            f"sync_bn: {synchronise(unwrap_model(self.model))} batch norms take their statistics over {self.world_size} ranks; they run as "
+            "upstream's modules, without the fused operation, the memory plan and a CUDA graph, and out of memory ends the run"
+        )
+        return True
 
     def _do_train(self) -> None:
         if not self.world.is_alone:
             self._setup_ddp()
+        failed = True
         try:
-            self._setup_train()
-            Loop(self).run()
+            with telling_the_others():
+                with doing("setting up"):
+                    self._setup_train()
+                self._run()
+            failed = False
         finally:
-            world.leave()
+            world.leave(failed)
+
+    def _run(self) -> None:
+        """What is done once everything is set up."""
+        Loop(self).run()
 
     def plot_training_labels(self) -> None:
         """Draw labels.jpg beside the first epoch, which need not wait for it (models/yolo/detect/train.py:239)."""
@@ -340,24 +362,12 @@ class YOLOv12Trainer(DetectionTrainer):
         Only rank 0 has it on its disk for certain, so the others get its bytes.
         """
         if RANK in {-1, 0}:
-            self._strip_checkpoints()
+            final_evaluation.strip(self.last, self.best)
+            self.previous.forget()
         if not world.from_first(self.best.exists()):
             return
         with final_evaluation.on_every_rank(self.best, self.device) as weights:
             self._evaluate_best(weights)
-
-    def _strip_checkpoints(self) -> None:
-        results = None
-        for checkpoint in (self.last, self.best):
-            if checkpoint.exists():
-                # its own log line would name the part file
-                with replacing(checkpoint) as part, replaced(upstream_torch_utils, LOGGER=logging.getLogger(__name__)):
-                    updates: dict[str, Any] = {} if results is None else {"train_results": results}
-                    stripped = strip_optimizer(checkpoint, s=str(part), updates={KEY: None} | updates)
-                    seal(part)
-                results = stripped.get("train_results") if checkpoint == self.last else results
-                upstream.LOGGER.info(f"Optimizer stripped from {checkpoint}, {checkpoint.stat().st_size / 1e6:.1f} MB")
-        self.previous.forget()
 
     def _evaluate_best(self, weights: Path) -> None:
         upstream.LOGGER.info(f"\nValidating {self.best}...")

@@ -44,7 +44,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def one_line(error: BaseException) -> str:
     """What failed, for logs and votes."""
-    return (f"{type(error).__name__}: {error}".splitlines() or [""])[0][:300]
+    return headline(f"{type(error).__name__}: {error}")
+
+
+def headline(text: str) -> str:
+    """The line of an exception's text that says what happened: the first, or, where torch relays a loader's worker, the last of its traceback."""
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    if "in DataLoader worker process" in lines[0]:
+        return f"{lines[-1].strip()[:270]} (in a loader's worker)"
+    return lines[0][:300]
 
 
 _givers: WeakSet[Giver] = WeakSet()

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from ultralytics.utils import DEFAULT_CFG, RANK, TQDM
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolov12.distributed import world
 from yolov12.distributed.world import from_all
 from yolov12.engine.ending import close_loaders
 from yolov12.engine.loop import Loop
@@ -89,21 +88,15 @@ class LrFindTrainer(YOLOv12Trainer):
         super().__init__(cfg, overrides, _callbacks)
         self.range = Range(**json.loads(os.environ.get(REQUEST, "{}")))
 
-    def _do_train(self) -> None:
-        if not self.world.is_alone:
-            self._setup_ddp()
+    def _run(self) -> None:
+        loop = Loop(self)
         try:
-            self._setup_train()
-            loop = Loop(self)
-            try:
-                with as_before(self):
-                    self.curve = run(loop, self.range.lrs())
-            finally:
-                if loop.step.recomputation is not None:
-                    loop.step.recomputation.close()
-                close_loaders(loop)
+            with as_before(self):
+                self.curve = run(loop, self.range.lrs())
         finally:
-            world.leave()
+            if loop.step.recomputation is not None:
+                loop.step.recomputation.close()
+            close_loaders(loop)
         if RANK in {-1, 0}:
             report(self)
 

@@ -17,7 +17,9 @@ from yolov12.model import attention
 CLASSES = 3
 
 
-def model(frozen_batch_norm: bool = True, seed: int = 0, config: str = "yolo12n.yaml") -> DetectionModel:
+def model(
+    frozen_batch_norm: bool = True, seed: int = 0, config: str | dict[str, Any] = "yolo12n.yaml"
+) -> DetectionModel:
     """A float64 detector with fixed weights, in training mode; with frozen batch norm a part's output does not depend on its neighbours."""
     torch.set_num_threads(1)
     # Upstream's own attention hands the CPU batch norm of torch 2.11 a gradient that it misreads for a batch of one image (patch.py).

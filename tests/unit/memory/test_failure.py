@@ -68,6 +68,11 @@ def test_an_error_in_one_line_names_its_kind() -> None:
     assert one_line(ValueError()) == "ValueError: "
 
 
+def test_of_a_loaders_worker_the_line_that_says_what_happened_is_told() -> None:
+    relayed = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback:\n  File ...\nValueError: 7.jpg is broken\n"
+    assert one_line(ValueError(relayed)) == "ValueError: 7.jpg is broken (in a loader's worker)"
+
+
 class Short:
     """Raises so often."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the loop decides before its first epoch; whole runs of it are in test_trainer.py."""
+"""What a run refuses before its first epoch; whole runs are in test_trainer.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12.engine.loop import Loop
+from yolov12.engine import run_memory
 from yolov12.errors import UserError
 
 
@@ -18,9 +18,9 @@ def test_a_layer_that_the_model_does_not_have_is_refused_whoever_decides_what_to
 ) -> None:
     monkeypatch.setenv("YOLOV12_DISABLE_MAS_LAYERS", "backbone.4,neck.99")
     model = DetectionModel("yolo12n.yaml", verbose=False)
-    loop = object.__new__(Loop)
-    loop.history = None
-    loop.trainer = SimpleNamespace(
+    trainer = SimpleNamespace(
+        history=None,
+        norms_are_synchronised=False,
         args=SimpleNamespace(compile=compiled, mosaic=0.0),
         model=model,
         device=next(model.parameters()).device,
@@ -29,4 +29,4 @@ def test_a_layer_that_the_model_does_not_have_is_refused_whoever_decides_what_to
         train_loader=SimpleNamespace(dataset=()),
     )
     with pytest.raises(UserError, match=r"disable_mas_layers=neck\.99: the model has no such layer"):
-        loop._recomputation()
+        run_memory.recomputation_of(trainer)  # type: ignore[arg-type]
