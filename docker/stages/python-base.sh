@@ -19,7 +19,7 @@ apt-get -qq update
 # myhostname: with `--network none` nothing else resolves the container's own name, by which the processes of torchrun find each other.
 apt-get -qq install -y --no-install-recommends python3 tini libnss-myhostname >/dev/null
 apt-get clean
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache
+rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
 
 found=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if [[ $found != "$wanted" ]]; then
