@@ -57,7 +57,7 @@ def run(argv: list[str]) -> int:
     if wants_help or not name:
         return _show(overview())
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=2, cutoff=0.5)
+        near = difflib.get_close_matches(name, VERBS, n=2, cutoff=0.6)
         meant = f"did you mean {' or '.join(near)}?" if near else "`yolov12 help` lists the verbs"
         raise UserError(f"there is no verb {name!r}; {meant}")
     settings.check_unknown(os.environ, strict=name != "env")

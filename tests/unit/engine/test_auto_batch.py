@@ -131,8 +131,9 @@ def test_the_launcher_hands_the_ranks_the_batch_as_it_was_asked(monkeypatch):
         return ["python", "script.py"], None
 
     monkeypatch.setattr(upstream, "generate_ddp_command", command)
-    monkeypatch.setattr(launch, "start", lambda script, ranks: handed.append((script, ranks)))
+    monkeypatch.setattr(launch, "start", lambda script, ranks, machines: handed.append((script, ranks)))
     of = YOLOv12Trainer.__new__(YOLOv12Trainer)
+    of.machines = None
     of.ddp, of.world_size, of.args = True, 2, SimpleNamespace(batch=-1, rect=False)
     of.train()
     assert handed == [-1, ("script.py", 2)]

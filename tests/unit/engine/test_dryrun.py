@@ -82,7 +82,9 @@ def test_a_script_asks_for_it_with_an_argument(capsys):
         def train(self, **arguments):
             raise AssertionError(f"was started with {arguments}")
 
-    made = object.__new__(type("YOLO", (YOLOv12Mixin, Upstream), {"overrides": {}, "model_name": "yolov12n.yaml"}))
+    made = object.__new__(
+        type("YOLO", (YOLOv12Mixin, Upstream), {"overrides": {}, "model_name": "yolov12n.yaml", "model": None})
+    )
     assert made.train(data="a.yaml", device="cpu", batch=8, dry_run=True) is None
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith(" train model=yolov12n.yaml data=a.yaml device=cpu batch=8")

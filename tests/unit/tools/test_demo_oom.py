@@ -18,7 +18,7 @@ CHANGED = (Event(4, "retry", "full"), Event(4, "plan", "a -> b"))
 CLEAN = Trained({"a": torch.zeros(3), "b": torch.ones(2)}, (), 1, 1.0)
 EQUAL = replace(CLEAN, events=CHANGED)
 OTHER = replace(EQUAL, weights={"a": torch.tensor([0.0, 0.5, 0.0]), "b": torch.ones(2)})
-TINY = demo.Recipe(epochs=1, imgsz=64, batch=4, train_images=16, val_images=4, workers=0, device="cpu")
+TINY = demo.Recipe(epochs=1, imgsz=128, batch=4, train_images=16, val_images=4, workers=0, device="cpu")
 
 
 def test_equal_bits_are_as_promised():
