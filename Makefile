@@ -26,7 +26,7 @@ demo-oom: setup ## a training beside a neighbour that takes half of the card in 
 	$(BIN)/yolov12 demo oom
 
 # The checkout before whatever else has this package: in the image yolov12:dev the environment does.
-test test-all demo demo-oom: export PYTHONPATH := $(CURDIR)
+test test-all lint render demo demo-oom: export PYTHONPATH := $(CURDIR)
 
 test: setup ## the tests of every commit (JOBS=2 processes)
 	$(BATS) tests/shell
@@ -39,7 +39,9 @@ test-all: setup ## the tests of `make test` and those too slow or too demanding 
 	$(BATS) tests/shell
 	$(PYTEST) -m '' -rs tests
 
-lint: setup ## ruff, mypy, shellcheck, shfmt, hadolint
+lint: setup ## ruff, mypy, shellcheck, shfmt, hadolint, and whether generated files follow env/
+	$(BIN)/python env/render.py --check
+	$(BIN)/python env/workflow.py --check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
