@@ -133,6 +133,7 @@ def export(words: list[str], options: Options) -> int:
 def lr_find(words: list[str], options: Options) -> int:
     """A learning-rate range test on the trainer that `train` would use."""
     del words
+    launchers.adopt()  # as in train
     _require(options, "lr-find", data="my.yaml")
     options.setdefault("model", "yolov12n.yaml")
     lr_find_keys = ("lr_min", "lr_max", "steps")

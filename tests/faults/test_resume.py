@@ -103,11 +103,12 @@ def said(
     return found
 
 
-@pytest.mark.parametrize("cut", [pytest.param(1, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("cut", [pytest.param(1, marks=pytest.mark.slow), 3, 5])
 def test_a_run_cut_at_a_step_ends_with_the_very_weights_of_one_that_was_not(
     data: Path, tmp_path: Path, cut: int
 ) -> None:
-    """One process. Step 1 lies in the first epoch, which stock could not resume; 5 in the second, and between two updates."""
+    """One process. Step 1 lies in the first epoch, which stock could not resume; 3 is the last of the first
+    epoch, with its validation still to come; 5 lies in the second, and between two updates."""
     heard = said(data, tmp_path, ALONE, str(cut))
     (whole,), (first,), (second,) = heard["WHOLE"], heard["CUT"], heard["RESUMED"]
     assert (first["ended"], len(first["files"])) == (143, cut)

@@ -127,6 +127,24 @@ def collect(answer: Any, group: dist.ProcessGroup) -> list[Any]:
     return [pickle.loads(text[: int(size)].numpy().tobytes()) for text, size in zip(texts, sizes, strict=True)]
 
 
+def spread(answer: Any, group: dist.ProcessGroup) -> Any:
+    """Rank 0's answer, on every rank. Every rank must call it.
+
+    Args:
+        answer: of any size: it is pickled, and only rank 0's travels.
+        group: on the CPU.
+
+    Raises:
+        PeerFailedError: as `wait`.
+    """
+    packed = bytearray(pickle.dumps(answer)) if dist.get_rank() == 0 else bytearray()
+    size = torch.tensor([len(packed)])
+    wait(dist.broadcast(size, 0, group=group, async_op=True), group)
+    content = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.zeros(int(size), dtype=torch.uint8)
+    wait(dist.broadcast(content, 0, group=group, async_op=True), group)
+    return pickle.loads(content.numpy().tobytes())
+
+
 def _wait_with_patience(work: dist.Work, beat: Pulse) -> None:
     began_s = time.monotonic()
     judge, next_news_s = Judge(beat.timeout_s, began_s, beat.step), began_s + FIRST_NEWS_S

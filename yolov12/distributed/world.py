@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from yolov12.distributed import flight, launchers, pulse
 from yolov12.distributed.launchers import DEFAULT_PORT, World
-from yolov12.distributed.patience import collect, wait
+from yolov12.distributed.patience import collect, spread, wait
 from yolov12.errors import RetryableError, UserError
 from yolov12.log import say
 
@@ -118,7 +118,7 @@ def from_first(answer: T) -> T:
     Raises:
         PeerFailedError: another rank ended, or neither called it nor showed that it works.
     """
-    return from_all(answer, _votes)[0]
+    return answer if _votes is None else spread(answer, _votes)
 
 
 def from_all(answer: T, group: dist.ProcessGroup | None) -> list[T]:

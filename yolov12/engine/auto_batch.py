@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ultralytics.utils import DEFAULT_CFG, LOCAL_RANK
-from ultralytics.utils.torch_utils import torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12 import settings
 from yolov12.distributed.vote import smallest, vote
 from yolov12.engine import fit
+from yolov12.engine.first_rank_first import first_rank_first
 from yolov12.engine.layers import names_of
 from yolov12.errors import PeerFailedError
 from yolov12.log import say, warn
@@ -69,7 +70,7 @@ def batch_of(trainer: YOLOv12Trainer, measured_by_upstream: Callable[[], int]) -
 
 def _on_this_rank(trainer: YOLOv12Trainer, ranks: int, measured_by_upstream: Callable[[], int]) -> tuple[int, str]:
     """(images of this rank, reason)."""
-    with torch_distributed_zero_first(LOCAL_RANK), replaced(trainer.args, cache=False):
+    with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
         dataset = trainer.build_dataset(trainer.data["train"], mode="train", batch=16)
     bound = max(min(len(dataset), MOST_IMAGES) // ranks, 1)
     share = trainer.batch_size if 0 < trainer.batch_size < 1 else DEFAULT_SHARE

@@ -56,7 +56,7 @@ class Checkpoint:
     def __init__(self, trainer: YOLOv12Trainer, more: dict[str, Any] | None = None, epoch: int | None = None) -> None:
         t, ema = trainer, trainer.ema.ema
         averages = [*ema.parameters(), *ema.buffers()]
-        if not _all_finite(averages):
+        if not all_finite(averages):
             _heal(ema, unwrap_model(t.model))
         optimizer = t.optimizer.state_dict()
         state = list(_tensors(optimizer["state"]))
@@ -115,7 +115,7 @@ def _in_fp16(copy: Tensor) -> Tensor:
     return nn.Parameter(half, requires_grad=copy.requires_grad) if isinstance(copy, nn.Parameter) else half
 
 
-def _all_finite(tensors: list[Tensor]) -> bool:
+def all_finite(tensors: list[Tensor]) -> bool:
     """One answer for all of them, so one wait for the GPU."""
     floats = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
     # A sum of squares is finite only where all numbers are; one too large to be squared is worth the closer look that follows.

@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from yolov12.distributed.world import from_all
 from yolov12.engine.energy import meter_of
-from yolov12.log import rank, say
+from yolov12.errors import ExitError
+from yolov12.log import rank, say, warn
 from yolov12.wholefile import replacing
 
 T = TypeVar("T")
@@ -115,8 +116,11 @@ class Cost:
         if rank() == 0:
             path = folder / FILE
             parts = [*(_earlier(path) if resumed else []), summary(shares, price)]
-            with replacing(path) as part:
-                part.write_text(json.dumps({"parts": parts}, indent=2) + "\n")
+            try:
+                with replacing(path) as part:
+                    part.write_text(json.dumps({"parts": parts}, indent=2) + "\n")
+            except (OSError, ExitError) as error:  # the run itself is done, and what matters of it is on disk
+                warn(f"{path} was not written: {error}")
 
 
 def summary(shares: Sequence[Share], price: float | None) -> dict[str, Any]:

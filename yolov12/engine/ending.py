@@ -9,6 +9,7 @@ from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import is_qat
 
 from yolov12 import settings
+from yolov12.distributed.pulse import doing
 from yolov12.distributed.vote import vote
 from yolov12.engine import resume
 from yolov12.errors import TERMINATED, ExitError, PeerFailedError
@@ -37,7 +38,7 @@ def save(loop: Loop, batches: int) -> bool:
     """Begin to write last.pt in the middle of an epoch, of which so many batches are done. Every rank must call it.
 
     Returns:
-        False where that is not done: not wanted, or the model is one for which it can not be.
+        False where that is not done: not wanted, the model is one for which it can not be, or its weights are not finite.
 
     Raises:
         RetryableError: on rank 0, where the disk was full for the save before.
@@ -47,7 +48,8 @@ def save(loop: Loop, batches: int) -> bool:
     if not t.args.save or is_qat(t.ema.ema):
         return False
     if RANK in {-1, 0}:
-        t.save_last(more)
+        with doing("saving the checkpoint"):
+            return t.save_last(more)
     return True
 
 
@@ -65,7 +67,8 @@ def after_epoch(loop: Loop, when: str, is_saved: bool, failure: ExitError | None
     """
     t = loop.trainer
     try:
-        t.saver.wait()
+        with doing("saving the checkpoint"):
+            t.saver.wait()
     except ExitError as error:
         failure = failure or error
     # The others stay until it is on disk: a launcher ends all when the first has gone.
@@ -75,7 +78,11 @@ def after_epoch(loop: Loop, when: str, is_saved: bool, failure: ExitError | None
     if not verdict.all_succeeded:
         raise PeerFailedError(f"terminated {when}, and the checkpoint was not saved: {verdict.first()}")
     tell_cost(loop)
-    saved = f"go on with resume={t.last}" if is_saved else "it was not saved (save=False, or a model in quantisation)"
+    saved = (
+        f"go on with resume={t.last}"
+        if is_saved
+        else "it was not saved (save=False, a model in quantisation, or weights that are not finite)"
+    )
     say(f"terminated {when}; {saved}")
     close_loaders(loop)
     raise SystemExit(TERMINATED)

@@ -143,6 +143,8 @@ class Loop:
                     ending.in_epoch(self, self.batches_per_epoch)
                 with doing("validating"):
                     self._validate()
+            with doing("saving the checkpoint"):
+                t.saver.wait()  # recovery loads it, in a collective
             meet()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()
@@ -224,7 +226,8 @@ class Loop:
                 self.update.run()
             self.last_update = iteration
             if t.args.time:
-                t.stop = self.all_stop = from_first(time.time() - t.train_time_start > t.args.time * 3600)
+                is_over = time.time() - t.train_time_start > t.args.time * 3600
+                t.stop = self.all_stop = from_first(bool(t.stop or is_over))
         self.memory_report.after_step()
         self.cost.after_step(0 if GHOST in batch else len(batch["img"]))
         if result.wish is Wish.TERMINATE:
@@ -353,7 +356,8 @@ class Loop:
 
     def _finish(self) -> None:
         t = self.trainer
-        t.saver.wait()
+        with doing("saving the checkpoint"):
+            t.saver.wait()
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
         with surviving(t.validator, self.history, t.vote_group), doing("evaluating the best weights"):

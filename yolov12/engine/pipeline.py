@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ultralytics.utils import LOCAL_RANK
-from ultralytics.utils.torch_utils import torch_distributed_zero_first
 
 from yolov12 import settings
 from yolov12.data import loader as ours
 from yolov12.distributed.world import from_all
 from yolov12.engine.data_wait import DataWait
+from yolov12.engine.first_rank_first import first_rank_first
 from yolov12.errors import UserError
 from yolov12.log import say
 from yolov12.seams import replaced
@@ -40,7 +40,7 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
     """
     if settings.current().data_pipeline != "gpu":
         return upstreams()
-    with torch_distributed_zero_first(LOCAL_RANK), replaced(trainer.args, cache=False):
+    with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
         dataset = trainer.build_dataset(path, "train", batch)
     if (obstacle := ours.obstacle(dataset, trainer.args)) is None:
         where = "on the GPU" if trainer.device.type == "cuda" else f"the same tensor code on {trainer.device.type}"

@@ -98,6 +98,7 @@ def go_on(loop: Loop, more: dict[str, Any]) -> None:
         t.loss = more["loss"].to(t.device)
         losses = {name: value.to(t.device) for name, value in more["mean_losses"].items()}
         loop.name_losses(losses)
+        t.loss_items = losses  # validation reads it, and no batch may be left before it
         loop.mean_losses = losses
     randomness.restore(more["random"], t.device, t.world.rank, max(t.world.size, 1), t.args.seed)
     whole = "" if not seen else f", after {seen} of its {plan.used} samples"

@@ -26,16 +26,15 @@ from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.distributed.sync_bn import synchronise
-from yolov12.engine import auto_batch, final_evaluation, pipeline, place, resume
+from yolov12.engine import auto_batch, final_evaluation, norms, pipeline, place, resume
 from yolov12.engine.aside import Aside
-from yolov12.engine.checkpoint import Checkpoint
+from yolov12.engine.checkpoint import Checkpoint, all_finite
 from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.engine.saving import Previous, Saver
 from yolov12.engine.validator import YOLOv12Validator
-from yolov12.log import say
+from yolov12.log import say, warn
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
 from yolov12.seams import Seam, replaced
@@ -53,6 +52,7 @@ SEAMS = (
     ),
     Seam("utils/dist.py", 116, "ultralytics.utils.dist.generate_ddp_command", "041c918eecd6"),
     Seam("engine/trainer.py", 281, "ultralytics.engine.trainer.BaseTrainer._setup_ddp", "90798e18affb"),
+    Seam("engine/trainer.py", 873, "ultralytics.engine.trainer.BaseTrainer.setup_model", "33c98eece052"),
     Seam("engine/trainer.py", 301, "ultralytics.engine.trainer.BaseTrainer._build_train_pipeline", "07afcc0627f2"),
     Seam(
         "models/yolo/detect/train.py",
@@ -220,6 +220,12 @@ class YOLOv12Trainer(DetectionTrainer):
         self.wdir = self.save_dir / "weights"
         self.last, self.best, self.csv = self.wdir / "last.pt", self.wdir / "best.pt", self.save_dir / "results.csv"
 
+    def setup_model(self) -> Any:
+        """As ultralytics' (engine/trainer.py:873). Who fails in it, or downloads, does so before the others stand in a collective of the GPUs."""
+        checkpoint = super().setup_model()
+        world.meet()
+        return checkpoint
+
     def _setup_train(self) -> None:
         self.amp_dtype, reason = precision.choose(self.device, AMP_REQUEST.get(self.args.amp, self.args.amp))
         say(f"precision: {reason}")
@@ -232,27 +238,14 @@ class YOLOv12Trainer(DetectionTrainer):
             super()._setup_train()
         # It made its own and, for a resumed run, loaded the checkpoint's state into it.
         self.scaler = precision.YoloAMPScaler.in_place_of(self.scaler)
-        self.norms_are_synchronised = self._synchronise_norms()
-
-    def _synchronise_norms(self) -> bool:
-        """Take batch norm's statistics over all ranks, if the user asks for it. The average of the weights keeps upstream's modules."""
-        if not settings.current().sync_bn:
-            return False
-        if self.world_size < 2:
-            say("sync_bn: there is one process, whose batch norm sees the whole batch anyway")
-            return False
-        say(
-            f"sync_bn: {synchronise(unwrap_model(self.model))} batch norms take their statistics over {self.world_size} ranks; they run as "
-            "upstream's modules, without the fused operation, the memory plan and a CUDA graph, and out of memory ends the run"
-        )
-        return True
+        self.norms_are_synchronised = norms.synchronise_if_asked(unwrap_model(self.model), self.world_size)
 
     def _do_train(self) -> None:
-        if not self.world.is_alone:
-            self._setup_ddp()
         failed = True
         try:
             with telling_the_others():
+                if not self.world.is_alone:
+                    self._setup_ddp()
                 with doing("setting up"):
                     self._setup_train()
                 self._run()
@@ -302,18 +295,26 @@ class YOLOv12Trainer(DetectionTrainer):
             self.saver.wait()  # it may read the files
         return True
 
-    def save_last(self, more: dict[str, Any]) -> None:
+    def save_last(self, more: dict[str, Any]) -> bool:
         """Begin to write last.pt in the middle of an epoch; a thread finishes it.
 
         Args:
             more: what goes under `checkpoint.KEY`.
 
+        Returns:
+            False where there is nothing worth saving: the weights are not finite.
+
         Raises:
             RetryableError: the disk was full for the save before; the last.pt that was there is intact.
         """
+        model, average = unwrap_model(self.model), self.ema.ema
+        if not all_finite([*model.parameters(), *average.parameters()]):  # waits for the GPU, as the copies below do
+            warn("the weights are not finite, so last.pt stays as it was")
+            return False
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
         self.saver.start(lambda: self._replace_last(checkpoint))
+        return True
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ class YOLOv12Mixin:
                 "load the run's weights/last.pt, or leave resume out and name data= for a new run"
             )
         dry_run = kwargs.pop("dry_run", False)
-        arguments = _with_device(
+        arguments = with_device(
             settings.apply_script_arguments(kwargs | _checkpoint_of(self.model, kwargs)), says_each=True
         )
         if dry_run:
@@ -83,11 +83,11 @@ class YOLOv12Mixin:
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.val` that also takes `device="auto"`."""
-        return super().val(validator=validator, **_with_device(kwargs, count=1))  # type: ignore[misc]
+        return super().val(validator=validator, **with_device(kwargs, count=1))  # type: ignore[misc]
 
     def predict(self, source: Any = None, stream: bool = False, predictor: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.predict` that also takes `device="auto"`."""
-        return super().predict(source, stream, predictor=predictor, **_with_device(kwargs, count=1))  # type: ignore[misc]
+        return super().predict(source, stream, predictor=predictor, **with_device(kwargs, count=1))  # type: ignore[misc]
 
     def export(self, **kwargs: Any) -> str:
         """`ultralytics.YOLO.export` that also takes `device="auto"`, and compares what it made with this model (docs/export.md).
@@ -106,7 +106,7 @@ class YOLOv12Mixin:
             # A copy: validation folds batch norms into the model that it is given.
             return _mean_ap(copy.deepcopy(self) if file is None else type(self)(file, task=self.task), kwargs)  # type: ignore[attr-defined]
 
-        return run.export(self.model, super().export, _with_device(kwargs, count=1), measure)  # type: ignore[misc]
+        return run.export(self.model, super().export, with_device(kwargs, count=1), measure)  # type: ignore[misc]
 
 
 def _mean_ap(model: Any, arguments: dict[str, Any]) -> float:
@@ -140,7 +140,7 @@ def _checkpoint_of(model: Any, kwargs: dict[str, Any]) -> dict[str, str]:
     return {"checkpoint": meant}
 
 
-def _with_device(kwargs: dict[str, Any], count: int | None = None, says_each: bool = False) -> dict[str, Any]:
+def with_device(kwargs: dict[str, Any], count: int | None = None, says_each: bool = False) -> dict[str, Any]:
     """Replace `device="auto"` by what it means here; the first `count` GPUs where a verb uses no more.
 
     Raises:

@@ -13,7 +13,7 @@ import math
 import os
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from torch import Tensor, nn
 from ultralytics.utils import DEFAULT_CFG, RANK, TQDM
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolov12.data.order import GHOST
+from yolov12.distributed.pulse import doing
 from yolov12.distributed.world import from_all
 from yolov12.engine.ending import close_loaders
 from yolov12.engine.loop import Loop
 from yolov12.engine.trainer import YOLOv12Trainer
+from yolov12.engine.yolo import with_device
 from yolov12.errors import UserError
 from yolov12.log import program, say
 from yolov12.tools.lr_curve import Suggestion, draw, has_exploded, smooth, suggest, write_csv
@@ -121,8 +124,9 @@ def run(loop: Loop, lrs: list[float]) -> Curve:
         loss, images = 0.0, 0
         for _ in range(loop.nominal_accumulate):
             batch = loop._on_device(next(batches))
-            loss += float(loop.step.run(batch).loss)  # waits for the GPU: some hundred times in all
-            images += len(batch["img"])
+            with doing("compiling and measuring in its first step") if not curve.lrs else nullcontext():
+                loss += float(loop.step.run(batch).loss)  # waits for the GPU: some hundred times in all
+            images += 0 if GHOST in batch else len(batch["img"])
         loop.step.take_gradients()
         loop.update.run()
         said = from_all((loss, images), t.vote_group)
@@ -186,6 +190,7 @@ def main(model: Any, options: Mapping[str, Any]) -> int:
     for key, value in {"plots": False, "val": False, "save": False}.items():
         arguments[key] = value
     arguments.setdefault("name", "lr-find")
+    arguments = with_device(arguments, says_each=True)
     os.environ[REQUEST] = json.dumps(asdict(asked))
     try:
         trainer = LrFindTrainer(

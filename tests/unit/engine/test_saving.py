@@ -7,11 +7,14 @@ import errno
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from yolov12.engine.saving import Previous, Saver
+from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.errors import RetryableError
 from yolov12.model.seal import seal
 
@@ -115,3 +118,15 @@ def test_the_first_checkpoint_has_none_before_it_and_a_finished_run_keeps_none(t
     keeper.keep()
     keeper.forget()
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("which", ["model", "average"])
+def test_weights_that_are_not_finite_do_not_replace_the_last_checkpoint(which: str, capsys: pytest.CaptureFixture[str]):
+    """A NaN in mid-epoch is for the recovery at its end, which loads what was saved before."""
+    trainer = object.__new__(YOLOv12Trainer)
+    models = {name: nn.Linear(2, 2) for name in ("model", "average")}
+    trainer.model, trainer.ema = models["model"], SimpleNamespace(ema=models["average"])
+    with torch.no_grad():
+        models[which].bias[0] = float("nan")
+    assert trainer.save_last({}) is False
+    assert "not finite" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import atexit
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -115,15 +115,16 @@ class PictureLoader:
     def _epoch(self) -> Iterator[Finished]:
         """Runs in the thread."""
         epoch, seen = self.order.epoch, self.order.seen
-        shares = list(self.order.plan.shares(epoch))
-        first = len(shares) - self.order.plan.batches(seen)
+        shares = list(self.order.plan.shares(epoch, seen))
+        first = len(self) - len(shares)
+        before = list(chain(*islice(self.order.plan.shares(epoch), first)))
         with self._on_stream():
-            self._patiently(lambda: self.preparer.begin_epoch(list(chain(*shares[:first]))))
-            for number in range(first, len(shares)):
+            self._patiently(lambda: self.preparer.begin_epoch(before))
+            for number, share in enumerate(shares):
                 for soon in shares[number : number + READ_AHEAD]:
                     self.preparer.gatherer.ask(soon)
-                self._at = Place(epoch, number)
-                yield self._finished(self._at, shares[number])
+                self._at = Place(epoch, first + number)
+                yield self._finished(self._at, share)
 
     def _finished(self, place: Place, indices: Share) -> Finished:
         batch = self._patiently(lambda: self.preparer.make(place, indices))
