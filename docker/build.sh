@@ -55,9 +55,11 @@ known NCCL_TESTS 0 1
 
 # A CUDA line and a manager are variants of their own, with locks and budgets of their own.
 chosen=$variant
+known_variant() { grep -qF "\"yolov12:$variant\"" docker/docker-bake.json; }
+known_variant || die "VARIANT=$variant is not built: env/matrix.yaml has what is"
 [[ ${CUDA:-13.0} == 13.0 ]] || variant+=-cu128
 [[ ${ENV_MANAGER:-venv} == venv ]] || variant+=-conda
-[[ $variant == "$chosen" ]] || grep -qF "\"yolov12:$variant\"" docker/docker-bake.json ||
+known_variant ||
     die "VARIANT=$chosen CUDA=${CUDA:-13.0} ENV_MANAGER=${ENV_MANAGER:-venv} is not built: env/matrix.yaml has what is, and under exclusions why"
 
 # The bake file names what it was rendered from: a pin that was changed since would silently not be in the image.
@@ -100,14 +102,15 @@ fi
 [[ -z ${TAG-} ]] || options+=(--tag "$TAG")
 [[ -z ${NO_CACHE-} ]] || options+=(--no-cache)
 if revision=$(git rev-parse HEAD 2>/dev/null); then
-    git diff --quiet HEAD || revision+=-dirty
+    # Files that no commit knows count too: they go into the image like the others.
+    [[ -z $(git status --porcelain) ]] || revision+=-dirty
     options+=(--label "org.opencontainers.image.revision=$revision")
 fi
 docker buildx build "${options[@]}" "${planned[@]}"
 
 tag=yolov12:$variant
 differs=0
-docker run --rm --network none "$tag" verify || differs=1
+docker run --rm --pull never --network none "$tag" verify || differs=1
 
 read -r id bytes budget_gb < <(docker image inspect --format '{{.Id}} {{.Size}} {{index .Config.Labels "yolov12.size_budget_gb"}}' "$tag")
 if ((in_containerd)); then # there the engine counts each layer twice, packed and unpacked

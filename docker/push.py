@@ -315,6 +315,10 @@ def main(environ: Mapping[str, str]) -> int:
     try:
         if not shutil.which("docker"):
             raise PushError("docker with buildx is needed: https://docs.docker.com/engine/install/")
+        if environ.get("CUDA", "13.0") not in ("", "13.0") or environ.get("ENV_MANAGER", "venv") not in ("", "venv"):
+            raise PushError(
+                "CUDA and ENV_MANAGER choose what is built; here name the image: VARIANT=train-cu128 or VARIANT=train-conda"
+            )
         registry = Registry(repository_in(environ.get("REGISTRY", "")))
         name = f"yolov12:{environ.get('VARIANT') or 'train'}"
         image = look_at(name)

@@ -12,6 +12,8 @@ die() {
     exit 2
 }
 
+[[ ${CUDA:-13.0} == 13.0 && ${ENV_MANAGER:-venv} == venv ]] ||
+    die "CUDA and ENV_MANAGER choose what is built; here name the image: VARIANT=train-cu128 or VARIANT=train-conda"
 case $file in
 '') die "where to? Type make save FILE=yolov12-${VARIANT:-train}.tar.zst" ;;
 *.tar.zst) compress=(zstd -q -T0) ;;

@@ -90,7 +90,7 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "the image that was built verifies itself, without a network" {
     run build
-    printed "ran: run --rm --network none yolov12:train verify"
+    printed "ran: run --rm --pull never --network none yolov12:train verify"
 }
 
 @test "an image that does not verify fails the build" {
@@ -213,9 +213,17 @@ build() { "${repo:?}/docker/build.sh"; }
 }
 
 @test "the commit is a label, and says when the checkout differs from it" {
-    stub git '[[ $1 == rev-parse ]] && echo 0123abc'
+    stub git 'case $1 in rev-parse) echo 0123abc ;; status) echo "?? yolov12/new.py" ;; esac'
     run build
     printed "<org.opencontainers.image.revision=0123abc-dirty>"
+    stub git '[[ $1 != rev-parse ]] || echo 0123abc'
+    run build
+    printed "<org.opencontainers.image.revision=0123abc>"
+}
+
+@test "a variant that there is not is refused in one sentence" {
+    VARIANT=trian run -2 build
+    [ "$output" = "build: VARIANT=trian is not built: env/matrix.yaml has what is" ]
 }
 
 @test "a certificate bundle that is not there is an error that names it" {

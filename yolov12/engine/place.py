@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,17 @@ def with_device(here: World, machines: Machines | None, overrides: dict[str, Any
     device, reason = devices.auto(devices.visible_gpus(), wanted_here(here, machines))
     say(f"device: {device} ({reason})")
     return {**overrides, "device": device}
+
+
+def with_folder(machines: Machines | None, overrides: dict[str, Any]) -> dict[str, Any]:
+    """On later machines, name a temporary folder for the process that starts their ranks; those take over rank 0's (trainer.py).
+
+    ultralytics' launcher makes a run's folder and removes it again before the ranks start (engine/trainer.py:166, utils/dist.py:130). On a shared
+    file system a later machine would take the first one's name, or remove what an earlier run left under it.
+    """
+    if machines is None or machines.node == 0 or overrides.get("resume"):
+        return overrides
+    return {**overrides, "save_dir": tempfile.mkdtemp(prefix="yolov12-")}
 
 
 def local_ranks(machines: Machines, device: str) -> int:

@@ -118,7 +118,8 @@ class YOLOv12Trainer(DetectionTrainer):
         self.more: dict[str, Any] | None = None
         """What the last checkpoint that was read, or is to be saved, has under `checkpoint.KEY`."""
         self.machines = launchers.of_machine() if self.world.is_alone else None
-        super().__init__(cfg, place.with_device(self.world, self.machines, overrides or {}), _callbacks)
+        given = place.with_folder(self.machines, place.with_device(self.world, self.machines, overrides or {}))
+        super().__init__(cfg, given, _callbacks)
         # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
         if not self.world.is_alone:
             self.world_size, self.ddp = self.world.size, False

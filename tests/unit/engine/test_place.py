@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -75,3 +76,19 @@ def test_a_rank_is_bound_next_to_its_gpu(monkeypatch):
     assert bound == [{1}]
     assert "not bound" in place.bind(0, "0,5", local_size=1)
     assert bound == [{1}]
+
+
+@pytest.mark.parametrize(("node", "resume", "is_own"), [(0, False, False), (1, False, True), (1, True, False)])
+def test_a_later_machine_starts_its_ranks_from_a_folder_of_its_own(node: int, resume: bool, is_own: bool):
+    """The first machine's may lie on a file system that both share."""
+    machines = Machines(node, 2, "first", 29500, "a test", "told")
+    given = place.with_folder(machines, {"project": "runs", "resume": resume})
+    assert ("save_dir" in given) == is_own
+    assert given["project"] == "runs"
+    if is_own:
+        assert not list(Path(given["save_dir"]).iterdir())
+        Path(given["save_dir"]).rmdir()
+
+
+def test_on_one_machine_the_folder_is_ultralytics():
+    assert place.with_folder(None, {"project": "runs"}) == {"project": "runs"}
