@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Change a pin of env/versions.yaml and everything that follows from it: `make bump PKG=onnx VERSION=1.23.3`.
 
-Several pins that only go together are changed together: `make bump PKG="torch torchvision" VERSION="2.12.0 0.27.0"`. The rendered files and
+Several pins that only go together are changed together, and what two CUDA lines pin is named with its section:
+`make bump PKG="packages/torch packages/torchvision" VERSION="2.12.0 0.27.0"`. The rendered files and
 the locks are made anew; if that fails, all of them are as before. For ultralytics the seams that moved are named.
 """
 
