@@ -39,6 +39,10 @@ rm -rf "${unused[@]}"
 for module in nvidia/{dali,nvimgcodec}/*.cpython-*.so; do
     [[ $module == *."$tag"-* ]] || rm "$module"
 done
+# Three of DALI's wheels bring this file, empty or with this line; which is written last is chance.
+if [[ -f nvidia/__init__.py ]]; then
+    echo "__path__ = __import__('pkgutil').extend_path(__path__, __name__)" >nvidia/__init__.py
+fi
 # Triton imports every backend that its metadata names.
 for names in triton-*.dist-info/entry_points.txt; do
     sed -i '/^amd = \|^proton/d' "$names"
