@@ -37,7 +37,7 @@ def main(sessions: Path, answer: Path) -> None:
 
 def _plan_on_the_cpu() -> None:
     """Let the memory plan work where no memory is measured."""
-    from yolov12.engine import loop, recompute
+    from yolov12.engine import recompute, run_memory
     from yolov12.memory.budget import Memory
 
     class OnACard(recompute.Recomputation):
@@ -45,7 +45,7 @@ def _plan_on_the_cpu() -> None:
             super().__init__(*arguments, **named)
             self.mode, self.read_memory = "planned", lambda device: Memory(SIMULATED_CARD_BYTES, 0, 0, 10**15)
 
-    loop.Recomputation = OnACard  # type: ignore[misc]
+    run_memory.Recomputation = OnACard  # type: ignore[misc]
 
 
 def _train(asked: dict[str, Any], session: dict[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def test_a_run_that_was_cut_off_goes_on_where_its_last_checkpoint_ended(data: Pa
 
 PLANNED = """
 import torch
-from yolov12.engine import loop, recompute
+from yolov12.engine import recompute, run_memory
 from yolov12.memory.budget import Memory
 recompute.mode_for = lambda *_: ("planned", "as in a test")
 real = recompute.Recomputation
@@ -150,7 +150,7 @@ def on_a_small_card(*arguments, **named):
     made = real(*arguments, **named)
     made.read_memory = lambda device: Memory(19_000_000, 0, 0, 10**15)
     return made
-loop.Recomputation = on_a_small_card
+run_memory.Recomputation = on_a_small_card
 """
 
 
