@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from yolov12.memory.peaks import Peaks
+from yolov12.model.loss.levels import Levels
 
 
 @contextmanager
@@ -46,6 +47,8 @@ def _head(model: nn.Module) -> nn.Module | None:
 def _tensors(found: Any) -> Iterator[Tensor]:
     if isinstance(found, Tensor):
         yield found
+    elif isinstance(found, Levels):  # its values are made when they are read, and here nobody is to read them
+        yield from (*found.boxes, *found.scores)
     elif isinstance(found, (dict, list, tuple)):
         for one in found.values() if isinstance(found, dict) else found:
             yield from _tensors(one)

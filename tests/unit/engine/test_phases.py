@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.unit.engine.tiny import batch, model
 from yolov12.engine.phases import told_by
 from yolov12.memory.peaks import OfNothing, Peaks
+from yolov12.model.loss.levels import Levels
 
 
 class Told(Peaks):
@@ -30,6 +32,21 @@ def test_the_loss_lasts_until_its_gradient_reaches_the_head():
     loss.sum().backward()
     assert peaks.order == ["loss", "backward"]
     assert seen[-1] == "backward"
+
+
+def test_outputs_that_are_kept_level_by_level_tell_too(monkeypatch: pytest.MonkeyPatch):
+    """As on a GPU, where the head's outputs are no values of its dictionary until they are read."""
+    of, peaks = model(), Told(OfNothing())
+    head = of.model[-1]
+
+    def by_level(x: list[Tensor]) -> Levels:
+        return Levels([head.cv2[i](x[i]) for i in range(head.nl)], [head.cv3[i](x[i]) for i in range(head.nl)], x)
+
+    monkeypatch.setattr(head, "forward", by_level)
+    with told_by(of, peaks):
+        loss, _ = of(batch([1, 2]))
+    loss.sum().backward()
+    assert peaks.order == ["loss", "backward"]
 
 
 def test_nothing_stays_on_the_model():

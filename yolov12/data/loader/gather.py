@@ -59,7 +59,7 @@ class Gatherer:
     def bring(self, indices: Sequence[int]) -> dict[int, str]:
         """Have all of these in the store, as those that were used last; the reasons for those that can not be read, by index."""
         wanted = list(dict.fromkeys(indices))
-        self.store.touch([index for index in wanted if index in self.store])
+        self.store.touch([index for index in wanted if index in self.store])  # those that are missing must not push them out
         missing = [index for index in wanted if index not in self.store]
         self.ask(missing)
         fetched = [self._asked[index].result() for index in missing]
@@ -70,6 +70,8 @@ class Gatherer:
                 self._keep(chunk)
         for index in wanted:  # also those that came into the store another way meanwhile
             self._asked.pop(index, None)
+        # In the caller's order, whichever came first: who may still draw on a picture counts back from the last one in that order (recent.py).
+        self.store.touch([index for index in wanted if index in self.store])
         return {one.index: one.failure for one in fetched if one.failure}
 
     def close(self) -> None:

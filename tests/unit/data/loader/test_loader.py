@@ -122,6 +122,14 @@ def test_partners_are_among_the_last_pictures(loader_of: LoaderOf, augmentation:
         assert set(recipe.partners.tolist()) <= set(recent)
 
 
+def test_a_partner_is_still_there_with_no_place_to_spare(loader_of: LoaderOf):
+    """Later epochs find some pictures of a batch in the store and others not; those must not push out what may still be drawn."""
+    loader = loader_of(places=5, recent=5)
+    for epoch in range(8):
+        loader.set_epoch(epoch)
+        assert sorted(index for batch in loader for index in shown(batch)) == list(range(10))
+
+
 def test_closing_mosaic_takes_effect_with_the_next_epoch(loader_of: LoaderOf, augmentation: list[stand_in.Recipe]):
     loader = loader_of()
     list(loader)
