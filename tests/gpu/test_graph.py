@@ -101,6 +101,41 @@ def test_a_captured_run_ends_with_the_same_bits(dtype):
     assert assert_equal_runs([batch_of(4, 11 + i, seed=i) for i in range(STEPS)], dtype=dtype).is_captured()
 
 
+def held_bytes() -> int:
+    """In use, or waiting until another stream has used it."""
+    return torch.cuda.memory_stats()["active_bytes.all.current"]
+
+
+def test_a_capture_that_breaks_says_why_and_leaves_nothing_behind(capsys):
+    run = Trained(True)
+    inner = run.step._whole_attempt
+
+    def waits_in_the_middle(batch: dict[str, Any]) -> Any:
+        attempt = inner(batch)
+        attempt.loss.item()  # what no capture may
+        return attempt
+
+    run.step._whole_attempt = waits_in_the_middle
+    stream = torch.cuda.current_stream()
+    run.run([batch_of(4, 20, seed) for seed in range(STEPS)])
+    assert not run.is_captured()
+    said = capsys.readouterr().err
+    assert "it can not be captured" in said
+    assert "previous error" not in said
+    assert torch.cuda.current_stream() == stream
+    torch.rand(1, device="cuda")
+    # Memory that another stream used too is given back: the allocator does not wait for the end of a capture.
+    side = torch.cuda.Stream()
+    before = held_bytes()
+    for _ in range(3):
+        crossed = torch.empty(2**20, device="cuda")
+        crossed.record_stream(side)
+        del crossed
+        torch.cuda.synchronize()
+    torch.empty(1, device="cuda")  # asking for memory is when the allocator looks
+    assert held_bytes() < before + 2**20
+
+
 def test_gradients_of_several_steps_add_up():
     assert assert_equal_runs([batch_of(4, 11, seed=i) for i in range(STEPS)], accumulate=3).is_captured()
 

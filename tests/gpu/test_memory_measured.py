@@ -56,7 +56,7 @@ def batch(images: int) -> dict[str, torch.Tensor]:
 def trained(
     room: float,
     cache: Path,
-    steps: int = SKIPPED_STEPS + MEASURED_STEPS + 4,
+    steps: int = 2 * (SKIPPED_STEPS + MEASURED_STEPS) + 4,  # the plan that began, and the one made from its measurement
     images: int = IMAGES,
     card_bytes: int | None = None,
 ) -> Step:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov12.engine.attempt import Attempt, Batch
+from yolov12.engine.capture import capturing, first_cause
 from yolov12.log import say, say_once
 from yolov12.memory.failure import drop_when_short, is_out_of_memory
 from yolov12.memory.micro_batch import TARGET_KEYS
@@ -197,8 +198,9 @@ class StepGraph:
                 return
             except Exception as error:  # noqa: BLE001  # whatever can not be captured, training goes on without
                 self.captured = None
+                cause = first_cause(error)
                 short = (
-                    "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}".splitlines()[0]
+                    "out of memory" if is_out_of_memory(cause) else f"{type(cause).__name__}: {cause}".splitlines()[0]
                 )
                 reason = f"it can not be captured ({short[:200]})"
             finally:
@@ -209,8 +211,7 @@ class StepGraph:
     def _captured(self, kind: Hashable, batch: Batch, attempt: Run) -> Captured:
         held = room_for(batch, max(LEAST_OBJECTS, SPARE_OBJECTS * self._most_objects))
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on meanwhile: the loader's pins memory, which is no part of the graph.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with capturing(graph):
             made = attempt(held)
         with_gradient = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]

@@ -36,6 +36,8 @@ CALM_STEPS = 200
 GROWTH = 1.10
 """By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
 flutter."""
+MOST_LEARNED = 3
+"""How often a plan is measured: the one that began, the one made from that, and one more where that did not fit."""
 TOO_MUCH = "memory: that is more than there is, with everything computed again and one image at a time; the step is tried all the same"
 
 
@@ -82,6 +84,8 @@ class Recomputation:
         """Of steps of that shape."""
         self.first_steps: FirstSteps | None = None
         """Those that are being measured; None when that is done."""
+        self.times_learned = 0
+        """Of steps of this shape."""
         self.is_largest = True
         """Whether the step that runs has as many pixels as were planned for."""
         self.grown_bytes = 0
@@ -177,7 +181,7 @@ class Recomputation:
             fused.choose({})
             return
         memory = self.read_memory(self.device) if self.mode == "planned" else None
-        self.shape, self.grown_bytes = shape, 0
+        self.shape, self.grown_bytes, self.times_learned = shape, 0, 0
         self.known = Known(
             self.model,
             found,
@@ -237,7 +241,7 @@ class Recomputation:
             self._change(self._choose(available), free)
 
     def _learn(self, steps: FirstSteps, available: int) -> None:
-        """The plan made anew, once, with what the first steps measured."""
+        """The plan made anew with what its first steps measured."""
         assert self.known is not None
         assert self.plan is not None
         before, self.first_steps = self._words(self.plan), None
@@ -246,9 +250,16 @@ class Recomputation:
             warn("memory: the first steps ran other convolutions than the model on shapes: costs stay estimated")
             return
         self.plan = replace(self.plan, peak_bytes=found.needed_bytes)
+        self.times_learned += 1
         reason = f"the first steps measured {found.needed_bytes / 2**30:.2f} GiB ({100 * found.change:+.1f} % of what was expected)"
-        if found.is_news and self._change(self._choose(available), reason, before):
+        # Once for what there is to gain; after that only for what does not fit, or two plans could take turns.
+        is_needed = self.times_learned == 1 or found.needed_bytes > available
+        if found.is_news and is_needed and self._change(self._choose(available), reason, before):
             self._show(available)
+            if (
+                self.times_learned < MOST_LEARNED
+            ):  # what one plan needs beyond the estimate is not quite what another does
+                self._measure_again()
         else:
             say(f"memory: {reason}; the plan stays")
 

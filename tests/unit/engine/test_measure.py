@@ -17,7 +17,7 @@ from yolov12 import settings
 from yolov12.engine import measured_cache, recompute
 from yolov12.engine.measure import MEASURED_STEPS, SKIPPED_STEPS, Times
 from yolov12.engine.profile import Measured, profile
-from yolov12.engine.recompute import Recomputation
+from yolov12.engine.recompute import MOST_LEARNED, Recomputation
 from yolov12.memory.budget import Memory
 from yolov12.memory.peaks import Peaks
 from yolov12.memory.plan import peaks as expected_peaks
@@ -148,6 +148,26 @@ def test_a_plan_that_needs_more_than_there_is_when_measured_is_made_anew(monkeyp
     assert "the first steps measured" in said
     assert " -> " in said
     assert run.recomputation.history.count("plan") == 1
+
+
+def test_a_plan_that_was_made_anew_is_measured_too_and_kept_if_it_fits(monkeypatch, needed, capsys):
+    run = Run(monkeypatch, free=needed)
+    run.first_steps(more_bytes=needed // 8)
+    run.first_steps(more_bytes=-needed // 16)  # under the new plan, which then needs less than was expected
+    plan = run.recomputation.plan
+    run.step()
+    assert run.recomputation.plan.dropped == plan.dropped
+    assert run.recomputation.plan.peak_bytes < plan.peak_bytes
+    assert "the plan stays" in capsys.readouterr().err
+    assert run.recomputation.first_steps is None
+
+
+def test_plans_are_not_measured_for_ever(monkeypatch, needed):
+    run = Run(monkeypatch, free=needed)
+    for _ in range(MOST_LEARNED + 1):
+        run.first_steps(more_bytes=needed // 16)
+    assert run.recomputation.first_steps is None
+    assert run.recomputation.history.count("plan") <= MOST_LEARNED
 
 
 def test_after_measuring_costs_are_milliseconds(monkeypatch, needed):

@@ -59,7 +59,9 @@ class Gatherer:
     def bring(self, indices: Sequence[int]) -> dict[int, str]:
         """Have all of these in the store, as those that were used last; the reasons for those that can not be read, by index."""
         wanted = list(dict.fromkeys(indices))
-        self.store.touch([index for index in wanted if index in self.store])  # those that are missing must not push them out
+        self.store.touch(
+            [index for index in wanted if index in self.store]
+        )  # those that are missing must not push them out
         missing = [index for index in wanted if index not in self.store]
         self.ask(missing)
         fetched = [self._asked[index].result() for index in missing]
