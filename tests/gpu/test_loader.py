@@ -29,9 +29,9 @@ IMGSZ = 48
 CUDA = torch.device("cuda", 0)
 
 
-def decoder_called(name: str) -> decoders.Decoder:
-    if name == "nvjpeg":
-        return decoders.Nvjpeg(CUDA)
+def decoder_called(name: str) -> decoders.Decoder | None:
+    if name == "opencv":
+        return None
     if importlib.util.find_spec("nvidia.dali") is None:
         pytest.skip("NVIDIA DALI is not installed")
     from yolov12.data.loader.dali import Dali
@@ -39,7 +39,7 @@ def decoder_called(name: str) -> decoders.Decoder:
     return Dali(CUDA)
 
 
-@pytest.mark.parametrize("name", ["nvjpeg", "dali"])
+@pytest.mark.parametrize("name", ["opencv", "dali"])
 def test_every_kind_of_picture_is_loaded_as_ultralytics_loads_it(name: str, tmp_path: Path) -> None:
     files = zoo.write(tmp_path, zoo.USABLE)
     gatherer = Gatherer(files, IMGSZ, Store(len(files), IMGSZ, CUDA), threads=2, decoder=decoder_called(name))
@@ -53,11 +53,13 @@ def test_every_kind_of_picture_is_loaded_as_ultralytics_loads_it(name: str, tmp_
         assert found.shape == expected.shape, file
         assert gatherer.original[index] == original, file
         difference = np.abs(found.astype(int) - expected.astype(int))
-        # Decoders differ in how they upsample colour and round the transform: by 1.96 on average with nvJPEG on the smallest of these pictures.
-        assert difference.mean() <= 2.5, f"{file}: mean {difference.mean():.2f}, max {difference.max()} grey levels"
+        # The GPU's decoder upsamples colour and rounds the transform otherwise: by 1.96 on average on the smallest of these pictures. Of three rows
+        # of pixels, one and a half have a colour of their own.
+        most = 0 if name == "opencv" else 15 if min(original) < 8 else 2.5
+        assert difference.mean() <= most, f"{file}: mean {difference.mean():.2f}, max {difference.max()} grey levels"
 
 
-@pytest.mark.parametrize("name", ["nvjpeg", "dali"])
+@pytest.mark.parametrize("name", ["opencv", "dali"])
 def test_a_file_that_the_decoder_refuses_goes_through_opencv(name: str, tmp_path: Path) -> None:
     files = zoo.write(tmp_path, {f"{number}.jpg": zoo.USABLE["photo.jpg"] for number in range(4)})
     data = Path(files[2]).read_bytes()
@@ -84,7 +86,7 @@ def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureL
         files.append(str(tmp_path / f"{number}.jpg"))
         Path(files[-1]).write_bytes(stream.getvalue())
     labels = [{"cls": np.array([[n]], np.float32), "bboxes": np.array([[0.5, 0.5, 0.5, 0.5]])} for n in range(16)]
-    decoder, _ = decoders.choose(CUDA)
+    decoder, _ = decoders.choose(CUDA, threads=2)
     gatherer = Gatherer(files, IMGSZ, Store(6, IMGSZ, CUDA), threads=2, decoder=decoder)
     hyperparameters = stand_in.Hyperparameters.of(SimpleNamespace(mosaic=1.0), IMGSZ)
     preparer = Preparer(gatherer, Boxes(labels), Recent(6), hyperparameters, seed=0, rank=0)

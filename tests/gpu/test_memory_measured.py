@@ -21,7 +21,7 @@ from yolov12 import settings
 from yolov12.engine import fit
 from yolov12.engine.measure import MEASURED_STEPS, SKIPPED_STEPS
 from yolov12.engine.patches import install_patches
-from yolov12.engine.recompute import Recomputation
+from yolov12.engine.recompute import MOST_LEARNED, Recomputation
 from yolov12.engine.step import Step
 from yolov12.memory import budget
 from yolov12.memory.budget import Memory
@@ -56,7 +56,7 @@ def batch(images: int) -> dict[str, torch.Tensor]:
 def trained(
     room: float,
     cache: Path,
-    steps: int = 2 * (SKIPPED_STEPS + MEASURED_STEPS) + 4,  # the plan that began, and the one made from its measurement
+    steps: int = MOST_LEARNED * (SKIPPED_STEPS + MEASURED_STEPS + 1) + 1,  # until no plan is measured any more
     images: int = IMAGES,
     card_bytes: int | None = None,
 ) -> Step:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +28,8 @@ EAGER_STEPS = 8
 """Steps of one kind before it is captured: kernels are chosen, and the memory plan is settled."""
 TIMED_STEPS = 5
 """Of each kind, whose shortest is compared: the first after a change pays for it."""
-LEAST_GAIN = 1.02
-"""How much faster the graph must be to stay: more than two measurements of the same differ by."""
+LEAST_GAIN = 1.0
+"""How much faster the graph must be to stay. As fast is enough: it also leaves Python to the loader's threads, and there was room for its memory."""
 LEAST_OBJECTS = 256
 SPARE_OBJECTS = 2
 """How many times the objects that were seen the graph has room for."""
@@ -133,10 +134,16 @@ class StepGraph:
     Args:
         model: unwrapped; its parameters get the gradients.
         wanted: the setting `compile`.
+        undisturbed: within what it gives, no other thread uses the GPU.
     """
 
-    def __init__(self, model: nn.Module, wanted: str = "auto") -> None:
-        self.model, self.wanted = model, wanted
+    def __init__(
+        self,
+        model: nn.Module,
+        wanted: str = "auto",
+        undisturbed: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.model, self.wanted, self.undisturbed = model, wanted, undisturbed
         self.device = next(model.parameters()).device
         self.is_off = self.device.type != "cuda" or wanted != "auto"
         self.captured: Captured | None = None
@@ -211,7 +218,7 @@ class StepGraph:
     def _captured(self, kind: Hashable, batch: Batch, attempt: Run) -> Captured:
         held = room_for(batch, max(LEAST_OBJECTS, SPARE_OBJECTS * self._most_objects))
         graph = torch.cuda.CUDAGraph()
-        with capturing(graph):
+        with self.undisturbed(), capturing(graph):
             made = attempt(held)
         with_gradient = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]

@@ -30,7 +30,7 @@ from yolov12.engine.cost import Cost
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.health import Health
 from yolov12.engine.memory_report import MemoryReport
-from yolov12.engine.pipeline import Switch
+from yolov12.engine.pipeline import Switch, undisturbed
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
@@ -98,7 +98,9 @@ class Loop:
     def _graph(self) -> StepGraph | None:
         """None under torch.compile, which makes its own."""
         t = self.trainer
-        return None if t.args.compile else StepGraph(unwrap_model(t.model), settings.current().compile)
+        if t.args.compile:
+            return None
+        return StepGraph(unwrap_model(t.model), settings.current().compile, lambda: undisturbed(t.train_loader))
 
     def run(self) -> None:
         """Train until the last epoch, early stopping, the time limit or a callback ends the run, then evaluate the best weights.

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.autograd.graph import register_multi_grad_hook
 
 from yolov12.memory.peaks import Peaks
 from yolov12.model.loss.levels import Levels
@@ -24,12 +23,17 @@ def told_by(model: nn.Module, peaks: Peaks) -> Iterator[None]:
         yield
         return
 
+    def backward_begins(_: Tensor) -> None:
+        if peaks.phase == "loss":  # the first of several outputs
+            peaks.begin("backward")
+
     def loss_begins(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         peaks.begin("loss")
         passed_on = {id(tensor) for tensor in _tensors(inputs)}  # heads hand out their inputs too
-        made = [tensor for tensor in _tensors(output) if tensor.requires_grad and id(tensor) not in passed_on]
-        if made:
-            register_multi_grad_hook(made, lambda _: peaks.begin("backward"))
+        for tensor in _tensors(output):
+            if tensor.requires_grad and id(tensor) not in passed_on:
+                # Not register_multi_grad_hook: it knows the nodes that it hangs on, and keeps the whole step's graph until Python looks for cycles.
+                tensor.register_hook(backward_begins)
 
     handle = head.register_forward_hook(loss_begins)
     try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ultralytics.utils import LOCAL_RANK
@@ -52,6 +53,11 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
         )
     say(f"data pipeline: gpu -> cpu: {obstacle.reason}")
     return upstreams()
+
+
+def undisturbed(loader: Any) -> AbstractContextManager[Any]:
+    """Within it `loader` asks nothing of the GPU; ultralytics' never does."""
+    return loader.undisturbed() if isinstance(loader, ours.PictureLoader) else nullcontext()
 
 
 class Switch:

@@ -36,8 +36,8 @@ CALM_STEPS = 200
 GROWTH = 1.10
 """By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
 flutter."""
-MOST_LEARNED = 3
-"""How often a plan is measured: the one that began, the one made from that, and one more where that did not fit."""
+MOST_LEARNED = 4
+"""How often a plan is measured: the one that began, the one made from that, and more where that did not fit."""
 TOO_MUCH = "memory: that is more than there is, with everything computed again and one image at a time; the step is tried all the same"
 
 
@@ -231,7 +231,9 @@ class Recomputation:
         self.calm_steps += 1
         free = f"{available / 2**30:.2f} GiB are free for a step now"
         if available < self.plan.peak_bytes and self.plan.fits:
-            self._change(self._choose(available), free)
+            if self._change(self._choose(available), free):
+                self.times_learned = 1
+                self._measure_again()
         elif (
             self.calm_steps >= CALM_STEPS
             and (self.plan.dropped or self.plan.parts > 1)
@@ -253,8 +255,8 @@ class Recomputation:
         self.times_learned += 1
         reason = f"the first steps measured {found.needed_bytes / 2**30:.2f} GiB ({100 * found.change:+.1f} % of what was expected)"
         # Once for what there is to gain; after that only for what does not fit, or two plans could take turns.
-        is_needed = self.times_learned == 1 or found.needed_bytes > available
-        if found.is_news and is_needed and self._change(self._choose(available), reason, before):
+        is_worth_it = found.is_news and self.times_learned == 1
+        if (is_worth_it or found.needed_bytes > available) and self._change(self._choose(available), reason, before):
             self._show(available)
             if (
                 self.times_learned < MOST_LEARNED

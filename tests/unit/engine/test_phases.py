@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,6 +50,27 @@ def test_outputs_that_are_kept_level_by_level_tell_too(monkeypatch: pytest.Monke
         loss, _ = of(batch([1, 2]))
     loss.sum().backward()
     assert peaks.order == ["loss", "backward"]
+
+
+def test_the_graph_of_a_step_is_gone_with_it():
+    """What stays alive would be found by the next backward: one that is captured would then depend on the stream of the last."""
+    of = model()
+    weight = of.model[0].conv.weight
+
+    def node() -> Any:
+        return weight.expand_as(weight).grad_fn.next_functions[0][0]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with told_by(of, Peaks(OfNothing())):
+            loss, _ = of(batch([1, 2]))
+        node().metadata["step"] = 1
+        loss.sum().backward()
+        del loss
+        assert "step" not in node().metadata
+    finally:
+        gc.enable()
 
 
 def test_nothing_stays_on_the_model():

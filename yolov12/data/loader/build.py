@@ -89,7 +89,7 @@ def build(
     batch = min(batch, count)
     threads = max(min((os.cpu_count() or 1) // local_ranks, int(args.workers)), 1)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
-    decoder, words = decoders.choose(device)
+    decoder, words = decoders.choose(device, threads)
     places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))
     say(
         f"loader: reading threads: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
@@ -130,4 +130,4 @@ def _decode_all(files: Sequence[str], imgsz: int, threads: int, keep: cachefile.
             part = range(start, min(start + 64 * threads, len(files)))
             for one in pool.map(lambda index: on_the_cpu(index, files[index], imgsz, ""), part):
                 if one.image is not None:
-                    keep(one.index, one.image, one.original)
+                    keep(one.index, one.image.numpy(), one.original)

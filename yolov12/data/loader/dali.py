@@ -33,14 +33,16 @@ class Dali:
         if self._pipeline is None or len(files) > self._most:
             self._most = len(files)
             self._pipeline = self._built(self._most)
+        if self.device.type == "cuda":
+            # The pictures of the last call are written anew, so whoever copies them must be through.
+            torch.cuda.current_stream(self.device).synchronize()
         try:
             self._pipeline.feed_input("files", [np.frombuffer(data, np.uint8) for data in files])
             (decoded,) = self._pipeline.run()
         except RuntimeError:
             self._pipeline = None  # it takes no more work after an error
             raise
-        # Copies: the pipeline writes its next pictures into the same memory.
-        return [torch.from_dlpack(decoded[place]).permute(2, 0, 1).clone() for place in range(len(files))]
+        return [torch.from_dlpack(decoded[place]) for place in range(len(files))]
 
     def _built(self, most: int) -> Any:
         on_gpu = self.device.type == "cuda"
@@ -59,7 +61,7 @@ class Dali:
             return fn.decoders.image(
                 files,
                 device="mixed" if on_gpu else "cpu",
-                output_type=types.RGB,
+                output_type=types.BGR,
                 adjust_orientation=False,  # done for all decoders in one place (resize.upright)
                 **options,
             )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""JPEG decoders on the GPU: which one there is, and one function around them that lives with files that they refuse.
+"""Who decodes JPEGs, and one function around a decoder on the GPU that lives with files that it refuses.
 
-A decoder is a function from a list of files' bytes to a list of pictures, (3, height, width) uint8 RGB on its device, not turned by EXIF. It
-raises RuntimeError for the whole list if one file is not to its taste, since the libraries do.
+Such a decoder is a function from a list of files' bytes to a list of pictures, (height, width, 3) uint8 BGR on its device, not turned by EXIF. What
+it returns may be written anew by its next call. It raises RuntimeError for the whole list if one file is not to its taste, since the libraries do.
 """
 
 from __future__ import annotations
@@ -15,48 +15,31 @@ from torch import Tensor
 
 Decoder = Callable[[Sequence[bytes]], list[Tensor]]
 
+ENOUGH_THREADS = 8
+"""From so many reading threads on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training. Provisional: no record yet."""
 
-def choose(device: torch.device) -> tuple[Decoder | None, str]:
-    """(the decoder for `device`, what it is or why there is none); without one the plain path decodes."""
+
+def choose(device: torch.device, threads: int) -> tuple[Decoder | None, str]:
+    """(the decoder on `device`, what it is or why there is none); without one the reading threads decode.
+
+    torchvision's nvJPEG is not among them: beside a training it ended in an illegal memory access (docs/data.md).
+
+    Args:
+        device: that trains.
+        threads: that read, on this rank.
+    """
     if device.type != "cuda":
         return None, f"OpenCV in reading threads: no GPU decoder on {device.type}"
-    why_not_dali = "not installed"
-    if importlib.util.find_spec("nvidia.dali") is not None:
-        try:
-            from yolov12.data.loader.dali import Dali
+    if threads >= ENOUGH_THREADS:
+        return None, f"OpenCV in reading threads: {threads} are enough (from {ENOUGH_THREADS} on)"
+    if importlib.util.find_spec("nvidia.dali") is None:
+        return None, "OpenCV in reading threads: NVIDIA DALI is not installed"
+    try:
+        from yolov12.data.loader.dali import Dali
 
-            return Dali(device), "NVIDIA DALI, with the hardware decoder where the GPU has one"
-        except (ImportError, OSError, RuntimeError) as error:
-            why_not_dali = _one_line(error)
-    nvjpeg = Nvjpeg(device)
-    if reason := nvjpeg.why_not():
-        return None, f"OpenCV in reading threads: torchvision can not decode on this GPU ({reason})"
-    return nvjpeg, f"nvJPEG through torchvision (NVIDIA DALI: {why_not_dali})"
-
-
-class Nvjpeg:
-    """torchvision's decoder."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def __call__(self, files: Sequence[bytes]) -> list[Tensor]:
-        from torchvision.io import ImageReadMode, decode_jpeg
-
-        encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-        return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=self.device)
-
-    def why_not(self) -> str:
-        """Why it does not work here, found by decoding a picture of 16 x 16 pixels; "" if it does."""
-        import cv2
-        import numpy as np
-
-        _, grey = cv2.imencode(".jpg", np.full((16, 16, 3), 114, np.uint8))
-        try:
-            self([grey.tobytes()])
-        except (ImportError, RuntimeError) as error:
-            return _one_line(error)
-        return ""
+        return Dali(device), f"NVIDIA DALI on the GPU, for {threads} reading threads would be few"
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, f"OpenCV in reading threads: NVIDIA DALI does not work here ({_one_line(error)})"
 
 
 def decode(decoder: Decoder, files: Sequence[bytes]) -> tuple[list[Tensor | None], dict[int, str]]:
@@ -74,6 +57,8 @@ def decode(decoder: Decoder, files: Sequence[bytes]) -> tuple[list[Tensor | None
     # The libraries do not say which file it was. Halving finds a few bad ones in a few calls.
     half = len(files) // 2
     first, first_reasons = decode(decoder, files[:half])
+    # The second half's call writes where the first half's pictures are.
+    first = [None if image is None else image.clone() for image in first]
     second, second_reasons = decode(decoder, files[half:])
     return first + second, first_reasons | {half + place: reason for place, reason in second_reasons.items()}
 

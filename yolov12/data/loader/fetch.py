@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from yolov12.data.loader import jpeg, plain
 from yolov12.data.loader.cachefile import CacheFile
@@ -18,8 +20,8 @@ class Fetched:
 
     index: int
     """In the data set."""
-    image: np.ndarray | None = None
-    """(height, width, 3) uint8 BGR, resized."""
+    image: Tensor | None = None
+    """(height, width, 3) uint8 BGR, resized, in host memory: pinned where it goes to a GPU."""
     original: tuple[int, int] = (0, 0)
     """(height, width) before resizing, upright; known once it is decoded."""
     encoded: bytes = b""
@@ -32,7 +34,9 @@ class Fetched:
     """Why it can not be used."""
 
 
-def fetch(index: int, path: str, imgsz: int, on_gpu: bool, cache: CacheFile | None = None) -> Fetched:
+def fetch(
+    index: int, path: str, imgsz: int, on_gpu: bool, pinned: bool = False, cache: CacheFile | None = None
+) -> Fetched:
     """Read picture `index`, and decode it unless a GPU decoder is to.
 
     Args:
@@ -40,11 +44,12 @@ def fetch(index: int, path: str, imgsz: int, on_gpu: bool, cache: CacheFile | No
         path: of its file.
         imgsz: length of the long side in pixels.
         on_gpu: whether JPEGs of the usual kind are left to a GPU decoder.
+        pinned: whether pictures are to lie in pinned memory.
         cache: of decoded pictures; what it has is neither read nor decoded.
     """
     if cache is not None and (found := cache.picture(index)) is not None:
         # A copy, made by this thread: it waits for the disk where the pages are not in memory.
-        return Fetched(index, image=found.image.copy(), original=found.original)
+        return Fetched(index, image=_copied(found.image, pinned), original=found.original)
     why_cpu = ""
     try:
         if on_gpu:
@@ -53,16 +58,25 @@ def fetch(index: int, path: str, imgsz: int, on_gpu: bool, cache: CacheFile | No
             why_cpu = jpeg.why_not_on_gpu(header)
             if not why_cpu:
                 return Fetched(index, encoded=data, header=header)
-        return on_the_cpu(index, path, imgsz, why_cpu)
+        return on_the_cpu(index, path, imgsz, why_cpu, pinned)
     except plain.UnreadableError as error:
         return Fetched(index, failure=str(error))
 
 
-def on_the_cpu(index: int, path: str, imgsz: int, why: str) -> Fetched:
+def on_the_cpu(index: int, path: str, imgsz: int, why: str, pinned: bool = False) -> Fetched:
     """Picture `index` by the plain path, which is taken because of `why`; it never raises for a bad file, but says so."""
     try:
         image = plain.decode(path)
     except plain.UnreadableError as error:
         return Fetched(index, failure=str(error))
     height, width = image.shape[:2]
-    return Fetched(index, image=fit_array(image, imgsz), original=(height, width), on_cpu=why)
+    fitted = fit_array(image, imgsz)
+    kept = _copied(fitted, pinned) if pinned else torch.from_numpy(np.ascontiguousarray(fitted))
+    return Fetched(index, image=kept, original=(height, width), on_cpu=why)
+
+
+def _copied(image: np.ndarray, pinned: bool) -> Tensor:
+    """In memory of its own. NumPy copies without Python's lock, so that the threads copy side by side."""
+    copy = torch.empty(image.shape, dtype=torch.uint8, pin_memory=pinned)
+    np.copyto(copy.numpy(), image)
+    return copy

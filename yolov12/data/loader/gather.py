@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +45,7 @@ class Gatherer:
         self.original: dict[int, tuple[int, int]] = {}
         """(height, width) before resizing of all pictures that were decoded so far."""
         self._refused: set[int] = set()
+        self._pinned = store.block.is_cuda
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="yolov12-read")
         self._asked: dict[int, Future[Fetched]] = {}
 
@@ -54,7 +54,9 @@ class Gatherer:
         for index in indices:
             if index not in self.store and index not in self._asked:
                 on_gpu = self.decoder is not None and index not in self._refused
-                self._asked[index] = self._pool.submit(fetch, index, self.files[index], self.imgsz, on_gpu, self.cache)
+                self._asked[index] = self._pool.submit(
+                    fetch, index, self.files[index], self.imgsz, on_gpu, self._pinned, self.cache
+                )
 
     def bring(self, indices: Sequence[int]) -> dict[int, str]:
         """Have all of these in the store, as those that were used last; the reasons for those that can not be read, by index."""
@@ -66,10 +68,9 @@ class Gatherer:
         self.ask(missing)
         fetched = [self._asked[index].result() for index in missing]
         fetched += self._decode_on_gpu([one for one in fetched if one.encoded])
-        decoded = [(one, one.image) for one in fetched if one.image is not None]
-        for group in _alike(decoded, lambda pair: pair[1].shape):
-            for chunk in _chunks(group, RESIZED_BYTES // group[0][1].nbytes):
-                self._keep(chunk)
+        for one in fetched:
+            if one.image is not None:
+                self._keep(one, one.image)
         for index in wanted:  # also those that came into the store another way meanwhile
             self._asked.pop(index, None)
         # In the caller's order, whichever came first: who may still draw on a picture counts back from the last one in that order (recent.py).
@@ -81,16 +82,12 @@ class Gatherer:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._asked.clear()
 
-    def _keep(self, decoded: Sequence[tuple[Fetched, np.ndarray]]) -> None:
-        """Put pictures of one size, which lie in host memory, into the store."""
-        shape = (len(decoded), *decoded[0][1].shape)
-        stack = torch.empty(shape, dtype=torch.uint8, pin_memory=self.store.block.is_cuda)
-        np.stack([image for _, image in decoded], out=stack.numpy())
-        self.store.put([one.index for one, _ in decoded], stack)
-        for one, _ in decoded:
-            self.original[one.index] = one.original
-            if one.on_cpu:
-                self.on_cpu[one.on_cpu] += 1
+    def _keep(self, one: Fetched, image: Tensor) -> None:
+        """Put a picture that lies in host memory into the store."""
+        self.store.put(one.index, image)
+        self.original[one.index] = one.original
+        if one.on_cpu:
+            self.on_cpu[one.on_cpu] += 1
 
     def _decode_on_gpu(self, encoded: Sequence[Fetched]) -> list[Fetched]:
         """Decode these into the store; those that the decoder refuses come back from the plain path, decoded or with a failure."""
@@ -105,15 +102,21 @@ class Gatherer:
                 one = part[place]
                 self._refused.add(one.index)
                 why = "the GPU decoder refused it"
-                refused.append(self._pool.submit(on_the_cpu, one.index, self.files[one.index], self.imgsz, why))
+                path = self.files[one.index]
+                refused.append(self._pool.submit(on_the_cpu, one.index, path, self.imgsz, why, self._pinned))
         return [future.result() for future in refused]
 
     def _keep_on_gpu(self, pairs: Sequence[tuple[Fetched, Tensor]]) -> None:
-        stack = upright(torch.stack([image for _, image in pairs]), pairs[0][0].header.orientation)  # type: ignore[union-attr]
-        blue_first = fit_tensor(stack, self.imgsz).flip(1).permute(0, 2, 3, 1)
-        self.store.put([one.index for one, _ in pairs], blue_first)
-        for one, _ in pairs:
-            self.original[one.index] = (stack.shape[-2], stack.shape[-1])
+        """Put pictures of one size, as a decoder left them, into the store."""
+        assert pairs[0][0].header is not None
+        orientation = pairs[0][0].header.orientation
+        images: Sequence[Tensor] | Tensor = [image for _, image in pairs]
+        if orientation != 1 or max(images[0].shape[:2]) != self.imgsz:
+            images = fit_tensor(upright(torch.stack(list(images)), orientation), self.imgsz)
+        for (one, decoded), image in zip(pairs, images, strict=True):
+            self.store.put(one.index, image)
+            height, width = upright(decoded, orientation).shape[:2]
+            self.original[one.index] = (height, width)
 
 
 def _alike(items: Iterable[T], trait: Any) -> list[list[T]]:

@@ -7,9 +7,10 @@ On a GPU that thread works on a stream of its own; a batch is handed over with a
 from __future__ import annotations
 
 import atexit
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -68,6 +69,7 @@ class PictureLoader:
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
             preparer.gatherer.store.block.record_stream(self._stream)
         self._at: Place | None = None
+        self._making = threading.Lock()
         self._running: Ahead[Finished] | None = None
         atexit.register(self.close)  # a thread that is in the middle of a kernel launch when Python ends can crash it
 
@@ -90,6 +92,10 @@ class PictureLoader:
         finally:
             running.close()
         self._report()
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """Within it no batch is made. NVIDIA DALI uses the GPU's legacy stream, which ends a capture that is under way in another thread."""
+        return self._making
 
     def set_epoch(self, epoch: int, seen: int = 0) -> None:
         """Let the next iteration give what is left of `epoch` after `seen` samples of all ranks, as if those had been taken."""
@@ -127,7 +133,8 @@ class PictureLoader:
                 yield self._finished(self._at, share)
 
     def _finished(self, place: Place, indices: Share) -> Finished:
-        batch = self._patiently(lambda: self.preparer.make(place, indices))
+        with self._making:
+            batch = self._patiently(lambda: self.preparer.make(place, indices))
         if indices.is_ghost:
             batch[GHOST] = True
         if self._stream is None:

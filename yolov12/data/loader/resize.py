@@ -29,17 +29,18 @@ def fit_array(image: np.ndarray, imgsz: int) -> np.ndarray:
 
 
 def fit_tensor(images: Tensor, imgsz: int) -> Tensor:
-    """The same for a stack (n, 3, height, width) uint8 on any device, within 2 grey levels of OpenCV, which computes in fixed point."""
-    size = fitted(images.shape[2], images.shape[3], imgsz)
-    if size == tuple(images.shape[2:]):
+    """The same for a stack (n, height, width, 3) uint8 on any device, within 2 grey levels of OpenCV, which computes in fixed point."""
+    size = fitted(images.shape[1], images.shape[2], imgsz)
+    if size == tuple(images.shape[1:3]):
         return images
-    resized = functional.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=False)
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    planes = images.permute(0, 3, 1, 2).float()  # still pixel by pixel in memory
+    resized = functional.interpolate(planes, size=size, mode="bilinear", align_corners=False, antialias=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def upright(images: Tensor, orientation: int) -> Tensor:
-    """Decoded pictures (..., height, width) turned and mirrored as an EXIF orientation (1 to 8) asks; OpenCV does so itself."""
+    """Decoded pictures (..., height, width, 3) turned and mirrored as an EXIF orientation (1 to 8) asks; OpenCV does so itself."""
     if orientation in (5, 6, 7, 8):
-        images = images.transpose(-2, -1)
-    flipped = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(orientation)
+        images = images.transpose(-3, -2)
+    flipped = {2: (-2,), 3: (-3, -2), 4: (-3,), 6: (-2,), 7: (-3, -2), 8: (-3,)}.get(orientation)
     return images.flip(flipped) if flipped else images

@@ -65,16 +65,12 @@ class Store:
         for index in indices:
             self._views.move_to_end(index)
 
-    def put(self, indices: Sequence[int], pictures: Tensor) -> None:
-        """Keep pictures of one size, (n, height, width, 3) uint8, on the store's device or in pinned memory; none of them may be there yet."""
-        count, *shape = pictures.shape
-        flat = pictures.to(self.block.device, non_blocking=True).reshape(count, -1)
-        places = [self._place() for _ in indices]  # after what may find no memory
-        length = flat.shape[1]
-        where = torch.tensor(places, pin_memory=self.block.is_cuda).to(self.block.device, non_blocking=True)
-        self.block.narrow(1, 0, length).index_copy_(0, where, flat)
-        for place, index in zip(places, indices, strict=True):
-            self._views[index] = (place, self.block[place, :length].view(shape))
+    def put(self, index: int, picture: Tensor) -> None:
+        """Keep a picture (height, width, 3) uint8 that is not there yet, on the store's device or in pinned memory."""
+        place = self._place()
+        kept = self.block[place, : picture.numel()].view(picture.shape)
+        kept.copy_(picture, non_blocking=True)
+        self._views[index] = place, kept
 
     def _place(self) -> int:
         if self._free:

@@ -180,4 +180,33 @@ def test_each_picture_is_decoded_once_while_it_is_in_the_store(
 
 
 def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
-    assert decoders.choose(CPU) == (None, "OpenCV in reading threads: no GPU decoder on cpu")
+    assert decoders.choose(CPU, threads=1) == (None, "OpenCV in reading threads: no GPU decoder on cpu")
+
+
+def test_many_reading_threads_leave_the_gpu_to_training():
+    assert decoders.choose(torch.device("cuda"), threads=16) == (
+        None,
+        "OpenCV in reading threads: 16 are enough (from 8 on)",
+    )
+
+
+def test_few_reading_threads_without_dali_decode_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
+    assert decoders.choose(torch.device("cuda"), threads=2) == (
+        None,
+        "OpenCV in reading threads: NVIDIA DALI is not installed",
+    )
+
+
+def test_a_decoder_may_write_its_next_pictures_where_the_last_ones_are():
+    memory = torch.zeros(4, 1, 1, 3, dtype=torch.uint8)
+
+    def reuses(files: Sequence[bytes]) -> list[Tensor]:
+        if len(files) > 1 and b"bad" in files:
+            raise RuntimeError("nvjpegDecode failed: 5")
+        for place, data in enumerate(files):
+            memory[place] = data[0]
+        return [memory[place] for place in range(len(files))]
+
+    images, _ = decoders.decode(reuses, [b"a", b"b", b"bad", b"d"])
+    assert [chr(int(image[0, 0, 0])) for image in images] == ["a", "b", "b", "d"]

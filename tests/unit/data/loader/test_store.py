@@ -15,14 +15,15 @@ from yolov12.data.loader.recent import Recent
 CPU = torch.device("cpu")
 
 
-def pictures(*values: int, height: int = 4, width: int = 8) -> torch.Tensor:
-    return torch.stack([torch.full((height, width, 3), value, dtype=torch.uint8) for value in values])
+def picture(value: int, height: int = 4, width: int = 8) -> torch.Tensor:
+    return torch.full((height, width, 3), value, dtype=torch.uint8)
 
 
 def test_a_picture_comes_back_as_it_was_put():
     kept = store.Store(3, 8, CPU)
-    kept.put([5, 6], pictures(50, 60))
-    kept.put([7], pictures(70, height=8, width=3))
+    kept.put(5, picture(50))
+    kept.put(6, picture(60))
+    kept.put(7, picture(70, height=8, width=3))
     assert [int(kept[index][0, 0, 0]) for index in (5, 6, 7)] == [50, 60, 70]
     assert kept[5].shape == (4, 8, 3)
     assert kept[7].shape == (8, 3, 3)
@@ -31,9 +32,10 @@ def test_a_picture_comes_back_as_it_was_put():
 
 def test_the_one_that_was_used_longest_ago_makes_room():
     kept = store.Store(2, 8, CPU)
-    kept.put([1, 2], pictures(10, 20))
+    kept.put(1, picture(10))
+    kept.put(2, picture(20))
     kept.touch([1])
-    kept.put([3], pictures(30))
+    kept.put(3, picture(30))
     assert 2 not in kept
     assert [int(kept[index].max()) for index in (1, 3)] == [10, 30]
 
@@ -42,7 +44,7 @@ def test_the_store_takes_its_memory_once():
     kept = store.Store(2, 8, CPU)
     before = kept.block.data_ptr()
     for index in range(10):
-        kept.put([index], pictures(index))
+        kept.put(index, picture(index))
     assert kept.block.data_ptr() == before
     assert len(kept) == 2
 

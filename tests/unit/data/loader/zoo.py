@@ -77,4 +77,4 @@ def decoder(files: Sequence[bytes]) -> list[Tensor]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-    return decode_jpeg(encoded, mode=ImageReadMode.RGB)
+    return [image.flip(0).permute(1, 2, 0) for image in decode_jpeg(encoded, mode=ImageReadMode.RGB)]
