@@ -98,17 +98,20 @@ def code_digest(root: Path = ROOT) -> str:
 def commit(root: Path = ROOT, environment: dict[str, str] | None = None) -> str:
     """The commit that is measured, `-dirty` if the code differs from it, `unknown` if nothing tells.
 
-    Without git, YOLOV12_COMMIT tells, as `<commit>` or as `<commit>:<code digest>`: with the digest, carried code that
-    was changed afterwards shows as dirty.
+    Without git, YOLOV12_COMMIT tells, as `<commit>` or as `<commit>:<code digest>`: with the digest, carried code that was changed afterwards shows
+    as dirty. Told with the digest of this very code it is believed before git, whose HEAD may be older where only the files were copied.
     """
+    told = (os.environ if environment is None else environment).get("YOLOV12_COMMIT", "")
+    name, _, digest = told.partition(":")
+    is_name = re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", name) is not None
+    if is_name and digest and digest == code_digest(root):
+        return name
     head = _git("rev-parse", "--verify", "HEAD", root=root)
     # A copy that was unpacked inside some other checkout has that one's HEAD, which says nothing about it.
     if head and _git("rev-parse", "--show-prefix", root=root) == "":
         dirty = _git("status", "--porcelain", "--", *(f"{folder}/*.py" for folder in MEASURED_CODE), root=root)
         return head + ("-dirty" if dirty else "")
-    told = (os.environ if environment is None else environment).get("YOLOV12_COMMIT", "")
-    name, _, digest = told.partition(":")
-    if not re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", name):
+    if not is_name:
         return "unknown"
     changed = bool(digest) and digest != code_digest(root)
     return name + ("-dirty" if changed and not name.endswith("-dirty") else "")

@@ -106,7 +106,7 @@ class Switch:
         if not AUTO_CHANGES_OVER:
             say(
                 f"data pipeline: stays cpu (auto: {seen}); data_pipeline=gpu decodes and augments on the GPU. "
-                "It was not run on one yet, so auto does not choose it"
+                "No record shows yet from which number of cores on it is faster, so auto does not choose it"
             )
             return
         t = self.trainer

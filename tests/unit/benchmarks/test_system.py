@@ -75,6 +75,14 @@ def test_a_clean_checkout_is_its_commit(repository):
     assert system.commit(repository, {}) == git(repository, "rev-parse", "HEAD")
 
 
+def test_who_knows_this_very_code_is_believed_before_git(repository):
+    digest = system.code_digest(repository)
+    assert system.commit(repository, {"YOLOV12_COMMIT": f"{SHA}:{digest}"}) == SHA
+    head = git(repository, "rev-parse", "HEAD")
+    assert system.commit(repository, {"YOLOV12_COMMIT": f"{SHA}:of other code"}) == head
+    assert system.commit(repository, {"YOLOV12_COMMIT": SHA}) == head
+
+
 def test_a_copy_inside_another_checkout_is_not_that_checkouts_commit(repository):
     copy = repository / "copy"
     (copy / "yolov12").mkdir(parents=True)

@@ -2,7 +2,7 @@
 """NVIDIA DALI as a JPEG decoder. Imported only where it is installed.
 
 The pipeline only decodes: DALI's own augmentation is not ultralytics' (`fn.hsv` does not do OpenCV's 8-bit arithmetic). On the CPU it decodes there,
-which is how its use can be tried without a GPU. Not run on a GPU yet.
+which is how its use can be tried without a GPU.
 """
 
 from __future__ import annotations
