@@ -57,8 +57,8 @@ format: setup ## let ruff and shfmt rewrite what they can
 lock: render ## resolve the pins of env/versions.yaml into env/locks (UPGRADE=1: newest of what is not pinned)
 	$(BIN)/python env/lock.py $(if $(UPGRADE),--upgrade)
 
-bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.3 (several: PKG="a b" VERSION="1.2 3.4")
-	$(BIN)/python env/bump.py "$(PKG)" "$(VERSION)"
+bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.3 (several: PKG="a b" VERSION="1.2 3.4"; SHA256=... of what has one)
+	$(BIN)/python env/bump.py "$(PKG)" "$(VERSION)" --sha256 "$(SHA256)"
 
 render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py
