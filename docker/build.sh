@@ -87,14 +87,23 @@ for name in FLASH_ATTN DALI TENSORRT NCCL_TESTS; do
 done
 
 # Layers in zstd are smaller and unpack faster, and provenance says what they were made from. An engine that keeps its images in a store of its
-# own, as Docker did by default before version 29, can have neither (docs/registry.md).
-in_containerd=0
+# own, as Docker did by default before version 29, can have neither (docs/registry.md). Nor can a builder beside the engine (buildx create), with
+# a store of its own: what it made is handed over as an archive of one image.
+in_containerd=0 gzip_since=
 [[ $(docker info --format '{{json .DriverStatus}}') != *io.containerd.snapshotter* ]] || in_containerd=1
 if ((in_containerd)); then
+    builder=$(docker buildx inspect)
+    driver=$(sed -n 's/^Driver: *//p' <<<"$builder")
+    [[ $driver == docker ]] ||
+        gzip_since="the builder, whose driver is $driver, is not this engine's own: BUILDX_BUILDER=default takes that"
+else
+    gzip_since="this engine does not keep its images in containerd (docs/registry.md)"
+fi
+if [[ -z $gzip_since ]]; then
     echo "build: layers in zstd, with provenance, since this engine keeps its images in containerd"
     options=(--output "type=image,compression=zstd,force-compression=true,oci-mediatypes=true" --provenance "mode=max")
 else
-    echo "build: layers in gzip, without provenance, since this engine does not keep its images in containerd (docs/registry.md)"
+    echo "build: layers in gzip, without provenance, since $gzip_since"
     options=(--load)
 fi
 [[ -z ${BUILD_NETWORK-} ]] || options+=(--network "$BUILD_NETWORK")

@@ -19,6 +19,7 @@ setup() {
     "image inspect") echo "sha256:abc $size 5.5" ;;
     "run --rm") [[ $* == *--json ]] && echo "{\"bytes\": {\"torch\": 5000000000, \"others\": 200000000}}" || echo "ran: $*"
         exit "${verified:-0}" ;;
+    "buildx inspect") printf "Name:   mine\nDriver: %s\n\nNodes:\nName:     mine0\nEndpoint: unix:///var/run/docker.sock\n" "${driver-docker}" ;;
     "info --format") echo "[[\"driver-type\",\"${store-}\"]]" ;;
     esac'
     export size
@@ -107,6 +108,15 @@ build() { "${repo:?}/docker/build.sh"; }
     printed "<type=image,compression=zstd,force-compression=true,oci-mediatypes=true>"
     printed "<mode=max>"
     [[ $output == *"layers in zstd, with provenance, since"* ]]
+}
+
+@test "what a builder beside the engine made is loaded before it verifies itself, also where the engine could have zstd" {
+    driver=docker-container store=io.containerd.snapshotter.v1 run -0 build
+    printed "<--load>"
+    [[ $output != *zstd,* ]]
+    [[ $output != *"<--provenance>"* ]]
+    printed "build: layers in gzip, without provenance, since the builder, whose driver is docker-container, is not this engine's own: BUILDX_BUILDER=default takes that"
+    printed "ran: run --rm --pull never --network none yolov12:train verify"
 }
 
 @test "where the engine counts layers twice, the size is what the image finds inside" {
