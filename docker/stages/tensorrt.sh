@@ -6,6 +6,8 @@
 # base image may name a further one, which would be asked first.
 set -euo pipefail
 shopt -s nullglob
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 version=$1 index=$2
 environment=/opt/yolov12
@@ -14,9 +16,7 @@ unset UV_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS
 # The first package is a source distribution that would run pip to get the other two. setuptools of the environment packs it, since what builds
 # in isolation would be looked for on INDEX.
 export NVIDIA_TENSORRT_DISABLE_INTERNAL_PIP=1
-if [[ -s /run/secrets/ca.crt ]]; then
-    export SSL_CERT_FILE=/run/secrets/ca.crt
-fi
+trust
 
 packages=(tensorrt-cu13 tensorrt-cu13-libs tensorrt-cu13-bindings)
 if ! /opt/installer/bin/uv pip install --quiet --no-cache --no-config --no-deps --no-build-isolation \
@@ -29,10 +29,6 @@ install -d "$environment/share/yolov12"
 printf '%s\n' "${packages[@]/%/==$version}" >"$environment/share/yolov12/vendor.txt"
 
 "$environment/bin/python" -m compileall -q -f --invalidation-mode unchecked-hash "$environment"/lib/python3*/site-packages/tensorrt*
-for note in "$environment"/lib/python3*/site-packages/*.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
-    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
-    rm "$note"
-done
-rm -f "$environment/.lock" # uv's, and writable by anyone
+forget_uv "$environment"
 cd /
 "$environment/bin/python" -c 'import tensorrt; print("tensorrt", tensorrt.__version__)'

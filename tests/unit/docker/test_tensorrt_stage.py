@@ -80,7 +80,12 @@ def run_stage(tmp_path: Path, index: str, **variables: str) -> subprocess.Comple
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     script = (ROOT / "docker/stages/tensorrt.sh").read_text()
-    for there, here in (("/opt/installer/bin", ROOT / ".venv/bin"), ("/opt/yolov12", environment)):
+    places = {
+        "/opt/installer/bin": ROOT / ".venv/bin",
+        "/opt/yolov12": environment,
+        "/run/stage/": f"{ROOT}/docker/stages/",
+    }
+    for there, here in places.items():
         assert there in script
         script = script.replace(there, str(here))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
