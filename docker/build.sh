@@ -13,6 +13,7 @@
 #   BUILD_NETWORK=host       the network of the build's commands
 #   NO_CACHE=1               take nothing from the builder's cache, so that Debian's updates get in
 #   CA_BUNDLE=/path/ca.crt   certificates for a private mirror or an inspected network; a build secret, not in the image
+#   NETRC=/path/netrc        logins for private mirrors, as curl's .netrc has them; a build secret like the certificates
 #   TAG=name:tag             a further name, beside yolov12:$VARIANT
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -33,7 +34,9 @@ fail() {
 docker buildx version >/dev/null 2>&1 || die "docker with buildx is needed: https://docs.docker.com/engine/install/"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null ||
     die "python3, 3.9 or newer, is needed, without packages (Debian, Ubuntu: apt install python3)"
-[[ -z ${CA_BUNDLE-} || -s $CA_BUNDLE ]] || die "CA_BUNDLE=$CA_BUNDLE: no such file, or an empty one"
+for name in CA_BUNDLE NETRC; do
+    [[ -z ${!name-} || -s ${!name} ]] || die "$name=${!name}: no such file, or an empty one"
+done
 # known NAME VALUE...: the variable, where it is set, has one of these values.
 known() {
     local name=$1 value
@@ -108,6 +111,7 @@ else
 fi
 [[ -z ${BUILD_NETWORK-} ]] || options+=(--network "$BUILD_NETWORK")
 [[ -z ${CA_BUNDLE-} ]] || options+=(--secret "id=ca,src=$CA_BUNDLE")
+[[ -z ${NETRC-} ]] || options+=(--secret "id=netrc,src=$NETRC")
 [[ -z ${TAG-} ]] || options+=(--tag "$TAG")
 [[ -z ${NO_CACHE-} ]] || options+=(--no-cache)
 if revision=$(git rev-parse HEAD 2>/dev/null); then

@@ -6,7 +6,7 @@ set -euo pipefail
 # shellcheck source=docker/stages/common.sh
 . /run/stage/common.sh
 
-trust
+use_secrets
 install_debian gcc g++ libpython3-dev
 forget_debian
 

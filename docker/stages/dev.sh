@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=docker/stages/common.sh
 . /run/stage/common.sh
 
-trust
+use_secrets
 install_debian git make
 forget_debian
 # The checkout is the caller's, whoever the container runs as.

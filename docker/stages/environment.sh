@@ -9,7 +9,7 @@ set -euo pipefail
 lock=$1 wheels=${2-}
 environment=/opt/yolov12
 export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON=$environment/bin/python UV_PYTHON_DOWNLOADS=never PYTHONDONTWRITEBYTECODE=1
-trust
+use_secrets
 uv=/opt/installer/bin/uv
 
 [[ -d $environment ]] || python3 -m venv --without-pip "$environment"

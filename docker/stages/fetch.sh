@@ -12,8 +12,8 @@ die() {
     exit 2
 }
 
-trust
+use_secrets
 install_debian ca-certificates curl
-curl --fail --location --silent --show-error --retry 3 --output "$file" "$url" || die "$url can not be fetched (see above)"
+curl "${curl_options[@]}" --fail --location --silent --show-error --retry 3 --output "$file" "$url" || die "$url can not be fetched (see above)"
 found=$(sha256sum "$file")
 [[ ${found%% *} == "$sha256" ]] || die "$url has sha256 ${found%% *}, and the pin is $sha256: fetch it again, or mend the pin"

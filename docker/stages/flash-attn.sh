@@ -11,7 +11,7 @@ stage=/run/stage
 python=/opt/yolov12/bin/python
 out=/wheel-flash-attn
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
-trust
+use_secrets
 : "${SOURCE_DATE_EPOCH:=315532800}" # 1980-01-01, where a wheel's clock begins
 export SOURCE_DATE_EPOCH
 

@@ -7,7 +7,7 @@ set -euo pipefail
 
 lock=$1
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-trust
+use_secrets
 
 install_debian python3-venv
 python3 -m venv /opt/installer

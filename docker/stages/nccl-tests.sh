@@ -11,7 +11,7 @@ stage=/run/stage
 cuda=/opt/cuda
 out=/nccl-tests
 export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-trust
+use_secrets
 
 die() {
     echo "nccl-tests: $*" >&2
@@ -25,7 +25,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 git init --quiet "$work/source"
 cd "$work/source"
-git fetch --quiet --depth 1 "$url" "$commit" || die "commit $commit can not be fetched from $url (see above)"
+# git looks for logins at home.
+[[ ! -s /run/secrets/netrc ]] || ln -s /run/secrets/netrc "$work/.netrc"
+HOME=$work git fetch --quiet --depth 1 "$url" "$commit" || die "commit $commit can not be fetched from $url (see above)"
 git -c advice.detachedHead=false checkout --quiet FETCH_HEAD
 [[ $(git rev-parse HEAD) == "$commit" ]] || die "$url gave commit $(git rev-parse HEAD), and the pin is $commit"
 

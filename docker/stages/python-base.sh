@@ -16,7 +16,7 @@ path-exclude /usr/share/locale/*
 path-exclude /usr/share/lintian/*
 DPKG
 
-trust
+use_secrets
 # myhostname: with `--network none` nothing else resolves the container's own name, by which the processes of torchrun find each other.
 install_debian python3 tini libnss-myhostname
 forget_debian

@@ -10,7 +10,7 @@ shopt -s nullglob
 version=$1 sha256=$2
 environment=/opt/yolov12
 export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON=$environment/bin/python UV_PYTHON_DOWNLOADS=never PYTHONDONTWRITEBYTECODE=1
-trust
+use_secrets
 
 install -d "$environment/share/yolov12"
 # What verify compares with: no lock has it.

@@ -16,7 +16,7 @@ unset UV_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS
 # The first package is a source distribution that would run pip to get the other two. setuptools of the environment packs it, since what builds
 # in isolation would be looked for on INDEX.
 export NVIDIA_TENSORRT_DISABLE_INTERNAL_PIP=1
-trust
+use_secrets
 
 packages=(tensorrt-cu13 tensorrt-cu13-libs tensorrt-cu13-bindings)
 if ! /opt/installer/bin/uv pip install --quiet --no-cache --no-config --no-deps --no-build-isolation \

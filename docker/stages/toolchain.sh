@@ -8,7 +8,7 @@ set -euo pipefail
 lock=$1
 cuda=/opt/cuda
 export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-trust
+use_secrets
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -7,7 +7,7 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE NETRC TAG
     size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
@@ -62,18 +62,21 @@ build() { "${repo:?}/docker/build.sh"; }
 @test "the caller's variables are passed on" {
     ca="$BATS_TEST_TMPDIR/my ca.crt"
     echo certificate >"$ca"
-    BASE_IMAGE=localhost/debian:12 ARCHS="80 90" FLASH_ATTN=none BUILD_NETWORK=host CA_BUNDLE=$ca TAG=registry/name:1 run build
+    netrc="$BATS_TEST_TMPDIR/my netrc"
+    echo "machine mirror.example login me password secret" >"$netrc"
+    BASE_IMAGE=localhost/debian:12 ARCHS="80 90" FLASH_ATTN=none BUILD_NETWORK=host CA_BUNDLE=$ca NETRC=$netrc TAG=registry/name:1 run build
     printed "<BASE_IMAGE=localhost/debian:12>"
     printed "<ARCHS=80 90>"
     printed "<FLASH_ATTN=none>"
     printed "<--network>"
     printed "<host>"
     printed "<id=ca,src=$ca>"
+    printed "<id=netrc,src=$netrc>"
     printed "<registry/name:1>"
 }
 
 @test "a variable that is set and empty is as one that is not set" {
-    BASE_IMAGE='' ARCHS='' FLASH_ATTN='' BUILD_NETWORK='' CA_BUNDLE='' TAG='' run build
+    BASE_IMAGE='' ARCHS='' FLASH_ATTN='' BUILD_NETWORK='' CA_BUNDLE='' NETRC='' TAG='' run build
     printed "<BASE_IMAGE=the pinned base>"
     [[ $output != *"<--network>"* ]]
     [[ $output != *"<--secret>"* ]]
@@ -236,9 +239,11 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$output" = "build: VARIANT=trian is not built: env/matrix.yaml has what is" ]
 }
 
-@test "a certificate bundle that is not there is an error that names it" {
+@test "certificates or logins that are not there are an error that names them" {
     CA_BUNDLE=/nowhere/ca.crt run -2 build
     [ "$output" = "build: CA_BUNDLE=/nowhere/ca.crt: no such file, or an empty one" ]
+    NETRC=/nowhere/netrc run -2 build
+    [ "$output" = "build: NETRC=/nowhere/netrc: no such file, or an empty one" ]
 }
 
 @test "without docker it says what is needed" {

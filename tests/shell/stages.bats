@@ -8,7 +8,8 @@ load common
 
 # in_stage PROGRAM: run by a stage's bash, with the secrets of the build in this test's folder.
 in_stage() {
-    sed "s|/run/secrets|$BATS_TEST_TMPDIR|" "${repo:?}/docker/stages/common.sh" >"$BATS_TEST_TMPDIR/common.sh"
+    sed "s|/run/secrets|$BATS_TEST_TMPDIR|g" "${repo:?}/docker/stages/common.sh" >"$BATS_TEST_TMPDIR/common.sh"
+    cd "$BATS_TEST_TMPDIR" || return
     bash -c "set -euo pipefail; . '$BATS_TEST_TMPDIR/common.sh'; $1"
 }
 
@@ -18,6 +19,24 @@ in_stage() {
     [ "$status" -eq 0 ]
     [ "${lines[0]}" = "noninteractive: -qq update" ]
     [ "${lines[1]}" = "noninteractive: -qq install -y --no-install-recommends git make" ]
+}
+
+@test "certificates and logins are apt's only where they were given" {
+    stub apt-get 'echo "$*" >&2'
+    echo "a certificate" >"$BATS_TEST_TMPDIR/ca.crt"
+    run in_stage "use_secrets; install_debian git"
+    [ "${lines[0]}" = "-qq -o Acquire::https::CAInfo=$BATS_TEST_TMPDIR/ca.crt update" ]
+    echo "a login" >"$BATS_TEST_TMPDIR/netrc"
+    run in_stage "use_secrets; install_debian git"
+    [ "${lines[1]}" = "-qq -o Acquire::https::CAInfo=$BATS_TEST_TMPDIR/ca.crt -o Dir::Etc::netrc=$BATS_TEST_TMPDIR/netrc install -y --no-install-recommends git" ]
+    rm "$BATS_TEST_TMPDIR"/{ca.crt,netrc}
+    run in_stage "use_secrets; install_debian git"
+    [ "${lines[0]}" = "-qq update" ]
+}
+
+@test "without secrets no variable changes" {
+    run in_stage 'compgen -e >before; use_secrets; compgen -e | diff before -; echo "${#curl_options[@]}"'
+    [ "$output" = 0 ]
 }
 
 @test "a package that can not be had ends the stage" {

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import os
 import subprocess
 import sys
-import threading
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.unit.docker.loopback import Served, served
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = "10.9.9"
@@ -25,54 +22,13 @@ PACKAGES = {
 }
 
 
-@dataclass
-class Index:
-    """A package index on loopback, with wheels that hold nothing."""
-
-    folder: Path
-    asked: list[str] = field(default_factory=list)
-    address: str = ""
-
-    def add(self, package: str, module: str) -> None:
-        place, stem = self.folder / "simple" / package.replace("_", "-"), f"{package}-{VERSION}"
-        place.mkdir(parents=True)
-        files = {
-            f"{module}/__init__.py": f"__version__ = {VERSION!r}\n",
-            f"{stem}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {package}\nVersion: {VERSION}\n",
-            f"{stem}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{stem}.dist-info/RECORD": "",
-        }
-        with zipfile.ZipFile(place / f"{stem}-py3-none-any.whl", "w") as wheel:
-            for name, content in files.items():
-                wheel.writestr(name, content)
-        (place / "index.html").write_text(f'<a href="{stem}-py3-none-any.whl">{stem}</a>')
-
-
 @pytest.fixture
-def indexes(tmp_path: Path) -> Iterator[tuple[Index, Index]]:
+def indexes(tmp_path: Path) -> Iterator[tuple[Served, Served]]:
     """The vendor's, which is empty, and a public one that has everything."""
-    servers, found = [], []
-    for name in ("vendor", "public"):
-        index = Index(tmp_path / name)
-        index.folder.mkdir()
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            asked = index.asked
-
-            def log_message(self, *_: object) -> None:
-                self.asked.append(self.path)
-
-        handler = functools.partial(Handler, directory=str(index.folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        index.address = f"http://127.0.0.1:{server.server_port}/simple"
-        servers.append(server)
-        found.append(index)
-    for package, module in PACKAGES.items():
-        found[1].add(package, module)
-    yield found[0], found[1]
-    for server in servers:
-        server.shutdown()
+    with served(tmp_path / "vendor") as vendor, served(tmp_path / "public") as public:
+        for package, module in PACKAGES.items():
+            public.add_wheel(package, module, VERSION)
+        yield vendor, public
 
 
 def run_stage(tmp_path: Path, index: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -99,11 +55,11 @@ def run_stage(tmp_path: Path, index: str, **variables: str) -> subprocess.Comple
     )
 
 
-def test_the_packages_of_the_index_are_installed_and_written_down(tmp_path: Path, indexes: tuple[Index, Index]):
+def test_the_packages_of_the_index_are_installed_and_written_down(tmp_path: Path, indexes: tuple[Served, Served]):
     vendor, public = indexes
     for package, module in PACKAGES.items():
-        vendor.add(package, module)
-    done = run_stage(tmp_path, vendor.address, UV_DEFAULT_INDEX=public.address)
+        vendor.add_wheel(package, module, VERSION)
+    done = run_stage(tmp_path, vendor.index, UV_DEFAULT_INDEX=public.index)
     assert (done.returncode, done.stdout) == (0, f"tensorrt {VERSION}\n"), done.stderr
     written = (tmp_path / "environment/share/yolov12/vendor.txt").read_text()
     assert written == f"tensorrt-cu13=={VERSION}\ntensorrt-cu13-libs=={VERSION}\ntensorrt-cu13-bindings=={VERSION}\n"
@@ -111,19 +67,19 @@ def test_the_packages_of_the_index_are_installed_and_written_down(tmp_path: Path
 
 
 @pytest.mark.parametrize("named_by", ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "uv.toml"])
-def test_what_the_index_lacks_is_taken_from_no_other(tmp_path: Path, indexes: tuple[Index, Index], named_by: str):
+def test_what_the_index_lacks_is_taken_from_no_other(tmp_path: Path, indexes: tuple[Served, Served], named_by: str):
     vendor, public = indexes
     for package, module in list(PACKAGES.items())[:2]:
-        vendor.add(package, module)
-    variables = {named_by: public.address}
+        vendor.add_wheel(package, module, VERSION)
+    variables = {named_by: public.index}
     if named_by == "uv.toml":
         (tmp_path / "config/uv").mkdir(parents=True)
-        (tmp_path / "config/uv/uv.toml").write_text(f'[[index]]\nurl = "{public.address}"\n')
+        (tmp_path / "config/uv/uv.toml").write_text(f'[[index]]\nurl = "{public.index}"\n')
         variables = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
-    done = run_stage(tmp_path, vendor.address, **variables)
+    done = run_stage(tmp_path, vendor.index, **variables)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"TENSORRT_INDEX={vendor.address}: TensorRT {VERSION} can not be installed from there (see above)"
+        f"TENSORRT_INDEX={vendor.index}: TensorRT {VERSION} can not be installed from there (see above)"
     )
     assert "/simple/tensorrt-cu13-bindings/" in vendor.asked
     assert public.asked == []
