@@ -7,6 +7,7 @@ import base64
 import contextlib
 import functools
 import http.server
+import ssl
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -64,15 +65,17 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(folder: Path, login: str = "") -> Iterator[Served]:
-    """The folder over HTTP; with `login` ("name:password") only for who says it."""
+def served(folder: Path, login: str = "", tls: ssl.SSLContext | None = None) -> Iterator[Served]:
+    """The folder over HTTP, or HTTPS; with `login` ("name:password") only for who says it."""
     folder.mkdir(exist_ok=True)
     asked: list[str] = []
     handler = functools.partial(_Handler, directory=str(folder), asked=asked, login=login)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:
-            yield Served(folder, f"http://127.0.0.1:{server.server_port}", asked)
+            yield Served(folder, f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", asked)
         finally:
             server.shutdown()
