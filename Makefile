@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Every target that needs Python packages makes or updates .venv first (env/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-all lint format lock bump render build push save load bench clean
+.PHONY: help setup demo demo-oom test test-all lint format lock bump render build push sign save load bench clean
 
 BIN := .venv/bin
 JOBS ?= 2
@@ -69,6 +69,9 @@ build: ## build the image yolov12:$VARIANT (VARIANT ARCHS CUDA ENV_MANAGER FLASH
 
 push: ## push the built image under computed tags: REGISTRY=registry.example/team (VARIANT ALLOW_DIRTY; docs/registry.md)
 	@docker/push.py
+
+sign: ## sign a pushed image with its bill of materials: IMAGE=registry.example/team/yolov12@sha256:... (KEY; docs/registry.md)
+	@docker/sign.sh
 
 save: ## write the built image to FILE=yolov12-train.tar.zst with its hash beside it, for machines without a network (VARIANT)
 	@docker/save.sh
