@@ -146,9 +146,11 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$(ARCHS=80 hash_of)" != "$first" ]
 }
 
-@test "train and train-nonroot have the same inputs, so that they share their layers" {
+@test "an image and its nonroot form have the same inputs, so that they share their layers" {
     inputs() { python3 "${repo:?}/docker/inputs.py" "$1" <"$repo/docker/docker-bake.json"; }
     [ "$(inputs train)" = "$(inputs train-nonroot)" ]
+    [ "$(inputs deploy)" = "$(inputs deploy-nonroot)" ]
+    [ "$(inputs deploy)" != "$(inputs deploy-ort-nonroot)" ]
     [ "$(inputs train)" != "$(inputs deploy)" ]
 }
 

@@ -35,7 +35,7 @@ def described(
     variant: str = "train", revision: str | None = "c0ffee", version: str = "1.2.3", **promises: Any
 ) -> Image:
     """An image that says of itself what `promises` and the labels say."""
-    deploy = variant == "deploy"
+    deploy = variant.startswith("deploy")
     promised = {
         "version": version,
         "inputs": INPUTS,
@@ -64,6 +64,7 @@ def described(
         ("train-nonroot", "1.2.3-nonroot-cu130-0123456789ab"),
         ("train-conda", "1.2.3-conda-cu130-0123456789ab"),
         ("deploy", "1.2.3-deploy-cpu-0123456789ab"),
+        ("deploy-nonroot", "1.2.3-deploy-nonroot-cpu-0123456789ab"),
     ],
 )
 def test_the_immutable_tag_has_version_variant_cuda_and_inputs(variant, tag):
@@ -113,7 +114,7 @@ def test_the_moving_tags_go_from_the_version_to_the_line():
 def test_variants_of_one_version_have_no_tag_in_common():
     tags = [
         tag
-        for variant in ("train", "train-nonroot", "deploy")
+        for variant in ("train", "train-nonroot", "deploy", "deploy-nonroot")
         for tag in (described(variant).immutable_tag, *described(variant).moving_tags)
     ]
     assert len(set(tags)) == len(tags)

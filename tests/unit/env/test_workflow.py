@@ -66,6 +66,7 @@ def test_each_variant_is_built_once_and_those_of_one_lock_and_arguments_together
         machines = [entry["variants"].split() for entry in job["strategy"]["matrix"]["include"]]
         assert sorted(variant for machine in machines for variant in machine) == sorted(BAKE["target"])
         assert ["train", "train-nonroot"] in machines
+        assert ["deploy", "deploy-nonroot"] in machines
 
 
 def test_each_machine_tests_an_image_that_it_built_or_none():
@@ -84,7 +85,7 @@ def test_a_release_has_nvidia_s_nccl_tests_where_they_can_be_built():
     machines = {entry["variants"]: entry for entry in jobs["release"]["strategy"]["matrix"]["include"]}
     assert machines["train train-nonroot"]["nccl_tests"] == "1"
     assert "nccl_tests" not in machines["train-cu128"]
-    assert "nccl_tests" not in machines["deploy"]
+    assert "nccl_tests" not in machines["deploy deploy-nonroot"]
 
 
 def test_a_new_variant_of_the_bake_file_gets_a_machine():
