@@ -105,9 +105,11 @@ def hashed(text: str, changes: Mapping[str, str], hashes: Sequence[str]) -> dict
         asked = ", ".join(f"{package} is pinned with the sha256 of {files[package]}" for package in missing)
         words = "SHA256=..." if len(files) == 1 else f'SHA256="... ..." for {" and ".join(files)}, in this order'
         raise BumpError(f"{asked}: fetch it, look at what sha256sum says of it, and type {words} too")
+    if hashes and not files:
+        raise BumpError(f"{' and '.join(changes)}: pinned without a sha256, so leave SHA256 out")
     if len(hashes) > len(files):
         raise BumpError(
-            f"SHA256 has {len(hashes)} hashes, and {len(files)} of {' '.join(changes)} are pinned with one: leave out the others"
+            f"SHA256 has {len(hashes)} hashes, and only {' and '.join(files)} asks for one: leave out the others"
         )
     for value in hashes:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", value):

@@ -187,8 +187,14 @@ def test_of_several_packages_those_that_have_a_hash_take_them_in_their_order(che
             f"SHA256={SHA256[1:]} is not 64 hexadecimal digits: type what sha256sum prints",
         ),
         ("flash-attn", "2.8.4", "g" + SHA256[1:], "is not 64 hexadecimal digits"),
-        ("torch", "2.12.0", SHA256, "SHA256 has 1 hashes, and 0 of torch are pinned with one: leave out the others"),
-        ("nccl-tests", "2.19.7", SHA256, "SHA256 has 1 hashes"),
+        ("torch", "2.12.0", SHA256, "torch: pinned without a sha256, so leave SHA256 out"),
+        (
+            "torch flash-attn",
+            "2.12.0 2.8.4",
+            f"{SHA256} {SHA256}",
+            "SHA256 has 2 hashes, and only flash-attn asks for one: leave out the others",
+        ),
+        ("nccl-tests", "2.19.7", SHA256, "nccl-tests: pinned without a sha256"),
         ("flash-attn", "2.8.3", SHA256, "flash-attn is pinned at 2.8.3 already"),
     ],
 )
