@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # Every target that needs Python packages makes or updates .venv first (env/setup.sh).
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-oom test test-all lint format lock bump render build push save load bench clean
+.PHONY: help setup demo demo-oom test test-all lint format lock bump render build push sign save load bench clean
 
 BIN := .venv/bin
 JOBS ?= 2
@@ -57,8 +57,8 @@ format: setup ## let ruff and shfmt rewrite what they can
 lock: render ## resolve the pins of env/versions.yaml into env/locks (UPGRADE=1: newest of what is not pinned)
 	$(BIN)/python env/lock.py $(if $(UPGRADE),--upgrade)
 
-bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.3 (several: PKG="a b" VERSION="1.2 3.4")
-	$(BIN)/python env/bump.py "$(PKG)" "$(VERSION)"
+bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.3 (several: PKG="a b" VERSION="1.2 3.4"; SHA256=... of what has one)
+	$(BIN)/python env/bump.py "$(PKG)" "$(VERSION)" --sha256 "$(SHA256)"
 
 render: setup ## write the files that follow from env/*.yaml
 	$(BIN)/python env/render.py
@@ -69,6 +69,9 @@ build: ## build the image yolov12:$VARIANT (VARIANT ARCHS CUDA ENV_MANAGER FLASH
 
 push: ## push the built image under computed tags: REGISTRY=registry.example/team (VARIANT ALLOW_DIRTY; docs/registry.md)
 	@docker/push.py
+
+sign: ## sign a pushed image with its bill of materials: IMAGE=registry.example/team/yolov12@sha256:... (KEY; docs/registry.md)
+	@docker/sign.sh
 
 save: ## write the built image to FILE=yolov12-train.tar.zst with its hash beside it, for machines without a network (VARIANT)
 	@docker/save.sh

@@ -13,6 +13,7 @@
 #   BUILD_NETWORK=host       the network of the build's commands
 #   NO_CACHE=1               take nothing from the builder's cache, so that Debian's updates get in
 #   CA_BUNDLE=/path/ca.crt   certificates for a private mirror or an inspected network; a build secret, not in the image
+#   NETRC=/path/netrc        logins for private mirrors, as curl's .netrc has them; a build secret like the certificates
 #   TAG=name:tag             a further name, beside yolov12:$VARIANT
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -33,7 +34,9 @@ fail() {
 docker buildx version >/dev/null 2>&1 || die "docker with buildx is needed: https://docs.docker.com/engine/install/"
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null ||
     die "python3, 3.9 or newer, is needed, without packages (Debian, Ubuntu: apt install python3)"
-[[ -z ${CA_BUNDLE-} || -s $CA_BUNDLE ]] || die "CA_BUNDLE=$CA_BUNDLE: no such file, or an empty one"
+for name in CA_BUNDLE NETRC; do
+    [[ -z ${!name-} || -s ${!name} ]] || die "$name=${!name}: no such file, or an empty one"
+done
 # known NAME VALUE...: the variable, where it is set, has one of these values.
 known() {
     local name=$1 value
@@ -87,18 +90,28 @@ for name in FLASH_ATTN DALI TENSORRT NCCL_TESTS; do
 done
 
 # Layers in zstd are smaller and unpack faster, and provenance says what they were made from. An engine that keeps its images in a store of its
-# own, as Docker did by default before version 29, can have neither (docs/registry.md).
-in_containerd=0
+# own, as Docker did by default before version 29, can have neither (docs/registry.md). Nor can a builder beside the engine (buildx create), with
+# a store of its own: what it made is handed over as an archive of one image.
+in_containerd=0 gzip_since=
 [[ $(docker info --format '{{json .DriverStatus}}') != *io.containerd.snapshotter* ]] || in_containerd=1
 if ((in_containerd)); then
+    builder=$(docker buildx inspect)
+    driver=$(sed -n 's/^Driver: *//p' <<<"$builder")
+    [[ $driver == docker ]] ||
+        gzip_since="the builder, whose driver is $driver, is not this engine's own: BUILDX_BUILDER=default takes that"
+else
+    gzip_since="this engine does not keep its images in containerd (docs/registry.md)"
+fi
+if [[ -z $gzip_since ]]; then
     echo "build: layers in zstd, with provenance, since this engine keeps its images in containerd"
     options=(--output "type=image,compression=zstd,force-compression=true,oci-mediatypes=true" --provenance "mode=max")
 else
-    echo "build: layers in gzip, without provenance, since this engine does not keep its images in containerd (docs/registry.md)"
+    echo "build: layers in gzip, without provenance, since $gzip_since"
     options=(--load)
 fi
 [[ -z ${BUILD_NETWORK-} ]] || options+=(--network "$BUILD_NETWORK")
 [[ -z ${CA_BUNDLE-} ]] || options+=(--secret "id=ca,src=$CA_BUNDLE")
+[[ -z ${NETRC-} ]] || options+=(--secret "id=netrc,src=$NETRC")
 [[ -z ${TAG-} ]] || options+=(--tag "$TAG")
 [[ -z ${NO_CACHE-} ]] || options+=(--no-cache)
 if revision=$(git rev-parse HEAD 2>/dev/null); then

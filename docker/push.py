@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 BAKE = Path(__file__).resolve().parent / "docker-bake.json"
+RELEASE = {"NCCL_TESTS": "1"}
+"""What a release is built with and `make build` without options is not, since it fetches sources from elsewhere (env/workflow.py does the same)."""
 DIFFERS = 1
 """Exit code of `verify` where the image is not what was built; every other one but 0 is docker's, or the entrypoint's."""
 
@@ -81,8 +83,8 @@ class Held:
         return image_id in (self.digest, self.config_digest)
 
 
-def described(inspected: Mapping[str, Any], report: Mapping[str, Any], defaults: Mapping[str, str]) -> Image:
-    """What `docker image inspect`, the image's own `verify --json` and the defaults of the bake file say together.
+def described(inspected: Mapping[str, Any], report: Mapping[str, Any], whole: Mapping[str, str]) -> Image:
+    """What `docker image inspect` and the image's own `verify --json` say together, beside the arguments of a whole release.
 
     Raises:
         PushError: labels and content contradict each other, or say too little to make a tag of.
@@ -105,7 +107,7 @@ def described(inspected: Mapping[str, Any], report: Mapping[str, Any], defaults:
         version=version,
         line=cuda_line(promised["packages"]),
         inputs=inputs,
-        incomplete=dirty or why_incomplete(version, promised, defaults),
+        incomplete=dirty or why_incomplete(version, promised, whole),
         dirty=dirty,
     )
 
@@ -123,22 +125,31 @@ def cuda_line(packages: Mapping[str, str]) -> str:
     return "cpu"
 
 
-def why_incomplete(version: str, promised: Mapping[str, Any], defaults: Mapping[str, str]) -> str | None:
-    """What an image lacks of the one that `make build` makes of a release without options; None for nothing."""
+def why_incomplete(version: str, promised: Mapping[str, Any], whole: Mapping[str, str]) -> str | None:
+    """What tells an image from a whole release, which has the arguments `whole`; None for nothing."""
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         return f"{version} is no release"
-    if not same_image(promised["base_image"], defaults["BASE_IMAGE"]):
-        return f"it was built on {promised['base_image']}, not on the pinned {defaults['BASE_IMAGE']}"
+    if not same_image(promised["base_image"], whole["BASE_IMAGE"]):
+        return f"it was built on {promised['base_image']}, not on the pinned {whole['BASE_IMAGE']}"
     if not promised["archs"]:  # no GPU code at all: deploy
         return None
-    if missing := [arch for arch in defaults["ARCHS"].split() if arch not in promised["archs"]]:
+    if missing := [arch for arch in whole["ARCHS"].split() if arch not in promised["archs"]]:
         return f"it has no code for {', '.join('sm_' + arch for arch in missing)}"
-    if promised["flash_attn"] is None and defaults["FLASH_ATTN"] != "none":
-        return "it was built without FlashAttention"
-    chosen = {name: promised[name.lower()] for name in ("DALI", "TENSORRT")}
+    chosen = {name: promised[name.lower()] for name in ("DALI", "TENSORRT", "NCCL_TESTS")}
+    chosen["FLASH_ATTN"] = flash_attn_of(promised["flash_attn"])
     return next(
-        (f"it was built with {name}={value}" for name, value in chosen.items() if value != defaults[name]), None
+        (
+            f"it was built with {name}={value}, and a release has {name}={whole[name]}"
+            for name, value in chosen.items()
+            if value != whole[name]
+        ),
+        None,
     )
+
+
+def flash_attn_of(wheel: Mapping[str, Any] | None) -> str:
+    """Which of the choices for FLASH_ATTN an image was built with, by the wheel's version: `2.8.3+hd32.sm90` is hd32."""
+    return "none" if wheel is None else wheel["version"].partition("+")[2].partition(".")[0]
 
 
 def same_image(one: str, other: str) -> bool:
@@ -268,15 +279,14 @@ def look_at(name: str) -> Image:
         raise PushError(f"{name} is not what was built: docker run --rm {name} verify says what differs")
     found = json.loads(inspected.stdout)[0]
     variant = (found["Config"].get("Labels") or {}).get("yolov12.variant", "")
-    return described(found, json.loads(report.stdout), defaults(json.loads(BAKE.read_text()), variant))
+    return described(found, json.loads(report.stdout), whole_release(json.loads(BAKE.read_text()), variant))
 
 
-def defaults(bake: Mapping[str, Any], variant: str) -> dict[str, str]:
-    """The arguments that `make build` without options takes: the variables' defaults, and what is fixed for this variant."""
+def whole_release(bake: Mapping[str, Any], variant: str) -> dict[str, str]:
+    """The arguments of a whole release: the variables' defaults, RELEASE, and what is fixed for this variant."""
     fixed = bake["target"].get(variant, {}).get("args", {})
-    return {key: value["default"] for key, value in bake["variable"].items()} | {
-        key: value for key, value in fixed.items() if not value.startswith("${")
-    }
+    defaults = {key: value["default"] for key, value in bake["variable"].items()}
+    return defaults | RELEASE | {key: value for key, value in fixed.items() if not value.startswith("${")}
 
 
 def push(name: str, image: Image, registry: Registry) -> list[str]:

@@ -170,7 +170,8 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         "INPUTS": "${INPUTS}",
     }
     if not has_torch(pins, variant):
-        return common | {"VARIANT": variant}
+        # What is inside, which is the same whoever it runs as: deploy-nonroot has the layers of deploy.
+        return common | {"VARIANT": entry["lock"]}
     if "dev_lock" in entry:
         common["DEV_LOCK"] = lock_name(entry["dev_lock"], python)
     cuda, settings = entry.get("cuda", pins.cuda), entry.get("settings", {})

@@ -111,13 +111,19 @@ COMPARE = """\
 """
 
 PUSH = """\
-- name: push
+- name: get cosign
+  run: |
+    curl --fail --location --silent --show-error --retry 3 --output "$RUNNER_TEMP/cosign" @url@
+    echo "@sha256@  $RUNNER_TEMP/cosign" | sha256sum --check --quiet
+    sudo install "$RUNNER_TEMP/cosign" /usr/local/bin/cosign
+- name: push and sign
   env:
     TOKEN: ${{ github.token }}
   run: |
     docker login ghcr.io --username "$GITHUB_ACTOR" --password-stdin <<<"$TOKEN"
     for variant in $VARIANTS; do
-      make push REGISTRY="ghcr.io/${GITHUB_REPOSITORY_OWNER,,}" VARIANT="$variant"
+      make push REGISTRY="ghcr.io/${GITHUB_REPOSITORY_OWNER,,}" VARIANT="$variant" | tee "$RUNNER_TEMP/pushed"
+      make sign IMAGE="$(sed -n 's/^docker pull //p' "$RUNNER_TEMP/pushed")"
     done
 """
 
@@ -166,8 +172,14 @@ def scanner(versions: Mapping[str, Any]) -> str:
     return f"{pin['name']}@{pin['digest']}"
 
 
+def push(versions: Mapping[str, Any]) -> str:
+    """The steps that push and sign, with the pinned cosign."""
+    pin = versions["downloads"]["cosign"]
+    return PUSH.replace("@url@", pin["url"].format(version=pin["version"])).replace("@sha256@", pin["sha256"])
+
+
 def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
-    """The whole file. Only the job that a version's tag starts may write packages, so that no pull request can."""
+    """The whole file. Only the job that a version's tag starts may write packages and ask for the identity that signs them."""
     steps = BUILD + SCAN.replace("@exceptions@", EXCEPTIONS).replace("@scanner@", scanner(versions))
     is_release = "startsWith(github.ref, 'refs/tags/v')"
     jobs = [
@@ -175,9 +187,9 @@ def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
         job(
             "release",
             is_release,
-            ["contents: read", "packages: write"],
+            ["contents: read", "packages: write", "id-token: write"],
             bake,
-            CHECKOUT + COMPARE + steps + PUSH,
+            CHECKOUT + COMPARE + steps + push(versions),
             NVIDIAS,
         ),
     ]

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # built-wheel.sh FOLDER PACKAGE: install the wheel that lies in FOLDER, which the build made, if there is one; it holds PACKAGE.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 shopt -s nullglob
 environment=/opt/yolov12 package=$2
@@ -13,11 +15,7 @@ fi
 export PYTHONDONTWRITEBYTECODE=1
 /opt/installer/bin/uv pip install --quiet --offline --no-cache --no-deps --no-index --python "$environment/bin/python" "${wheels[@]}"
 "$environment/bin/python" -m compileall -q -f --invalidation-mode unchecked-hash "$environment"/lib/python3*/site-packages/"$package"
-for note in "$environment"/lib/python3*/site-packages/*.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
-    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
-    rm "$note"
-done
-rm -f "$environment/.lock" # uv's, and writable by anyone
+forget_uv "$environment"
 
 # The library loads. What the import writes (torch's compiler makes a folder for itself) goes away with the folder.
 TMPDIR=$(mktemp -d)

@@ -3,12 +3,12 @@
 # compiler.sh: what torch.compile calls at run time. On a GPU Triton compiles a launcher for each kernel (C, Python.h); on the CPU
 # Inductor's kernels are C++ with OpenMP.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
-export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update
-apt-get -qq install -y --no-install-recommends gcc g++ libpython3-dev >/dev/null
-apt-get clean
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
+use_secrets
+install_debian gcc g++ libpython3-dev
+forget_debian
 
 # Nothing here links statically, with link-time optimisation or with sanitizers.
 shopt -s nullglob

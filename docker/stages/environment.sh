@@ -3,13 +3,13 @@
 # environment.sh LOCK [WHEELS]: install into the environment /opt/yolov12 exactly what a part of the hash lock lists (it may be empty),
 # without what is never used, and compile its Python files. With WHEELS, a folder that has pip's: pip too.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 lock=$1 wheels=${2-}
 environment=/opt/yolov12
 export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON=$environment/bin/python UV_PYTHON_DOWNLOADS=never PYTHONDONTWRITEBYTECODE=1
-if [[ -s /run/secrets/ca.crt ]]; then
-    export SSL_CERT_FILE=/run/secrets/ca.crt
-fi
+use_secrets
 uv=/opt/installer/bin/uv
 
 [[ -d $environment ]] || python3 -m venv --without-pip "$environment"
@@ -68,8 +68,4 @@ fi
 # part brought: a file of another layer would be in this one too.
 find "$environment/lib" -name '*.py' -cnewer "$began" -print0 |
     xargs -0 -r -n 200 -P "$(nproc)" "$environment/bin/python" -m compileall -q -f --invalidation-mode unchecked-hash
-for note in *.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
-    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
-    rm "$note"
-done
-rm -f "$environment/.lock" # uv's, and writable by anyone
+forget_uv "$environment"

@@ -3,15 +3,15 @@
 # flash-attn.sh hd32 VERSION SHA256 ARCHS: the FlashAttention wheel for these GPUs, in /wheel-flash-attn.
 # flash-attn.sh full VERSION SHA256 ARCHS MAX_JOBS LOCK: upstream's whole, by its own setup.py.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 kind=$1 version=$2 sha256=$3 archs=$4
 stage=/run/stage
 python=/opt/yolov12/bin/python
 out=/wheel-flash-attn
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
-if [[ -s /run/secrets/ca.crt ]]; then
-    export PIP_CERT=/run/secrets/ca.crt
-fi
+use_secrets
 : "${SOURCE_DATE_EPOCH:=315532800}" # 1980-01-01, where a wheel's clock begins
 export SOURCE_DATE_EPOCH
 
@@ -29,12 +29,8 @@ sdist=("$work"/sdist/*)
 
 if [[ $kind == full ]]; then
     max_jobs=$5 lock=$6
-    export DEBIAN_FRONTEND=noninteractive UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-    apt-get -qq update
-    apt-get -qq install -y --no-install-recommends ninja-build >/dev/null
-    if [[ -s /run/secrets/ca.crt ]]; then
-        export SSL_CERT_FILE=/run/secrets/ca.crt
-    fi
+    export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+    install_debian ninja-build
     # torch's headers include those of three libraries, which neither the toolchain nor the image needs to have.
     python3 "$stage/locks.py" "$stage/locks/$lock" "$work/locks" "nvidia-cublas nvidia-cusolver nvidia-cusparse"
     /opt/installer/bin/uv pip install --quiet --require-hashes --no-deps --no-build --python python3 --target "$work/headers" \

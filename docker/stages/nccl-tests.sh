@@ -3,30 +3,31 @@
 # nccl-tests.sh URL COMMIT ARCHS LOCK PYTHON: NVIDIA's all_reduce_perf in /nccl-tests, from that commit of its repository, against the locked
 # NCCL, for an environment with that Python.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 url=$1 commit=$2 archs=$3 lock=$4 python=$5
 stage=/run/stage
 cuda=/opt/cuda
 out=/nccl-tests
-export DEBIAN_FRONTEND=noninteractive UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-if [[ -s /run/secrets/ca.crt ]]; then
-    export SSL_CERT_FILE=/run/secrets/ca.crt GIT_SSL_CAINFO=/run/secrets/ca.crt
-fi
+export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+use_secrets
 
 die() {
     echo "nccl-tests: $*" >&2
     exit 2
 }
 
-apt-get -qq update
-apt-get -qq install -y --no-install-recommends ca-certificates git make >/dev/null
+install_debian ca-certificates git make
 
 # A commit's name is a hash over all its files, which git computes from what it received: no other pin is needed.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 git init --quiet "$work/source"
 cd "$work/source"
-git fetch --quiet --depth 1 "$url" "$commit" || die "commit $commit can not be fetched from $url (see above)"
+# git looks for logins at home.
+[[ ! -s /run/secrets/netrc ]] || ln -s /run/secrets/netrc "$work/.netrc"
+HOME=$work git fetch --quiet --depth 1 "$url" "$commit" || die "commit $commit can not be fetched from $url (see above)"
 git -c advice.detachedHead=false checkout --quiet FETCH_HEAD
 [[ $(git rev-parse HEAD) == "$commit" ]] || die "$url gave commit $(git rev-parse HEAD), and the pin is $commit"
 

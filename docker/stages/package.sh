@@ -3,6 +3,8 @@
 # package.sh VERSION ARCHS: the package from its wheel, and proof that the environment is what was asked for.
 set -euo pipefail
 shopt -s nullglob
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 version=$1 archs=$2
 environment=/opt/yolov12
@@ -10,11 +12,7 @@ environment=/opt/yolov12
 export PYTHONDONTWRITEBYTECODE=1 # what the checks below import would be compiled anew, with timestamps
 /opt/installer/bin/uv pip install --quiet --offline --no-cache --no-deps --python "$environment/bin/python" /run/stage/wheel/*.whl
 "$environment/bin/python" -m compileall -q -f --invalidation-mode unchecked-hash "$environment"/lib/python3*/site-packages/yolov12
-for note in "$environment"/lib/python3*/site-packages/*.dist-info/uv_cache.json; do # uv's: when the wheel was made, which no second build would repeat
-    sed -i '/uv_cache\.json,/d' "${note%/*}/RECORD"
-    rm "$note"
-done
-rm -f "$environment/.lock" # uv's, and writable by anyone
+forget_uv "$environment"
 
 cd /
 "$environment/bin/python" - "$version" "$archs" <<'PYTHON'

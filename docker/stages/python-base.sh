@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # python-base.sh PYTHON_VERSION: the base's own python3, which must be that version; tini; and a name for the container itself.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 wanted=$1
-export DEBIAN_FRONTEND=noninteractive
 
 # As Debian's own slim image has it: of a package's documentation only its licence.
 cat >/etc/dpkg/dpkg.cfg.d/yolov12 <<'DPKG'
@@ -15,11 +16,10 @@ path-exclude /usr/share/locale/*
 path-exclude /usr/share/lintian/*
 DPKG
 
-apt-get -qq update
+use_secrets
 # myhostname: with `--network none` nothing else resolves the container's own name, by which the processes of torchrun find each other.
-apt-get -qq install -y --no-install-recommends python3 tini libnss-myhostname >/dev/null
-apt-get clean
-rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log /var/log/alternatives.log /var/cache/ldconfig/aux-cache
+install_debian python3 tini libnss-myhostname
+forget_debian
 
 found=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if [[ $found != "$wanted" ]]; then

@@ -1,20 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# toolchain.sh LOCK: nvcc in /opt/cuda, put together from wheels, and g++ for it.
+# toolchain.sh LOCK: nvcc in /opt/cuda, put together from wheels. Its stage has g++ for it.
 set -euo pipefail
+# shellcheck source=docker/stages/common.sh
+. /run/stage/common.sh
 
 lock=$1
 cuda=/opt/cuda
-export DEBIAN_FRONTEND=noninteractive UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-if [[ -s /run/secrets/ca.crt ]]; then
-    export SSL_CERT_FILE=/run/secrets/ca.crt
-fi
-
-if ! command -v g++ >/dev/null; then
-    apt-get -qq update
-    apt-get -qq install -y --no-install-recommends g++ >/dev/null
-    rm -rf /var/lib/apt/lists/*
-fi
+export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+use_secrets
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

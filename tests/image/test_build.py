@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a build refuses, each with one clear sentence, and what it does not make anew. Runs the builder, on stages that `make build` left
-in its cache; the variables of `make build` (BASE_IMAGE, BUILD_NETWORK, CA_BUNDLE) are the caller's."""
+in its cache; the variables of `make build` (BASE_IMAGE, BUILD_NETWORK, CA_BUNDLE, NETRC) are the caller's."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def build_target(context: Path, target: dict[str, Any], *keep: str) -> subproces
     options = ["--progress", "plain", *(keep or ("--output", "type=cacheonly"))]
     if network := os.environ.get("BUILD_NETWORK"):
         options += ["--network", network]
-    if bundle := os.environ.get("CA_BUNDLE"):
-        options += ["--secret", f"id=ca,src={bundle}"]
+    for secret, name in (("ca", "CA_BUNDLE"), ("netrc", "NETRC")):
+        if file := os.environ.get(name):
+            options += ["--secret", f"id={secret},src={file}"]
     command = ["docker", "buildx", "build", *options, *replay.arguments({**target, "tags": []})]
     return subprocess.run(command, cwd=context, capture_output=True, text=True, check=False)
 

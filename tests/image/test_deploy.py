@@ -114,6 +114,13 @@ def test_it_keeps_a_rule_of_the_train_image(deploy: Image, rule: Callable[..., N
     rule(image=deploy, **{name: request.getfixturevalue(name) for name in others})
 
 
+def test_the_nonroot_image_is_the_same_with_a_number_that_is_not_root_s(deploy: Image):
+    nonroot = built(f"{deploy.name}-nonroot")
+    assert nonroot.inspect("{{.Config.User}}") == "1000:0"
+    assert nonroot.inspect("{{json .RootFS.Layers}}") == deploy.inspect("{{json .RootFS.Layers}}")
+    assert nonroot.run(*users.WHO).check().out.split() == ["1000", "0", "1000:0"]
+
+
 @pytest.mark.parametrize("user", ["1000:0", "12345:54321"])
 def test_any_user_can_predict(deploy: Image, exported: Path, user: str):
     exported.chmod(0o777)

@@ -175,8 +175,9 @@ def build_anew(repository: Path, target: dict[str, Any]) -> None:
     options = ["--no-cache", "--load"]
     if network := os.environ.get("BUILD_NETWORK"):
         options += ["--network", network]
-    if bundle := os.environ.get("CA_BUNDLE"):
-        options += ["--secret", f"id=ca,src={bundle}"]
+    for secret, name in (("ca", "CA_BUNDLE"), ("netrc", "NETRC")):
+        if file := os.environ.get(name):
+            options += ["--secret", f"id={secret},src={file}"]
     command = ["docker", "buildx", "build", *options, *replay.arguments(target)]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

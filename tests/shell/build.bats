@@ -7,7 +7,7 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE TAG
+    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE NETRC TAG
     size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
@@ -19,6 +19,7 @@ setup() {
     "image inspect") echo "sha256:abc $size 5.5" ;;
     "run --rm") [[ $* == *--json ]] && echo "{\"bytes\": {\"torch\": 5000000000, \"others\": 200000000}}" || echo "ran: $*"
         exit "${verified:-0}" ;;
+    "buildx inspect") printf "Name:   mine\nDriver: %s\n\nNodes:\nName:     mine0\nEndpoint: unix:///var/run/docker.sock\n" "${driver-docker}" ;;
     "info --format") echo "[[\"driver-type\",\"${store-}\"]]" ;;
     esac'
     export size
@@ -61,18 +62,21 @@ build() { "${repo:?}/docker/build.sh"; }
 @test "the caller's variables are passed on" {
     ca="$BATS_TEST_TMPDIR/my ca.crt"
     echo certificate >"$ca"
-    BASE_IMAGE=localhost/debian:12 ARCHS="80 90" FLASH_ATTN=none BUILD_NETWORK=host CA_BUNDLE=$ca TAG=registry/name:1 run build
+    netrc="$BATS_TEST_TMPDIR/my netrc"
+    echo "machine mirror.example login me password secret" >"$netrc"
+    BASE_IMAGE=localhost/debian:12 ARCHS="80 90" FLASH_ATTN=none BUILD_NETWORK=host CA_BUNDLE=$ca NETRC=$netrc TAG=registry/name:1 run build
     printed "<BASE_IMAGE=localhost/debian:12>"
     printed "<ARCHS=80 90>"
     printed "<FLASH_ATTN=none>"
     printed "<--network>"
     printed "<host>"
     printed "<id=ca,src=$ca>"
+    printed "<id=netrc,src=$netrc>"
     printed "<registry/name:1>"
 }
 
 @test "a variable that is set and empty is as one that is not set" {
-    BASE_IMAGE='' ARCHS='' FLASH_ATTN='' BUILD_NETWORK='' CA_BUNDLE='' TAG='' run build
+    BASE_IMAGE='' ARCHS='' FLASH_ATTN='' BUILD_NETWORK='' CA_BUNDLE='' NETRC='' TAG='' run build
     printed "<BASE_IMAGE=the pinned base>"
     [[ $output != *"<--network>"* ]]
     [[ $output != *"<--secret>"* ]]
@@ -109,6 +113,15 @@ build() { "${repo:?}/docker/build.sh"; }
     [[ $output == *"layers in zstd, with provenance, since"* ]]
 }
 
+@test "what a builder beside the engine made is loaded before it verifies itself, also where the engine could have zstd" {
+    driver=docker-container store=io.containerd.snapshotter.v1 run -0 build
+    printed "<--load>"
+    [[ $output != *zstd,* ]]
+    [[ $output != *"<--provenance>"* ]]
+    printed "build: layers in gzip, without provenance, since the builder, whose driver is docker-container, is not this engine's own: BUILDX_BUILDER=default takes that"
+    printed "ran: run --rm --pull never --network none yolov12:train verify"
+}
+
 @test "where the engine counts layers twice, the size is what the image finds inside" {
     size=9900000000 store=io.containerd.snapshotter.v1 run build
     [ "${lines[-1]}" = "built yolov12:train sha256:abc 5.20 GB of 5.50 GB" ]
@@ -133,9 +146,11 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$(ARCHS=80 hash_of)" != "$first" ]
 }
 
-@test "train and train-nonroot have the same inputs, so that they share their layers" {
+@test "an image and its nonroot form have the same inputs, so that they share their layers" {
     inputs() { python3 "${repo:?}/docker/inputs.py" "$1" <"$repo/docker/docker-bake.json"; }
     [ "$(inputs train)" = "$(inputs train-nonroot)" ]
+    [ "$(inputs deploy)" = "$(inputs deploy-nonroot)" ]
+    [ "$(inputs deploy)" != "$(inputs deploy-ort-nonroot)" ]
     [ "$(inputs train)" != "$(inputs deploy)" ]
 }
 
@@ -226,9 +241,11 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$output" = "build: VARIANT=trian is not built: env/matrix.yaml has what is" ]
 }
 
-@test "a certificate bundle that is not there is an error that names it" {
+@test "certificates or logins that are not there are an error that names them" {
     CA_BUNDLE=/nowhere/ca.crt run -2 build
     [ "$output" = "build: CA_BUNDLE=/nowhere/ca.crt: no such file, or an empty one" ]
+    NETRC=/nowhere/netrc run -2 build
+    [ "$output" = "build: NETRC=/nowhere/netrc: no such file, or an empty one" ]
 }
 
 @test "without docker it says what is needed" {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# `make push`, `make save` and `make load`: what they ask of docker, which is a stub here, and what they refuse.
+# `make push`, `make sign`, `make save` and `make load`: what they ask of docker and cosign, which are stubs here, and what they refuse.
 # shellcheck disable=SC2016 # single quotes: what a stub is made of expands in the stub
 
 bats_require_minimum_version 1.5.0
@@ -9,7 +9,7 @@ load common
 inputs=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 
 setup() {
-    unset VARIANT REGISTRY ALLOW_DIRTY FILE
+    unset VARIANT REGISTRY ALLOW_DIRTY FILE IMAGE KEY GITHUB_ACTIONS
     cd "$BATS_TEST_TMPDIR" || return
     # A registry that holds, under each tag, a manifest which names the configuration of the image that was pushed.
     stub docker 'echo "$*" >>asked
@@ -94,6 +94,80 @@ push() { REGISTRY=${REGISTRY-registry.example/team} VARIANT=deploy "${repo:?}/do
     run make --no-print-directory -C "${repo:?}" push REGISTRY=HTTPS://registry.example
     [ "$status" -eq 2 ]
     [[ ${lines[0]} == "push: REGISTRY=HTTPS://registry.example: type it as "* ]]
+}
+
+pushed=registry.example/team/yolov12@sha256:$inputs
+
+sign() { IMAGE=${IMAGE-$pushed} "${repo:?}/docker/sign.sh"; }
+
+# The image's bill of materials, and a cosign that notes what it is asked and shows what it is given.
+stub_cosign() {
+    stub docker 'case "$1 $2" in
+    "run --rm") [[ -z ${no_bill-} ]] || exit 125
+        echo "bill of ${*: -3:1}" ;;
+    "image inspect") echo "[{\"Config\": {\"Labels\": {\"org.opencontainers.image.revision\": \"${revision:-c0ffee}\", \"yolov12.variant\": \"train\",
+        \"yolov12.inputs\": \"0123\", \"org.opencontainers.image.base.name\": \"debian:12@sha256:aa\"}}}]" ;;
+    esac'
+    stub cosign 'echo "cosign $*" | sed "s|$TMPDIR/[^ ]*/||"
+    for ((i = 1; i < $#; i++)); do [[ ${!i} != --predicate ]] || { next=$((i + 1)); cp "${!next}" .; }; done'
+    export TMPDIR=$BATS_TEST_TMPDIR
+}
+
+@test "a signature and the bill of materials are made for the digest, without a key" {
+    stub_cosign
+    run -0 sign
+    [ "${lines[0]}" = "cosign sign --yes $pushed" ]
+    [ "${lines[1]}" = "cosign attest --yes --type cyclonedx --predicate sbom.cdx.json $pushed" ]
+    [ "${lines[2]}" = "signed $pushed with its bill of materials" ]
+    [ "${#lines[@]}" -eq 3 ]
+    [ "$(cat sbom.cdx.json)" = "bill of $pushed" ]
+}
+
+@test "a key is cosign's own" {
+    stub_cosign
+    KEY="my cosign.key" run -0 sign
+    [ "${lines[0]}" = "cosign sign --yes --key my cosign.key $pushed" ]
+    [[ ${lines[1]} == "cosign attest --yes --key my cosign.key --type cyclonedx "* ]]
+}
+
+# in_workflow COMMAND: with what a runner of GitHub sets.
+in_workflow() {
+    env GITHUB_ACTIONS=true GITHUB_SHA=c0ffee GITHUB_REF=refs/tags/v1.2.3 GITHUB_SERVER_URL=https://github.com GITHUB_REPOSITORY=team/yolov12 \
+        GITHUB_WORKFLOW_REF=team/yolov12/.github/workflows/images.yml@refs/tags/v1.2.3 GITHUB_EVENT_NAME=push GITHUB_REPOSITORY_ID=1 \
+        GITHUB_REPOSITORY_OWNER_ID=2 GITHUB_RUN_ID=3 GITHUB_RUN_ATTEMPT=4 RUNNER_ENVIRONMENT=github-hosted IMAGE="$pushed" "${repo:?}/docker/sign.sh"
+}
+
+@test "in the workflow the provenance is signed too" {
+    stub_cosign
+    run -0 in_workflow
+    [ "${lines[2]}" = "cosign attest --yes --type slsaprovenance1 --predicate provenance.json $pushed" ]
+    [ "${lines[3]}" = "signed $pushed with its bill of materials and its provenance" ]
+    grep -q '"invocationId": "https://github.com/team/yolov12/actions/runs/3/attempts/4"' provenance.json
+}
+
+@test "in the workflow an image of another commit is not signed at all" {
+    stub_cosign
+    revision=0ther run -2 in_workflow
+    [ "$output" = "provenance: the image was made from 0ther, and this run is of c0ffee" ]
+}
+
+@test "an image without a bill of materials is not signed at all" {
+    stub_cosign
+    no_bill=1 run -2 sign
+    [ "$output" = "sign: the bill of materials can not be read from $pushed (see above)" ]
+}
+
+@test "sign refuses a tag, and nothing at all" {
+    IMAGE=registry.example/team/yolov12:cu130 run -2 sign
+    [[ $output == "sign: IMAGE=registry.example/team/yolov12:cu130: name it by its digest, "* ]]
+    IMAGE='' run -2 sign
+    [[ $output == "sign: which image? Type make sign IMAGE=registry.example/team/yolov12@sha256:..., "* ]]
+}
+
+@test "make sign hands its variables on" {
+    run make --no-print-directory -C "${repo:?}" sign IMAGE=registry.example/yolov12:cu130
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "sign: IMAGE=registry.example/yolov12:cu130: name it by its digest"* ]]
 }
 
 @test "what save writes, load takes" {

@@ -7,33 +7,44 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from docker import push
 from docker.push import Held, Image, PushError
 
+ROOT = Path(__file__).resolve().parents[3]
 INPUTS = "0123456789abcdef" * 4
 PINNED = f"debian:12-slim@sha256:{'a' * 64}"
-DEFAULTS = {"ARCHS": "80 90", "FLASH_ATTN": "hd32", "BASE_IMAGE": PINNED, "DALI": "1", "TENSORRT": "none"}
+WHOLE = {
+    "ARCHS": "80 90",
+    "FLASH_ATTN": "hd32",
+    "BASE_IMAGE": PINNED,
+    "DALI": "1",
+    "TENSORRT": "none",
+    "NCCL_TESTS": "1",
+}
 
 
 def described(
     variant: str = "train", revision: str | None = "c0ffee", version: str = "1.2.3", **promises: Any
 ) -> Image:
     """An image that says of itself what `promises` and the labels say."""
-    deploy = variant == "deploy"
+    deploy = variant.startswith("deploy")
     promised = {
         "version": version,
         "inputs": INPUTS,
         "base_image": PINNED,
         "archs": [] if deploy else ["80", "90"],
-        "flash_attn": None if deploy else {"version": "2"},
+        "flash_attn": None if deploy else {"version": "2.8.3.post2+hd32.sm80.sm90"},
         "dali": "1",
         "tensorrt": "none",
+        "nccl_tests": "1",
         "packages": {} if deploy else {"torch": "2", "cuda-toolkit": "13.0.2"},
     } | promises
     labels = {
@@ -43,7 +54,7 @@ def described(
     }
     if revision is not None:
         labels["org.opencontainers.image.revision"] = revision
-    return push.described({"Id": "sha256:local", "Config": {"Labels": labels}}, {"image": promised}, DEFAULTS)
+    return push.described({"Id": "sha256:local", "Config": {"Labels": labels}}, {"image": promised}, WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +64,7 @@ def described(
         ("train-nonroot", "1.2.3-nonroot-cu130-0123456789ab"),
         ("train-conda", "1.2.3-conda-cu130-0123456789ab"),
         ("deploy", "1.2.3-deploy-cpu-0123456789ab"),
+        ("deploy-nonroot", "1.2.3-deploy-nonroot-cpu-0123456789ab"),
     ],
 )
 def test_the_immutable_tag_has_version_variant_cuda_and_inputs(variant, tag):
@@ -64,13 +76,35 @@ def test_an_image_of_another_cuda_line_has_that_line_in_its_tag_once():
     assert described("train-cu128", packages=packages).moving_tags == ["1.2.3-cu128", "1.2-cu128", "cu128"]
 
 
-def test_what_is_fixed_for_a_variant_is_what_a_build_without_options_takes():
+def test_a_whole_release_has_what_is_fixed_for_the_variant_before_what_releases_choose_before_the_defaults():
     bake = {
-        "variable": {"FLASH_ATTN": {"default": "hd32"}, "ARCHS": {"default": "80 90"}},
-        "target": {"train-cu128": {"args": {"FLASH_ATTN": "none", "ARCHS": "${ARCHS}"}}},
+        "variable": {"FLASH_ATTN": {"default": "hd32"}, "ARCHS": {"default": "80 90"}, "NCCL_TESTS": {"default": "0"}},
+        "target": {"train-cu128": {"args": {"FLASH_ATTN": "none", "ARCHS": "${ARCHS}", "NCCL_TESTS": "0"}}},
     }
-    assert push.defaults(bake, "train-cu128") == {"FLASH_ATTN": "none", "ARCHS": "80 90"}
-    assert push.defaults(bake, "train")["FLASH_ATTN"] == "hd32"
+    expected = {"FLASH_ATTN": "hd32", "ARCHS": "80 90", "NCCL_TESTS": "1"}
+    assert push.whole_release(bake, "train") == expected
+    assert push.whole_release(bake, "train-cu128") == expected | {"FLASH_ATTN": "none", "NCCL_TESTS": "0"}
+
+
+def test_an_image_for_older_drivers_lacks_nothing_of_its_variant():
+    whole = push.whole_release(json.loads(push.BAKE.read_text()), "train-cu128")
+    promised = {name.lower(): whole[name] for name in ("DALI", "TENSORRT", "NCCL_TESTS")} | {
+        "base_image": whole["BASE_IMAGE"],
+        "archs": whole["ARCHS"].split(),
+        "flash_attn": None,
+    }
+    assert push.why_incomplete("1.2.3", promised, whole) is None
+
+
+def test_a_release_of_the_workflow_is_a_whole_one():
+    """Every machine that can choose NVIDIA's nccl-tests builds with what `make push` takes for whole."""
+    release = yaml.safe_load((ROOT / ".github/workflows/images.yml").read_text())["jobs"]["release"]
+    bake = json.loads(push.BAKE.read_text())
+    for machine in release["strategy"]["matrix"]["include"]:
+        for variant in machine["variants"].split():
+            if "NCCL_TESTS" in bake["target"][variant]["args"]:
+                assert machine.get("nccl_tests", "0") == push.whole_release(bake, variant)["NCCL_TESTS"]
+    assert push.RELEASE.keys() == {"NCCL_TESTS"}
 
 
 def test_the_moving_tags_go_from_the_version_to_the_line():
@@ -80,7 +114,7 @@ def test_the_moving_tags_go_from_the_version_to_the_line():
 def test_variants_of_one_version_have_no_tag_in_common():
     tags = [
         tag
-        for variant in ("train", "train-nonroot", "deploy")
+        for variant in ("train", "train-nonroot", "deploy", "deploy-nonroot")
         for tag in (described(variant).immutable_tag, *described(variant).moving_tags)
     ]
     assert len(set(tags)) == len(tags)
@@ -90,9 +124,14 @@ def test_variants_of_one_version_have_no_tag_in_common():
     ("changed", "why"),
     [
         ({"archs": ["90"]}, "it has no code for sm_80"),
-        ({"flash_attn": None}, "it was built without FlashAttention"),
-        ({"dali": "0"}, "it was built with DALI=0"),
-        ({"tensorrt": "rtx"}, "it was built with TENSORRT=rtx"),
+        ({"flash_attn": None}, "it was built with FLASH_ATTN=none, and a release has FLASH_ATTN=hd32"),
+        (
+            {"flash_attn": {"version": "2.8.3.post2+full.sm80.sm90"}},
+            "it was built with FLASH_ATTN=full, and a release has FLASH_ATTN=hd32",
+        ),
+        ({"dali": "0"}, "it was built with DALI=0, and a release has DALI=1"),
+        ({"tensorrt": "rtx"}, "it was built with TENSORRT=rtx, and a release has TENSORRT=none"),
+        ({"nccl_tests": "0"}, "it was built with NCCL_TESTS=0, and a release has NCCL_TESTS=1"),
         ({"version": "1.3.0rc1"}, "1.3.0rc1 is no release"),
         ({"base_image": "mine/debian:12"}, f"it was built on mine/debian:12, not on the pinned {PINNED}"),
         (
@@ -132,12 +171,12 @@ def test_labels_that_contradict_the_image_are_refused(promises):
         "Config": {"Labels": {"org.opencontainers.image.version": "1.2.3", "yolov12.inputs": INPUTS}},
     }
     with pytest.raises(PushError, match="do not say what is in it"):
-        push.described(inspected, {"image": {"version": "1.2.3", "inputs": INPUTS} | promises}, DEFAULTS)
+        push.described(inspected, {"image": {"version": "1.2.3", "inputs": INPUTS} | promises}, WHOLE)
 
 
 def test_an_image_without_labels_is_refused():
     with pytest.raises(PushError, match="make build"):
-        push.described({"Id": "sha256:local", "Config": {"Labels": None}}, {"image": None}, DEFAULTS)
+        push.described({"Id": "sha256:local", "Config": {"Labels": None}}, {"image": None}, WHOLE)
 
 
 def test_torch_without_a_known_cuda_is_refused_instead_of_called_cpu():

@@ -43,6 +43,41 @@ def program(path: str) -> ModuleType:
 locks, describe, inputs = (program(f"docker/{name}.py") for name in ("stages/locks", "stages/describe", "inputs"))
 
 
+# What a stage's script has beside it
+
+
+def runs() -> list[tuple[str, str]]:
+    """(script of docker/stages, the RUN that calls it) for each in the Dockerfile."""
+    text = re.sub(r"\\\n", " ", (ROOT / "docker/Dockerfile").read_text())
+    return [(found[1], found[0]) for found in re.finditer(r"^RUN .* bash /run/stage/(\S+\.sh).*$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("script", sorted({script for script, _ in runs()}))
+def test_what_a_script_sources_is_mounted_wherever_it_runs_and_nowhere_else(script):
+    sources = ". /run/stage/common.sh\n" in (ROOT / "docker/stages" / script).read_text()
+    for run in (run for name, run in runs() if name == script):
+        assert f"source=docker/stages/{script},target=/run/stage/{script} " in run
+        assert ("source=docker/stages/common.sh,target=/run/stage/common.sh " in run) is sources
+
+
+SECRETS = [
+    "--mount=type=secret,id=ca,target=/run/secrets/ca.crt,mode=0444",
+    "--mount=type=secret,id=netrc,target=/run/secrets/netrc",
+]
+
+
+@pytest.mark.parametrize("script", sorted({script for script, _ in runs()}))
+def test_the_secrets_are_there_wherever_something_is_fetched_and_nowhere_else(script):
+    text = (ROOT / "docker/stages" / script).read_text()
+    fetches = "\nuse_secrets\n" in text
+    assert (
+        bool(re.search(r"install_debian|curl |git fetch|pip download|--default-index|--require-hashes", text))
+        is fetches
+    )
+    for run in (run for name, run in runs() if name == script):
+        assert re.findall(r"--mount=type=secret\S*", run) == (SECRETS if fetches else [])
+
+
 # The lock in parts
 
 

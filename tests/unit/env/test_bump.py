@@ -44,7 +44,18 @@ sources:
     version: "2.8.3"
     sha256: 0123
     why: the sdist
+  other: {version: "1.0", sha256: "4567"}
+
+downloads:
+  miniforge:
+    sha256: 89ab
+    version: "25.3.0-3"
+    url: https://example.org/{version}/Miniforge3-{version}.sh
+  nccl-tests:
+    version: "2.19.6"
+    commit: cdef
 """
+SHA256 = "0123456789abcdef" * 4
 
 
 class Checkout:
@@ -66,8 +77,8 @@ class Checkout:
         if self.failure and script == "env/lock.py":
             raise self.failure
 
-    def bump(self, package: str, version: str) -> int:
-        return bump.main([package, version], self.root)
+    def bump(self, package: str, version: str, sha256: str = "") -> int:
+        return bump.main([package, version, "--sha256", sha256], self.root)
 
     def content(self) -> dict[str, str]:
         return {path.name: path.read_text() for path in self.root.rglob("*") if path.is_file()}
@@ -115,9 +126,9 @@ def test_pins_that_only_go_together_are_changed_together(checkout):
             "torch 2.12.0 goes with torchvision 0.27, and torchvision 0.26.0 is pinned: change them in one call",
         ),
         (
-            "flash-attn",
-            "2.8.4",
-            "flash-attn is pinned with its sha256: change both in env/versions.yaml, then `make lock`",
+            "nccl-tests",
+            "2.19.7",
+            "nccl-tests is pinned with its commit: change both in env/versions.yaml, then `make lock`",
         ),
         ("", "", "0 packages and 0 versions: type `make bump PKG=name VERSION=1.2.3`"),
         ("torch", "", "1 packages and 0 versions"),
@@ -129,6 +140,70 @@ def test_what_can_not_be_bumped_gets_one_sentence_and_exit_code_2(checkout, caps
     said = capsys.readouterr().err
     assert words in said
     assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert checkout.content()["versions.yaml"] == VERSIONS
+    assert checkout.ran == []
+
+
+@pytest.mark.parametrize("sha256", [SHA256, SHA256.upper()])
+@pytest.mark.parametrize(
+    ("package", "version", "old_version", "old_hash"),
+    [("flash-attn", "2.8.4", '"2.8.3"', "0123\n"), ("miniforge", "25.9.1-0", '"25.3.0-3"', "89ab\n")],
+)
+def test_a_hash_changes_with_its_version_wherever_it_stands(checkout, package, version, old_version, old_hash, sha256):
+    assert checkout.bump(package, version, sha256) == 0
+    expected = VERSIONS.replace(old_version, f'"{version}"').replace(old_hash, f'"{SHA256}"\n')
+    assert checkout.content()["versions.yaml"] == expected
+
+
+def test_of_several_packages_those_that_have_a_hash_take_them_in_their_order(checkout):
+    hashes = ["a" * 64, "b" * 64]
+    assert checkout.bump("other types-PyYAML flash-attn", "1.1 6.0.13 2.8.4", " ".join(hashes)) == 0
+    sources = yaml.safe_load(checkout.content()["versions.yaml"])["sources"]
+    assert [sources[name]["sha256"] for name in ("other", "flash-attn")] == hashes
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "sha256", "words"),
+    [
+        (
+            "flash-attn",
+            "2.8.4",
+            "",
+            "flash-attn is pinned with the sha256 of the source distribution of flash-attn 2.8.4 on the package index: "
+            "fetch it, look at what sha256sum says of it, and type SHA256=... too",
+        ),
+        (
+            "miniforge",
+            "25.9.1-0",
+            "",
+            "with the sha256 of https://example.org/25.9.1-0/Miniforge3-25.9.1-0.sh: fetch it",
+        ),
+        ("other flash-attn", "1.1 2.8.4", SHA256, 'type SHA256="... ..." for other and flash-attn, in this order too'),
+        (
+            "flash-attn",
+            "2.8.4",
+            SHA256[1:],
+            f"SHA256={SHA256[1:]} is not 64 hexadecimal digits: type what sha256sum prints",
+        ),
+        ("flash-attn", "2.8.4", "g" + SHA256[1:], "is not 64 hexadecimal digits"),
+        ("torch", "2.12.0", SHA256, "torch: pinned without a sha256, so leave SHA256 out"),
+        (
+            "torch flash-attn",
+            "2.12.0 2.8.4",
+            f"{SHA256} {SHA256}",
+            "SHA256 has 2 hashes, and only flash-attn asks for one: leave out the others",
+        ),
+        ("nccl-tests", "2.19.7", SHA256, "nccl-tests: pinned without a sha256"),
+        ("flash-attn", "2.8.3", SHA256, "flash-attn is pinned at 2.8.3 already"),
+    ],
+)
+def test_a_hash_that_is_missing_or_malformed_or_not_asked_for_changes_nothing(
+    checkout, capsys, package, version, sha256, words
+):
+    assert checkout.bump(package, version, sha256) == 2
+    said = capsys.readouterr().err
+    assert words in said
     assert said.count("\n") == 1
     assert checkout.content()["versions.yaml"] == VERSIONS
     assert checkout.ran == []
@@ -213,6 +288,22 @@ def test_each_pin_of_the_real_file_can_be_found_and_changed():
         assert len(changed.splitlines()) == len(text.splitlines())
 
 
+def test_each_hash_of_the_real_file_is_asked_for_and_can_be_changed():
+    text = (ROOT / "env/versions.yaml").read_text()
+    pins = yaml.safe_load(text)
+    with_hash = [
+        (section, name, entry)
+        for section in ("sources", "downloads")
+        for name, entry in pins[section].items()
+        if "sha256" in entry
+    ]
+    assert {name for _, name, _ in with_hash} >= {"flash-attn", "tensorrt-rtx-cu13", "miniforge"}
+    for section, name, entry in with_hash:
+        assert bump.hashed(text, {name: "999.1.2"}, [SHA256]) == {name: SHA256}
+        changed = yaml.safe_load(bump.repinned(text, name, "999.1.2", SHA256))
+        assert changed[section][name] == {**entry, "version": "999.1.2", "sha256": SHA256}
+
+
 @given(st.lists(st.integers(0, 9999), min_size=1, max_size=4))
 def test_any_version_is_written_as_text_and_not_as_a_number(parts):
     version = ".".join(map(str, parts))
@@ -221,12 +312,13 @@ def test_any_version_is_written_as_text_and_not_as_a_number(parts):
         assert parsed["packages"]["types-PyYAML"]["version"] == version
 
 
-def test_make_bump_hands_both_words_on():
+def test_make_bump_hands_its_words_on():
+    words = ["PKG=a b", "VERSION=1 2", "SHA256=c d"]
     done = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", "--assume-old=setup", "bump", "PKG=a b", "VERSION=1 2"],
+        ["make", "--no-print-directory", "--dry-run", "--assume-old=setup", "bump", *words],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines()[-1].endswith('python env/bump.py "a b" "1 2"')
+    assert done.stdout.splitlines()[-1].endswith('python env/bump.py "a b" "1 2" --sha256 "c d"')

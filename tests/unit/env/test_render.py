@@ -113,6 +113,17 @@ def test_an_image_without_torch_is_one_stage_with_a_lock_of_its_own(variant):
     assert target["args"]["LOCK"].startswith(f"{variant}-py")
 
 
+@pytest.mark.parametrize("variant", ["train", "deploy", "deploy-ort"])
+def test_a_nonroot_image_is_built_with_the_arguments_of_the_other_and_so_shares_its_layers(variant):
+    targets = json.loads(render.bake(render.load()))["target"]
+    other, nonroot = targets[variant], targets[f"{variant}-nonroot"]
+    assert nonroot["args"] == other["args"]
+    assert nonroot["target"] == f"{other['target']}-nonroot"
+    assert nonroot["labels"]["yolov12.variant"] == f"{variant}-nonroot"
+    dockerfile = (render.ROOT / "docker/Dockerfile").read_text()
+    assert f"\nFROM {other['target']} AS {nonroot['target']}\nUSER 1000:0\n" in dockerfile
+
+
 def test_the_sources_of_flash_attention_are_built_by_version_and_hash():
     target = json.loads(render.bake(render.load()))["target"]["train"]
     assert re.fullmatch(r"[0-9a-f]{64}", target["args"]["FLASH_ATTN_SHA256"])

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 BAKE = json.loads((ROOT / "docker/docker-bake.json").read_text())
 VERSIONS = yaml.safe_load((ROOT / "env/versions.yaml").read_text())
 SCANNER = {"name": "example/scanner:1", "digest": "sha256:" + "0" * 64}
-SCANNING = {"images": VERSIONS["images"] | {"scanner": SCANNER}}
+SCANNING = VERSIONS | {"images": VERSIONS["images"] | {"scanner": SCANNER}}
 
 
 def parsed(versions: Any = SCANNING) -> dict[str, Any]:
@@ -66,6 +66,7 @@ def test_each_variant_is_built_once_and_those_of_one_lock_and_arguments_together
         machines = [entry["variants"].split() for entry in job["strategy"]["matrix"]["include"]]
         assert sorted(variant for machine in machines for variant in machine) == sorted(BAKE["target"])
         assert ["train", "train-nonroot"] in machines
+        assert ["deploy", "deploy-nonroot"] in machines
 
 
 def test_each_machine_tests_an_image_that_it_built_or_none():
@@ -84,7 +85,7 @@ def test_a_release_has_nvidia_s_nccl_tests_where_they_can_be_built():
     machines = {entry["variants"]: entry for entry in jobs["release"]["strategy"]["matrix"]["include"]}
     assert machines["train train-nonroot"]["nccl_tests"] == "1"
     assert "nccl_tests" not in machines["train-cu128"]
-    assert "nccl_tests" not in machines["deploy"]
+    assert "nccl_tests" not in machines["deploy deploy-nonroot"]
 
 
 def test_a_new_variant_of_the_bake_file_gets_a_machine():
@@ -92,14 +93,39 @@ def test_a_new_variant_of_the_bake_file_gets_a_machine():
     assert ["other"] in workflow.machines(more)
 
 
-def test_only_a_version_s_tag_may_write_packages():
+def test_only_a_version_s_tag_may_write_packages_and_sign():
     jobs = parsed()["jobs"]
     assert jobs["image"]["permissions"] == {"contents": "read"}
-    assert jobs["release"]["permissions"] == {"contents": "read", "packages": "write"}
+    assert jobs["release"]["permissions"] == {"contents": "read", "packages": "write", "id-token": "write"}
     assert jobs["release"]["if"] == "startsWith(github.ref, 'refs/tags/v')"
     assert jobs["image"]["if"] == "${{ !startsWith(github.ref, 'refs/tags/v') }}"
-    assert not [step for step in jobs["image"]["steps"] if "make push" in step["run"]]
+    assert not [step for step in jobs["image"]["steps"] if re.search("make (push|sign)|cosign", step["run"])]
     assert jobs["release"]["steps"][-1]["run"].count("make push") == 1
+
+
+def test_what_a_release_pushes_is_signed_by_its_digest_with_the_pinned_cosign(tmp_path):
+    *_, get, push = parsed()["jobs"]["release"]["steps"]
+    pin = VERSIONS["downloads"]["cosign"]
+    assert pin["url"].format(version=pin["version"]) in get["run"]
+    assert f'"{pin["sha256"]}  $RUNNER_TEMP/cosign" | sha256sum --check' in get["run"]
+    stubs = {
+        "docker": "cat >/dev/null",
+        "make": 'echo "$*" >>asked; [[ $1 != push ]] || printf "pushed  there\\ndocker pull there@sha256:%s\\n" "${3#VARIANT=}"',
+    }
+    for name, body in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RUNNER_TEMP": str(tmp_path), "VARIANTS": "a b"}
+    environment |= {"GITHUB_REPOSITORY_OWNER": "Team", "GITHUB_ACTOR": "me", "TOKEN": "secret"}
+    subprocess.run(["bash", "-eo", "pipefail", "-c", push["run"]], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        f"{verb} {what}"
+        for variant in "ab"
+        for verb, what in (
+            ("push", f"REGISTRY=ghcr.io/team VARIANT={variant}"),
+            ("sign", f"IMAGE=there@sha256:{variant}"),
+        )
+    ]
 
 
 def test_the_scheduled_tier_runs_on_a_schedule_and_not_for_a_pull_request():
