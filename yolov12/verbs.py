@@ -206,6 +206,14 @@ def nccl_test(words: list[str], options: Options) -> int:
     return _tool("nccl_test").main(options)
 
 
+def doctor(words: list[str], options: Options) -> int:
+    """Look at everything that training depends on here, and say what to type where something is wrong."""
+    del words
+    if options.get("data"):
+        options["data"] = _bundled_or(options["data"])
+    return _tool("doctor").main(options)
+
+
 def bench(words: list[str], options: Options) -> int:
     """Run the benchmarks of the repository in the current folder, or of the image; `words` are theirs, unread."""
     del options
@@ -429,12 +437,25 @@ VERBS: dict[str, Verb] = {
             1,
             ("prune without max_gib= removes all; exported engines stay, and stay trusted",),
         ),
+        Verb(
+            "doctor",
+            "find what is wrong here, and what to type",
+            "doctor    |    doctor data=my.yaml    |    doctor --json",
+            doctor,
+            lambda: {"data": None, "project": None, "deep": False, "json": False},
+            notes=(
+                "data=      also measure the disk that this data set lies on",
+                "project=   look at this folder instead of where runs go by default",
+                "deep       also what takes minutes, or makes sense on several GPUs only",
+                "exit code 1 where something failed; 0 if all is well, or could be better",
+            ),
+        ),
         Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
         Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
     )
 }
 
-LATER = ("doctor", "serve", "tune", "distill")
+LATER = ("serve", "tune", "distill")
 """Announced, and not there yet."""
 
 

@@ -769,7 +769,7 @@ def test_the_version_is_printed(capsys):
     assert capsys.readouterr().out == f"yolov12 {__version__}\n"
 
 
-@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["--version"], ["doctor"]])
+@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["--version"], ["serve"]])
 def test_help_imports_nothing_heavy(line):
     code = f"import sys\nfrom yolov12 import cli\ncli.main({line!r})\n"
     code += (
