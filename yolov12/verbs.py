@@ -25,6 +25,9 @@ DEVICES = "device=  0 (the first GPU), 0,1, auto (all GPUs) or cpu; default: the
 REPOSITORY = Path("/root/yolov12")
 """Where the image keeps the repository's programs."""
 
+BENCH_VERBS = ("suite", "list", "run", "report")
+"""What `python -m benchmarks` takes (benchmarks/__main__.py)."""
+
 Options = dict[str, Any]
 
 
@@ -222,8 +225,8 @@ def bench(words: list[str], options: Options) -> int:
         raise UserError(
             f"bench runs the folder `benchmarks`, and {Path.cwd()} has none: run it in a clone of the repository"
         )
-    if not words:
-        raise UserError("bench needs to know what to do: yolov12 bench list, or yolov12 bench run NAME")
+    if not words or words[0] not in BENCH_VERBS:  # nothing, or names
+        words = ["suite", *words, "--records", str(folders.runs_folder()[0] / "bench")]
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
 
 
@@ -451,7 +454,16 @@ VERBS: dict[str, Verb] = {
             ),
         ),
         Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
-        Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
+        Verb(
+            "bench",
+            "compare with stock ultralytics",
+            "bench    |    bench memory,attention    |    bench list    |    bench run NAME",
+            bench,
+            notes=(
+                "alone: all that this machine can run, small where there is no GPU, and one table; records go to runs/bench",
+                "run, list and report: docs/benchmarks.md",
+            ),
+        ),
     )
 }
 

@@ -527,11 +527,13 @@ def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tm
     assert capfd.readouterr().out == "run bccd --repeats 3\n"
 
 
-def test_bench_alone_says_what_it_can_do(tmp_path, capsys):
+@pytest.mark.parametrize("names", [[], ["memory,attention"]])
+def test_bench_alone_or_with_names_runs_the_suite_into_the_folder_of_runs(tmp_path, capfd, names):
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "__main__.py").touch()
-    assert cli.main(["bench"]) == 2
-    assert error_of(capsys).endswith("yolov12 bench list, or yolov12 bench run NAME")
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    assert cli.main(["bench", *names]) == 0
+    assert capfd.readouterr().out.split() == ["suite", *names, "--records", str(tmp_path / "runs" / "bench")]
 
 
 def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
