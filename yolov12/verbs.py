@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov12 import arguments, early, folders
+from yolov12 import arguments, early, folders, recipes
 from yolov12.distributed import launchers
 from yolov12.errors import NotYetError, UserError
 from yolov12.export import request
@@ -21,6 +21,8 @@ from yolov12.log import program, say
 
 YAML = (".yaml", ".yml")
 DEVICES = "device=  0 (the first GPU), 0,1, auto (all GPUs) or cpu; default: the first GPU, without one the CPU"
+
+DEFAULT_MODEL = "yolov12n.yaml"
 
 REPOSITORY = Path("/root/yolov12")
 """Where the image keeps the repository's programs."""
@@ -53,6 +55,13 @@ def train(words: list[str], options: Options) -> int:
     place = launchers.adopt()  # before ultralytics is imported, which reads RANK
     dry_run = options.pop("dry_run", False)
     resume = options.get("resume")
+    if (recipe := options.pop("recipe", None)) is not None:
+        if resume:
+            raise UserError(
+                f"recipe={recipe}: a run that is resumed keeps the arguments that it began with: leave recipe= out"
+            )
+        options, line = recipes.apply(recipe, options, DEFAULT_MODEL)
+        say(line)
     if isinstance(resume, str):
         if not Path(resume).is_file():
             raise UserError(f"resume={resume}: there is no such file")
@@ -63,8 +72,8 @@ def train(words: list[str], options: Options) -> int:
         raise UserError("train needs a data set: type data=my.yaml, or data=synth for the bundled one")
     _refuse_early(options, check_folder=not resume)
     if not options.get("model"):
-        options["model"] = "yolov12n.yaml"
-        say("model=yolov12n.yaml (the default: the smallest, from scratch)")
+        options["model"] = DEFAULT_MODEL
+        say(f"model={DEFAULT_MODEL} (the default: the smallest, from scratch)")
     if dry_run:
         from yolov12.engine import dryrun
 
@@ -337,11 +346,12 @@ VERBS: dict[str, Verb] = {
             "train a model",
             "train data=my.yaml model=yolov12n.yaml epochs=100 batch=64 device=auto",
             train,
-            lambda: {**_yolo_keys("ddp")(), "dry_run": False},
+            lambda: {**_yolo_keys("ddp", "recipe")(), "dry_run": False},
             notes=(
                 "data=    required: a data set's yaml; synth is the bundled one",
                 "model=   yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
                 "resume=  PATH/last.pt continues a run",
+                "recipe=  paper, finetune, small-objects or edge: presets below what you type (docs/recipes.md)",
                 "--dry-run  shows the processes, their GPUs and shares of the batch that this would start",
                 DEVICES,
             ),

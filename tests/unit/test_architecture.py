@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "__init__": {"compat"},
 }
 MAY_IMPORT["tools"] = FOUNDATION | ROOMS | {"engine", "compat", "tools"}
-COMMAND_LINE = {"cli", "verbs", "arguments", "arguments_page", "early", "values"}
+COMMAND_LINE = {"cli", "verbs", "arguments", "arguments_page", "early", "values", "recipes"}
 MAY_IMPORT |= dict.fromkeys(COMMAND_LINE, MAY_IMPORT["tools"] | COMMAND_LINE)
 
 MAY_CHANGE_ULTRALYTICS = ("engine/", "model/", "compat.py", "data/adapter.py", "export/adapter.py")
