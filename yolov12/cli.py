@@ -17,7 +17,7 @@ from yolov12.arguments import TASKS, parse
 from yolov12.errors import UserError
 from yolov12.log import rank
 from yolov12.mistakes import as_exit
-from yolov12.verbs import LATER, VERBS, Verb, not_yet
+from yolov12.verb_table import LATER, VERBS, Verb, not_yet
 
 HELP = ("help", "--help", "-h")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from yolov12 import __version__, cli, compat, early, folders, log, settings, verbs
+from yolov12 import __version__, cli, compat, early, folders, log, settings, verb_table, verbs
 from yolov12.declare import PREFIX
 from yolov12.errors import RetryableError, UserError
 
@@ -542,7 +542,7 @@ def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_p
     assert "run it in a clone of the repository" in error_of(capsys)
 
 
-@pytest.mark.parametrize("verb", verbs.LATER)
+@pytest.mark.parametrize("verb", verb_table.LATER)
 def test_a_verb_of_later_says_so(verb, capsys):
     assert cli.main([verb, "model=a.pt"]) == 2
     assert error_of(capsys).startswith(f"error: `yolov12 {verb}` is planned and not in this version ({__version__})")
@@ -717,7 +717,7 @@ def test_among_several_ranks_the_error_names_its_rank(yolo, capsys, monkeypatch)
 def test_help_names_every_verb_and_every_setting(line, capsys):
     assert cli.main(line) == 0
     page = capsys.readouterr().out
-    for verb in (*verbs.VERBS, *verbs.LATER):
+    for verb in (*verb_table.VERBS, *verb_table.LATER):
         assert f" {verb}" in page
     for item in settings.DECLARED.values():
         assert item.env in page
@@ -751,12 +751,12 @@ def test_the_help_of_data_shows_the_defaults_of_what_it_calls(capsys):
 
 
 def test_only_the_overview_and_env_list_the_settings(capsys):
-    for verb in verbs.VERBS:
+    for verb in verb_table.VERBS:
         assert cli.main([verb, "--help"]) == 0
         assert ("YOLOV12_SYNC_BN" in capsys.readouterr().out) == (verb == "env")
 
 
-@pytest.mark.parametrize("verb", verbs.VERBS.values(), ids=lambda verb: verb.name)
+@pytest.mark.parametrize("verb", verb_table.VERBS.values(), ids=lambda verb: verb.name)
 def test_the_example_of_a_verb_can_be_read(verb):
     from yolov12.arguments import parse
 
