@@ -96,28 +96,38 @@ def gpu_code(world: World) -> Iterator[Result]:
 
 
 def _code_for(world: World, gpu: Gpu, short: str, package: str, file: str) -> Result:
-    codes = " ".join(sorted({*pins.ARCHS, *((world.installed.promised or {}).get("archs") or ())}, key=int))
-    rebuild = f'make build ARCHS="{codes}"   # or another GPU: device=cpu runs without one'
+    """Whether one library has code for one GPU."""
     try:
         code = world.installed.read_gpu_code(world.installed.site / file)
     except GpuCodeError as error:
-        return fail(
-            "gpu code", f"{short}: {error}", "without it nothing of it runs on a GPU", _reinstall(world), gpu.subject
-        )
+        why = "without it nothing of it runs on a GPU"
+        return fail("gpu code", f"{short}: {error}", why, _reinstall(world), gpu.subject)
     if verify.runs_on(gpu.arch, code.cubins):
         return ok("gpu code", short, subject=gpu.subject)
     seen = f"{short} has {code}, and none of it runs on sm_{gpu.arch}"
-    to_type = rebuild if world.is_image else _reinstall(world)
     if without := verify.BUILT.get(package):
-        return warn("gpu code", seen, f"on this GPU {without}", to_type, gpu.subject)
+        return warn("gpu code", seen, f"on this GPU {without}", _build_for(gpu), gpu.subject)
     if any(int(arch.rstrip("af")) <= int(gpu.arch) for arch in code.ptx):
-        why = (
-            "the driver compiles it when it is first used, which takes minutes, and without a writable cache every time"
-        )
-        return warn("gpu code", seen, why, to_type, gpu.subject)
+        why = "the driver compiles it at first use, which takes minutes, and without a writable cache every time"
+        return warn("gpu code", seen, why, _another(world, gpu), gpu.subject)
     is_needed = package in ("torch", "torchvision")
     why = "training and prediction need it" if is_needed else "what uses it falls back to the CPU, or does not run"
-    return (fail if is_needed else warn)("gpu code", seen, why, to_type, gpu.subject)
+    return (fail if is_needed else warn)("gpu code", seen, why, _another(world, gpu), gpu.subject)
+
+
+def _build_for(gpu: Gpu) -> str:
+    """How what the build makes gets code for a GPU."""
+    codes = [arch for arch in pins.ARCHS if verify.runs_on(gpu.arch, [arch])]
+    if not codes:
+        return "device=cpu   # or another GPU: nothing that is pinned has code for this one"
+    return f'make build ARCHS="{codes[-1]}"   # or several: ARCHS="{" ".join(pins.ARCHS)}"'
+
+
+def _another(world: World, gpu: Gpu) -> str:
+    """What to do where a library that comes as it is has no code for a GPU."""
+    if verify.runs_on(gpu.arch, pins.ARCHS):  # then the pinned one has
+        return _reinstall(world)
+    return "device=cpu   # or another GPU: the pinned libraries have no code for this one"
 
 
 def attention(world: World) -> Iterator[Result]:
@@ -132,6 +142,10 @@ def attention(world: World) -> Iterator[Result]:
     for gpu in world.gpus:
         try:
             trial = world.attention(gpu)
+        except MemoryError as error:
+            why = "another program has the GPU's memory, so nothing could be tried"
+            yield warn("attention", str(error), why, "nvidia-smi   # shows who has it", gpu.subject)
+            continue
         except RuntimeError as error:
             said = str(error).strip().partition("\n")[0] or type(error).__name__
             why = "a small run of the attention kernel ended so"

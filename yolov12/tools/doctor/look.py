@@ -16,7 +16,7 @@ from yolov12.data import datayaml, fonts
 from yolov12.distributed import devices
 from yolov12.tools import verify
 from yolov12.tools.doctor import probes
-from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, World
+from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, Trial, World
 
 SHM = Path("/dev/shm")
 CGROUP = Path("/sys/fs/cgroup")
@@ -62,7 +62,7 @@ def look(options: Mapping[str, Any]) -> World:
         engines=settings.current().trt_cache_dir or cache / "engines",
         font=fonts.bundled(),
         logger_settings={} if torch_failure else _ultralytics_settings(),
-        attention=lambda gpu: probes.attention(_device(gpu)),
+        attention=_attention,
         describe_cpu_attention=_describe_cpu_attention,
         slowdowns=_slowdowns,
         all_reduce=lambda: probes.all_reduce(bool(gpus)),
@@ -163,10 +163,18 @@ def _ultralytics_settings() -> Mapping[str, Any]:
     return dict(SETTINGS)
 
 
-def _device(gpu: Gpu) -> Any:
+def _attention(gpu: Gpu) -> Trial:
+    """
+    Raises:
+        MemoryError: the GPU is full.
+        RuntimeError: the kernel does not run.
+    """
     import torch
 
-    return torch.device("cuda", gpu.index)
+    try:
+        return probes.attention(torch.device("cuda", gpu.index))
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error).partition("\n")[0]) from error
 
 
 def _describe_cpu_attention() -> tuple[str, str]:

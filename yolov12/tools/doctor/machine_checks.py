@@ -28,6 +28,9 @@ CORES_PER_GPU = 4
 
 def shm(world: World) -> Iterator[Result]:
     """Room for the batches that loader processes hand over."""
+    if world.torch_failure:
+        yield skipped("shm", "torch can not be imported")
+        return
     from yolov12.data import handover
 
     wanted = handover.wanted_bytes(WORKERS, AHEAD, BATCH, 3 * IMGSZ**2, max(len(world.gpus), 1))

@@ -146,11 +146,12 @@ class World:
     logger_settings: Mapping[str, Any]
     """Ultralytics' settings file."""
     attention: Callable[[Gpu], Trial]
+    """MemoryError: the GPU is full; RuntimeError: the kernel does not run."""
     describe_cpu_attention: Callable[[], tuple[str, str]]
     slowdowns: Callable[[Gpu], int]
-    """NVML's bits of why the clocks are what they are."""
+    """NVML's bits of why the clocks are what they are. OSError: it does not say."""
     all_reduce: Callable[[], str]
-    """The verdict of `yolov12 nccl-test`."""
+    """The verdict of `yolov12 nccl-test`. OSError: it gave none."""
     write_speed: Callable[[Path], Speed]
     read_speed: Callable[[Path], Speed | None]
     """None where there is nothing to read."""

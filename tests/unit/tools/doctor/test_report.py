@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,3 +140,21 @@ def test_the_verb_is_typed_like_the_others(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(report, "look", lambda options: replace(worlds.healthy(tmp_path), deep=options["deep"]))
     assert cli.main(["doctor", "--json", "deep=1"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ok"
+
+
+def test_without_torch_the_doctor_says_so_and_looks_at_the_rest(tmp_path):
+    (tmp_path / "torch.py").write_text('raise ImportError("libcudart.so.13: cannot open shared object file")')
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[4])])
+    child = subprocess.run(
+        [sys.executable, "-m", "yolov12.cli", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "YOLOV12_CACHE_DIR": str(tmp_path / "cache")},
+        cwd=tmp_path,
+    )
+    assert child.returncode == 1, child.stderr
+    found = {check["name"]: check for check in json.loads(child.stdout)["checks"]}
+    assert (found["torch"]["status"], found["loader"]["status"]) == ("fail", "skipped")
+    assert "libcudart.so.13" in found["torch"]["why"]
+    assert found["disk"]["status"] in ("ok", "warn", "skipped")
+    assert not [check for check in found.values() if "could not look" in check["why"]]
