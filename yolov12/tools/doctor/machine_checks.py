@@ -38,7 +38,7 @@ def shm(world: World) -> Iterator[Result]:
     if way == "shared":
         yield ok("shm", sizes)
         return
-    why = "batches go through pipes instead, with a few more copies of each; stock ultralytics would hang or die here"
+    why = "batches go through pipes instead, with a few more copies of each; stock ultralytics can hang or die then"
     gib = -(-wanted * 2 // 2**30)
     yield warn(
         "shm",
