@@ -89,6 +89,8 @@ def _suite(names: list[str], records: Path) -> int:
 
 
 def _plots() -> int:
+    if not plots.PAGE.is_file():
+        raise BenchmarkError("report --plots fills in docs/performance.md: run it in a clone of the repository")
     for path in plots.write(record.load_all()):
         print(f"wrote {path.relative_to(system.ROOT)}")
     return 0

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+import benchmarks.__main__ as command
 from benchmarks import plots, record
 
 ROWS = [
@@ -100,6 +101,12 @@ def test_a_record_that_compares_nothing_is_not_drawn(place):
 def test_a_page_without_marks_is_an_error():
     with pytest.raises(ValueError, match="has no line"):
         plots.page("text", [])
+
+
+def test_where_there_is_no_page_it_says_where_there_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plots, "PAGE", tmp_path / "performance.md")
+    assert command.main(["report", "--plots"]) == 2
+    assert "run it in a clone" in capsys.readouterr().err
 
 
 def test_the_file_of_a_record_is_found_by_what_is_in_it(tmp_path):
