@@ -60,8 +60,8 @@ def look(options: Mapping[str, Any]) -> World:
         cache=cache,
         cache_reason=cache_reason,
         engines=settings.current().trt_cache_dir or cache / "engines",
-        font=fonts.bundled(),
-        logger_settings={} if torch_failure else _ultralytics_settings(),
+        font=_font(),
+        logger_settings=_ultralytics_settings(),
         attention=_attention,
         describe_cpu_attention=_describe_cpu_attention,
         slowdowns=_slowdowns,
@@ -158,9 +158,19 @@ def _read(file: Path) -> str:
 
 
 def _ultralytics_settings() -> Mapping[str, Any]:
-    from ultralytics.utils import SETTINGS
-
+    """Nothing where ultralytics, or torch under it, can not be imported: other checks say so."""
+    try:
+        from ultralytics.utils import SETTINGS
+    except (ImportError, OSError):
+        return {}
     return dict(SETTINGS)
+
+
+def _font() -> Path:
+    try:
+        return fonts.bundled()
+    except ImportError as error:
+        return Path(f"({error})")
 
 
 def _attention(gpu: Gpu) -> Trial:

@@ -47,10 +47,10 @@ def examine(world: World, checks: Iterable[Check] = CHECKS) -> Iterator[Result]:
     for check in checks:
         try:
             yield from check(world)
-        except (OSError, RuntimeError, ExitError) as error:
+        except (OSError, RuntimeError, ExitError, ImportError) as error:
             name = check.__name__.replace("_", " ")
             why = f"the check itself could not look: {error}"
-            yield fail(name, type(error).__name__, why, "yolov12 doctor --json   # and report this")
+            yield fail(name, type(error).__name__, why, "yolov12 verify   # says what is installed")
 
 
 def lines(result: Result) -> Iterator[str]:

@@ -142,19 +142,30 @@ def test_the_verb_is_typed_like_the_others(monkeypatch, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["status"] == "ok"
 
 
-def test_without_torch_the_doctor_says_so_and_looks_at_the_rest(tmp_path):
-    (tmp_path / "torch.py").write_text('raise ImportError("libcudart.so.13: cannot open shared object file")')
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[4])])
+def doctor_beside(folder: Path, module: str, error: str) -> dict[str, dict[str, str]]:
+    """The checks of a doctor for whom this module can not be imported."""
+    (folder / f"{module}.py").write_text(f"raise ImportError({error!r})")
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[4])])
     child = subprocess.run(
         [sys.executable, "-m", "yolov12.cli", "doctor", "--json"],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "YOLOV12_CACHE_DIR": str(tmp_path / "cache")},
-        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "YOLOV12_CACHE_DIR": str(folder / "cache")},
+        cwd=folder,
     )
     assert child.returncode == 1, child.stderr
-    found = {check["name"]: check for check in json.loads(child.stdout)["checks"]}
+    return {check["name"]: check for check in json.loads(child.stdout)["checks"]}
+
+
+def test_without_torch_the_doctor_says_so_and_looks_at_the_rest(tmp_path):
+    found = doctor_beside(tmp_path, "torch", "libcudart.so.13: cannot open shared object file")
     assert (found["torch"]["status"], found["loader"]["status"]) == ("fail", "skipped")
     assert "libcudart.so.13" in found["torch"]["why"]
     assert found["disk"]["status"] in ("ok", "warn", "skipped")
     assert not [check for check in found.values() if "could not look" in check["why"]]
+
+
+def test_without_ultralytics_too(tmp_path):
+    found = doctor_beside(tmp_path, "ultralytics", "no ultralytics here")
+    assert (found["weights"]["status"], found["torch"]["status"]) == ("fail", "ok")
+    assert "no ultralytics here" in found["weights"]["why"]
