@@ -47,7 +47,7 @@ SMALL: dict[str, Small] = {
         repeats=1,  # each side trains first
     ),
 }
-"""All together under ten minutes on two cores."""
+"""Meant to take less than ten minutes together on two cores."""
 
 BY_NAME_ONLY = {
     "flash_attn_archs": "needs the CUDA toolkit, and takes hours",
