@@ -79,8 +79,8 @@ save: ## write the built image to FILE=yolov12-train.tar.zst with its hash besid
 load: ## check FILE against its hash and load it into the local engine
 	@docker/load.sh
 
-bench: setup ## run benchmarks beside stock ultralytics (BENCH="name ..." chooses, none lists them)
-	$(BIN)/python -m benchmarks $(if $(BENCH),run $(BENCH),list)
+bench: setup ## compare with stock ultralytics here: all that this machine can run, or BENCH=memory,attention; one table at the end
+	$(BIN)/python -m benchmarks suite $(BENCH)
 
 clean: ## remove .venv and tool caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

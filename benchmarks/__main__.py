@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`python -m benchmarks list | run NAME... | report`: see docs/benchmarks.md."""
+"""`python -m benchmarks suite | list | run NAME... | report`: see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import plan, record, report, run, system
+from benchmarks import plan, plots, record, report, run, suite, system
 from benchmarks.harness import BenchmarkError, discover
 
 
@@ -21,12 +21,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.verb == "list":
             return _list()
+        if options.verb == "report" and options.plots:
+            return _plots()
         if options.verb == "report":
             print(report.render(record.load_all(options.records), system.age))
             return 0
+        if options.verb == "suite":
+            return _suite(suite.names_in(options.names), options.records)
         command = system.scrub(shlex.join(["python", "-m", "benchmarks", *arguments]))
         plans = plan.make(options, discover(), os.environ)  # all before the first, which may take minutes
-        complete = [run.measure(one, options.records, command) for one in plans]
+        complete = []
+        for one in plans:
+            content = run.measure(one, options.records, command)
+            print(report.render([content], age=lambda commit: ""))
+            complete.append(run.is_complete(one, content))
         return 0 if all(complete) else 1
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -37,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="stock and ours side by side")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list", help="every benchmark, its rows and what it needs")
+    suite_verb = verbs.add_parser(
+        "suite", help="all that this machine can run, in the size that fits it, and one table"
+    )
+    suite_verb.add_argument("names", nargs="*", metavar="NAME", help="only these; memory,attention is a list too")
+    suite_verb.add_argument("--records", type=Path, default=suite.RECORDS, help=f"folder of records ({suite.RECORDS})")
     run_verb = verbs.add_parser("run", help="measure and write a record for each NAME")
     run_verb.add_argument("names", nargs="+", metavar="NAME")
     run_verb.add_argument("--repeats", type=int, help="runs per side (default: the benchmark's, mostly 3)")
@@ -47,9 +60,40 @@ def _parser() -> argparse.ArgumentParser:
     run_verb.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     run_verb.add_argument("--no-warmup", action="store_true", help="skip the discarded first runs")
     run_verb.add_argument("--timeout-s", type=float, help="limit of one run of one side")
-    for verb in (run_verb, verbs.add_parser("report", help="print the newest records as markdown")):
+    report_verb = verbs.add_parser("report", help="print the newest records as markdown")
+    report_verb.add_argument(
+        "--plots", action="store_true", help="draw those of benchmarks/records for docs/performance.md instead"
+    )
+    for verb in (run_verb, report_verb):
         verb.add_argument("--records", type=Path, default=record.RECORDS, help="folder of records")
     return parser
+
+
+def _suite(names: list[str], records: Path) -> int:
+    """Measure one after the other; what fails does not keep the others from their rows in the table."""
+    steps, left_out = suite.steps(names, discover(), len(system.gpus()), os.environ)
+    print(*left_out, sep="\n", file=sys.stderr, flush=True)
+    contents, complete = [], []
+    for step in steps:
+        try:
+            content = run.measure(step.plan, records, step.command)
+        except BenchmarkError as error:
+            print(f"error: {step.plan.benchmark.name}: {error}", file=sys.stderr)
+            complete.append(False)
+            continue
+        contents.append(content)
+        complete.append(run.is_complete(step.plan, content))
+    print("\n".join(suite.table(contents)))
+    print(f"records: {records}; `python -m benchmarks report --records {records}` shows them with their circumstances")
+    return 0 if all(complete) else 1
+
+
+def _plots() -> int:
+    if not plots.PAGE.is_file():
+        raise BenchmarkError("report --plots fills in docs/performance.md: run it in a clone of the repository")
+    for path in plots.write(record.load_all()):
+        print(f"wrote {path.relative_to(system.ROOT)}")
+    return 0
 
 
 def _list() -> int:

@@ -13,8 +13,8 @@ from benchmarks.harness import BenchmarkError, Measured, Outcome, alternate, dec
 from benchmarks.plan import Plan
 
 
-def measure(plan: Plan, records: Path, command: str) -> bool:
-    """Run one benchmark, write its record and log, print its table. True unless our side left a row without a value."""
+def measure(plan: Plan, records: Path, command: str) -> dict[str, Any]:
+    """Run one benchmark, write its record and log, and return the record."""
     facts = {
         "benchmark": plan.benchmark.name,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -30,7 +30,11 @@ def measure(plan: Plan, records: Path, command: str) -> bool:
         if not outcomes:  # it can not be run as asked, so nothing is lost with the log
             path.with_suffix(".log").unlink()
         raise
-    print(report.render([content], age=lambda commit: ""))
+    return content
+
+
+def is_complete(plan: Plan, content: dict[str, Any]) -> bool:
+    """Whether our side, if it ran, has a value in every row."""
     return "ours" not in plan.sides or all(row["ours"] for row in content["rows"])
 
 

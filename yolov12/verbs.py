@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What each verb of the command line does. Everything heavy is imported inside the verb that needs it, so that help stays instant."""
+"""What each verb of the command line does; verb_table.py says how it is typed.
+
+Everything heavy is imported inside the verb that needs it, so that help stays instant.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,25 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov12 import arguments, early, folders
+from yolov12 import early, folders, recipes
 from yolov12.distributed import launchers
-from yolov12.errors import NotYetError, UserError
-from yolov12.export import request
+from yolov12.errors import UserError
 from yolov12.log import program, say
 
 YAML = (".yaml", ".yml")
-DEVICES = "device=  0 (the first GPU), 0,1, auto (all GPUs) or cpu; default: the first GPU, without one the CPU"
+
+DEFAULT_MODEL = "yolov12n.yaml"
 
 REPOSITORY = Path("/root/yolov12")
 """Where the image keeps the repository's programs."""
 
+BENCH_VERBS = ("suite", "list", "run", "report")
+"""What `python -m benchmarks` takes (benchmarks/__main__.py)."""
+
 Options = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb: what help says about it, what may follow it, and what it does."""
-
-    name: str
-    summary: str
-    example: str
-    run: Callable[[list[str], Options], int]
-    """Takes the bare words and the options that are no settings; returns the exit code."""
-    keys: Callable[[], Mapping[str, Any]] = dict
-    """The valid keys besides the settings, with their defaults."""
-    max_words: int = 0
-    notes: tuple[str, ...] = field(default=())
-    """Lines for `yolov12 VERB --help`."""
 
 
 def train(words: list[str], options: Options) -> int:
@@ -50,6 +38,13 @@ def train(words: list[str], options: Options) -> int:
     place = launchers.adopt()  # before ultralytics is imported, which reads RANK
     dry_run = options.pop("dry_run", False)
     resume = options.get("resume")
+    if (recipe := options.pop("recipe", None)) is not None:
+        if resume:
+            raise UserError(
+                f"recipe={recipe}: a run that is resumed keeps the arguments that it began with: leave recipe= out"
+            )
+        options, line = recipes.apply(recipe, options, DEFAULT_MODEL)
+        say(line)
     if isinstance(resume, str):
         if not Path(resume).is_file():
             raise UserError(f"resume={resume}: there is no such file")
@@ -60,8 +55,8 @@ def train(words: list[str], options: Options) -> int:
         raise UserError("train needs a data set: type data=my.yaml, or data=synth for the bundled one")
     _refuse_early(options, check_folder=not resume)
     if not options.get("model"):
-        options["model"] = "yolov12n.yaml"
-        say("model=yolov12n.yaml (the default: the smallest, from scratch)")
+        options["model"] = DEFAULT_MODEL
+        say(f"model={DEFAULT_MODEL} (the default: the smallest, from scratch)")
     if dry_run:
         from yolov12.engine import dryrun
 
@@ -140,12 +135,12 @@ def lr_find(words: list[str], options: Options) -> int:
     _refuse_early({key: value for key, value in options.items() if key not in lr_find_keys})
     model = _model(options)
     options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
-    return _tool("lr_find").main(model, _with_project(_call_arguments(options), model.task))
+    return tool("lr_find").main(model, _with_project(_call_arguments(options), model.task))
 
 
 def cache(words: list[str], options: Options) -> int:
     """`cache ls`, `cache prune` and `cache verify`: the engines that were built here."""
-    return _tool("cache").main(words, options)
+    return tool("cache").main(words, options)
 
 
 def env(words: list[str], options: Options) -> int:
@@ -160,13 +155,13 @@ def env(words: list[str], options: Options) -> int:
     if options.get("json"):
         print(json.dumps(settings_page.as_records(rows), indent=2))
         return 0
-    print("\n".join(_tool("surroundings").lines()), settings_page.as_table(rows), sep="\n\n")
+    print("\n".join(tool("surroundings").lines()), settings_page.as_table(rows), sep="\n\n")
     return 0
 
 
 def verify(words: list[str], options: Options) -> int:
     """Compare what is installed with what was promised."""
-    return _tool("verify").main(options)
+    return tool("verify").main(options)
 
 
 def convert(words: list[str], options: Options) -> int:
@@ -197,13 +192,21 @@ def demo(words: list[str], options: Options) -> int:
     if words not in ([], ["oom"]):
         raise UserError(f"demo knows no {words[0]!r}: type yolov12 demo, or yolov12 demo oom")
     early.check({key: value for key, value in options.items() if key != "out"})
-    return _tool("demo_oom" if words else "demo").main(options)
+    return tool("demo_oom" if words else "demo").main(options)
 
 
 def nccl_test(words: list[str], options: Options) -> int:
     """Measure the links between the ranks of a run; exit code 1 where a sum was wrong."""
     del words
-    return _tool("nccl_test").main(options)
+    return tool("nccl_test").main(options)
+
+
+def doctor(words: list[str], options: Options) -> int:
+    """Look at everything that training depends on here, and say what to type where something is wrong."""
+    del words
+    if options.get("data"):
+        options["data"] = _bundled_or(options["data"])
+    return tool("doctor").main(options)
 
 
 def bench(words: list[str], options: Options) -> int:
@@ -214,8 +217,8 @@ def bench(words: list[str], options: Options) -> int:
         raise UserError(
             f"bench runs the folder `benchmarks`, and {Path.cwd()} has none: run it in a clone of the repository"
         )
-    if not words:
-        raise UserError("bench needs to know what to do: yolov12 bench list, or yolov12 bench run NAME")
+    if not words or words[0] not in BENCH_VERBS:  # nothing, or names
+        words = ["suite", *words, "--records", str(folders.runs_folder()[0] / "bench")]
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
 
 
@@ -309,139 +312,6 @@ def _with_project(options: Options, task: str) -> Options:
     return options if folder is None else options | {"project": str(folder)}
 
 
-def _yolo_keys(*more: str) -> Callable[[], Mapping[str, Any]]:
-    return lambda: arguments.ultralytics_defaults() | dict.fromkeys(more)
-
-
-def _tool(name: str) -> Any:
+def tool(name: str) -> Any:
     """A program of tools/, imported when its verb needs it."""
     return importlib.import_module(f"yolov12.tools.{name}")
-
-
-VERBS: dict[str, Verb] = {
-    verb.name: verb
-    for verb in (
-        Verb(
-            "train",
-            "train a model",
-            "train data=my.yaml model=yolov12n.yaml epochs=100 batch=64 device=auto",
-            train,
-            lambda: {**_yolo_keys("ddp")(), "dry_run": False},
-            notes=(
-                "data=    required: a data set's yaml; synth is the bundled one",
-                "model=   yolov12{n,s,m,l,x}.yaml from scratch, a .pt to start from; default yolov12n.yaml",
-                "resume=  PATH/last.pt continues a run",
-                "--dry-run  shows the processes, their GPUs and shares of the batch that this would start",
-                DEVICES,
-            ),
-        ),
-        Verb(
-            "val",
-            "validate a model",
-            "val model=runs/detect/train/weights/best.pt data=my.yaml",
-            val,
-            _yolo_keys(),
-            notes=("model=   required", "data=    default: what the weights were trained on", DEVICES),
-        ),
-        Verb(
-            "predict",
-            "find objects in pictures and videos",
-            "predict model=yolov12n.pt source=pictures/",
-            predict,
-            _yolo_keys(),
-            notes=(
-                "model=   required",
-                "source=  required: a file, folder, pattern, URL or camera number",
-                "save=    False keeps no pictures",
-                DEVICES,
-            ),
-        ),
-        Verb(
-            "export",
-            "write a model for another runtime",
-            "export model=runs/detect/train/weights/best.pt format=onnx",
-            export,
-            lambda: arguments.ultralytics_defaults() | request.OWN_KEYS | {"no_verify": False},
-            notes=(*request.NOTES, DEVICES),
-        ),
-        Verb(
-            "lr-find",
-            "find the learning rate to train with",
-            "lr-find data=my.yaml model=yolov12n.yaml batch=64",
-            lr_find,
-            _yolo_keys("ddp", "lr_min", "lr_max", "steps"),
-            notes=(
-                "data=    required; the other arguments of train count too: batch, imgsz, optimizer, device, ...",
-                "lr_min=1e-6 lr_max=1 steps=100: from which learning rate to which, in how many updates",
-                "writes lr_find.csv and lr_find.png, and says which lr0= to type (docs/lr-find.md)",
-            ),
-        ),
-        Verb(
-            "demo",
-            "the whole tour on bundled data",
-            "demo    |    demo out=FOLDER epochs=5 device=cpu    |    demo oom",
-            demo,
-            lambda: dict.fromkeys(_tool("demo").OPTIONS),
-            max_words=1,
-            notes=(
-                "out= names the folder; the other defaults depend on whether there is a GPU",
-                "oom  trains twice, the second time beside a neighbour that takes half of the card in mid-run, and compares the weights;",
-                "     without a GPU the card is simulated; exit code 1 if they are not what docs/memory.md promises",
-            ),
-        ),
-        Verb(
-            "data",
-            "write a small data set, or check one",
-            "data synth FOLDER n_train=64 n_val=16 seed=0    |    data check my.yaml",
-            data,
-            lambda: {"n_train": 64, "n_val": 16, "imgsz": 320, "seed": 0, "task": "detect"},
-            max_words=2,
-            notes=("task= is for check, the others for synth",),
-        ),
-        Verb(
-            "convert",
-            "bring official YOLOv12 weights into upstream's form",
-            "convert OFFICIAL.pt CONVERTED.pt",
-            convert,
-            max_words=2,
-        ),
-        Verb(
-            "env",
-            "show versions, hardware, and the settings with their origins",
-            "env    |    env --json",
-            env,
-            lambda: {"json": False, "markdown": False},
-        ),
-        Verb(
-            "nccl-test",
-            "measure the links between GPUs, and judge them",
-            "nccl-test    |    nccl-test minbytes=1M maxbytes=1G ngpus=4",
-            nccl_test,
-            lambda: {"minbytes": "1M", "maxbytes": "256M", "stepfactor": 4, "iters": 20, "warmup_iters": 5, "ngpus": 0},
-            notes=("one rank for each GPU here; under a launcher, such as srun, the ranks that it started",),
-        ),
-        Verb(
-            "cache",
-            "the engines that were built here",
-            "cache ls    |    cache prune max_gib=2    |    cache verify",
-            cache,
-            lambda: {"max_gib": 0.0},
-            1,
-            ("prune without max_gib= removes all; exported engines stay, and stay trusted",),
-        ),
-        Verb("verify", "prove what is inside", "verify    |    verify --json", verify, lambda: {"json": False}),
-        Verb("bench", "compare with stock ultralytics", "bench list    |    bench run NAME", bench),
-    )
-}
-
-LATER = ("doctor", "serve", "tune", "distill")
-"""Announced, and not there yet."""
-
-
-def not_yet(name: str) -> NotYetError:
-    """The error of an announced verb."""
-    from yolov12 import __version__
-
-    return NotYetError(
-        f"`yolov12 {name}` is planned and not in this version ({__version__}); `yolov12 help` lists what is"
-    )

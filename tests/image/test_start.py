@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What `docker run IMAGE ...` does, in the image itself. The cases without an engine are in tests/shell/entrypoint.bats."""
 
+import json
 import subprocess
 import time
 
@@ -48,9 +49,16 @@ def test_an_unknown_verb_is_a_usage_error_that_names_the_nearest(image: Image):
 
 
 def test_announced_verbs_say_not_yet(image: Image):
-    for verb in ("doctor", "serve"):
+    for verb in ("serve", "tune"):
         ran = image.run(verb, options=STRANGER)
         assert (ran.code, "not in this version" in ran.log) == (2, True)
+
+
+def test_the_doctor_answers_a_stranger_in_json(image: Image):
+    ran = image.run("doctor", "--json", options=STRANGER)
+    found = {check["name"]: check["status"] for check in json.loads(ran.out)["checks"]}
+    assert (found["settings"], found["versions"], found["weights"]) == ("ok", "ok", "ok")
+    assert "Traceback" not in ran.log
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])

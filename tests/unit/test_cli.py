@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from yolov12 import __version__, cli, compat, early, folders, log, settings, verbs
+from yolov12 import __version__, cli, compat, early, folders, log, settings, verb_table, verbs
 from yolov12.declare import PREFIX
 from yolov12.errors import RetryableError, UserError
 
@@ -527,11 +527,13 @@ def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tm
     assert capfd.readouterr().out == "run bccd --repeats 3\n"
 
 
-def test_bench_alone_says_what_it_can_do(tmp_path, capsys):
+@pytest.mark.parametrize("names", [[], ["memory,attention"]])
+def test_bench_alone_or_with_names_runs_the_suite_into_the_folder_of_runs(tmp_path, capfd, names):
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "__main__.py").touch()
-    assert cli.main(["bench"]) == 2
-    assert error_of(capsys).endswith("yolov12 bench list, or yolov12 bench run NAME")
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    assert cli.main(["bench", *names]) == 0
+    assert capfd.readouterr().out.split() == ["suite", *names, "--records", str(tmp_path / "runs" / "bench")]
 
 
 def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
@@ -540,7 +542,7 @@ def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_p
     assert "run it in a clone of the repository" in error_of(capsys)
 
 
-@pytest.mark.parametrize("verb", verbs.LATER)
+@pytest.mark.parametrize("verb", verb_table.LATER)
 def test_a_verb_of_later_says_so(verb, capsys):
     assert cli.main([verb, "model=a.pt"]) == 2
     assert error_of(capsys).startswith(f"error: `yolov12 {verb}` is planned and not in this version ({__version__})")
@@ -715,7 +717,7 @@ def test_among_several_ranks_the_error_names_its_rank(yolo, capsys, monkeypatch)
 def test_help_names_every_verb_and_every_setting(line, capsys):
     assert cli.main(line) == 0
     page = capsys.readouterr().out
-    for verb in (*verbs.VERBS, *verbs.LATER):
+    for verb in (*verb_table.VERBS, *verb_table.LATER):
         assert f" {verb}" in page
     for item in settings.DECLARED.values():
         assert item.env in page
@@ -749,12 +751,12 @@ def test_the_help_of_data_shows_the_defaults_of_what_it_calls(capsys):
 
 
 def test_only_the_overview_and_env_list_the_settings(capsys):
-    for verb in verbs.VERBS:
+    for verb in verb_table.VERBS:
         assert cli.main([verb, "--help"]) == 0
         assert ("YOLOV12_SYNC_BN" in capsys.readouterr().out) == (verb == "env")
 
 
-@pytest.mark.parametrize("verb", verbs.VERBS.values(), ids=lambda verb: verb.name)
+@pytest.mark.parametrize("verb", verb_table.VERBS.values(), ids=lambda verb: verb.name)
 def test_the_example_of_a_verb_can_be_read(verb):
     from yolov12.arguments import parse
 
@@ -769,7 +771,7 @@ def test_the_version_is_printed(capsys):
     assert capsys.readouterr().out == f"yolov12 {__version__}\n"
 
 
-@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["--version"], ["doctor"]])
+@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["--version"], ["serve"]])
 def test_help_imports_nothing_heavy(line):
     code = f"import sys\nfrom yolov12 import cli\ncli.main({line!r})\n"
     code += (

@@ -128,14 +128,17 @@ def check_versions(here: Here) -> Check:
     )
 
 
-def check_gpu_code(here: Here) -> Iterator[Check]:
-    """The archs in each library: at least the promised ones; in ONNX Runtime's and in what the build made, exactly those that are known."""
+def libraries(here: Here) -> Iterator[tuple[str, str, str]]:
+    """(name in the report, package, file below site-packages) of each installed library with GPU code."""
     whole = ((here.promised or {}).get("flash_attn") or {}).get("libraries", {})  # upstream's whole has another name
     for short, (package, library) in LIBRARIES.items():
-        if package not in here.packages:
-            continue
-        if package == "flash-attn":
-            library = next(iter(whole), library)
+        if package in here.packages:
+            yield short, package, next(iter(whole), library) if package == "flash-attn" else library
+
+
+def check_gpu_code(here: Here) -> Iterator[Check]:
+    """The archs in each library: at least the promised ones; in ONNX Runtime's and in what the build made, exactly those that are known."""
+    for short, package, library in libraries(here):
         name = f"code {short}"
         try:
             code = here.read_gpu_code(here.site / library)
@@ -147,10 +150,12 @@ def check_gpu_code(here: Here) -> Iterator[Check]:
             yield Check(name, code.cubins == wanted, str(code), f"exactly {_archs(wanted)}")
         else:
             wanted = set((here.promised or {}).get("archs") or pins.ARCHS)
-            yield Check(name, all(_runs(arch, code.cubins) for arch in wanted), str(code), f"code for {_archs(wanted)}")
+            yield Check(
+                name, all(runs_on(arch, code.cubins) for arch in wanted), str(code), f"code for {_archs(wanted)}"
+            )
 
 
-def _runs(arch: str, cubins: Iterable[str]) -> bool:
+def runs_on(arch: str, cubins: Iterable[str]) -> bool:
     """Code runs on its own arch and on later ones of the same major version; "90a" is beside the code for 90, not instead of it."""
     plain = [int(have) for have in cubins if have.isdigit()]
     return any(have // 10 == int(arch) // 10 and have <= int(arch) for have in plain)

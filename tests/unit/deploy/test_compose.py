@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from yolov12.verbs import VERBS
+from yolov12.verb_table import VERBS
 
 
 def test_compose_runs_a_verb_of_the_image_that_make_build_makes(repository: Path):

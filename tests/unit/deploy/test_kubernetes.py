@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 
 from yolov12.arguments import parse
 from yolov12.distributed.launchers import Machines, find
-from yolov12.verbs import VERBS
+from yolov12.verb_table import VERBS
 
 ROOT = Path(__file__).parents[3]
 FILES = sorted((ROOT / "deploy/kubernetes").glob("*.yaml"))

@@ -4,7 +4,7 @@
 import re
 from pathlib import Path
 
-from yolov12.verbs import LATER, VERBS
+from yolov12.verb_table import LATER, VERBS
 
 
 def test_the_entrypoint_knows_exactly_the_verbs_of_the_launcher(repository: Path):

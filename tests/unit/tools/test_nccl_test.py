@@ -8,7 +8,7 @@ import pytest
 from yolov12.distributed.launchers import Machines
 from yolov12.errors import UserError
 from yolov12.tools import nccl_test
-from yolov12.verbs import VERBS
+from yolov12.verb_table import VERBS
 
 SXM = "NVIDIA H100 80GB HBM3"
 LARGE = 256 * 2**20

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The world that the checks look at, as it is here. Whatever does not answer is absent from it, and the check says so."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yolov12 import folders, settings
+from yolov12.data import datayaml, fonts
+from yolov12.distributed import devices
+from yolov12.tools import verify
+from yolov12.tools.doctor import probes
+from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, Trial, World
+
+SHM = Path("/dev/shm")
+CGROUP = Path("/sys/fs/cgroup")
+INFINIBAND = Path("/dev/infiniband")
+
+
+def look(options: Mapping[str, Any]) -> World:
+    """Everything here.
+
+    Args:
+        options: `data`, `project` and `deep` of the command line.
+
+    Raises:
+        UserError: `data=` names no data set.
+    """
+    data = datayaml.load(options["data"]).root if options.get("data") else None
+    runs, runs_reason = folders.runs_folder()
+    if options.get("project"):
+        runs, runs_reason = Path(options["project"]).absolute(), f"project={options['project']}"
+    cache, cache_reason = settings.cache_choice()
+    torch_failure, torch_cuda, gpus = _torch()
+    installed = verify.look()
+    return World(
+        environ=os.environ,
+        is_image=installed.promised is not None,
+        deep=bool(options.get("deep")),
+        driver=_driver(verify.PROMISES),
+        torch_failure=torch_failure,
+        torch_cuda=torch_cuda,
+        gpus=gpus,
+        installed=installed,
+        shm_free_bytes=shutil.disk_usage(SHM).free if SHM.is_dir() else None,
+        limits=_limits(),
+        has_infiniband=INFINIBAND.is_dir(),
+        cpus=Cpus(frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1, quota(_read(CGROUP / "cpu.max"))),
+        data=data,
+        runs=runs,
+        runs_reason=runs_reason,
+        workspace_owner=folders.WORKSPACE.stat().st_uid if folders.WORKSPACE.is_dir() else None,
+        user=os.getuid(),
+        cache=cache,
+        cache_reason=cache_reason,
+        engines=settings.current().trt_cache_dir or cache / "engines",
+        font=_font(),
+        logger_settings=_ultralytics_settings(),
+        attention=_attention,
+        describe_cpu_attention=_describe_cpu_attention,
+        slowdowns=_slowdowns,
+        all_reduce=lambda: probes.all_reduce(bool(gpus)),
+        write_speed=probes.write_speed,
+        read_speed=probes.read_speed,
+        free_bytes=lambda folder: shutil.disk_usage(folder).free,
+        loader=lambda: probes.loader(bool(gpus)),
+        runs_code_from_weights=probes.runs_code_from_weights,
+    )
+
+
+def _torch() -> tuple[str, str | None, tuple[Gpu, ...]]:
+    """(why it can not be imported, the CUDA that it was built for, the GPUs that it sees)."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # missing, or one of its libraries is
+        return str(error), None, ()
+    if not torch.cuda.is_available():
+        return "", torch.version.cuda, ()
+    from yolov12.distributed.gpus import pci_address
+
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        pci = pci_address(properties)
+        capability = (properties.major, properties.minor)
+        found.append(Gpu(index, properties.name, capability, pci, devices.beside(pci)[1]))
+    return "", torch.version.cuda, tuple(found)
+
+
+def _driver(promises: Path) -> Driver:
+    version, cuda = _nvml_versions()
+    version = version or driver_version(_read(Path("/proc/driver/nvidia/version")))
+    least = _read(promises / "least_driver").strip()
+    return Driver(
+        version=version,
+        cuda=cuda,
+        is_reachable=any(place.exists() for place in (Path("/dev/nvidiactl"), Path("/dev/dxg"))),
+        least=int(least) if least.isdigit() else None,
+        older=older_drivers(_read(promises / "older_drivers")),
+    )
+
+
+def _nvml_versions() -> tuple[str, tuple[int, int] | None]:
+    """(driver, newest CUDA that it runs) as NVML has them."""
+    try:
+        import pynvml
+    except ImportError:
+        return "", None
+    try:
+        pynvml.nvmlInit()
+        cuda = pynvml.nvmlSystemGetCudaDriverVersion()
+        version = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return "", None
+    return (version.decode() if isinstance(version, bytes) else version), (cuda // 1000, cuda % 1000 // 10)
+
+
+def driver_version(text: str) -> str:
+    """The version in the kernel module's words; empty where there is none."""
+    found = re.search(r"\s(\d+\.[\d.]+)\s", text)
+    return found[1] if found else ""
+
+
+def older_drivers(text: str) -> tuple[tuple[int, str], ...]:
+    """ "570=12.8" -> ((570, "12.8"),); "none" and nothing are empty."""
+    pairs = [word.split("=") for word in text.split() if "=" in word]
+    return tuple((int(driver), cuda) for driver, cuda in pairs)
+
+
+def quota(text: str) -> float | None:
+    """The cores' worth of time in cpu.max ("200000 100000"); None for "max" and where there is no such file."""
+    found = re.match(r"(\d+) (\d+)", text)
+    return int(found[1]) / int(found[2]) if found else None
+
+
+def _limits() -> Limits:
+    files, most = (_bounded(value) for value in resource.getrlimit(resource.RLIMIT_NOFILE))
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    processes = _read(CGROUP / "pids.max").strip()
+    return Limits(files, most, _bounded(locked), int(processes) if processes.isdigit() else None)
+
+
+def _bounded(value: int) -> int | None:
+    return None if value == resource.RLIM_INFINITY else value
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+def _ultralytics_settings() -> Mapping[str, Any]:
+    """Nothing where ultralytics, or torch under it, can not be imported: other checks say so."""
+    try:
+        from ultralytics.utils import SETTINGS
+    except (ImportError, OSError):
+        return {}
+    return dict(SETTINGS)
+
+
+def _font() -> Path:
+    try:
+        return fonts.bundled()
+    except ImportError as error:
+        return Path(f"({error})")
+
+
+def _attention(gpu: Gpu) -> Trial:
+    """
+    Raises:
+        MemoryError: the GPU is full.
+        RuntimeError: the kernel does not run.
+    """
+    import torch
+
+    try:
+        return probes.attention(torch.device("cuda", gpu.index))
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error).partition("\n")[0]) from error
+
+
+def _describe_cpu_attention() -> tuple[str, str]:
+    import torch
+
+    from yolov12.model.attention import describe
+
+    return describe("cpu", torch.float32, True)
+
+
+def _slowdowns(gpu: Gpu) -> int:
+    """
+    Raises:
+        OSError: NVML does not say.
+    """
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByPciBusId(gpu.pci.encode())
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    except pynvml.NVMLError as error:  # no driver, or a share of a GPU (MIG)
+        raise OSError(str(error)) from error
