@@ -108,5 +108,5 @@ def test_heads_that_suppress_by_themselves(seed, boxes, max_det):
 def test_a_threshold_is_compared_as_torchvisions_kernel_for_the_device_does():
     """Two boxes that overlap by 0.6: float32(0.6) is more than 0.6, which only the kernel for the CPU sees."""
     overlap = torch.tensor(0.6)
-    assert overlap > suppression._comparable(0.6, torch.device("cpu"))
-    assert not overlap > suppression._comparable(0.6, torch.device("cuda"))
+    assert overlap > suppression.comparable(0.6, torch.device("cpu"))
+    assert not overlap > suppression.comparable(0.6, torch.device("cuda"))
