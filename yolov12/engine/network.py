@@ -65,9 +65,9 @@ class Network:
             if model.format == "pt":
                 say_once(f"{name} {self.off}", f"{name}: no CUDA graph: {self.off}")
             return
-        self._network = model.backend.model
-        self._hooks = hooks_of(model)
-        self._replays = Replays(name, _Predictions(model), pool, read_by=model)
+        self._network = model.backend.model  # the AutoBackend around it has no modules of its own
+        self._hooks = hooks_of(self._network)
+        self._replays = Replays(name, _Predictions(model), pool, read_by=self._network)
 
     def why_eager(self, im: Tensor) -> str | None:
         """Why this batch is for ultralytics' own call; None if it is for ours."""
@@ -104,10 +104,11 @@ class _Predictions:
 
     def __call__(self, im: Tensor, *state: Hashable) -> Tensor:
         del state
-        made = self.model(im)
+        # By its class: validation puts our call in the place of the object's own.
+        made = type(self.model).forward(self.model, im)
         return made[0] if isinstance(made, (list, tuple)) else made
 
 
-def hooks_of(model: nn.Module) -> list[Any]:
+def hooks_of(network: nn.Module) -> list[Any]:
     """The tables of forward hooks of all modules: one of them is not empty if a forward does more than its kernels."""
-    return list(chain.from_iterable((part._forward_hooks, part._forward_pre_hooks) for part in model.modules()))
+    return list(chain.from_iterable((part._forward_hooks, part._forward_pre_hooks) for part in network.modules()))

@@ -154,17 +154,16 @@ class Replays:
             oldest, _ = self._graphs.popitem(last=False)
             self._needed[oldest] = 2 * self._needed.get(oldest, SEEN_BEFORE)
             self._seen[oldest] = 0
+        # By name: a graph that knew this object would keep it and be kept by it.
+        function, read_by = self.function, self.read_by
         try:
-            captured = self.pool.capture(lambda held: self.function(held, *options), x, self._reads)
+            captured = self.pool.capture(lambda held: function(held, *options), x, lambda: _reads(read_by))
         except Exception as error:  # noqa: BLE001  # whatever can not be captured, the answer comes without
             self._turn_off("out of memory" if is_out_of_memory(error) else one_line(error)[:200])
             return None
         self._graphs[kind] = captured
         say_once(f"graph of {self.name}", f"{self.name}: runs as a CUDA graph where a shape comes again")
         return captured
-
-    def _reads(self) -> list[Tensor]:
-        return [] if self.read_by is None else tensors_of(self.read_by)
 
     def _turn_off(self, reason: str) -> None:
         self.off = reason
@@ -177,6 +176,10 @@ def foreign_layer(module: nn.Module) -> str | None:
     foreign = {type(m).__module__ for m in module.modules()}
     foreign = {name for name in foreign if not name.startswith(("ultralytics.", "torch."))}
     return f"the model has layers of {min(foreign)}, whose Python may do something else each time" if foreign else None
+
+
+def _reads(module: nn.Module | None) -> list[Tensor]:
+    return [] if module is None else tensors_of(module)
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:

@@ -16,6 +16,9 @@ from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
 
 from tests.unit.engine.oracle import Oracle, copy_of_bccd
+from tests.unit.engine.stand_in_pool import StandInPool
+from tests.unit.export.lively import lively_model
+from yolov12.engine import validator as validator_module
 from yolov12.engine.patches import install_patches
 from yolov12.engine.scoring import timing
 from yolov12.engine.validation_memory import surviving
@@ -219,3 +222,17 @@ def test_parts_are_timed_in_seconds_and_waited_for_once(monkeypatch: pytest.Monk
 
 def test_on_the_cpu_ultralytics_own_timer_is_used() -> None:
     assert type(timing.profile(torch.device("cpu"))) is timing.Profile
+
+
+def test_a_network_that_runs_by_graphs_gives_the_same_numbers(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU; here graphs are those of a stand-in."""
+    model = lively_model(seed=0)
+    options = {"data": data, "imgsz": 64, "batch": 2, "plots": False, "verbose": False, "device": "cpu", "conf": 0.3}
+    expected = model.val(**options)
+    pool = StandInPool()
+    monkeypatch.setattr(validator_module, "pool_of", lambda device: pool)
+    found = model.val(**options)
+    assert pool.replays > 0
+    assert pool.releases == 1
+    assert found.results_dict == expected.results_dict
+    np.testing.assert_array_equal(found.box.prec_values, expected.box.prec_values)
