@@ -81,16 +81,16 @@ class GpuPool:
             here, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
             held = torch.empty_like(x).copy_(x)
             self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UPS):
+                    function(held)
+            here.wait_stream(self._stream)
             try:
-                with torch.cuda.stream(self._stream):
-                    for _ in range(WARM_UPS):
-                        function(held)
                 # Other threads go on meanwhile: the one that decodes pictures is no part of the graph.
-                with torch.cuda.graph(graph, pool=self._handle, stream=self._stream, capture_error_mode="thread_local"):
+                with torch.cuda.graph(graph, self._handle, self._stream, capture_error_mode="thread_local"):
                     answer = function(held)
             finally:
                 torch.cuda.set_stream(here)  # torch's own exit does not get to it where ending the capture fails
-            here.wait_stream(self._stream)
         return Captured(graph, held, answer, reads())
 
     def release(self) -> None:

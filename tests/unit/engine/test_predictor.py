@@ -17,8 +17,8 @@ import ultralytics.engine.predictor as upstream_predictor
 from PIL import Image
 from ultralytics.models.yolo.detect import DetectionPredictor
 
+from benchmarks import lively
 from tests.unit.engine.stand_in_pool import StandInPool
-from tests.unit.export.lively import lively_model
 from yolov12 import YOLO
 from yolov12.engine import network
 from yolov12.engine.predictor import YOLOv12Predictor
@@ -47,22 +47,11 @@ def folder(pictures: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def model(pictures: list[np.ndarray]) -> YOLO:
-    """One that finds some tens of boxes at conf=0.25."""
-    made = lively_model(seed=0)
-    network = made.model.eval()
-    stack = torch.from_numpy(np.stack([pictures[i][:, :96] for i in (0, 1, 3)])[..., ::-1].copy())
-    with torch.no_grad():
-        scores = network(stack.permute(0, 3, 1, 2) / 255)[1]["scores"]
-        for branch in network.model[-1].cv3:
-            last = branch[-1]
-            # Spread by about one, and of 567 anchors in these pictures a sixth above 0.25.
-            last.weight /= scores.std()
-            last.bias.zero_()
-        best = network(stack.permute(0, 3, 1, 2) / 255)[1]["scores"].amax(1).flatten()
-        for branch in network.model[-1].cv3:
-            branch[-1].bias += torch.tensor(0.25).logit() - best.quantile(0.84)
-    return made
+def model(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
+    """One that finds some tens of boxes."""
+    path = tmp_path_factory.mktemp("weights") / "lively.pt"
+    lively.make("yolo12n.yaml", IMGSZ, share=0.15).save(path)
+    return YOLO(path)
 
 
 @pytest.fixture
@@ -150,6 +139,16 @@ def test_every_source_gives_ultralytics_results(model, pictures, folder, pool, k
 )
 def test_every_option_gives_ultralytics_results(model, folder, pool, options):
     both(model, str(folder), **options)
+    assert pool.replays > 0
+
+
+def test_a_head_that_suppresses_by_itself_gives_ultralytics_results(folder, pool, tmp_path):
+    """Its `max_det` is set anew for every call (engine/predictor.py:345)."""
+    path = tmp_path / "end2end.pt"
+    lively.make("yolo26n.yaml", IMGSZ, share=0.1).save(path)
+    model = YOLO(path)
+    for options in ({}, {"max_det": 400}, {"classes": [1, 2, 3]}):
+        assert any(len(result.boxes) for result in both(model, str(folder), batch=3, conf=0.01, **options))
     assert pool.replays > 0
 
 

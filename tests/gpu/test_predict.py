@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Predictions by CUDA graphs: ultralytics' boxes, whatever came before, with one wait a batch, and memory that comes back. Needs one NVIDIA GPU.
+
+python -m pytest tests/gpu/test_predict.py
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from ultralytics.models.yolo.detect import DetectionPredictor
+
+from benchmarks import lively
+from tests.unit.engine.oracle import copy_of_bccd
+from yolov12 import YOLO
+from yolov12.engine import replays
+from yolov12.engine.predictor import YOLOv12Predictor
+from yolov12.engine.replays import GpuPool, Replays
+from yolov12.engine.staging import Staging, normalised
+
+GPU = torch.device("cuda", 0)
+IMGSZ = 320
+
+
+@pytest.fixture(scope="module", params=["yolo12n.yaml", "yolo11n.yaml", "yolo26n.yaml"])
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with area attention, one without, and one whose head suppresses by itself."""
+    path = tmp_path_factory.mktemp("weights") / "lively.pt"
+    lively.make(request.param, IMGSZ, share=0.03).save(path)
+    return path
+
+
+@pytest.fixture
+def model(weights: Path) -> Iterator[YOLO]:
+    made = YOLO(weights)
+    yield made
+    made.predictor = None
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Blocks of colour, BGR uint8."""
+    blocks = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8)
+    return np.ascontiguousarray(np.repeat(np.repeat(blocks, -(-height // 9), 0), -(-width // 9), 1)[:height, :width])
+
+
+PICTURES = [
+    picture(*size, seed=i) for i, size in enumerate([(240, 320), (320, 240), (240, 320), (320, 320), (180, 320)])
+]
+
+
+def predicted(model: YOLO, source: Any, predictor: Any = YOLOv12Predictor, **options: Any) -> list[Any]:
+    return list(model.predict(source, predictor=predictor, **{"imgsz": IMGSZ, "verbose": False, "device": 0} | options))
+
+
+def assert_close(ours: list[Any], theirs: list[Any], half: bool) -> None:
+    """The same boxes but for rounding: in half precision a pixel in 300 is a quarter, and two of them may change places."""
+    for one, other in zip(ours, theirs, strict=True):
+        mine, yours = one.boxes.data, other.boxes.data
+        assert mine.device == yours.device
+        assert mine.dtype == yours.dtype
+        assert len(mine) == len(yours)
+        if len(mine):
+            mine, yours = (
+                rows[rows[:, :5].mul(4 if not half else 1).round().sum(1).argsort()] for rows in (mine, yours)
+            )
+            worst = (mine - yours).abs().max().item()
+            assert worst < (1.0 if half else 0.01), f"{worst} px or score apart"
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_boxes_are_ultralytics_first_captured_and_replayed_with_other_shapes_between(model: YOLO, half: bool) -> None:
+    options = {"half": half} | ({"channels_last": True} if half else {})
+    theirs = [predicted(model, one, DetectionPredictor, **options) for one in PICTURES]
+    assert any(len(result.boxes) for (result,) in theirs)
+    for _ in range(4):
+        for one, expected in zip(PICTURES, theirs, strict=True):
+            assert_close(predicted(model, one, **options), expected, half)
+    assert model.predictor.fast.network._replays.off is None
+    assert len(model.predictor.fast.network._replays) == 4
+    assert model.predictor.fast.suppress.off is None
+
+
+def test_a_batch_of_all_sizes(model: YOLO) -> None:
+    theirs = predicted(model, PICTURES, DetectionPredictor)
+    for _ in range(3):
+        assert_close(predicted(model, PICTURES), theirs, half=False)
+
+
+def test_replays_give_the_bits_of_the_calls_before_them(model: YOLO) -> None:
+    first, captured, replayed = (predicted(model, PICTURES[0], half=True)[0].boxes.data for _ in range(3))
+    assert torch.equal(captured, replayed)
+    assert torch.equal(first, captured)
+
+
+def waits(call: Any) -> list[str]:
+    """Where it waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{one.filename}:{one.lineno}" for one in heard if "called a synchronizing" in str(one.message)]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_batch_waits_for_the_gpu_once(model: YOLO, count: int, verbose: bool) -> None:
+    batch = [PICTURES[0], PICTURES[2]] * 2
+    for _ in range(3):
+        predicted(model, batch[:count], verbose=verbose)
+    found = waits(lambda: predicted(model, batch[:count], verbose=verbose))
+    assert len(found) == 1, found
+
+
+def test_times_of_the_parts_are_told(model: YOLO) -> None:
+    (result,) = predicted(model, PICTURES[0])
+    assert all(0 < ms < 60_000 for ms in result.speed.values())
+
+
+def test_memory_comes_back(model: YOLO) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    for _ in range(3):
+        for one in PICTURES:
+            predicted(model, one)
+    assert torch.cuda.memory_reserved() > before
+    model.predictor = None
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + 64 * 2**20  # cuBLAS keeps a workspace for each stream
+
+
+def test_more_shapes_than_graphs(model: YOLO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MOST_GRAPHS", 2)
+    theirs = [predicted(model, one, DetectionPredictor) for one in PICTURES]
+    for _ in range(6):
+        for one, expected in zip(PICTURES, theirs, strict=True):
+            assert_close(predicted(model, one), expected, half=False)
+    assert len(model.predictor.fast.network._replays) == 2
+
+
+def test_what_can_not_be_captured_goes_on_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A look at a number ends the capture; the stream and the allocator are as before."""
+
+    def looks(x: Tensor) -> Tensor:
+        return x * x.sum().item()
+
+    run, x = Replays("looks", looks, GpuPool(GPU)), torch.ones(3, device=GPU)
+    here = torch.cuda.current_stream()
+    for _ in range(4):
+        assert run(x).tolist() == [3, 3, 3]
+    assert "looks: no CUDA graph: " in capsys.readouterr().err
+    assert torch.cuda.current_stream() == here
+    assert (torch.ones(2, device=GPU) @ torch.ones(2, device=GPU)).item() == 2
+    again = Replays("squares", torch.square, GpuPool(GPU))
+    assert [again(x * 3).tolist() for _ in range(3)] == [[9, 9, 9]] * 3
+    assert len(again) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pictures_arrive_as_ultralytics_sends_them(dtype: torch.dtype) -> None:
+    """Also when the memory that they are sent from is used again at once."""
+    staging = Staging(GPU)
+    batches = [[picture(240, 320, seed=2 * i), picture(240, 320, seed=2 * i + 1)] for i in range(20)]
+    sent = [normalised(staging.send(batch), dtype) for batch in batches]
+    for batch, ours in zip(batches, sent, strict=True):
+        theirs = torch.from_numpy(np.stack(batch)).to(GPU).permute(0, 3, 1, 2).contiguous().flip(1).to(dtype).div_(255)
+        assert torch.equal(ours, theirs)
+
+
+def test_validation_by_graphs_gives_the_numbers_without_them(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = copy_of_bccd(tmp_path)
+    options = {"data": data, "imgsz": IMGSZ, "batch": 2, "plots": False, "verbose": False, "device": 0, "workers": 0}
+    found = YOLO(weights).val(**options).results_dict
+    monkeypatch.setenv("YOLOV12_COMPILE", "0")
+    plain = YOLO(weights).val(**options).results_dict
+    assert found == pytest.approx(plain, abs=1e-4)
