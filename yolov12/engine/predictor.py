@@ -2,8 +2,9 @@
 """The detection predictor: ultralytics' sources, arguments, callbacks, files and `Results`, from a GPU that is not kept waiting.
 
 ultralytics launches the network's kernels one by one, suppresses boxes image by image, and empties the GPU's queue six times a batch to read the
-clock. Here network and suppression run as CUDA graphs where a shape comes again (network.py, scoring/asked.py), pictures go up in one copy
-(staging.py), and a batch waits for the GPU once, when its boxes are there. On the CPU all of it is ultralytics' own.
+clock. Here network and suppression run as CUDA graphs where a shape comes again (network.py, scoring/asked.py), files are decoded ahead
+(read_ahead.py), pictures go up in one copy (staging.py), and a batch waits for the GPU once, when its boxes are there. On the CPU all of it is
+ultralytics' own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ultralytics.utils import ops
 from yolov12 import settings
 from yolov12.engine import network
 from yolov12.engine.network import Network
+from yolov12.engine.read_ahead import Pictures, read_ahead
 from yolov12.engine.replays import Replays
 from yolov12.engine.scoring import fixed, timing
 from yolov12.engine.scoring.asked import Suppression, asked
@@ -41,6 +43,7 @@ SEAMS = (
         "2b6d0890723a",
     ),
     Seam("engine/predictor.py", 482, "ultralytics.engine.predictor.BasePredictor.write_results", "2293a7726ad6"),
+    Seam("engine/predictor.py", 289, "ultralytics.engine.predictor.BasePredictor.setup_source", "3b8f7797c383"),
     # Its only use of `ops` is `Profile`.
     Seam("engine/predictor.py", 320, "ultralytics.engine.predictor.BasePredictor.stream_inference", "4df0375b4757"),
     # Followed rule by rule.
@@ -91,6 +94,7 @@ class YOLOv12Predictor(DetectionPredictor):
     # Set by ultralytics; declared because mypy sees only our assignments.
     device: torch.device
     model: Any
+    dataset: Any
     results: list[Results]
     fast: Fast | None = None
     """None where everything goes ultralytics' own way: on the CPU."""
@@ -103,11 +107,16 @@ class YOLOv12Predictor(DetectionPredictor):
             # What tensor cores and our attention take; with channels first each convolution would turn its input around.
             self.model.backend.model.to(memory_format=torch.channels_last)
 
+    def setup_source(self, source: Any, stride: int | None = None) -> None:
+        super().setup_source(source, stride)
+        if self.fast is not None:
+            self.dataset = read_ahead(self.dataset, self.pre_transform)
+
     def preprocess(self, im: Tensor | list[np.ndarray]) -> Tensor:
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
         if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
             return super().preprocess(im)
-        sent = self.fast.staging.send(self.pre_transform(im))
+        sent = self.fast.staging.send(im.letterboxed if isinstance(im, Pictures) else self.pre_transform(im))
         return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:

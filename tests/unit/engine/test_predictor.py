@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ import torch
 import ultralytics.engine.predictor as upstream_predictor
 from PIL import Image
 from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.utils import ops
 
 from benchmarks import lively
 from tests.unit.engine.stand_in_pool import StandInPool
 from yolov12 import YOLO
-from yolov12.engine import network
+from yolov12.engine import network, predictor
 from yolov12.engine.predictor import YOLOv12Predictor
-from yolov12.engine.scoring import fixed
+from yolov12.engine.read_ahead import ReadAhead
+from yolov12.engine.scoring import fixed, timing
 
 IMGSZ = 96
 SIZES = ((96, 128), (96, 128), (128, 96), (96, 128), (64, 200))
@@ -69,8 +72,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: YOLO) -> I
     model.predictor = None
 
 
-def predicted(model: YOLO, source: Any, predictor: Any = YOLOv12Predictor, **options: Any) -> list[Any]:
-    return model.predict(source, predictor=predictor, **{"imgsz": IMGSZ, "verbose": False, "device": "cpu"} | options)
+def predicted(model: YOLO, source: Any, side: Any = YOLOv12Predictor, **options: Any) -> list[Any]:
+    return model.predict(source, predictor=side, **{"imgsz": IMGSZ, "verbose": False, "device": "cpu"} | options)
 
 
 def assert_same(ours: list[Any], theirs: list[Any]) -> None:
@@ -169,6 +172,19 @@ def test_a_crowd_beyond_the_room_takes_the_way_that_waits(model, folder, pool, m
     assert any(len(result.boxes) > 8 for result in both(model, str(folder), batch=3))
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_folder_that_is_read_ahead_gives_ultralytics_results(model, folder, pool, monkeypatch, batch):
+    """And one that is left before its end leaves no thread."""
+    monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
+    both(model, str(folder), batch=batch)
+    stream = model.predict(str(folder), imgsz=IMGSZ, verbose=False, device="cpu", stream=True)
+    next(stream)
+    source = model.predictor.dataset
+    assert isinstance(source, ReadAhead)
+    stream.close()
+    assert source._executor is None
+
+
 def written(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
@@ -178,10 +194,10 @@ def test_files_and_lines_are_ultralytics(model, folder, pool, tmp_path, caplog):
     caplog.set_level("INFO", logger="ultralytics")
     options = {"save": True, "save_txt": True, "save_conf": True, "save_crop": True, "verbose": True}
     sides = {}
-    for name, predictor in (("theirs", DetectionPredictor), ("ours", YOLOv12Predictor)):
+    for name, side in (("theirs", DetectionPredictor), ("ours", YOLOv12Predictor)):
         for _ in range(2):
             caplog.clear()
-            found = predicted(model, str(folder), predictor, project=str(tmp_path), name=name, exist_ok=True, **options)
+            found = predicted(model, str(folder), side, project=str(tmp_path), name=name, exist_ok=True, **options)
         lines = [re.sub(r"[\d.]+ms|/(ours|theirs)\b", "", line) for line in caplog.messages]
         sides[name] = (found, lines, written(tmp_path / name))
     assert pool.replays > 0
@@ -203,8 +219,8 @@ def test_results_stay_what_they_were_when_others_follow(model, pictures, pool):
 def test_boxes_that_a_callback_puts_in_are_those_that_are_written(model, pictures, pool, tmp_path):
     """As a tracker does at the end of postprocessing."""
 
-    def replace(predictor: Any) -> None:
-        predictor.results[0].update(boxes=torch.tensor([[1.0, 2, 30, 40, 0.5, 7]]))
+    def replace(caller: Any) -> None:
+        caller.results[0].update(boxes=torch.tensor([[1.0, 2, 30, 40, 0.5, 7]]))
 
     model.add_callback("on_predict_postprocess_end", replace)
     try:
@@ -246,15 +262,15 @@ def test_a_second_suppression_with_another_iou_is_ultralytics_too(model, folder,
     found: dict[type, list[Any]] = {DetectionPredictor: [], YOLOv12Predictor: []}
 
     def again(preds: Any, img: Any, orig_imgs: Any) -> Any:
-        tight = type(predictor).postprocess(predictor, preds, img, orig_imgs)
-        other = type(predictor).postprocess(predictor, preds, img, orig_imgs, iou=0.2)
-        found[type(predictor)].append([result.boxes.data for result in (*tight, *other)])
+        tight = type(caller).postprocess(caller, preds, img, orig_imgs)
+        other = type(caller).postprocess(caller, preds, img, orig_imgs, iou=0.2)
+        found[type(caller)].append([result.boxes.data for result in (*tight, *other)])
         return tight
 
     for side in found:
         predicted(model, str(folder), side)
-        predictor = model.predictor
-        predictor.postprocess = again
+        caller = model.predictor
+        caller.postprocess = again
         predicted(model, str(folder), side)
     for ours, theirs in zip(*found.values(), strict=True):
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
@@ -266,12 +282,12 @@ def test_a_second_suppression_with_another_iou_is_ultralytics_too(model, folder,
 def test_tracks_are_ultralytics(model, folder, pool, tracker):
     pytest.importorskip("lap", reason="trackers need lap, which is not installed")
 
-    def tracks(predictor: Any) -> list[list[list[float]]]:
+    def tracks(side: Any) -> list[list[list[float]]]:
         model.predictor = None
         frames = sorted(folder.glob("[0-1].png")) * 3
         options = {"persist": True, "imgsz": IMGSZ, "verbose": False, "device": "cpu"}
         return [
-            model.track(str(frame), tracker=tracker, predictor=predictor, **options)[0].boxes.data.tolist()
+            model.track(str(frame), tracker=tracker, predictor=side, **options)[0].boxes.data.tolist()
             for frame in frames
         ]
 
@@ -320,8 +336,8 @@ def test_a_failed_capture_changes_no_answer(model, folder, pool, capsys):
     assert capsys.readouterr().err.count("predict: no CUDA graph: RuntimeError: cudaErrorStreamCaptureUnsupported") == 1
 
 
-def test_the_shim_of_ops_has_all_that_the_loop_uses():
-    """A use of `ops` beside the timer must find ultralytics' function."""
-    used = set(re.findall(r"\bops\.(\w+)", inspect.getsource(upstream_predictor)))
-    assert used == {"Profile"}
-    assert upstream_predictor.ops.Profile is not upstream_predictor.callbacks
+def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another(model):
+    assert set(re.findall(r"\bops\.(\w+)", inspect.getsource(upstream_predictor))) == {"Profile"}
+    ours = dict(vars(upstream_predictor.ops))
+    assert ours.pop("Profile") is timing.profile
+    assert all(value is getattr(ops, name) for name, value in ours.items())

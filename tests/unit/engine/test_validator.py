@@ -220,6 +220,19 @@ def test_parts_are_timed_in_seconds_and_waited_for_once(monkeypatch: pytest.Monk
     assert Event.waits == 1
 
 
+def test_the_last_time_is_told_too_and_nothing_is_kept_of_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a predictor asks after each batch of a stream that has no end."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    part = timing.EventProfile(torch.device("cuda", 0))
+    for times in (1, 2, 3):
+        with part:
+            Event.clock_ms += 10 * times
+        assert part.dt == part.dt == pytest.approx(0.01 * (times + 1))
+        assert not part._spans
+    assert part.t == pytest.approx(0.02 + 0.03 + 0.04)
+
+
 def test_on_the_cpu_ultralytics_own_timer_is_used() -> None:
     assert type(timing.profile(torch.device("cpu"))) is timing.Profile
 
