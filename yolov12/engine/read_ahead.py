@@ -102,5 +102,5 @@ def read_ahead(dataset: Any, letterbox: Letterbox, threads: int | None = None) -
     if any(Path(path).suffix.lower() in PIL_FALLBACK_SUFFIXES for path in dataset.files):
         return dataset  # their decoders are registered at first use, which is no matter for several threads
     ahead = ReadAhead.__new__(ReadAhead)
-    vars(ahead).update(vars(dataset), letterbox=letterbox, threads=threads)
+    ahead.__dict__.update(vars(dataset), letterbox=letterbox, threads=threads)
     return ahead
