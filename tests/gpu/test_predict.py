@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 import torch
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.metrics import box_iou
 
 from benchmarks import lively
 from tests.unit.engine.oracle import copy_of_bccd
@@ -25,6 +28,8 @@ from yolov12.engine import replays
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.replays import GpuPool, Replays
 from yolov12.engine.staging import Staging, normalised
+from yolov12.model import attention, fused
+from yolov12.model.fused import inference, norm
 
 GPU = torch.device("cuda", 0)
 IMGSZ = 320
@@ -102,6 +107,64 @@ def test_replays_give_the_bits_of_the_calls_before_them(model: YOLO) -> None:
     assert torch.equal(first, captured)
 
 
+@contextmanager
+def stock_networks() -> Iterator[None]:
+    """Networks that are loaded and called inside have ultralytics' own attention and convolutions."""
+    attention.uninstall()
+    fused.uninstall()
+    try:
+        yield
+    finally:
+        attention.install()
+        fused.install()
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+def test_boxes_are_stocks(weights: Path, half: bool) -> None:
+    """Of those well above the threshold nearly all are found again: other kernels round otherwise."""
+    with stock_networks():
+        plain = YOLO(weights)
+        attention.uninstall()  # making a YOLO installs them
+        fused.uninstall()
+        theirs = predicted(plain, PICTURES, DetectionPredictor, half=half)
+    model = YOLO(weights)
+    for _ in range(3):
+        ours = predicted(model, PICTURES, half=half)
+    wanted = found = 0
+    for one, other in zip(ours, theirs, strict=True):
+        mine, yours = one.boxes, other.boxes[other.boxes.conf > 0.3]
+        if len(yours):
+            overlap = box_iou(yours.xyxy, mine.xyxy) * (yours.cls[:, None] == mine.cls)
+            wanted, found = wanted + len(yours), found + int((overlap.amax(1) > 0.9).sum()) if len(mine) else found
+    assert wanted > 10
+    assert found >= 0.95 * wanted, f"{found} of {wanted} boxes"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("images", "channels", "size"), [(1, 16, 80), (3, 64, 7), (32, 128, 20), (1, 24, 1), (2, 20, 9)]
+)
+def test_bias_and_silu_in_one_pass(dtype: torch.dtype, images: int, channels: int, size: int) -> None:
+    pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
+    if reason := norm.kernels_missing(GPU):
+        pytest.skip(f"yolov12_kernels: {reason}")
+    fused.install()
+    torch.manual_seed(0)
+    module = Conv(16, channels, 3).cuda()
+    module.conv = torch.nn.Conv2d(16, channels, 3, padding=1).cuda()
+    module = module.to(dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+    x = torch.randn(images, 16, size, size, device=GPU, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        ours, theirs = module.forward_fuse(x), inference._upstream_forward_fuse(module, x)
+        exact = torch.nn.functional.silu(
+            torch.nn.functional.conv2d(x.double(), module.conv.weight.double(), module.conv.bias.double(), padding=1)
+        )
+    assert ours.dtype == theirs.dtype
+    assert ours.shape == theirs.shape
+    mine, yours = ((one.double() - exact).abs().max().item() for one in (ours, theirs))
+    assert mine <= 1.5 * yours + 1e-6, f"{mine:.2e} from exact, ultralytics' {yours:.2e}"
+
+
 def waits(call: Any) -> list[str]:
     """Where it waits for the GPU."""
     torch.cuda.set_sync_debug_mode("warn")
@@ -153,7 +216,7 @@ def test_more_shapes_than_graphs(model: YOLO, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_can_not_be_captured_goes_on_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """A look at a number ends the capture; the stream and the allocator are as before."""
+    """A look at a number ends the capture; the stream, the allocator and random numbers are as before."""
 
     def looks(x: Tensor) -> Tensor:
         return x * x.sum().item()
@@ -165,6 +228,7 @@ def test_what_can_not_be_captured_goes_on_as_it_is(capsys: pytest.CaptureFixture
     assert "looks: no CUDA graph: " in capsys.readouterr().err
     assert torch.cuda.current_stream() == here
     assert (torch.ones(2, device=GPU) @ torch.ones(2, device=GPU)).item() == 2
+    assert 0 <= torch.rand(1, device=GPU).item() < 1  # its generator knows that the capture is over
     again = Replays("squares", torch.square, GpuPool(GPU))
     assert [again(x * 3).tolist() for _ in range(3)] == [[9, 9, 9]] * 3
     assert len(again) == 1

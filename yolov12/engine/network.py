@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from yolov12 import settings
 from yolov12.engine.replays import GpuPool, Pool, Replays, foreign_layer
 from yolov12.log import say_once
+from yolov12.model.fused.inference import constants_of
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -67,7 +69,7 @@ class Network:
             return
         self._network = model.backend.model  # the AutoBackend around it has no modules of its own
         self._hooks = hooks_of(self._network)
-        self._replays = Replays(name, _Predictions(model), pool, read_by=self._network)
+        self._replays = Replays(name, _Predictions(model), pool, partial(read_by, self._network))
 
     def why_eager(self, im: Tensor) -> str | None:
         """Why this batch is for ultralytics' own call; None if it is for ours."""
@@ -87,8 +89,10 @@ class Network:
         """
         head = self._network.model[-1]
         state = [getattr(head, name, None) for name in HEAD_ATTRIBUTES]
-        # Where the weights are tells whether they were moved or cast.
-        return self._replays(im, next(self._network.parameters()).data_ptr(), *state)
+        weight = next(self._network.parameters())
+        written = 0 if weight.is_inference() else weight._version
+        # Tell whether the weights were moved or cast, or others were loaded into them.
+        return self._replays(im, weight.data_ptr(), written, *state)
 
     def drop(self) -> None:
         """Forget the graphs and give their memory back."""
@@ -107,6 +111,17 @@ class _Predictions:
         # By its class: validation puts our call in the place of the object's own.
         made = type(self.model).forward(self.model, im)
         return made[0] if isinstance(made, (list, tuple)) else made
+
+
+def read_by(network: nn.Module) -> list[Tensor]:
+    """All tensors that a network's forward may read: parameters, buffers, plain attributes such as a head's anchors, and what is kept beside it.
+
+    Not the parameters themselves, whose data a cast would swap, but views of their memory.
+    """
+    found = [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
+    for part in network.modules():
+        found += [value for value in vars(part).values() if isinstance(value, Tensor)]
+    return found + constants_of(network)
 
 
 def hooks_of(network: nn.Module) -> list[Any]:

@@ -103,8 +103,7 @@ class YOLOv12Predictor(DetectionPredictor):
         super().setup_model(model, verbose)
         pool = network.pool_of(self.device)
         self.fast = None if pool is None else Fast(self.model, pool, self.args.compile)
-        if self.fast and self.fast.network.off is None and self.model.fp16 and self.args.channels_last is None:
-            # What tensor cores and our attention take; with channels first each convolution would turn its input around.
+        if self.fast and takes_channels_last(self.model, self.args):
             self.model.backend.model.to(memory_format=torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
@@ -163,6 +162,14 @@ class YOLOv12Predictor(DetectionPredictor):
         """Its rows; None if it did not come our way, or somebody, a tracker say, has put others in."""
         copied = self.fast.copied if self.fast else []
         return next((one.rows for one in copied if one.result is result and one.boxes is result.boxes), None)
+
+
+def takes_channels_last(model: Any, args: Any) -> bool:
+    """Whether weights are laid out as tensor cores, our attention and our kernels take them; with channels first each convolution turns its input round.
+
+    In half precision, whose rounding hides it, and where nobody asked for another layout. Float32 stays as ultralytics has it.
+    """
+    return model.format == "pt" and model.fp16 and not args.compile and args.channels_last is None
 
 
 def scale(rows: Tensor, size: Sequence[int], pictures: Sequence[np.ndarray]) -> None:

@@ -89,8 +89,9 @@ class GpuPool:
                 # Other threads go on meanwhile: the one that decodes pictures is no part of the graph.
                 with torch.cuda.graph(graph, self._handle, self._stream, capture_error_mode="thread_local"):
                     answer = function(held)
-            finally:
-                torch.cuda.set_stream(here)  # torch's own exit does not get to it where ending the capture fails
+            except BaseException:
+                _clean_up(here)
+                raise
         return Captured(graph, held, answer, reads())
 
     def release(self) -> None:
@@ -105,13 +106,11 @@ class Replays:
     Args:
         name: of the function, as it is said.
         pool: where graphs are captured; several functions may share it.
-        read_by: a module whose tensors the function reads.
+        reads: tells which tensors the function reads besides.
     """
 
-    def __init__(
-        self, name: str, function: Callable[..., Tensor], pool: Pool, read_by: nn.Module | None = None
-    ) -> None:
-        self.name, self.function, self.pool, self.read_by = name, function, pool, read_by
+    def __init__(self, name: str, function: Callable[..., Tensor], pool: Pool, reads: Reads = list) -> None:
+        self.name, self.function, self.pool, self.reads = name, function, pool, reads
         self.off: str | None = None
         """Why nothing is captured any more."""
         self._graphs: OrderedDict[Hashable, Replayed] = OrderedDict()
@@ -155,9 +154,9 @@ class Replays:
             self._needed[oldest] = 2 * self._needed.get(oldest, SEEN_BEFORE)
             self._seen[oldest] = 0
         # By name: a graph that knew this object would keep it and be kept by it.
-        function, read_by = self.function, self.read_by
+        function = self.function
         try:
-            captured = self.pool.capture(lambda held: function(held, *options), x, lambda: _reads(read_by))
+            captured = self.pool.capture(lambda held: function(held, *options), x, self.reads)
         except Exception as error:  # noqa: BLE001  # whatever can not be captured, the answer comes without
             self._turn_off("out of memory" if is_out_of_memory(error) else one_line(error)[:200])
             return None
@@ -167,8 +166,16 @@ class Replays:
 
     def _turn_off(self, reason: str) -> None:
         self.off = reason
-        self.drop()
+        self._graphs.clear()
+        self.pool.release()
         say(f"{self.name}: no CUDA graph: {reason}")
+
+
+def _clean_up(stream: torch.cuda.Stream) -> None:
+    """After a capture that failed: where ending it fails too, torch leaves its stream current, and random numbers waiting for its end."""
+    torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def foreign_layer(module: nn.Module) -> str | None:
@@ -176,18 +183,3 @@ def foreign_layer(module: nn.Module) -> str | None:
     foreign = {type(m).__module__ for m in module.modules()}
     foreign = {name for name in foreign if not name.startswith(("ultralytics.", "torch."))}
     return f"the model has layers of {min(foreign)}, whose Python may do something else each time" if foreign else None
-
-
-def _reads(module: nn.Module | None) -> list[Tensor]:
-    return [] if module is None else tensors_of(module)
-
-
-def tensors_of(module: nn.Module) -> list[Tensor]:
-    """All tensors that a module's forward may read: parameters, buffers, and plain attributes such as a head's anchors.
-
-    Not the parameters themselves, whose data a cast would swap, but views of their memory.
-    """
-    found = [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
-    for part in module.modules():
-        found += [value for value in vars(part).values() if isinstance(value, Tensor)]
-    return found

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -334,6 +335,23 @@ def test_a_failed_capture_changes_no_answer(model, folder, pool, capsys):
     pool.fails = RuntimeError("cudaErrorStreamCaptureUnsupported")
     both(model, str(folder))
     assert capsys.readouterr().err.count("predict: no CUDA graph: RuntimeError: cudaErrorStreamCaptureUnsupported") == 1
+
+
+@pytest.mark.parametrize(
+    ("model_is", "asked", "expected"),
+    [
+        ({}, {}, True),
+        ({"fp16": False}, {}, False),
+        ({"format": "engine"}, {}, False),
+        ({}, {"channels_last": False}, False),
+        ({}, {"compile": "reduce-overhead"}, False),
+    ],
+    ids=str,
+)
+def test_half_precision_runs_channels_last_where_nobody_asked_for_another_layout(model_is, asked, expected):
+    backend = SimpleNamespace(**{"format": "pt", "fp16": True} | model_is)
+    args = SimpleNamespace(**{"compile": False, "channels_last": None} | asked)
+    assert predictor.takes_channels_last(backend, args) is expected
 
 
 def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from tests.unit.engine.stand_in_pool import StandInPool
 from yolov12.engine import replays
-from yolov12.engine.replays import MOST_GRAPHS, Replays, foreign_layer, tensors_of
+from yolov12.engine.network import read_by
+from yolov12.engine.replays import MOST_GRAPHS, Replays, foreign_layer
 from yolov12.memory.failure import release_memory
 
 
@@ -141,7 +143,7 @@ class Remembers(nn.Module):
 def test_a_graph_keeps_the_tensors_that_it_reads(pool):
     """Another shape takes the anchors' place in the module, between its first call and the one that captures too."""
     module = Remembers()
-    run = Replays("remember", module, pool, read_by=module)
+    run = Replays("remember", module, pool, partial(read_by, module))
     for width in (3, 5, 3, 5):
         run(numbers(width))
     captured = [one for one in pool.captured if one.held.shape[1] == 3]
@@ -150,7 +152,7 @@ def test_a_graph_keeps_the_tensors_that_it_reads(pool):
 
 def test_weights_are_held_as_memory_that_a_cast_leaves_alone():
     module = nn.Linear(2, 2)
-    held = tensors_of(module)
+    held = read_by(module)
     module.half()
     assert all(tensor.dtype is torch.float32 for tensor in held)
 
