@@ -104,7 +104,8 @@ class YOLOv12Predictor(DetectionPredictor):
         pool = network.pool_of(self.device)
         self.fast = None if pool is None else Fast(self.model, pool, self.args.compile)
         if self.fast and takes_channels_last(self.model, self.args):
-            self.model.backend.model.to(memory_format=torch.channels_last)
+            with torch.inference_mode(False):  # weights are to be ordinary tensors, also where a prediction sets itself up
+                self.model.backend.model.to(memory_format=torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
         super().setup_source(source, stride)
@@ -165,7 +166,7 @@ class YOLOv12Predictor(DetectionPredictor):
 
 
 def takes_channels_last(model: Any, args: Any) -> bool:
-    """Whether weights are laid out as tensor cores, our attention and our kernels take them; with channels first each convolution turns its input round.
+    """Whether weights are laid out as tensor cores, our attention and our kernels take them; else each convolution turns its input round.
 
     In half precision, whose rounding hides it, and where nobody asked for another layout. Float32 stays as ultralytics has it.
     """
