@@ -104,7 +104,9 @@ class YOLOv12Predictor(DetectionPredictor):
         pool = network.pool_of(self.device)
         self.fast = None if pool is None else Fast(self.model, pool, self.args.compile)
         if self.fast and takes_channels_last(self.model, self.args):
-            with torch.inference_mode(False):  # weights are to be ordinary tensors, also where a prediction sets itself up
+            with torch.inference_mode(
+                False
+            ):  # weights are to be ordinary tensors, also where a prediction sets itself up
                 self.model.backend.model.to(memory_format=torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:

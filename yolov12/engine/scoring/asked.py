@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,9 +26,8 @@ class Asked(NamedTuple):
 
 def asked(args: Any, iou: float, end2end: bool) -> Asked:
     """From the arguments of a predictor."""
-    classes = args.classes
-    if classes is not None:
-        classes = tuple(classes) if isinstance(classes, (list, tuple)) else (classes,)
+    # A number, a list or an array, as torch.tensor takes them.
+    classes = None if args.classes is None else tuple(np.ravel(args.classes).tolist())
     return Asked(args.conf, iou, args.max_det, args.agnostic_nms, classes, end2end)
 
 

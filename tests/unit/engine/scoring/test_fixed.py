@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision  # noqa: F401  # ultralytics takes its NMS where it is imported, as predictors do; else one that leaves ties open
@@ -16,7 +18,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from tests.unit.engine.scoring.test_suppression import predictions
 from yolov12.engine.scoring import fixed
-from yolov12.engine.scoring.asked import Asked, Suppression
+from yolov12.engine.scoring.asked import Asked, Suppression, asked
 from yolov12.engine.scoring.fixed import counts_of
 
 
@@ -111,6 +113,14 @@ def test_heads_that_suppress_by_themselves(seed, boxes, max_det, chosen):
     prediction = torch.rand(3, boxes, 6, generator=g).half()
     prediction[..., 5] = torch.randint(0, 4, (3, boxes), generator=g)
     assert assert_same(prediction, confidence=0.4, max_det=max_det, end2end=True, classes=(1, 2) if chosen else None)
+
+
+@pytest.mark.parametrize(
+    "chosen", [2, [2], (2,), np.array([2]), range(2, 3), torch.tensor([2])], ids=lambda one: type(one).__name__
+)
+def test_classes_may_be_given_in_any_form(chosen):
+    args = SimpleNamespace(conf=0.25, max_det=300, agnostic_nms=False, classes=chosen)
+    assert asked(args, 0.7, end2end=False).classes == (2,)
 
 
 def test_counts_are_of_all_images_or_none():
