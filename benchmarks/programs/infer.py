@@ -2,7 +2,7 @@
 """Answers of a `.pt` file in half precision: of the network alone, from a picture on the host to boxes on the host, from a folder of files, the
 first one, and what validation needs of memory.
 
-All sides go through `YOLO.predict` and the predictor that it makes. Stock has its defaults and half=True; tuned adds channels_last=True and
+All sides go through `YOLO.predict` and the predictor that it makes. Stock has its defaults and quantize=16; tuned adds channels_last=True and
 compile="reduce-overhead", which compiles the network and runs it by CUDA graphs, and for a folder batch=32. Ours has stock's arguments. The weights
 are not trained (benchmarks/lively.py): time does not depend on what a network has learned as long as its NMS has something to do. Calls come one
 after the other, each from a device that has nothing left to do until its answer is there, after enough calls to warm up; values are medians, p90 and
@@ -92,7 +92,9 @@ def _switches(job: Job) -> dict[str, Any]:
 
 
 def _options(job: Job) -> dict[str, Any]:
-    return {key: job.parameters[key] for key in ("imgsz", "device")} | {"half": True, "verbose": False} | _switches(job)
+    return (
+        {key: job.parameters[key] for key in ("imgsz", "device")} | {"quantize": 16, "verbose": False} | _switches(job)
+    )
 
 
 def _frame() -> Any:

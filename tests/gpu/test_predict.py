@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.modules.conv import Conv
-from ultralytics.utils.metrics import box_iou
 
 from benchmarks import lively
 from tests.unit.engine.oracle import copy_of_bccd
@@ -67,29 +66,25 @@ def predicted(model: YOLO, source: Any, predictor: Any = YOLOv12Predictor, **opt
     return list(model.predict(source, predictor=predictor, **{"imgsz": IMGSZ, "verbose": False, "device": 0} | options))
 
 
-def assert_close(ours: list[Any], theirs: list[Any], half: bool) -> None:
-    """The same boxes but for rounding: in half precision a pixel in 300 is a quarter, and two of them may change places."""
+def assert_close(ours: list[Any], theirs: list[Any]) -> None:
+    """The same boxes in the same order: the kernels are the same, so what differs is at most what cuDNN chooses anew."""
     for one, other in zip(ours, theirs, strict=True):
         mine, yours = one.boxes.data, other.boxes.data
-        assert mine.device == yours.device
-        assert mine.dtype == yours.dtype
-        assert len(mine) == len(yours)
-        if len(mine):
-            mine, yours = (
-                rows[rows[:, :5].mul(4 if not half else 1).round().sum(1).argsort()] for rows in (mine, yours)
-            )
-            worst = (mine - yours).abs().max().item()
-            assert worst < (1.0 if half else 0.01), f"{worst} px or score apart"
+        assert (mine.device, mine.dtype, mine.shape) == (yours.device, yours.dtype, yours.shape)
+        worst = (mine - yours).abs().max().item() if len(mine) else 0.0
+        assert worst < 0.01, f"{worst} px or score apart"
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_boxes_are_ultralytics_first_captured_and_replayed_with_other_shapes_between(model: YOLO, half: bool) -> None:
-    options = {"half": half} | ({"channels_last": True} if half else {})
+@pytest.mark.parametrize("quantize", [None, 16], ids=["fp32", "fp16"])
+def test_boxes_are_ultralytics_first_captured_and_replayed_with_other_shapes_between(
+    model: YOLO, quantize: int | None
+) -> None:
+    options = {"quantize": quantize} | ({"channels_last": True} if quantize else {})
     theirs = [predicted(model, one, DetectionPredictor, **options) for one in PICTURES]
     assert any(len(result.boxes) for (result,) in theirs)
     for _ in range(4):
         for one, expected in zip(PICTURES, theirs, strict=True):
-            assert_close(predicted(model, one, **options), expected, half)
+            assert_close(predicted(model, one, **options), expected)
     assert model.predictor.fast.network._replays.off is None
     assert len(model.predictor.fast.network._replays) == 4
     assert model.predictor.fast.suppress.off is None
@@ -98,11 +93,11 @@ def test_boxes_are_ultralytics_first_captured_and_replayed_with_other_shapes_bet
 def test_a_batch_of_all_sizes(model: YOLO) -> None:
     theirs = predicted(model, PICTURES, DetectionPredictor)
     for _ in range(3):
-        assert_close(predicted(model, PICTURES), theirs, half=False)
+        assert_close(predicted(model, PICTURES), theirs)
 
 
 def test_replays_give_the_bits_of_the_calls_before_them(model: YOLO) -> None:
-    first, captured, replayed = (predicted(model, PICTURES[0], half=True)[0].boxes.data for _ in range(3))
+    first, captured, replayed = (predicted(model, PICTURES[0], quantize=16)[0].boxes.data for _ in range(3))
     assert torch.equal(captured, replayed)
     assert torch.equal(first, captured)
 
@@ -119,23 +114,23 @@ def stock_networks() -> Iterator[None]:
         fused.install()
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
-def test_boxes_are_stocks(weights: Path, half: bool) -> None:
-    """Of those well above the threshold nearly all are found again: other kernels round otherwise."""
+@pytest.mark.parametrize("quantize", [None, 16], ids=["fp32", "fp16"])
+def test_boxes_are_stocks(weights: Path, quantize: int | None) -> None:
+    """Of those well above the threshold nearly all are found again, some pixels away at most: other kernels round otherwise."""
     with stock_networks():
         plain = YOLO(weights)
         attention.uninstall()  # making a YOLO installs them
         fused.uninstall()
-        theirs = predicted(plain, PICTURES, DetectionPredictor, half=half)
+        theirs = predicted(plain, PICTURES, DetectionPredictor, quantize=quantize)
     model = YOLO(weights)
     for _ in range(3):
-        ours = predicted(model, PICTURES, half=half)
+        ours = predicted(model, PICTURES, quantize=quantize)
     wanted = found = 0
     for one, other in zip(ours, theirs, strict=True):
         mine, yours = one.boxes, other.boxes[other.boxes.conf > 0.3]
-        if len(yours):
-            overlap = box_iou(yours.xyxy, mine.xyxy) * (yours.cls[:, None] == mine.cls)
-            wanted, found = wanted + len(yours), found + int((overlap.amax(1) > 0.9).sum()) if len(mine) else found
+        is_near = torch.cdist(yours.xyxy, mine.xyxy, p=torch.inf) < (8 if quantize else 2)
+        wanted += len(yours)
+        found += int((is_near & (yours.cls[:, None] == mine.cls)).any(1).sum())
     assert wanted > 10
     assert found >= 0.95 * wanted, f"{found} of {wanted} boxes"
 
@@ -211,7 +206,7 @@ def test_more_shapes_than_graphs(model: YOLO, monkeypatch: pytest.MonkeyPatch) -
     theirs = [predicted(model, one, DetectionPredictor) for one in PICTURES]
     for _ in range(6):
         for one, expected in zip(PICTURES, theirs, strict=True):
-            assert_close(predicted(model, one), expected, half=False)
+            assert_close(predicted(model, one), expected)
     assert len(model.predictor.fast.network._replays) == 2
 
 
