@@ -39,6 +39,18 @@ def times_ms(call: Callable[[], Any], device: str, repeats: int) -> list[float]:
     return [before.elapsed_time(after) for before, after in pairwise(marks)]
 
 
+def latencies_ms(call: Callable[[], Any], device: str, repeats: int) -> list[float]:
+    """Milliseconds on the host's clock from each of `repeats` calls to its end on the device, which has nothing else to do."""
+    import torch
+
+    def answered() -> None:
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return [_clocked_ms(answered) for _ in range(repeats)]
+
+
 def median_ms(call: Callable[[], Any], device: str, budget_ms: float = 100.0, most: int = 200) -> float:
     """Median milliseconds per call, after a warm-up; as many calls as fit the budget, at least 10."""
     per_call_s = warm(call, device)

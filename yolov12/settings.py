@@ -94,7 +94,7 @@ class Settings:
     data_pipeline: str = setting(
         "auto",
         accepts="auto, gpu or cpu",
-        doc="Where images are decoded and augmented. auto: on the CPU, with a word where training waits for data.",
+        doc="Where images are decoded and augmented. auto: on the GPU where all of them stay decoded there, else on the CPU.",
         choices=("auto", "gpu", "cpu"),
         in_script=True,
     )
@@ -106,6 +106,11 @@ class Settings:
         aliases={"default": "1"},
         in_script=True,
         in_ultralytics=True,
+    )
+    predict_graphs: bool = setting(
+        False,
+        accepts="1 or 0",
+        doc="1: predict and val of a .pt file on a GPU answer by CUDA graphs. No GPU has run that yet, so it is not the default.",
     )
     grad_compress: str = setting(
         "none",

@@ -10,23 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 
 @contextmanager
-def capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: torch.cuda.Stream | None = None) -> Iterator[None]:
     """Work on the current device is captured into `graph`; other threads go on meanwhile, and their work is no part of it.
+
+    Args:
+        graph: a new one.
+        pool: of memory that it shares with other graphs (torch.cuda.graph_pool_handle); None: it has one of its own.
+        stream: that is captured; None: torch's own for that.
 
     Raises:
         Exception: whatever the captured work or the driver raised; `first_cause` finds what began it.
     """
-    device, pool = torch.cuda.current_device(), torch.cuda.graph_pool_handle()
+    device, pool = torch.cuda.current_device(), pool or torch.cuda.graph_pool_handle()
     try:
         # The stream of before is put back whether or not torch does.
         with (
             torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+            torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
         ):
             yield
     except BaseException:
@@ -41,7 +47,7 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _end(device: int, pool: tuple[int, int]) -> None:
+def _end(device: int, pool: Any) -> None:
     """What torch leaves out; where it did not, this does nothing."""
     try:
         torch._C._cuda_endAllocateToPool(device, pool)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from yolov12.engine.attempt import Attempt, Batch
 from yolov12.engine.capture import capturing, first_cause
+from yolov12.engine.replays import foreign_layer
 from yolov12.log import say, say_once
 from yolov12.memory.failure import drop_when_short, is_out_of_memory
 from yolov12.memory.micro_batch import TARGET_KEYS
@@ -49,11 +50,8 @@ def why_not(model: nn.Module, device: torch.device, wanted: str) -> str | None:
         return f"it is for GPUs, and this is {device.type}"
     if wanted != "auto":
         return f"compile={wanted}"
-    foreign = {
-        type(m).__module__ for m in model.modules() if not type(m).__module__.startswith(("ultralytics.", "torch."))
-    }
-    if foreign:
-        return f"the model has layers of {min(foreign)}, whose Python may do something else each time"
+    if (foreign := foreign_layer(model)) is not None:
+        return foreign
     if any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in model.modules()
     ):

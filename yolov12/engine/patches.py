@@ -13,14 +13,14 @@ SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079
 
 
 def install_patches() -> None:
-    """Put our attention, convolutions, loss, loading of weights and engines, data adapters, AMP check and plain logs into ultralytics.
+    """Put our attention, convolutions, loss, loading of weights and engines, data adapters, timing, AMP check and plain logs into ultralytics.
 
     May be called again.
     """
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
-    from yolov12.engine import first_rank_first, progress
+    from yolov12.engine import first_rank_first, predictor, progress
     from yolov12.export import adapter as export_adapter
     from yolov12.model import attention, fused, loss, weights
 
@@ -30,6 +30,7 @@ def install_patches() -> None:
     weights.install()
     adapter.install()
     export_adapter.install()
+    predictor.install()
     progress.install()
     first_rank_first.install()
     ultralytics.engine.trainer.check_amp = amp_works

@@ -4,7 +4,8 @@
 ultralytics works through NMS, matching and the confusion matrix image by image and waits for the GPU several times in each. Here a batch
 goes through NMS together (scoring/suppression.py), its statistics stay on the device, and the whole set is matched at the end
 (scoring/statistics.py). What needs every image by itself, `visualize=True` and `save_json=True` on a data set that is neither COCO nor LVIS,
-takes ultralytics' way through statistics.
+takes ultralytics' way through statistics. A `.pt` file on a GPU answers by CUDA graphs (network.py); within a training the model is the trainer's,
+and runs as it is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import ops
 
+from yolov12.engine.network import Network, pool_of
 from yolov12.engine.scoring import suppression, timing
 from yolov12.engine.scoring.average_precision import ap_per_class
 from yolov12.engine.scoring.statistics import Collected, Detections, Targets
@@ -94,15 +96,24 @@ class YOLOv12Validator(DetectionValidator):
     seen: int
     save_dir: Path
     end2end: bool
+    network: Network | None = None
+    """Of this validation, where it runs by graphs."""
     collected: Collected | None = None
     """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
 
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
-        with replaced(upstream_validator, Profile=timing.profile):
-            return super().__call__(trainer, model, **kwargs)
+        try:
+            with replaced(upstream_validator, Profile=timing.profile):
+                return super().__call__(trainer, model, **kwargs)
+        finally:
+            if self.network is not None:
+                self.network.drop()
+                self.network = None
 
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)
+        if not self.training and getattr(model, "format", None) == "pt":
+            self._run_by_graphs(model)
         needs_each_image = self.is_custom_json or (self.args.plots and self.args.visualize)
         self.collected = None if needs_each_image else Collected(self.nc if self.args.plots else None)
 
@@ -157,6 +168,23 @@ class YOLOv12Validator(DetectionValidator):
     def get_stats(self) -> dict[str, Any]:
         with replaced(upstream_metrics, ap_per_class=ap_per_class):
             return super().get_stats()
+
+    def _run_by_graphs(self, model: Any) -> None:
+        """Have an AutoBackend answer by graphs from now on (engine/validator.py:263)."""
+        pool = pool_of(self.device)
+        if pool is None:
+            return
+        self.network = Network(model, pool, "val", self.args.compile)
+        forward = model.forward
+
+        def by_graphs(img: Tensor, augment: bool = False) -> Any:
+            if self.network is None or augment or self.network.why_eager(img) is not None:
+                return forward(img, augment=augment)
+            return [
+                self.network(img).clone()
+            ]  # a batch that is cut for want of memory calls again before it looks at the first answer
+
+        model.forward = by_graphs
 
     def _targets(self, batch: dict[str, Any]) -> Targets:
         """The labels of a batch, image by image, in its pixels (models/yolo/detect/val.py:_prepare_batch)."""

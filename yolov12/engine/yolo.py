@@ -46,12 +46,14 @@ class YOLOv12Mixin:
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
-        """ultralytics' table with our trainer and validator for detection; other tasks train as they do in stock."""
+        """ultralytics' table with our trainer, validator and predictor for detection; other tasks run as they do in stock."""
+        from yolov12.engine.predictor import YOLOv12Predictor
         from yolov12.engine.trainer import YOLOv12Trainer
         from yolov12.engine.validator import YOLOv12Validator
 
         table = super().task_map  # type: ignore[misc]
-        return {**table, "detect": {**table["detect"], "trainer": YOLOv12Trainer, "validator": YOLOv12Validator}}
+        ours = {"trainer": YOLOv12Trainer, "validator": YOLOv12Validator, "predictor": YOLOv12Predictor}
+        return {**table, "detect": {**table["detect"], **ours}}
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`.

@@ -16,6 +16,9 @@ from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
 
 from tests.unit.engine.oracle import Oracle, copy_of_bccd
+from tests.unit.engine.stand_in_pool import StandInPool
+from tests.unit.export.lively import lively_model
+from yolov12.engine import validator as validator_module
 from yolov12.engine.patches import install_patches
 from yolov12.engine.scoring import timing
 from yolov12.engine.validation_memory import surviving
@@ -217,5 +220,32 @@ def test_parts_are_timed_in_seconds_and_waited_for_once(monkeypatch: pytest.Monk
     assert Event.waits == 1
 
 
+def test_the_last_time_is_told_too_and_nothing_is_kept_of_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a predictor asks after each batch of a stream that has no end."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    part = timing.EventProfile(torch.device("cuda", 0))
+    for times in (1, 2, 3):
+        with part:
+            Event.clock_ms += 10 * times
+        assert part.dt == part.dt == pytest.approx(0.01 * (times + 1))
+        assert not part._spans
+    assert part.t == pytest.approx(0.02 + 0.03 + 0.04)
+
+
 def test_on_the_cpu_ultralytics_own_timer_is_used() -> None:
     assert type(timing.profile(torch.device("cpu"))) is timing.Profile
+
+
+def test_a_network_that_runs_by_graphs_gives_the_same_numbers(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU; here graphs are those of a stand-in."""
+    model = lively_model(seed=0)
+    options = {"data": data, "imgsz": 64, "batch": 2, "plots": False, "verbose": False, "device": "cpu", "conf": 0.3}
+    expected = model.val(**options)
+    pool = StandInPool()
+    monkeypatch.setattr(validator_module, "pool_of", lambda device: pool)
+    found = model.val(**options)
+    assert pool.replays > 0
+    assert pool.releases == 1
+    assert found.results_dict == expected.results_dict
+    np.testing.assert_array_equal(found.box.prec_values, expected.box.prec_values)

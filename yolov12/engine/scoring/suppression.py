@@ -38,6 +38,7 @@ def batched_nms(
     agnostic: bool = False,
     max_det: int = 300,
     max_nms: int = CANDIDATES_PER_IMAGE,
+    wanted: Tensor | None = None,
 ) -> tuple[Tensor, list[int]]:
     """What `ultralytics.utils.nms.non_max_suppression` finds, in one tensor.
 
@@ -50,6 +51,7 @@ def batched_nms(
         classes: 0 means all channels after the box.
         multi_label: a box may have several classes.
         agnostic: boxes of different classes suppress each other.
+        wanted: (n,) the classes that are looked for, on the same device; None for all.
 
     Returns:
         (n, 6 + extra) rows of x1, y1, x2, y2, score, class, extra, image by image, best first; and how many each image has.
@@ -60,7 +62,7 @@ def batched_nms(
     offset_px = 0 if agnostic else CLASS_OFFSET_PX
     parts = []
     for some in prediction.split(at_once):
-        rows, image = _candidates(some, confidence, classes, multi_label)
+        rows, image = _candidates(some, confidence, classes, multi_label, wanted)
         ranked, lengths = _ranked(rows[:, 4], image, len(some), max_nms)
         kept, found = _survivors(rows[:, :4] + rows[:, 5:6] * offset_px, ranked, lengths, iou, max_det)
         parts.append((rows[kept], found))
@@ -78,21 +80,34 @@ def end_to_end(prediction: Tensor, confidence: float, max_det: int) -> tuple[Ten
     return prediction[mask].float(), mask.sum(1).tolist()
 
 
-def _candidates(prediction: Tensor, confidence: float, classes: int, multi_label: bool) -> tuple[Tensor, Tensor]:
+def _candidates(
+    prediction: Tensor, confidence: float, classes: int, multi_label: bool, wanted: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Rows of everything above `confidence` in the order of image, anchor, class; and the image of each."""
     prediction = prediction.transpose(1, 2)
     scores = prediction[..., 4 : 4 + classes]
     if multi_label and classes > 1:
-        image, anchor, label = torch.where(scores > confidence)
+        passes = scores > confidence
+        if wanted is not None:
+            passes &= is_wanted(torch.arange(classes, device=wanted.device), wanted)
+        image, anchor, label = torch.where(passes)
         score = scores[image, anchor, label]
     else:
         best, labels = scores.max(2)
-        image, anchor = torch.where(best > confidence)
+        passes = best > confidence
+        if wanted is not None:
+            passes &= is_wanted(labels, wanted)
+        image, anchor = torch.where(passes)
         score, label = best[image, anchor], labels[image, anchor]
     centre, half = prediction[..., :2][image, anchor], prediction[..., 2:4][image, anchor] / 2
     extra = prediction[..., 4 + classes :][image, anchor]
     columns = (centre - half, centre + half, score[:, None], label[:, None].float(), extra)
     return torch.cat(columns, 1), image.contiguous()
+
+
+def is_wanted(labels: Tensor, wanted: Tensor) -> Tensor:
+    """Which of the labels are among the wanted; labels of any shape, wanted (n,)."""
+    return (labels[..., None] == wanted).any(-1)
 
 
 def _ranked(scores: Tensor, image: Tensor, images: int, most: int) -> tuple[Tensor, list[int]]:
@@ -117,7 +132,7 @@ def _survivors(
         lengths: how many of them count.
         limit: at most so many stand in an image.
     """
-    threshold = _comparable(threshold, boxes.device)
+    threshold = comparable(threshold, boxes.device)
     images, most = ranked.shape
     # One column more than may stand takes what comes too late.
     kept = ranked.new_full((images, limit + 1), -1)
@@ -134,9 +149,9 @@ def _survivors(
         corners = boxes[block]
         if standing := max(found[i] for i in open_images):
             better = kept[these, :standing]
-            hits = (_overlaps(boxes[better.clamp(min=0)], corners) > threshold) & (better >= 0)[:, :, None]
+            hits = (overlaps(boxes[better.clamp(min=0)], corners) > threshold) & (better >= 0)[:, :, None]
             stands &= ~hits.any(1)
-        stands = _settled(stands, (_overlaps(corners, corners) > threshold).triu(diagonal=1))
+        stands = _settled(stands, (overlaps(corners, corners) > threshold).triu(diagonal=1))
         place = (counts[these, None] + stands.cumsum(1) - 1).clamp_(max=limit)
         place[~stands] = limit
         kept[these[:, None], place] = block
@@ -163,7 +178,7 @@ def _settled(candidates: Tensor, falls_on: Tensor) -> Tensor:
         stands = following
 
 
-def _overlaps(better: Tensor, other: Tensor) -> Tensor:
+def overlaps(better: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of each pair, (images, n, m), in the order of operations of torchvision's NMS kernels."""
     ax1, ay1, ax2, ay2 = better[:, :, None].unbind(-1)
     bx1, by1, bx2, by2 = other[:, None].unbind(-1)
@@ -173,7 +188,7 @@ def _overlaps(better: Tensor, other: Tensor) -> Tensor:
     return shared / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - shared)
 
 
-def _comparable(threshold: float, device: torch.device) -> float:
+def comparable(threshold: float, device: torch.device) -> float:
     """A threshold that a float32 overlap exceeds in torch if it does in torchvision's kernel for the device.
 
     The one for the CPU compares with the double: 0.6 in float32 is above 0.6. The one for CUDA rounds the threshold first, as torch does.

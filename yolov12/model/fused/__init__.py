@@ -1,11 +1,27 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Convolution, batch norm and activation as one operation in training, which keeps one activation where upstream keeps three.
+"""Convolution, batch norm and activation as one operation: in training it keeps one activation where upstream keeps three.
 
 conv.py      the operation, and `Conv.forward` that uses it
+inference.py what is left of it in inference: bias and activation in one pass
 lineage.py   how a tensor that was not kept is made again
 norm.py      batch norm and activation: our kernels, or torch's operations where they do not fit
 """
 
-from yolov12.model.fused.conv import Keep, choose, install, uninstall
+from yolov12 import settings
+from yolov12.model.fused import conv, inference
+from yolov12.model.fused.conv import Keep, choose
 
 __all__ = ["Keep", "choose", "install", "uninstall"]
+
+
+def install() -> None:
+    """Put it into ultralytics' `Conv`, and what is left of it in inference where predictions by graphs are asked for; again does nothing."""
+    conv.install()
+    if settings.current().predict_graphs:
+        inference.install()
+
+
+def uninstall() -> None:
+    """Put upstream's forwards back."""
+    conv.uninstall()
+    inference.uninstall()

@@ -149,7 +149,7 @@ def loader(on_gpu: bool) -> LoaderTrial:
     from yolov12.data.loader.fetch import on_the_cpu
 
     threads = max(min(len(os.sched_getaffinity(0)), 8), 1)
-    _, words = decoders.choose(torch.device("cuda" if on_gpu else "cpu"))
+    _, words = decoders.choose(torch.device("cuda" if on_gpu else "cpu"), threads)
     with tempfile.TemporaryDirectory(prefix="yolov12-doctor-") as folder:
         synth.write(Path(folder) / "set", n_train=16, n_val=1, imgsz=320)
         files = sorted(map(str, (Path(folder) / "set/images/train").iterdir()))

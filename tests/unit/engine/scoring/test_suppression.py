@@ -88,6 +88,16 @@ def test_eighty_classes_whose_offsets_round_coordinates():
     assert_same(predictions(2, 80, 120, seed=5), 0.05, 0.7)
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("wanted", [[0], [1, 3], [99]])
+def test_chosen_classes(multi_label, wanted):
+    prediction = predictions(3, 4, 200, seed=7)
+    expected = non_max_suppression(prediction.clone(), 0.1, 0.5, wanted, multi_label=multi_label, max_time_img=60.0)
+    rows, counts = batched_nms(prediction, 0.1, 0.5, multi_label=multi_label, wanted=torch.tensor(wanted))
+    assert counts == [len(one) for one in expected]
+    assert torch.equal(rows, torch.cat(expected))
+
+
 @pytest.mark.parametrize("bound", ["_PAIRS_AT_ONCE", "_SCORES_AT_ONCE"])
 def test_large_batches_are_worked_through_in_parts(monkeypatch, bound):
     monkeypatch.setattr(suppression, bound, 1)
@@ -108,5 +118,5 @@ def test_heads_that_suppress_by_themselves(seed, boxes, max_det):
 def test_a_threshold_is_compared_as_torchvisions_kernel_for_the_device_does():
     """Two boxes that overlap by 0.6: float32(0.6) is more than 0.6, which only the kernel for the CPU sees."""
     overlap = torch.tensor(0.6)
-    assert overlap > suppression._comparable(0.6, torch.device("cpu"))
-    assert not overlap > suppression._comparable(0.6, torch.device("cuda"))
+    assert overlap > suppression.comparable(0.6, torch.device("cpu"))
+    assert not overlap > suppression.comparable(0.6, torch.device("cuda"))

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Predictions by CUDA graphs: ultralytics' boxes, whatever came before, with one wait a batch, and memory that comes back. Needs one NVIDIA GPU.
+
+python -m pytest tests/gpu/test_predict.py
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.nn.modules.conv import Conv
+
+from benchmarks import lively
+from tests.unit.engine.oracle import copy_of_bccd
+from yolov12 import YOLO
+from yolov12.engine import replays
+from yolov12.engine.predictor import YOLOv12Predictor
+from yolov12.engine.replays import GpuPool, Replays
+from yolov12.engine.staging import Staging, normalised
+from yolov12.model import attention, fused
+from yolov12.model.fused import inference, norm
+
+GPU = torch.device("cuda", 0)
+IMGSZ = 320
+
+
+@pytest.fixture(autouse=True)
+def graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    inference.install()
+    yield
+    inference.uninstall()
+
+
+@pytest.fixture(scope="module", params=["yolo12n.yaml", "yolo11n.yaml", "yolo26n.yaml"])
+def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with area attention, one without, and one whose head suppresses by itself."""
+    path = tmp_path_factory.mktemp("weights") / "lively.pt"
+    lively.make(request.param, IMGSZ, share=0.03).save(path)
+    return path
+
+
+@pytest.fixture
+def model(weights: Path) -> Iterator[YOLO]:
+    made = YOLO(weights)
+    yield made
+    made.predictor = None
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    """Blocks of colour, BGR uint8."""
+    blocks = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8)
+    return np.ascontiguousarray(np.repeat(np.repeat(blocks, -(-height // 9), 0), -(-width // 9), 1)[:height, :width])
+
+
+PICTURES = [
+    picture(*size, seed=i) for i, size in enumerate([(240, 320), (320, 240), (240, 320), (320, 320), (180, 320)])
+]
+
+
+def predicted(model: YOLO, source: Any, predictor: Any = YOLOv12Predictor, **options: Any) -> list[Any]:
+    return list(model.predict(source, predictor=predictor, **{"imgsz": IMGSZ, "verbose": False, "device": 0} | options))
+
+
+def assert_close(ours: list[Any], theirs: list[Any]) -> None:
+    """The same boxes in the same order: the kernels are the same, so what differs is at most what cuDNN chooses anew."""
+    for one, other in zip(ours, theirs, strict=True):
+        mine, yours = one.boxes.data, other.boxes.data
+        assert (mine.device, mine.dtype, mine.shape) == (yours.device, yours.dtype, yours.shape)
+        worst = (mine - yours).abs().max().item() if len(mine) else 0.0
+        assert worst < 0.01, f"{worst} px or score apart"
+
+
+@pytest.mark.parametrize("quantize", [None, 16], ids=["fp32", "fp16"])
+def test_boxes_are_ultralytics_first_captured_and_replayed_with_other_shapes_between(
+    model: YOLO, quantize: int | None
+) -> None:
+    options = {"quantize": quantize} | ({"channels_last": True} if quantize else {})
+    theirs = [predicted(model, one, DetectionPredictor, **options) for one in PICTURES]
+    assert any(len(result.boxes) for (result,) in theirs)
+    for _ in range(4):
+        for one, expected in zip(PICTURES, theirs, strict=True):
+            assert_close(predicted(model, one, **options), expected)
+    assert model.predictor.fast.network._replays.off is None
+    assert len(model.predictor.fast.network._replays) == 4
+    assert model.predictor.fast.suppress.off is None
+
+
+def test_a_batch_of_all_sizes(model: YOLO) -> None:
+    theirs = predicted(model, PICTURES, DetectionPredictor)
+    for _ in range(3):
+        assert_close(predicted(model, PICTURES), theirs)
+
+
+def test_replays_give_the_bits_of_the_calls_before_them(model: YOLO) -> None:
+    first, captured, replayed = (predicted(model, PICTURES[0], quantize=16)[0].boxes.data for _ in range(3))
+    assert torch.equal(captured, replayed)
+    assert torch.equal(first, captured)
+
+
+@contextmanager
+def stock_networks() -> Iterator[None]:
+    """Networks that are loaded and called inside have ultralytics' own attention and convolutions."""
+    attention.uninstall()
+    fused.uninstall()
+    try:
+        yield
+    finally:
+        attention.install()
+        fused.install()
+
+
+@pytest.mark.parametrize("quantize", [None, 16], ids=["fp32", "fp16"])
+def test_boxes_are_stocks(weights: Path, quantize: int | None) -> None:
+    """Of those well above the threshold nearly all are found again, some pixels away at most: other kernels round otherwise."""
+    with stock_networks():
+        plain = YOLO(weights)
+        attention.uninstall()  # making a YOLO installs them
+        fused.uninstall()
+        theirs = predicted(plain, PICTURES, DetectionPredictor, quantize=quantize)
+    model = YOLO(weights)
+    for _ in range(3):
+        ours = predicted(model, PICTURES, quantize=quantize)
+    wanted = found = 0
+    for one, other in zip(ours, theirs, strict=True):
+        mine, yours = one.boxes, other.boxes[other.boxes.conf > 0.3]
+        is_near = torch.cdist(yours.xyxy, mine.xyxy, p=torch.inf) < (8 if quantize else 2)
+        wanted += len(yours)
+        found += int((is_near & (yours.cls[:, None] == mine.cls)).any(1).sum())
+    assert wanted > 10
+    assert found >= 0.95 * wanted, f"{found} of {wanted} boxes"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    ("images", "channels", "size"), [(1, 16, 80), (3, 64, 7), (32, 128, 20), (1, 24, 1), (2, 20, 9)]
+)
+def test_bias_and_silu_in_one_pass(dtype: torch.dtype, images: int, channels: int, size: int) -> None:
+    pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
+    if reason := norm.kernels_missing(GPU):
+        pytest.skip(f"yolov12_kernels: {reason}")
+    fused.install()
+    torch.manual_seed(0)
+    module = Conv(16, channels, 3).cuda()
+    module.conv = torch.nn.Conv2d(16, channels, 3, padding=1).cuda()
+    module = module.to(dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+    x = torch.randn(images, 16, size, size, device=GPU, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        ours, theirs = module.forward_fuse(x), inference._upstream_forward_fuse(module, x)
+        exact = torch.nn.functional.silu(
+            torch.nn.functional.conv2d(x.double(), module.conv.weight.double(), module.conv.bias.double(), padding=1)
+        )
+    assert ours.dtype == theirs.dtype
+    assert ours.shape == theirs.shape
+    mine, yours = ((one.double() - exact).abs().max().item() for one in (ours, theirs))
+    assert mine <= 1.5 * yours + 1e-6, f"{mine:.2e} from exact, ultralytics' {yours:.2e}"
+
+
+def waits(call: Any) -> list[str]:
+    """Where it waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{one.filename}:{one.lineno}" for one in heard if "called a synchronizing" in str(one.message)]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_batch_waits_for_the_gpu_once(model: YOLO, count: int, verbose: bool) -> None:
+    batch = [PICTURES[0], PICTURES[2]] * 2
+    for _ in range(3):
+        predicted(model, batch[:count], verbose=verbose)
+    found = waits(lambda: predicted(model, batch[:count], verbose=verbose))
+    assert len(found) == 1, found
+
+
+def test_times_of_the_parts_are_told(model: YOLO) -> None:
+    (result,) = predicted(model, PICTURES[0])
+    assert all(0 < ms < 60_000 for ms in result.speed.values())
+
+
+def test_memory_comes_back(model: YOLO) -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    for _ in range(3):
+        for one in PICTURES:
+            predicted(model, one)
+    assert torch.cuda.memory_reserved() > before
+    model.predictor = None
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + 64 * 2**20  # cuBLAS keeps a workspace for each stream
+
+
+def test_more_shapes_than_graphs(model: YOLO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MOST_GRAPHS", 2)
+    theirs = [predicted(model, one, DetectionPredictor) for one in PICTURES]
+    for _ in range(6):
+        for one, expected in zip(PICTURES, theirs, strict=True):
+            assert_close(predicted(model, one), expected)
+    assert len(model.predictor.fast.network._replays) == 2
+
+
+def test_what_can_not_be_captured_goes_on_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """A look at a number ends the capture; the stream, the allocator and random numbers are as before."""
+
+    def looks(x: Tensor) -> Tensor:
+        return x * x.sum().item()
+
+    run, x = Replays("looks", looks, GpuPool(GPU)), torch.ones(3, device=GPU)
+    here = torch.cuda.current_stream()
+    for _ in range(4):
+        assert run(x).tolist() == [3, 3, 3]
+    assert "looks: no CUDA graph: " in capsys.readouterr().err
+    assert torch.cuda.current_stream() == here
+    assert (torch.ones(2, device=GPU) @ torch.ones(2, device=GPU)).item() == 2
+    assert 0 <= torch.rand(1, device=GPU).item() < 1  # its generator knows that the capture is over
+    again = Replays("squares", torch.square, GpuPool(GPU))
+    assert [again(x * 3).tolist() for _ in range(3)] == [[9, 9, 9]] * 3
+    assert len(again) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pictures_arrive_as_ultralytics_sends_them(dtype: torch.dtype) -> None:
+    """Also when the memory that they are sent from is used again at once."""
+    staging = Staging(GPU)
+    batches = [[picture(240, 320, seed=2 * i), picture(240, 320, seed=2 * i + 1)] for i in range(20)]
+    sent = [normalised(staging.send(batch), dtype) for batch in batches]
+    for batch, ours in zip(batches, sent, strict=True):
+        theirs = torch.from_numpy(np.stack(batch)).to(GPU).permute(0, 3, 1, 2).contiguous().flip(1).to(dtype).div_(255)
+        assert torch.equal(ours, theirs)
+
+
+def test_validation_by_graphs_gives_the_numbers_without_them(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = copy_of_bccd(tmp_path)
+    options = {"data": data, "imgsz": IMGSZ, "batch": 2, "plots": False, "verbose": False, "device": 0, "workers": 0}
+    found = YOLO(weights).val(**options).results_dict
+    monkeypatch.setenv("YOLOV12_COMPILE", "0")
+    plain = YOLO(weights).val(**options).results_dict
+    assert found == pytest.approx(plain, abs=1e-4)

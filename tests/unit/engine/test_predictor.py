@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Ours and ultralytics' predictor give identical results, files and lines. The GPU's way runs here with graphs that a stand-in replays."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import ultralytics.engine.predictor as upstream_predictor
+from PIL import Image
+from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.utils import ops
+
+from benchmarks import lively
+from tests.unit.engine.stand_in_pool import StandInPool
+from yolov12 import YOLO
+from yolov12.engine import network, predictor
+from yolov12.engine.predictor import YOLOv12Predictor
+from yolov12.engine.read_ahead import ReadAhead
+from yolov12.engine.scoring import fixed, timing
+
+IMGSZ = 96
+SIZES = ((96, 128), (96, 128), (128, 96), (96, 128), (64, 200))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """BGR uint8 of several sizes."""
+    noise = np.random.default_rng(0)
+    return [
+        cv2.resize(noise.integers(0, 255, (9, 9, 3), np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        for height, width in SIZES
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(pictures: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("pictures")
+    for i, picture in enumerate(pictures):
+        cv2.imwrite(str(made / f"{i}.png"), picture)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
+    """One that finds some tens of boxes."""
+    path = tmp_path_factory.mktemp("weights") / "lively.pt"
+    lively.make("yolo12n.yaml", IMGSZ, share=0.15).save(path)
+    return YOLO(path)
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> StandInPool:
+    """Makes the CPU a device with graphs."""
+    made = StandInPool()
+    monkeypatch.setattr(network, "pool_of", lambda device: made)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: YOLO) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+    model.predictor = None
+
+
+def predicted(model: YOLO, source: Any, side: Any = YOLOv12Predictor, **options: Any) -> list[Any]:
+    return model.predict(source, predictor=side, **{"imgsz": IMGSZ, "verbose": False, "device": "cpu"} | options)
+
+
+def assert_same(ours: list[Any], theirs: list[Any]) -> None:
+    """All that a caller may read from results, but for times."""
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.boxes.data, other.boxes.data)
+        assert one.boxes.data.dtype == other.boxes.data.dtype
+        assert (one.path, one.names, one.orig_shape, one.save_dir) == (
+            other.path,
+            other.names,
+            other.orig_shape,
+            other.save_dir,
+        )
+        assert np.array_equal(one.orig_img, other.orig_img)
+        assert one.speed.keys() == other.speed.keys()
+        assert all(isinstance(ms, float) for ms in one.speed.values())
+
+
+def both(model: YOLO, source: Any, **options: Any) -> list[Any]:
+    """Our results, as often as it takes to replay them; each time they are ultralytics'."""
+    theirs = list(predicted(model, source, DetectionPredictor, **options))
+    for _ in range(3):
+        ours = list(predicted(model, source, **options))
+        assert_same(ours, theirs)
+    return ours
+
+
+def sources(pictures: list[np.ndarray], folder: Path) -> dict[str, Any]:
+    return {
+        "array": pictures[0],
+        "grey": pictures[0][..., :1],
+        "floats": pictures[0].astype(np.float32),
+        "list": pictures,
+        "PIL": Image.fromarray(pictures[2][..., ::-1].copy()),
+        "file": str(folder / "0.png"),
+        "folder": str(folder),
+        "files": [str(folder / "1.png"), str(folder / "4.png")],
+        "tensor": torch.from_numpy(np.stack(pictures[:2])[..., ::-1].copy()).permute(0, 3, 1, 2) / 255,
+    }
+
+
+KINDS = ("array", "grey", "floats", "list", "PIL", "file", "folder", "files", "tensor")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_source_gives_ultralytics_results(model, pictures, folder, pool, kind):
+    ours = both(model, sources(pictures, folder)[kind])
+    assert pool.replays > 0
+    assert any(len(result.boxes) for result in ours), "a parity of nothing proves little"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stream": True},
+        {"batch": 3},
+        {"batch": 3, "rect": False},
+        {"classes": [0, 2, 5]},
+        {"classes": 1},
+        {"agnostic_nms": True, "iou": 0.3},
+        {"max_det": 4},
+        {"conf": 0.99},
+    ],
+    ids=str,
+)
+def test_every_option_gives_ultralytics_results(model, folder, pool, options):
+    both(model, str(folder), **options)
+    assert pool.replays > 0
+
+
+def test_a_head_that_suppresses_by_itself_gives_ultralytics_results(folder, pool, tmp_path):
+    """Its `max_det` is set anew for every call (engine/predictor.py:345)."""
+    path = tmp_path / "end2end.pt"
+    lively.make("yolo26n.yaml", IMGSZ, share=0.1).save(path)
+    model = YOLO(path)
+    for options in ({}, {"max_det": 400}, {"classes": [1, 2, 3]}):
+        assert any(len(result.boxes) for result in both(model, str(folder), batch=3, conf=0.01, **options))
+    assert pool.replays > 0
+
+
+def test_on_the_cpu_all_is_ultralytics(model, folder):
+    both(model, str(folder), batch=2)
+    assert model.predictor.fast is None
+
+
+def test_detection_is_predicted_by_ours_and_other_tasks_as_they_were(model, pictures):
+    model.predict(pictures[0], imgsz=IMGSZ, verbose=False, device="cpu")
+    assert type(model.predictor) is YOLOv12Predictor
+    assert model.task_map["detect"]["predictor"] is YOLOv12Predictor
+    assert model.task_map["segment"]["predictor"] is not YOLOv12Predictor
+
+
+def test_a_crowd_beyond_the_room_takes_the_way_that_waits(model, folder, pool, monkeypatch):
+    monkeypatch.setattr(fixed, "ROOM", 8)
+    assert any(len(result.boxes) > 8 for result in both(model, str(folder), batch=3))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_folder_that_is_read_ahead_gives_ultralytics_results(model, folder, pool, monkeypatch, batch):
+    """And one that is left before its end leaves no thread."""
+    monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
+    both(model, str(folder), batch=batch)
+    stream = model.predict(str(folder), imgsz=IMGSZ, verbose=False, device="cpu", stream=True)
+    next(stream)
+    source = model.predictor.dataset
+    assert isinstance(source, ReadAhead)
+    stream.close()
+    assert source._executor is None
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
+
+
+def test_files_and_lines_are_ultralytics(model, folder, pool, tmp_path, caplog):
+    """Annotated pictures, text files and crops; and what is printed, but for times and where it was saved."""
+    caplog.set_level("INFO", logger="ultralytics")
+    options = {"save": True, "save_txt": True, "save_conf": True, "save_crop": True, "verbose": True}
+    sides = {}
+    for name, side in (("theirs", DetectionPredictor), ("ours", YOLOv12Predictor)):
+        for _ in range(2):
+            caplog.clear()
+            found = predicted(model, str(folder), side, project=str(tmp_path), name=name, exist_ok=True, **options)
+        lines = [re.sub(r"[\d.]+ms|/(ours|theirs)\b", "", line) for line in caplog.messages]
+        sides[name] = (found, lines, written(tmp_path / name))
+    assert pool.replays > 0
+    assert sides["ours"][1:] == sides["theirs"][1:]
+    assert len(sides["ours"][2]) > 2 * len(SIZES)
+    assert all(result.save_dir == str(tmp_path / "ours") for result in sides["ours"][0])
+
+
+def test_results_stay_what_they_were_when_others_follow(model, pictures, pool):
+    """A graph writes its next answer over the last."""
+    for _ in range(2):
+        first = predicted(model, pictures[0])[0].boxes.data
+    kept = first.clone()
+    predicted(model, pictures[1])
+    predicted(model, pictures[2])
+    assert torch.equal(first, kept)
+
+
+def test_boxes_that_a_callback_puts_in_are_those_that_are_written(model, pictures, pool, tmp_path):
+    """As a tracker does at the end of postprocessing."""
+
+    def replace(caller: Any) -> None:
+        caller.results[0].update(boxes=torch.tensor([[1.0, 2, 30, 40, 0.5, 7]]))
+
+    model.add_callback("on_predict_postprocess_end", replace)
+    try:
+        predicted(model, pictures[0], save_txt=True, project=str(tmp_path), name="run")
+    finally:
+        model.callbacks["on_predict_postprocess_end"].remove(replace)
+    (line,) = (tmp_path / "run/labels/image0.txt").read_text().splitlines()
+    assert line.startswith("7 ")
+
+
+def test_hooks_are_called_for_every_picture(model, pictures, pool):
+    predicted(model, pictures[0])
+    heard: list[int] = []
+    handle = model.predictor.model.model.model[-1].register_forward_pre_hook(lambda *_: heard.append(1))
+    for _ in range(3):
+        predicted(model, pictures[0])
+    assert len(heard) == 3
+    handle.remove()
+    predicted(model, pictures[0])
+    predicted(model, pictures[0])
+    assert len(heard) == 3
+    assert pool.replays > 0
+
+
+@pytest.mark.parametrize("asked", [{"embed": [5]}, {"augment": True}])
+def test_what_needs_more_than_predictions_takes_ultralytics_way(model, pictures, pool, asked):
+    for _ in range(3):
+        theirs = predicted(model, pictures[0], DetectionPredictor, **asked)
+        ours = predicted(model, pictures[0], **asked)
+        if "embed" in asked:
+            assert torch.equal(ours[0], theirs[0])
+        else:
+            assert_same(ours, theirs)
+    assert not any(one.held.shape[1] == 3 for one in pool.captured), "the network was captured"
+
+
+def test_a_second_suppression_with_another_iou_is_ultralytics_too(model, folder, pool):
+    """As TrackTrack asks for, from the predictions of the same batch (trackers/track_tracker.py:166)."""
+    found: dict[type, list[Any]] = {DetectionPredictor: [], YOLOv12Predictor: []}
+
+    def again(preds: Any, img: Any, orig_imgs: Any) -> Any:
+        tight = type(caller).postprocess(caller, preds, img, orig_imgs)
+        other = type(caller).postprocess(caller, preds, img, orig_imgs, iou=0.2)
+        found[type(caller)].append([result.boxes.data for result in (*tight, *other)])
+        return tight
+
+    for side in found:
+        predicted(model, str(folder), side)
+        caller = model.predictor
+        caller.postprocess = again
+        predicted(model, str(folder), side)
+    for ours, theirs in zip(*found.values(), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert any(len(tight) > len(other) for tight, other in found[YOLOv12Predictor])
+    assert pool.replays > 0
+
+
+@pytest.mark.parametrize("tracker", ["bytetrack.yaml", "tracktrack.yaml"])
+def test_tracks_are_ultralytics(model, folder, pool, tracker):
+    pytest.importorskip("lap", reason="trackers need lap, which is not installed")
+
+    def tracks(side: Any) -> list[list[list[float]]]:
+        model.predictor = None
+        frames = sorted(folder.glob("[0-1].png")) * 3
+        options = {"persist": True, "imgsz": IMGSZ, "verbose": False, "device": "cpu"}
+        return [
+            model.track(str(frame), tracker=tracker, predictor=side, **options)[0].boxes.data.tolist()
+            for frame in frames
+        ]
+
+    theirs = tracks(DetectionPredictor)
+    assert any(theirs)
+    assert tracks(YOLOv12Predictor) == theirs
+
+
+def test_a_graph_keeps_the_weights_and_anchors_that_it_reads(model, pictures, pool):
+    for _ in range(2):
+        predicted(model, pictures[0])
+    captured = next(one for one in pool.captured if one.held.shape[1] == 3)
+    held = {tensor.data_ptr() for tensor in captured.reads}
+    inside = model.predictor.model.backend.model
+    assert {parameter.data_ptr() for parameter in inside.parameters()} <= held
+    assert inside.model[-1].anchors.data_ptr() in held
+
+
+def test_weights_that_move_are_captured_anew(model, pictures, pool):
+    for _ in range(2):
+        predicted(model, pictures[0])
+    before = predicted(model, pictures[0])
+    for parameter in model.predictor.model.backend.model.parameters():
+        parameter.data = parameter.data.clone()
+    for _ in range(3):
+        assert_same(predicted(model, pictures[0]), before)
+    assert sum(one.held.shape[1] == 3 for one in pool.captured) == 2
+
+
+def test_a_large_batch_runs_as_it_is(model, folder, pool, monkeypatch):
+    monkeypatch.setattr(network, "MOST_PIXELS", 2 * IMGSZ * IMGSZ)
+    both(model, str(folder), batch=3, rect=False)
+    assert not any(one.held.shape[1] == 3 for one in pool.captured if len(one.held) == 3)
+
+
+def test_compile_0_captures_nothing_and_says_so(model, folder, pool, monkeypatch, capsys):
+    monkeypatch.setenv("YOLOV12_COMPILE", "0")
+    both(model, str(folder))
+    assert not pool.captured
+    assert "predict: no CUDA graph: compile=0" in capsys.readouterr().err
+
+
+def test_a_failed_capture_changes_no_answer(model, folder, pool, capsys):
+    pool.fails = RuntimeError("cudaErrorStreamCaptureUnsupported")
+    both(model, str(folder))
+    assert capsys.readouterr().err.count("predict: no CUDA graph: RuntimeError: cudaErrorStreamCaptureUnsupported") == 1
+
+
+@pytest.mark.parametrize(
+    ("model_is", "asked", "expected"),
+    [
+        ({}, {}, True),
+        ({"fp16": False}, {}, False),
+        ({"format": "engine"}, {}, False),
+        ({}, {"channels_last": False}, False),
+        ({}, {"compile": "reduce-overhead"}, False),
+    ],
+    ids=str,
+)
+def test_half_precision_runs_channels_last_where_nobody_asked_for_another_layout(model_is, asked, expected):
+    backend = SimpleNamespace(**{"format": "pt", "fp16": True} | model_is)
+    args = SimpleNamespace(**{"compile": False, "channels_last": None} | asked)
+    assert predictor.takes_channels_last(backend, args) is expected
+
+
+def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another(model):
+    assert set(re.findall(r"\bops\.(\w+)", inspect.getsource(upstream_predictor))) == {"Profile"}
+    ours = dict(vars(upstream_predictor.ops))
+    assert ours.pop("Profile") is timing.profile
+    assert all(value is getattr(ops, name) for name, value in ours.items())

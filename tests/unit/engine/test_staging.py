@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Pictures become the numbers that ultralytics makes of them, whatever was sent before. The way to a GPU: tests/gpu/test_predict.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from yolov12.engine.staging import Staging, normalised
+
+CPU = torch.device("cpu")
+
+
+def ultralytics_way(pictures: list[np.ndarray], dtype: torch.dtype) -> Tensor:
+    """engine/predictor.py:193-200."""
+    im = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    if im.shape[1] == 3:
+        im = im.flip(1)
+    return im.to(dtype).div_(255)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    count=st.integers(1, 4),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    channels=st.sampled_from([1, 3, 4]),
+    dtype=st.sampled_from([torch.float16, torch.float32]),
+    seed=st.integers(0, 1000),
+)
+def test_any_batch(count, height, width, channels, dtype, seed):
+    noise = np.random.default_rng(seed)
+    pictures = [noise.integers(0, 256, (height, width, channels), np.uint8) for _ in range(count)]
+    ours, theirs = normalised(Staging(CPU).send(pictures), dtype), ultralytics_way(pictures, dtype)
+    assert torch.equal(ours, theirs)
+    assert ours.dtype == theirs.dtype
+    assert ours.is_contiguous()
+
+
+def test_what_was_sent_stays_when_the_room_is_used_again():
+    staging = Staging(CPU)
+    small, large = (np.full((2, size, 3), size, np.uint8) for size in (4, 6))
+    sent = [staging.send([one]) for one in (small, large, small)]
+    assert [tensor.unique().tolist() for tensor in sent] == [[4], [6], [4]]
+
+
+def test_the_room_grows_to_the_largest_batch_and_no_further():
+    staging = Staging(CPU)
+    staging.send([np.zeros((4, 4, 3), np.uint8)] * 3)
+    room = staging._room.data_ptr()
+    staging.send([np.zeros((4, 4, 3), np.uint8)] * 2)
+    assert staging._room.data_ptr() == room
+    assert staging._room.numel() == 3 * 4 * 4 * 3
+
+
+def test_pictures_that_are_no_stack_in_memory():
+    """Cut out of a larger one, or mirrored."""
+    whole = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    pictures = [whole[::2, 4:], whole[::-2, :4]]
+    assert torch.equal(normalised(Staging(CPU).send(pictures), torch.float32), ultralytics_way(pictures, torch.float32))
+
+
+def test_pictures_of_two_sizes_are_refused():
+    with pytest.raises(ValueError, match="could not broadcast"):
+        Staging(CPU).send([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)])

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A network that ultralytics has loaded for inference, run as a CUDA graph: which ones can be, and what tells one graph from another."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+import torch.nn.modules.module as torch_module
+from torch import Tensor, nn
+
+from yolov12 import settings
+from yolov12.engine.replays import GpuPool, Pool, Replays, foreign_layer
+from yolov12.log import say_once
+from yolov12.model.fused.inference import constants_of
+from yolov12.seams import Seam
+
+SEAMS = (
+    # Remembers the anchors of the last shape: a graph has those of its own.
+    Seam("nn/modules/head.py", 219, "ultralytics.nn.modules.head.Detect._get_decode_boxes", "13ad6e83ae36"),
+    Seam("nn/autobackend.py", 302, "ultralytics.nn.autobackend.AutoBackend.forward", "f458af5086b9"),
+)
+
+MOST_PIXELS = 32 * 640 * 640
+"""Of a batch that is run as a graph. In larger ones kernels take longer than launching them, and the graph's memory would come on top."""
+HEAD_ATTRIBUTES = ("max_det", "agnostic_nms", "end2end", "xyxy", "export", "dynamic")
+"""Numbers and switches of a head that its forward reads, and that may be set between two calls."""
+
+
+def pool_of(device: torch.device) -> Pool | None:
+    """Where graphs are captured for a device; None where there are none, or nobody asked for them."""
+    return GpuPool(device) if device.type == "cuda" and settings.current().predict_graphs else None
+
+
+def why_not(model: Any, compiled: Any) -> str | None:
+    """Why a network is not captured; None if it can be.
+
+    Args:
+        model: ultralytics' AutoBackend.
+        compiled: the argument `compile` of the call.
+    """
+    if compiled:
+        return f"compile={compiled}"
+    if settings.current().compile == "0":
+        return "compile=0"
+    if model.format != "pt":
+        return f"it runs a {model.format} file"
+    return foreign_layer(model.backend.model)
+
+
+class Network:
+    """Predictions of a model, by a graph where its first batch of that shape is through.
+
+    Args:
+        model: ultralytics' AutoBackend with a network of torch.
+        pool: where graphs are captured.
+        name: of what is done with it, for what is said.
+        compiled: the argument `compile` of the call.
+    """
+
+    def __init__(self, model: Any, pool: Pool, name: str, compiled: Any = False) -> None:
+        self.off = why_not(model, compiled)
+        if self.off is not None:
+            if model.format == "pt":
+                say_once(f"{name} {self.off}", f"{name}: no CUDA graph: {self.off}")
+            return
+        self._network = model.backend.model  # the AutoBackend around it has no modules of its own
+        self._hooks = hooks_of(self._network)
+        self._replays = Replays(name, _Predictions(model), pool, partial(read_by, self._network))
+
+    def why_eager(self, im: Tensor) -> str | None:
+        """Why this batch is for ultralytics' own call; None if it is for ours."""
+        if self.off is not None:
+            return self.off
+        if im.shape[0] * im.shape[2] * im.shape[3] > MOST_PIXELS:
+            return "the batch is large"
+        if any(self._hooks) or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+            return "the model has hooks"
+        return None
+
+    def __call__(self, im: Tensor) -> Tensor:
+        """(images, 4 + classes, anchors), or (images, boxes, 6) of a head that suppresses by itself; overwritten by the next call.
+
+        Args:
+            im: (images, channels, height, width) from 0 to 1, one for which `why_eager` says None.
+        """
+        head = self._network.model[-1]
+        state = [getattr(head, name, None) for name in HEAD_ATTRIBUTES]
+        weight = next(self._network.parameters())
+        written = 0 if weight.is_inference() else weight._version
+        # Tell whether the weights were moved or cast, or others were loaded into them.
+        return self._replays(im, weight.data_ptr(), written, *state)
+
+    def drop(self) -> None:
+        """Forget the graphs and give their memory back."""
+        if self.off is None:
+            self._replays.drop()
+
+
+class _Predictions:
+    """A model as a function of one tensor. What else is given is in the model already."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __call__(self, im: Tensor, *state: Hashable) -> Tensor:
+        del state
+        # By its class: validation puts our call in the place of the object's own.
+        made = type(self.model).forward(self.model, im)
+        return made[0] if isinstance(made, (list, tuple)) else made
+
+
+def read_by(network: nn.Module) -> list[Tensor]:
+    """All tensors that a network's forward may read: parameters, buffers, plain attributes such as a head's anchors, and what is kept beside it.
+
+    Not the parameters themselves, whose data a cast would swap, but views of their memory.
+    """
+    found = [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
+    for part in network.modules():
+        found += [value for value in vars(part).values() if isinstance(value, Tensor)]
+    return found + constants_of(network)
+
+
+def hooks_of(network: nn.Module) -> list[Any]:
+    """The tables of forward hooks of all modules: one of them is not empty if a forward does more than its kernels."""
+    return list(chain.from_iterable((part._forward_hooks, part._forward_pre_hooks) for part in network.modules()))

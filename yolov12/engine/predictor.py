@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The detection predictor: ultralytics' sources, arguments, callbacks, files and `Results`, from a GPU that is not kept waiting.
+
+ultralytics launches the network's kernels one by one, suppresses boxes image by image, and empties the GPU's queue six times a batch to read the
+clock. Here network and suppression run as CUDA graphs where a shape comes again (network.py, scoring/asked.py), files are decoded ahead
+(read_ahead.py), pictures go up in one copy (staging.py), and a batch waits for the GPU once, when its boxes are there. On the CPU all of it is
+ultralytics' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import ultralytics.engine.predictor as upstream_predictor
+from torch import Tensor
+from ultralytics.engine.results import Boxes, Results
+from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.utils import ops
+
+from yolov12 import settings
+from yolov12.engine import network
+from yolov12.engine.network import Network
+from yolov12.engine.read_ahead import Pictures, read_ahead
+from yolov12.engine.replays import Replays
+from yolov12.engine.scoring import fixed, timing
+from yolov12.engine.scoring.asked import Suppression, asked
+from yolov12.engine.staging import Staging, normalised
+from yolov12.seams import Seam
+
+SEAMS = (
+    # Replaced.
+    Seam("engine/predictor.py", 183, "ultralytics.engine.predictor.BasePredictor.preprocess", "e05e704d16e7"),
+    Seam("engine/predictor.py", 208, "ultralytics.engine.predictor.BasePredictor.inference", "39000c00d3b9"),
+    Seam(
+        "models/yolo/detect/predict.py",
+        33,
+        "ultralytics.models.yolo.detect.predict.DetectionPredictor.postprocess",
+        "2b6d0890723a",
+    ),
+    Seam("engine/predictor.py", 482, "ultralytics.engine.predictor.BasePredictor.write_results", "2293a7726ad6"),
+    Seam("engine/predictor.py", 289, "ultralytics.engine.predictor.BasePredictor.setup_source", "3b8f7797c383"),
+    # Its only use of `ops` is `Profile`.
+    Seam("engine/predictor.py", 320, "ultralytics.engine.predictor.BasePredictor.stream_inference", "4df0375b4757"),
+    # Followed rule by rule.
+    Seam("engine/predictor.py", 457, "ultralytics.engine.predictor.BasePredictor.setup_model", "aa303e3212bb"),
+    Seam("utils/nms.py", 13, "ultralytics.utils.nms.non_max_suppression", "51cdbaecdb06"),
+    Seam(
+        "models/yolo/detect/predict.py",
+        119,
+        "ultralytics.models.yolo.detect.predict.DetectionPredictor.construct_result",
+        "93a4049d5ebd",
+    ),
+)
+
+
+def install() -> None:
+    """Have the parts of every prediction on a GPU timed without waiting for it (engine/predictor.py:361). May be called again."""
+    upstream_predictor.ops = SimpleNamespace(**{**vars(ops), "Profile": timing.profile})
+
+
+class Copied(NamedTuple):
+    """A result, and its rows on the CPU."""
+
+    result: Results
+    boxes: Boxes
+    rows: Tensor
+
+
+class Fast:
+    """What takes the place of ultralytics' own ways on a GPU."""
+
+    def __init__(self, model: Any, pool: Any, compiled: Any) -> None:
+        self.staging = Staging(model.device)
+        self.network = Network(model, pool, "predict", compiled)
+        self.suppression = Suppression()
+        self.suppress = Replays("suppression", self.suppression, pool)
+        if settings.current().compile == "0":
+            self.suppress.off = "compile=0"
+        self.copied: list[Copied] = []
+        """The results of the batch."""
+
+
+class YOLOv12Predictor(DetectionPredictor):
+    """Predicts with any detection model of ultralytics: same sources, arguments, callbacks, files and results.
+
+    The boxes of a batch are rows of one tensor.
+    """
+
+    # Set by ultralytics; declared because mypy sees only our assignments.
+    device: torch.device
+    model: Any
+    dataset: Any
+    results: list[Results]
+    fast: Fast | None = None
+    """None where everything goes ultralytics' own way: on the CPU."""
+
+    def setup_model(self, model: Any, verbose: bool = True) -> None:
+        super().setup_model(model, verbose)
+        pool = network.pool_of(self.device)
+        self.fast = None if pool is None else Fast(self.model, pool, self.args.compile)
+        if self.fast and takes_channels_last(self.model, self.args):
+            with torch.inference_mode(
+                False
+            ):  # weights are to be ordinary tensors, also where a prediction sets itself up
+                self.model.backend.model.to(memory_format=torch.channels_last)
+
+    def setup_source(self, source: Any, stride: int | None = None) -> None:
+        super().setup_source(source, stride)
+        if self.fast is not None:
+            self.dataset = read_ahead(self.dataset, self.pre_transform)
+
+    def preprocess(self, im: Tensor | list[np.ndarray]) -> Tensor:
+        """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
+        if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
+            return super().preprocess(im)
+        sent = self.fast.staging.send(im.letterboxed if isinstance(im, Pictures) else self.pre_transform(im))
+        return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
+
+    def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The network's predictions; a graph's are overwritten by the next batch's."""
+        asks_more = args or kwargs or self.args.augment or self.args.embed or self.args.visualize
+        if self.fast is None or asks_more or self.fast.network.why_eager(im) is not None:
+            return super().inference(im, *args, **kwargs)
+        return [self.fast.network(im)]
+
+    def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Results]:
+        """The `Results` of a batch. Waits for the GPU, once."""
+        if self.fast is None or getattr(self, "_feats", None) is not None or kwargs.keys() - {"iou"}:
+            return super().postprocess(preds, img, orig_imgs, **kwargs)
+        prediction = preds[0] if isinstance(preds, (list, tuple)) else preds
+        if not isinstance(orig_imgs, list):  # pictures came as a tensor
+            orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
+        what = asked(self.args, kwargs.get("iou", self.args.iou), bool(getattr(self.model, "end2end", False)))
+        answer = self.fast.suppress(prediction, what).clone()  # the original may be a graph's
+        scale(answer[:, :-1], img.shape[2:], orig_imgs)
+        copy = answer.cpu()  # waits for the GPU
+        counts = fixed.counts_of(copy)
+        if counts is None:
+            return self.construct_results(self.fast.suppression.by_waiting(prediction, what), img, orig_imgs)
+        self.fast.copied = []
+        for rows, on_cpu, count, picture, path in zip(answer, copy, counts, orig_imgs, self.batch[0], strict=True):
+            result = Results(picture, path=path, names=self.model.names, boxes=rows[:count])
+            self.fast.copied.append(Copied(result, result.boxes, on_cpu[:count]))
+        return [copied.result for copied in self.fast.copied]
+
+    def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
+        """What ultralytics says and writes of a picture, from boxes that are on the CPU already."""
+        result = self.results[i]
+        rows = self._on_cpu(result)
+        if rows is None:
+            return super().write_results(i, p, im, s)
+        self.results[i] = stand_in = result.new()
+        stand_in.boxes = Boxes(rows, result.orig_shape)
+        try:
+            return super().write_results(i, p, im, s)
+        finally:
+            result.save_dir, self.results[i] = stand_in.save_dir, result
+
+    def _on_cpu(self, result: Results) -> Tensor | None:
+        """Its rows; None if it did not come our way, or somebody, a tracker say, has put others in."""
+        copied = self.fast.copied if self.fast else []
+        return next((one.rows for one in copied if one.result is result and one.boxes is result.boxes), None)
+
+
+def takes_channels_last(model: Any, args: Any) -> bool:
+    """Whether weights are laid out as tensor cores, our attention and our kernels take them; else each convolution turns its input round.
+
+    In half precision, whose rounding hides it, and where nobody asked for another layout. Float32 stays as ultralytics has it.
+    """
+    return model.format == "pt" and model.fp16 and not args.compile and args.channels_last is None
+
+
+def scale(rows: Tensor, size: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
+    """Move boxes in place from the pixels of a batch to those of its pictures, by ultralytics' function.
+
+    Args:
+        rows: (images, n, 6).
+        size: (height, width) of the batch.
+        pictures: (height, width, channels) each; all at once where they are of one size.
+    """
+    if len({picture.shape[:2] for picture in pictures}) == 1:
+        ops.scale_boxes(tuple(size), rows[..., :4], pictures[0].shape)
+        return
+    for boxes, picture in zip(rows, pictures, strict=True):
+        ops.scale_boxes(tuple(size), boxes[:, :4], picture.shape)
