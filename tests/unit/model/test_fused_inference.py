@@ -20,7 +20,8 @@ from yolov12.model.fused import inference
 
 
 @pytest.fixture(autouse=True)
-def installed() -> Iterator[None]:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
     fused.install()
     yield
     fused.uninstall()
@@ -92,6 +93,13 @@ def test_a_whole_network_is_upstreams(served):
         ours = network.to(memory_format=torch.channels_last).fuse(verbose=False)(x)[0]
     assert len(served) > 70
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_it_is_not_there_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    fused.uninstall()
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "0")
+    fused.install()
+    assert Conv.forward_fuse is inference._upstream_forward_fuse
 
 
 def test_on_the_cpu_upstreams_own_runs(monkeypatch):

@@ -171,14 +171,12 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Any:
-        import torch
-
         from yolov12.data.loader.fetch import on_the_cpu
 
         fetched = on_the_cpu(index, self.files[index], 320, "")
         if fetched.image is None:
             raise RuntimeError(fetched.failure)
-        return torch.from_numpy(fetched.image)
+        return fetched.image
 
 
 def _worker_failure(files: list[str]) -> str:
