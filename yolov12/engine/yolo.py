@@ -105,8 +105,12 @@ class YOLOv12Mixin:
         self._check_is_pytorch_model()  # type: ignore[attr-defined]
 
         def measure(file: Path | None) -> float:
-            # A copy: validation folds batch norms into the model that it is given.
-            return _mean_ap(copy.deepcopy(self) if file is None else type(self)(file, task=self.task), kwargs)  # type: ignore[attr-defined]
+            if file is not None:
+                return _mean_ap(type(self)(file, task=self.task), kwargs)  # type: ignore[attr-defined]
+            # A copy: validation folds batch norms into the model that it is given. Without the predictor of an earlier call, which has a lock.
+            with replaced(self, predictor=None):
+                bare = copy.deepcopy(self)
+            return _mean_ap(bare, kwargs)
 
         return run.export(self.model, super().export, with_device(kwargs, count=1), measure)  # type: ignore[misc]
 

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from yolov12 import YOLO, settings
+from yolov12.engine import yolo
 from yolov12.errors import UserError
+from yolov12.export import run
 
 
 class Stop(Exception):
@@ -59,3 +63,13 @@ def test_anything_but_true_and_false_is_refused() -> None:
     model.model.gradient_checkpointing = "yes"
     with pytest.raises(UserError, match="expected True or False"):
         model.train(data="coco8.yaml")
+
+
+def test_the_map_of_a_model_that_has_predicted_is_taken_from_a_copy(monkeypatch: pytest.MonkeyPatch):
+    """Its predictor has a lock, which can not be copied."""
+    model = YOLO("yolo12n.yaml")
+    model.predictor = SimpleNamespace(lock=threading.Lock())
+    monkeypatch.setattr(run, "export", lambda network, export, arguments, measure: str(measure(None)))
+    monkeypatch.setattr(yolo, "_mean_ap", lambda model, arguments: model.predictor)
+    assert model.export(data="my.yaml") == "None"
+    assert model.predictor is not None
