@@ -116,9 +116,8 @@ class FirstSteps:
     def note(self, step: Mapping[str, int], grown_bytes: int) -> None:
         """The peaks of the step that was watched last."""
         if self.times:
-            loss = step.get(
-                "loss", step.get("forward", 0)
-            )  # a model without a head of its own has no border between them
+            # Forward's own peak is at its end, where nearly as much is kept as in the loss. A model without a head of its own has no border there.
+            loss = max(step.get("loss", 0), step.get("forward", 0))
             for phase, peak in (("loss", loss), ("backward", step.get("backward", 0))):
                 self.peaks[phase] = max(self.peaks.get(phase, 0), peak - grown_bytes)
 

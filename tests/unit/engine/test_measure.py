@@ -162,6 +162,15 @@ def test_a_plan_that_was_made_anew_is_measured_too_and_kept_if_it_fits(monkeypat
     assert run.recomputation.first_steps is None
 
 
+def test_where_forward_needs_more_than_the_loss_the_prediction_is_forwards(monkeypatch, needed):
+    run = Run(monkeypatch, free=10 * needed)
+    run.first_steps()
+    steps, before = run.recomputation.first_steps, run.recomputation.plan.peak_bytes
+    steps.note({"forward": before + 64 * KIB, "loss": before}, grown_bytes=0)
+    run.step()
+    assert run.recomputation.plan.peak_bytes == before + 64 * KIB
+
+
 def test_plans_are_not_measured_for_ever(monkeypatch, needed):
     run = Run(monkeypatch, free=needed)
     for _ in range(MOST_LEARNED + 1):
