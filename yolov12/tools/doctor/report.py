@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 from yolov12 import __version__
@@ -100,9 +102,14 @@ def main(options: Mapping[str, Any]) -> int:
         UserError: `data=` names no data set.
     """
     results = []
-    for result in examine(look(options)):
-        results.append(result)
-        if not options.get("json"):
+    if options.get("json"):
+        # ultralytics greets whoever imports it first, on what is to be one document.
+        with redirect_stdout(sys.stderr):
+            results = list(examine(look(options)))
+        print(json.dumps(document(results), indent=1))
+    else:
+        for result in examine(look(options)):
+            results.append(result)
             print("\n".join(lines(result)), flush=True)
-    print(json.dumps(document(results), indent=1) if options.get("json") else f"\n{summary(results)}")
+        print(f"\n{summary(results)}")
     return 1 if worst(results) == "fail" else 0

@@ -169,3 +169,16 @@ def test_without_ultralytics_too(tmp_path):
     found = doctor_beside(tmp_path, "ultralytics", "no ultralytics here")
     assert (found["weights"]["status"], found["torch"]["status"]) == ("fail", "ok")
     assert "no ultralytics here" in found["weights"]["why"]
+
+
+def test_whatever_an_import_says_the_document_stands_alone(monkeypatch, tmp_path, capsys):
+    def greeting(options):
+        print("Creating new Settings file")
+        return worlds.healthy(tmp_path)
+
+    monkeypatch.setattr(report, "look", greeting)
+    monkeypatch.setattr(report, "CHECKS", ())
+    report.main({"json": True})
+    said = capsys.readouterr()
+    assert json.loads(said.out)["schema"] == report.SCHEMA
+    assert "Creating new Settings file" in said.err
