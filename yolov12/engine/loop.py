@@ -25,7 +25,7 @@ from yolov12.data.order import GHOST
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first, meet
-from yolov12.engine import ending, resume, run_memory
+from yolov12.engine import ending, rank_norms, resume, run_memory
 from yolov12.engine.cost import Cost
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.health import Health
@@ -86,6 +86,9 @@ class Loop:
             explain_failure=lambda: run_memory.explain_failure(trainer, self.step.recomputation),
             graph=self._graph(),
             compresses=settings.current().grad_compress == "bf16",
+            rank_norms=rank_norms.if_asked(
+                list(unwrap_model(trainer.model).parameters()), 1 if trainer.vote_group is None else trainer.world.size
+            ),
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
