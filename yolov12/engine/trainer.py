@@ -208,6 +208,7 @@ class YOLOv12Trainer(DetectionTrainer):
             self.accelerator = get_torch_device_backend(self.device)
             torch.cuda.set_device(index)
             say(f"cores: rank {RANK} {place.bind(index, self.args.device, self.world.local_size)}")
+        place.choose_network(self.args.device, self.world)
         current = settings.current()
         self.vote_group = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
         agreement.check(
