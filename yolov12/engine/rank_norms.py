@@ -42,7 +42,7 @@ def if_asked(parameters: Sequence[Tensor], ranks: int) -> RankNorms | None:
         say("grad_clip: max_rank -> global: there is one process, whose gradient is the whole one")
         return None
     say(
-        f"grad_clip: max_rank: updates are clipped by the largest norm of {ranks} ranks' own gradients, which is more than stock clips"
+        f"grad_clip: max_rank: updates are clipped by the largest norm of {ranks} ranks' own gradients, which is no less than stock clips"
     )
     return RankNorms(parameters)
 
