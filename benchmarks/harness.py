@@ -29,6 +29,8 @@ class Row:
     better: Literal["higher", "lower"]
     note: str = ""
     """What exactly is measured, where the name leaves doubt."""
+    gpus: int = 0
+    """How many it needs, where that is more than the benchmark does."""
 
 
 @dataclass

@@ -38,10 +38,11 @@ class Plan:
 
     @property
     def gpus(self) -> int:
-        """How many it uses; a benchmark may let one choose by a parameter `ranks`."""
-        if self.benchmark.needs != "cuda" or self.parameters.get("device") == "cpu":
+        """How many it uses; a benchmark may let one choose by a parameter `ranks`, or by the rows."""
+        if not _is_on_gpus(self.benchmark, self.parameters):
             return 0
-        return int(self.parameters.get("ranks", self.benchmark.gpus))
+        of_benchmark = int(self.parameters.get("ranks", self.benchmark.gpus))
+        return max([of_benchmark, *(row.gpus for row in self.rows)])
 
     def changes(self) -> dict[str, Any]:
         """What is not as the claim says, by name. More repeats than the claim's are no change: they only make it firmer."""
@@ -49,7 +50,7 @@ class Plan:
         changed: dict[str, Any] = {
             key: value for key, value in self.parameters.items() if value != claim.parameters[key]
         }
-        if self.rows != claim.rows:
+        if self.rows != _rows_for(claim, self.gpus):
             changed["rows"] = list(self.row_names)
         if self.sides != claim.sides:
             changed["sides"] = list(self.sides)
@@ -94,6 +95,8 @@ def _plan(
     benchmark: Benchmark, parameters: Mapping[str, Any], options: argparse.Namespace, settings: Mapping[str, str]
 ) -> Plan:
     row_names = _chosen("--rows", options.rows, [row.name for row in benchmark.rows], benchmark.name)
+    if options.rows is None and _is_on_gpus(benchmark, parameters):
+        row_names = tuple(row.name for row in _rows_for(benchmark, max(len(system.gpus()), benchmark.gpus)))
     return Plan(
         benchmark,
         parameters,
@@ -104,6 +107,15 @@ def _plan(
         limit_s=options.timeout_s or benchmark.timeout_s,
         settings=settings,
     )
+
+
+def _is_on_gpus(benchmark: Benchmark, parameters: Mapping[str, Any]) -> bool:
+    return benchmark.needs == "cuda" and parameters.get("device") != "cpu"
+
+
+def _rows_for(benchmark: Benchmark, gpus: int) -> tuple[Row, ...]:
+    """The rows of a claim for which so many GPUs are enough."""
+    return tuple(row for row in benchmark.rows if row.gpus <= gpus)
 
 
 def _chosen(flag: str, asked: list[str] | None, has: Iterable[str], name: str) -> tuple[str, ...]:

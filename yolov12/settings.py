@@ -118,6 +118,20 @@ class Settings:
         doc="Number format in which gradients travel between GPUs. bf16: half the bytes; what rounding takes away is added in the next step.",
         choices=("none", "bf16"),
     )
+    lr_scale: str = setting(
+        "none",
+        accepts="none or linear",
+        doc="Whether lr0 follows the batch. linear: lr0 times the images of an update over nbs, with the weight decay of nbs; none: as stock.",
+        choices=("none", "linear"),
+        in_script=True,
+    )
+    grad_clip: str = setting(
+        "global",
+        accepts="global or max_rank",
+        doc="Which norm an update is clipped by. global: that of all GPUs' gradient, as stock; max_rank: the largest of one GPU's own.",
+        choices=("global", "max_rank"),
+        in_script=True,
+    )
     sync_bn: bool = setting(
         False,
         accepts="1 or 0",

@@ -8,12 +8,8 @@ on the CPU do the same with failures made up.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,15 +18,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks import faults, training
+from benchmarks import faults, ranks, training
 from benchmarks.harness import Benchmark, Job, Measured, Row
-from benchmarks.system import ROOT
 
 ROW = "oom_faults"
 METRIC_TOLERANCE = 0.01
 """Of precision, recall and mAP with equal weights: a part of a batch may be computed by another kernel than the whole."""
-GRACE_S = 20.0
-"""For the other processes to end after one has failed."""
 
 NEIGHBOUR = """
 import random, sys, threading, torch
@@ -64,13 +57,13 @@ def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
 def run_side(job: Job) -> Measured:
     """Run the three, and judge the last two by the first."""
     p, on_gpu = job.parameters, job.parameters["device"] == "cuda"
-    ranks = _ranks(p["device"], p["ranks"])
+    count = _ranks(p["device"], p["ranks"])
     steps = p["steps_per_epoch"] * p["epochs"]
     from yolov12.data import synth
 
     data = synth.write(job.scratch / "faults", p["steps_per_epoch"] * p["batch"], p["val_images"], p["imgsz"])
     asked = {
-        "ranks": ranks,
+        "ranks": count,
         "device": p["device"],
         "out": str(job.scratch / "runs"),
         "arguments": {
@@ -90,8 +83,8 @@ def run_side(job: Job) -> Measured:
         },
     }
     kinds = faults.kinds_for(p["device"], p["failures"])
-    drawn = faults.draw(p["seed"], p["failures"], steps, p["epochs"], ranks, kinds)
-    few = faults.few(ranks, steps, p["epochs"], sorted(set(kinds)))
+    drawn = faults.draw(p["seed"], p["failures"], steps, p["epochs"], count, kinds)
+    few = faults.few(count, steps, p["epochs"], sorted(set(kinds)))
     alone: dict[str, list[faults.Fault]] = {"clean": [], "recomputed": few}
     beside: dict[str, list[faults.Fault]] = {"faulty": drawn}
     if on_gpu:
@@ -111,7 +104,7 @@ def run_side(job: Job) -> Measured:
             "workers": p["workers"],
             "cache": None,
             "imgsz": p["imgsz"],
-            "ranks": ranks,
+            "ranks": count,
         },
         values={ROW: share},
         notes={ROW: note},
@@ -201,61 +194,16 @@ def _launch(
     asked: dict[str, Any], sessions: dict[str, list[Any]], folder: Path, limit_s: float
 ) -> tuple[str, list[dict[str, Any]]]:
     """Train in one process for each rank; (how it ended badly or "", what each rank answered)."""
-    folder.mkdir()
-    order = folder / "sessions.json"
     listed = [
-        {"name": name, "faults": [asdict(fault) for fault in chosen], "port": _free_port()}
+        {"name": name, "faults": [asdict(fault) for fault in chosen], "port": ranks.free_port()}
         for name, chosen in sessions.items()
     ]
-    order.write_text(json.dumps({**asked, "sessions": listed}))
-    answers = [folder / f"{rank}.json" for rank in range(asked["ranks"])]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.fault_run", str(order), str(answer)],
-            cwd=ROOT,
-            env=_environment(rank, asked["ranks"]),
-            stdin=subprocess.DEVNULL,
-        )
-        for rank, answer in enumerate(answers)
-    ]
-    ended = _wait(processes, limit_s)
-    if ended:
-        return f"{', '.join(sessions)}: {ended}", []
-    return "", [json.loads(answer.read_text()) for answer in answers]
-
-
-def _environment(rank: int, ranks: int) -> dict[str, str]:
-    """As a launcher sets it; a single process trains without one."""
     # A captured step runs no Python that could be made to fail.
-    eager = {**os.environ, "YOLOV12_COMPILE": "0"}
-    if ranks == 1:
-        return eager
-    world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    return {**eager, "MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in world.items()}}
-
-
-def _wait(processes: list[subprocess.Popen[bytes]], limit_s: float) -> str:
-    """Until all have ended; "" if they did so well. Ends those that hang."""
-    until_s, ended = time.monotonic() + limit_s, ""
-    while any(process.poll() is None for process in processes):
-        bad = [(rank, p.returncode) for rank, p in enumerate(processes) if p.returncode]
-        if bad and not ended:
-            ended = f"rank {bad[0][0]} ended with exit code {bad[0][1]}"
-            until_s = min(until_s, time.monotonic() + GRACE_S)
-        if time.monotonic() > until_s:
-            ended = ended or f"HUNG: not done after {limit_s:g} s"
-            for process in processes:
-                process.kill()
-                process.wait()
-        time.sleep(0.1)
-    codes = [process.returncode for process in processes]
-    return ended or ("" if not any(codes) else f"exit codes {codes}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    eager = {"YOLOV12_COMPILE": "0"}
+    ended, answers = ranks.run(
+        "benchmarks.fault_run", {**asked, "sessions": listed}, asked["ranks"], folder, limit_s, **eager
+    )
+    return (f"{', '.join(sessions)}: {ended}", []) if ended else ("", answers)
 
 
 class _Neighbour:

@@ -85,20 +85,8 @@ def plan_memory(model: Any, device: Any) -> Any:
 
 
 def with_our_step(model: Any, step: TrainingStep, batch: dict[str, Any], device: Any) -> Callable[[], None]:
-    """The engine's step in front of the same update: its memory plan, and a CUDA graph where that is faster."""
-    import torch
-
-    from yolov12.engine.graph import StepGraph
-    from yolov12.engine.step import Step
-
-    ours = Step(
-        model=model,
-        forward_loss=model,
-        autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
-        scale_loss=lambda loss: loss,
-        recomputation=plan_memory(model, device),
-        graph=StepGraph(model),
-    )
+    """The engine's step in front of the same update."""
+    ours = engine_step(model, device)
 
     def run() -> None:
         ours.run(batch)
@@ -106,6 +94,24 @@ def with_our_step(model: Any, step: TrainingStep, batch: dict[str, Any], device:
         step.update()
 
     return run
+
+
+def engine_step(model: Any, device: Any, vote_group: Any = None) -> Any:
+    """The engine's step: its memory plan, and a CUDA graph where that is faster; with a group, its vote and its sum over ranks, too."""
+    import torch
+
+    from yolov12.engine.graph import StepGraph
+    from yolov12.engine.step import Step
+
+    return Step(
+        model=model,
+        forward_loss=model,
+        autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
+        scale_loss=lambda loss: loss,
+        vote_group=vote_group,
+        recomputation=plan_memory(model, device),
+        graph=StepGraph(model),
+    )
 
 
 def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, TrainingStep]:
@@ -129,6 +135,9 @@ def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, Trainin
 class TrainingStep:
     """Forward, loss, backward and update of a model on one batch, as ultralytics' loop does it (engine/trainer.py:541-556 and 909)."""
 
+    ranks = 1
+    """By which it multiplies the loss, where DDP is to divide the gradients by it."""
+
     def __init__(self, model: Any, batch: dict[str, Any], optimizer: Any, ema: Any) -> None:
         self.model, self.batch, self.optimizer, self.ema = model, batch, optimizer, ema
 
@@ -139,7 +148,7 @@ class TrainingStep:
         device = self.batch["img"].device.type
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss, _ = self.model(self.batch)
-        loss.sum().backward()
+        (loss.sum() * self.ranks).backward()
         self.update()
 
     def update(self) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,6 +106,11 @@ def test_a_port_that_is_taken_is_said_with_its_name() -> None:
         other.listen()
         with pytest.raises(UserError, match=r"MASTER_PORT=\d+ is taken on this machine"):
             meet(machines(0, other.getsockname()[1]), 1, timeout_s=1)
+
+
+def test_a_store_that_never_answers_is_not_waited_for_at_the_end() -> None:
+    assert meeting._in_time(threading.Event().wait, None, 0.05) is None
+    assert meeting._in_time(lambda: {1: "UserError: a label"}, {}, 20) == {1: "UserError: a label"}
 
 
 @pytest.fixture

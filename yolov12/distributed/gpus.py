@@ -6,6 +6,7 @@ Asked through NVML, the driver's own library, and not through CUDA, which would 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,21 @@ def seen_by_torch() -> list[Gpu]:
 def pci_address(properties: Any) -> str:
     """ "0000:3b:00.0" of torch's properties of a GPU."""
     return f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+
+
+def next_to(index: int) -> tuple[int | None, str]:
+    """(NUMA node, cores next to it) of a GPU by torch's index; (None, "") where the kernel does not say."""
+    return beside(pci_address(torch.cuda.get_device_properties(index)))
+
+
+def nodes_of(named: Sequence[int], local_size: int) -> list[int | None]:
+    """The NUMA nodes of the GPUs of all ranks of this machine; None for those that are not known.
+
+    Args:
+        named: the GPUs that this process sees of them. Slurm's --gpus-per-task and its like show each process its own.
+    """
+    seen = [next_to(index)[0] for index in named[:local_size]]
+    return [*seen, *[None] * (local_size - len(seen))] if seen else []
 
 
 Told = tuple[int, int, int | None, list[int]]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import distributed as dist
 
@@ -25,6 +26,10 @@ PROGRESS_S = 10.0
 POLL_S = 0.2
 ANSWER_S = 60
 """How long the store may take for one answer."""
+LAST_ANSWER_S = 5.0
+"""And at a run's end, when the network may be what ended it."""
+
+T = TypeVar("T")
 
 
 class Meeting:
@@ -34,14 +39,20 @@ class Meeting:
         self.store, self.machines, self.local_sizes = store, machines, local_sizes
 
     def tell_end(self, words: str) -> None:
-        """Leave word of how this machine's ranks ended; no failure where the first machine is gone."""
+        """Leave word of how this machine's ranks ended; no failure where the first machine is gone, or its network."""
+        _in_time(lambda: self._tell_end(words), None, LAST_ANSWER_S)
+
+    def others_ends(self, wait_s: float) -> dict[int, str]:
+        """What other machines have left word of: machine -> words. Waits for a cause, or on the machine that keeps the store for all of them."""
+        return _in_time(lambda: self._others_ends(wait_s), {}, wait_s + LAST_ANSWER_S)
+
+    def _tell_end(self, words: str) -> None:
         try:
             self.store.set(f"ended/{self.machines.node}", words)
         except (RuntimeError, ValueError):  # the connection is closed: DistNetworkError and its like
             return
 
-    def others_ends(self, wait_s: float) -> dict[int, str]:
-        """What other machines have left word of: machine -> words. Waits for a cause, or on the machine that keeps the store for all of them."""
+    def _others_ends(self, wait_s: float) -> dict[int, str]:
         others = [node for node in range(self.machines.count) if node != self.machines.node]
         found: dict[int, str] = {}
         until_s = time.monotonic() + wait_s
@@ -57,6 +68,15 @@ class Meeting:
                 break
             time.sleep(POLL_S)
         return found
+
+
+def _in_time(ask: Callable[[], T], otherwise: T, limit_s: float) -> T:
+    """What `ask` gives; `otherwise` if it gives nothing in time. Where the network is cut, torch's store waits for ever, whatever its timeout is."""
+    answers: list[T] = []
+    asking = threading.Thread(target=lambda: answers.append(ask()), daemon=True)  # left behind where it does not return
+    asking.start()
+    asking.join(limit_s)
+    return answers[0] if answers else otherwise
 
 
 def meet(machines: Machines, local_size: int, timeout_s: float, progress_s: float = PROGRESS_S) -> Meeting:

@@ -58,6 +58,9 @@ class Judge:
                 return f"{at(rank, self.step, peer.sign)}: more than {LONG_WORK_S / 3600:g} hours"
         if now_s - self.excused_s <= self.timeout_s:
             return None
+        if not seen:  # the signs are kept by rank 0's machine
+            unseen = f"no other rank came, and no sign of life of any could be read, for {self.timeout_s:g} s (step {self.step})"
+            return f"{unseen}: is the first machine cut off?"
         late = [at(rank, self.step, peer.sign) for rank, peer in seen.items() if not peer.sign.waits]
         return f"{' and '.join(late) or 'another rank'} did not come for {self.timeout_s:g} s"
 

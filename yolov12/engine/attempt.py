@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What an attempt at a step brings, beside the gradients that it leaves in the parameters."""
+"""What an attempt at a step brings, beside the gradients that it leaves in the parameters; and what becomes of those."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 Batch = dict[str, Any]
 
@@ -24,3 +26,26 @@ class Attempt:
         """With tensors of its own, so that what made it may run again."""
         items = {name: item.clone() for name, item in self.items.items()}
         return Attempt(self.loss.clone(), items, None if self.counts is None else self.counts.clone())
+
+
+def fill_missing(parameters: Iterable[nn.Parameter]) -> None:
+    """Zeros for gradients that are not there: every rank must reduce the same list, also where one rank's data left a parameter unused."""
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def put_aside(held: list[Tensor | None], present: Sequence[tuple[int, Tensor]]) -> None:
+    """Add gradients to what is held of earlier steps.
+
+    Args:
+        held: one per parameter; None where there is nothing yet.
+        present: (the parameter's place, its gradient).
+    """
+    earlier = [before for i, _ in present if (before := held[i]) is not None]
+    if len(earlier) == len(present):
+        torch._foreach_add_(earlier, [gradient for _, gradient in present])
+        return
+    for i, gradient in present:  # the first step since an update, or a parameter that was frozen until now
+        before = held[i]
+        held[i] = gradient if before is None else before.add_(gradient)

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a run costs: GPU-hours, energy, how busy the GPUs were, and what the time went to that was not work.
 
-Waiting is measured on the host, by the clock, where the loop asks for a batch and where the ranks vote; nothing here waits for a GPU.
+Waiting is measured on the host, by the clock, where the loop asks for a batch (data_wait.py) and where the ranks vote (step.py); nothing here waits
+for a GPU.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,6 @@ from yolov12.errors import ExitError
 from yolov12.log import rank, say, warn
 from yolov12.wholefile import replacing
 
-T = TypeVar("T")
 SAMPLE_INTERVAL_S = 5.0
 """How often a GPU is asked how busy it is: the answer takes a driver call."""
 FILE = "cost.json"
@@ -56,22 +56,9 @@ class Cost:
         self.on_gpu = device.type == "cuda"
         self.meter, self.why_no_energy = meter_of(device)
         self.images = 0
-        self.data_wait_s = 0.0
         self._began_s = self._sampled_s = time.monotonic()
         self._energy_before_j = self.meter.energy_j() if self.meter else 0.0
         self._utilisation: list[float] = []
-
-    def waits_of(self, batches: Iterable[T]) -> Iterator[T]:
-        """The same batches; the time until each comes is waiting for data."""
-        iterator = iter(batches)
-        while True:
-            began_s = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self.data_wait_s += time.monotonic() - began_s
-            yield batch
 
     def after_step(self, images: int) -> None:
         """A step was made on so many images of this process."""
@@ -81,13 +68,13 @@ class Cost:
             self._sampled_s = now_s
             self._utilisation.append(self.meter.utilisation())
 
-    def share(self, peer_wait_s: float) -> Share:
-        """Of this process until now."""
+    def share(self, data_wait_s: float, peer_wait_s: float) -> Share:
+        """Of this process until now; the arguments are those of `finish`."""
         busy = self._utilisation
         return Share(
             seconds=time.monotonic() - self._began_s,
             images=self.images,
-            data_wait_s=self.data_wait_s,
+            data_wait_s=data_wait_s,
             peer_wait_s=peer_wait_s,
             on_gpu=self.on_gpu,
             energy_j=self.meter.energy_j() - self._energy_before_j if self.meter else None,
@@ -96,12 +83,19 @@ class Cost:
         )
 
     def finish(
-        self, peer_wait_s: float, folder: Path, group: dist.ProcessGroup | None, price: float | None, resumed: bool
+        self,
+        data_wait_s: float,
+        peer_wait_s: float,
+        folder: Path,
+        group: dist.ProcessGroup | None,
+        price: float | None,
+        resumed: bool,
     ) -> None:
         """Tell what the run cost and add it to cost.json. Every rank must call it.
 
         Args:
-            peer_wait_s: how long this process waited for others.
+            data_wait_s: how long this process waited for data.
+            peer_wait_s: how long it waited for other processes.
             folder: of the run.
             group: CPU process group; None for a single process.
             price: of one GPU for an hour; None tells no price.
@@ -110,7 +104,7 @@ class Cost:
         Raises:
             PeerFailedError: another rank did not take part.
         """
-        shares = from_all(self.share(peer_wait_s), group)
+        shares = from_all(self.share(data_wait_s, peer_wait_s), group)
         for line in lines(shares, price):
             say(line)
         if rank() == 0:

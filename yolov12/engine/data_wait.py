@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How long the training loop waits for its data, by the host's clock alone.
+"""How long the training loop waits for its data, by the host's clock alone: for what a run cost (cost.py), and whether another loader would pay
+(pipeline.py).
 
 Nothing asks the GPU: the host runs ahead of it, so where the GPU is what is slow, batches are ready before they are asked for, and where data
 are, the host stands at the loader.
@@ -23,8 +24,10 @@ class DataWait:
     """Watches a loop over batches, over several epochs."""
 
     def __init__(self) -> None:
+        self.total_s = 0.0
+        """The time that the loop stood at the loader, in all steps."""
         self.steps = 0
-        """That were looked at."""
+        """That count for the share."""
         self.waited_s = self.spent_s = 0.0
         """Of these steps: the time that the loop stood at the loader, and all time."""
         self._to_skip = SKIPPED_STEPS
@@ -39,6 +42,7 @@ class DataWait:
             except StopIteration:
                 return
             waited_s = time.monotonic() - asked_s
+            self.total_s += waited_s
             yield batch
             if self._to_skip:
                 self._to_skip -= 1

@@ -91,7 +91,8 @@ def after_epoch(loop: Loop, when: str, is_saved: bool, failure: ExitError | None
 def tell_cost(loop: Loop) -> None:
     """Every rank must call it."""
     t, price = loop.trainer, settings.current().price_per_gpu_hour
-    loop.cost.finish(loop.step.waited_s, t.save_dir, t.vote_group, price, resumed=bool(t.resume))
+    waits_s = loop.data_wait.total_s, loop.step.waited_s
+    loop.cost.finish(*waits_s, t.save_dir, t.vote_group, price, resumed=bool(t.resume))
 
 
 def close_loaders(loop: Loop) -> None:

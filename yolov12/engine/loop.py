@@ -25,8 +25,9 @@ from yolov12.data.order import GHOST
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.vote import Wish, vote
 from yolov12.distributed.world import from_first, meet
-from yolov12.engine import ending, resume, run_memory
+from yolov12.engine import ending, rank_norms, resume, run_memory
 from yolov12.engine.cost import Cost
+from yolov12.engine.data_wait import DataWait
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.health import Health
 from yolov12.engine.memory_report import MemoryReport
@@ -86,6 +87,9 @@ class Loop:
             explain_failure=lambda: run_memory.explain_failure(trainer, self.step.recomputation),
             graph=self._graph(),
             compresses=settings.current().grad_compress == "bf16",
+            rank_norms=rank_norms.if_asked(
+                list(unwrap_model(trainer.model).parameters()), 1 if trainer.vote_group is None else trainer.world.size
+            ),
         )
         if trainer.card is not None:
             self.step.peaks = Peaks(trainer.card)
@@ -93,7 +97,8 @@ class Loop:
         self.save_steps = settings.current().save_steps
         self.cost = Cost(trainer.device)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
-        self.pipeline = Switch(trainer)
+        self.data_wait = DataWait()
+        self.pipeline = Switch(trainer, self.data_wait)
 
     def _graph(self) -> StepGraph | None:
         """None under torch.compile, which makes its own."""
@@ -191,7 +196,7 @@ class Loop:
             self.mosaic_is_closed = True
             t._close_dataloader_mosaic()
             t.train_loader.reset()
-        batches: Any = enumerate(self.cost.waits_of(self.pipeline.watched(t.train_loader)), start=first)
+        batches: Any = enumerate(self.data_wait.watched(t.train_loader), start=first)
         if IS_FIRST:
             if t.loss_names:
                 LOGGER.info(t.progress_string())

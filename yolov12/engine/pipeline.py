@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -81,24 +81,25 @@ def undisturbed(loader: Any) -> AbstractContextManager[Any]:
 
 
 class Switch:
-    """With `auto`: once the loop was seen to wait for ultralytics' loader, changes over to ours at an epoch's start, or says that it would pay."""
+    """With `auto`: once the loop was seen to wait for ultralytics' loader, changes over to ours at an epoch's start, or says that it would pay.
 
-    def __init__(self, trainer: YOLOv12Trainer) -> None:
+    Args:
+        trainer: whose loader it changes.
+        wait: of the run's loop.
+    """
+
+    def __init__(self, trainer: YOLOv12Trainer, wait: DataWait) -> None:
         self.trainer = trainer
         self.is_auto = settings.current().data_pipeline == "auto"
         self.wait: DataWait | None = None
         """None where nothing is to be decided, or it is decided."""
         if self.is_auto and not isinstance(trainer.train_loader, ours.PictureLoader):
             reason = self._why_not()
-            self.wait = DataWait() if reason is None else None
+            self.wait = wait if reason is None else None
             reason = (
                 reason or f"auto: until the loop is seen to wait for data for more than {WAIT_BOUND:.0%} of its time"
             )
             say(f"data pipeline: cpu ({reason})")
-
-    def watched(self, batches: Iterable[Any]) -> Iterable[Any]:
-        """The same batches, with an eye on the clock if something is to be decided."""
-        return batches if self.wait is None else self.wait.watched(batches)
 
     def at_epoch_start(self, mosaic_is_closed: bool) -> None:
         """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples.

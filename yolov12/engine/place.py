@@ -14,7 +14,8 @@ import ultralytics
 
 from yolov12 import __version__, settings
 from yolov12.declare import as_text
-from yolov12.distributed import binding, devices
+from yolov12.distributed import binding, devices, nic
+from yolov12.distributed.gpus import next_to, nodes_of
 from yolov12.distributed.launchers import Machines, World, wanted_here
 from yolov12.errors import UserError
 from yolov12.log import say
@@ -118,12 +119,18 @@ def bind(index: int, device: str, local_size: int) -> str:
         index: of this rank's GPU.
         device: names the GPUs of all ranks of this machine.
     """
-    from yolov12.distributed.gpus import pci_address
-
-    cpulists = {}
-    for one in map(int, device.split(",")[:local_size]):
-        cpulists[one] = devices.beside(pci_address(torch.cuda.get_device_properties(one)))[1]
+    cpulists = {one: next_to(one)[1] for one in map(int, device.split(",")[:local_size])}
     cpus, reason = binding.choose(index, cpulists, os.sched_getaffinity(0), os.cpu_count() or 1)
     if cpus:
         binding.bind(cpus)
     return reason
+
+
+def choose_network(device: str, here: World) -> None:
+    """Choose the network devices of this machine's ranks, where there are several machines; before they join.
+
+    Args:
+        device: names the GPUs of all ranks of this machine, or the CPU.
+    """
+    named = [] if device in ("", "cpu", "mps") else list(map(int, device.split(",")))
+    nic.choose_and_tell(here, lambda: nodes_of(named, here.local_size))

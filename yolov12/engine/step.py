@@ -26,11 +26,12 @@ from yolov12.distributed import pulse
 from yolov12.distributed.reduce import Reducer
 from yolov12.distributed.sync_bn import counted, is_synchronised
 from yolov12.distributed.vote import Wish, vote
-from yolov12.engine.attempt import Attempt, Batch
+from yolov12.engine.attempt import Attempt, Batch, fill_missing, put_aside
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import Listener
 from yolov12.engine.phases import told_by
+from yolov12.engine.rank_norms import RankNorms
 from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import PeerFailedError, RetryableError
@@ -78,6 +79,7 @@ class Step:
         explain_failure: called while what one image needed is still there and did not fit; what it returns stands in the error.
         graph: runs a batch that is not cut as a CUDA graph where that is faster; None never does.
         compresses: whether gradients travel between ranks as bf16 (distributed/compress.py).
+        rank_norms: clips by the largest norm of a rank's own gradient; None leaves clipping to the update.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Step:
         explain_failure: Callable[[], str] = str,
         graph: StepGraph | None = None,
         compresses: bool = False,
+        rank_norms: RankNorms | None = None,
     ) -> None:
         self.model = model
         self.forward_loss = forward_loss
@@ -106,6 +109,7 @@ class Step:
         self.peaks = Peaks.of(next(model.parameters()).device)
         self.last_resort = LastResort(smaller_images, self.history)
         self.graph = graph
+        self.rank_norms = rank_norms
         self.waits_s = WAITS_S
         """How long it waits for a neighbour, each time that one image at a time does not fit."""
         self.micro_batches = 1
@@ -160,7 +164,7 @@ class Step:
             self._drop()
             if error is not None and not is_out_of_memory(error):
                 raise error
-            if any(not _says_out_of_memory(reason) for reason in verdict.reasons.values()):
+            if any(not is_out_of_memory(RuntimeError(reason)) for reason in verdict.reasons.values()):
                 raise PeerFailedError(
                     f"training stopped because another process failed{pulse.where()}, {verdict.first()}"
                 )
@@ -187,7 +191,9 @@ class Step:
                 self._use_smaller_parts(images, verdict.first())
 
     def take_gradients(self) -> None:
-        """Hand the gradients put aside to the parameters, where the optimizer looks for them."""
+        """Hand the gradients put aside to the parameters, where the optimizer looks for them. All ranks must call it equally often."""
+        if self.rank_norms is not None:
+            self.rank_norms.clip([held for held in self.held if held is not None], self._loss_scale())
         for parameter, gradient in zip(self.parameters, self.held, strict=True):
             parameter.grad = gradient
         self.held = [None] * len(self.parameters)
@@ -201,6 +207,8 @@ class Step:
         device = self.parameters[0].device
         self.held = [None if gradient is None else gradient.to(device) for gradient in kept["held"]]
         self._targets_per_image.copy_(kept["targets_per_image"])
+        if self.rank_norms is not None:
+            self.rank_norms.go_on_from(self.held)
 
     def forget(self) -> None:
         """Drop everything that was put aside, for example after NaN recovery reloaded the weights."""
@@ -209,10 +217,15 @@ class Step:
         self._targets_per_image.fill_(1)
         if self.reducer is not None:
             self.reducer.forget()
+        if self.rank_norms is not None:
+            self.rank_norms.forget()
 
     def _unit(self) -> Tensor:
         """Of which this step's gradients are multiples: the loss scale over the provisional divisor."""
-        return self.scale_loss(torch.ones_like(self._targets_per_image)) / self._targets_per_image
+        return self._loss_scale() / self._targets_per_image
+
+    def _loss_scale(self) -> Tensor:
+        return self.scale_loss(torch.ones_like(self._targets_per_image))
 
     def _attempt(self, batch: Batch) -> tuple[Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
@@ -306,7 +319,7 @@ class Step:
     def _commit(self, attempt: Attempt, wish: Wish) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
         if self.vote_group is not None:
-            self._fill_missing_gradients()
+            fill_missing(self.parameters)
         present = [(i, parameter.grad) for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         gradients = [gradient for _, gradient in present]
         self._drop()
@@ -314,6 +327,9 @@ class Step:
         if attempt.counts is not None:
             if self.vote_group is not None:
                 assert self.reducer is not None
+                if self.rank_norms is not None:
+                    counted_by = self._targets_per_image if self._criterion.counter else None
+                    self.rank_norms.add([i for i, _ in present], gradients, attempt.counts, counted_by)
                 self.reducer.sum(gradients, attempt.counts, self._unit() if self.reducer.compresses else 1.0)
             if self._criterion.counter is not None:
                 targets, images = attempt.counts
@@ -325,20 +341,8 @@ class Step:
                 finite = targets_per_image.isfinite()
                 # In place: a graph that was captured reads it where it is.
                 self._targets_per_image.copy_(torch.where(finite, targets_per_image, self._targets_per_image))
-        earlier = [held for i, _ in present if (held := self.held[i]) is not None]
-        if len(earlier) == len(gradients):
-            torch._foreach_add_(earlier, gradients)
-        else:  # the first step since an update, or a parameter that was frozen until now
-            for i, gradient in present:
-                held = self.held[i]
-                self.held[i] = gradient if held is None else held.add_(gradient)
+        put_aside(self.held, present)
         return StepResult(loss, attempt.items, attempt.loss.isfinite(), wish)
-
-    def _fill_missing_gradients(self) -> None:
-        """Every rank must reduce the same list, also where one rank's data left a parameter unused."""
-        for parameter in self.parameters:
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
     def _drop(self) -> None:
         for parameter in self.parameters:
@@ -393,7 +397,3 @@ class Step:
             say(
                 "batch normalisation now sees parts of the batch: its statistics differ slightly from the whole batch's"
             )
-
-
-def _says_out_of_memory(reason: str) -> bool:
-    return is_out_of_memory(RuntimeError(reason))

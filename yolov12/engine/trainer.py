@@ -26,7 +26,7 @@ from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch, final_evaluation, norms, pipeline, place, resume
+from yolov12.engine import auto_batch, final_evaluation, lr_scale, norms, pipeline, place, resume
 from yolov12.engine.aside import Aside
 from yolov12.engine.checkpoint import Checkpoint, all_finite
 from yolov12.engine.last_words import telling_the_others
@@ -59,12 +59,6 @@ SEAMS = (
         245,
         "ultralytics.models.yolo.detect.train.DetectionTrainer.auto_batch",
         "600d232e7616",
-    ),
-    Seam(
-        "models/yolo/detect/train.py",
-        78,
-        "ultralytics.models.yolo.detect.train.DetectionTrainer.get_dataloader",
-        "981b10cf054f",
     ),
     Seam("engine/trainer.py", 1147, "ultralytics.engine.trainer.BaseTrainer._close_dataloader_mosaic", "ee5b6df05c41"),
     Seam("engine/trainer.py", 1071, "ultralytics.engine.trainer.BaseTrainer._load_checkpoint_state", "1c4472505c34"),
@@ -191,6 +185,10 @@ class YOLOv12Trainer(DetectionTrainer):
         batch = batch_of_rank if here.size == 1 else int(self.batch_size)
         return Plan(samples, batch, self.args.seed, here.rank, here.size, shuffle, drop_last=bool(self.args.compile))
 
+    def build_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """As ultralytics' (engine/trainer.py:1155); its learning rate follows the batch where the user asks for that."""
+        return lr_scale.scale_if_asked(super().build_optimizer(*args, **kwargs), self)
+
     def _build_train_pipeline(self) -> None:
         if self.batch_size < 1:  # ultralytics asks only a process that trains alone (engine/trainer.py:451)
             self.args.batch = self.batch_size = self.auto_batch()
@@ -211,6 +209,7 @@ class YOLOv12Trainer(DetectionTrainer):
             self.accelerator = get_torch_device_backend(self.device)
             torch.cuda.set_device(index)
             say(f"cores: rank {RANK} {place.bind(index, self.args.device, self.world.local_size)}")
+        place.choose_network(self.args.device, self.world)
         current = settings.current()
         self.vote_group = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
         agreement.check(
@@ -348,6 +347,8 @@ class YOLOv12Trainer(DetectionTrainer):
             super().resume_training(ckpt)
         else:
             resume.load(self, ckpt, self.more)
+        if ckpt is not None and self.resume:
+            lr_scale.go_on_as_begun(self)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         self.saver.wait()  # it loads last.pt

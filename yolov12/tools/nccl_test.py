@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from yolov12 import settings
-from yolov12.distributed import devices, launchers, world
+from yolov12.distributed import devices, launchers, nic, world
+from yolov12.distributed.gpus import nodes_of
 from yolov12.distributed.launchers import Machines
 from yolov12.errors import UserError
 from yolov12.log import say
@@ -121,10 +122,12 @@ def measure(arguments: Sequence[str]) -> int:
     """As one of the ranks: join, measure, and print on the first."""
     here = world.from_environment()
     options = nccl_check.parse(["all_reduce_perf", *arguments])
-    device = torch.device("cpu")
+    device, seen = torch.device("cpu"), 0
     if torch.cuda.is_available():
-        device = torch.device("cuda", here.local_rank % torch.cuda.device_count())
+        seen = torch.cuda.device_count()
+        device = torch.device("cuda", here.local_rank % seen)
         torch.cuda.set_device(device)
+    nic.choose_and_tell(here, lambda: nodes_of(range(seen), here.local_size))
     ranks = nccl_check.Ranks(here, device, settings.current().dist_timeout_s)
     try:
         lines, wrong = report(ranks, options, _links_of_all(ranks))

@@ -270,3 +270,38 @@ def test_list_names_every_benchmark_with_its_rows(answers, capsys):
     listed = capsys.readouterr().out
     assert "speed: ours is fast (needs cpu; 2 x stock, ours)" in listed
     assert "rows: wall map" in listed
+
+
+def scaling() -> Benchmark:
+    rows = tuple(Row(f"scale{gpus}", "efficiency", "higher", gpus=gpus) for gpus in (2, 4))
+    return Benchmark("scale", "many are fast", rows, "cuda", print, gpus=2, parameters={"device": "cuda"}, repeats=1)
+
+
+@pytest.mark.parametrize(("gpus", "rows"), [(2, ["scale2"]), (3, ["scale2"]), (8, ["scale2", "scale4"])])
+def test_a_machine_measures_the_rows_that_it_has_gpus_for_and_that_is_its_full_run(
+    tmp_path, answers, monkeypatch, gpus, rows
+):
+    monkeypatch.setattr(command, "discover", lambda: {"scale": scaling()})
+    monkeypatch.setattr(system, "gpus", lambda: ["A100"] * gpus)
+    monkeypatch.setattr(
+        sides,
+        "run_child",
+        lambda benchmark, side, parameters, rows, limit_s, log: Outcome(
+            side, Measured(DECLARED, dict.fromkeys(rows, 1.0))
+        ),
+    )
+    assert run(tmp_path, "scale") == 0
+    (path,) = tmp_path.glob("*/scale.json")
+    content = json.loads(path.read_text())
+    assert [row["name"] for row in content["rows"]] == rows
+    assert content["device"] == f"a100-x{int(rows[-1][-1])}"
+
+
+def test_a_row_that_needs_more_gpus_than_there_are_is_refused(tmp_path, answers, monkeypatch, capsys):
+    monkeypatch.setattr(command, "discover", lambda: {"scale": scaling()})
+    monkeypatch.setattr(system, "gpus", lambda: ["A100"] * 2)
+    assert run(tmp_path, "scale", "--rows", "scale4") == 2
+    assert "scale needs 4 NVIDIA GPU(s) and nvidia-smi shows 2" in capsys.readouterr().err
+    monkeypatch.setattr(system, "gpus", lambda: ["A100"])
+    assert run(tmp_path, "scale") == 2
+    assert "scale needs 2 NVIDIA GPU(s) and nvidia-smi shows 1" in capsys.readouterr().err

@@ -63,4 +63,6 @@ def test_the_news_say_for_whom_and_why(seen: dict[int, Seen], line: str) -> None
 
 def test_nothing_seen_at_all_ends_with_the_timeout() -> None:
     assert judge().why_not_wait({}, 104) is None
-    assert judge().why_not_wait({}, 106) == "another rank did not come for 5 s"
+    assert judge().why_not_wait({}, 106) == (
+        "no other rank came, and no sign of life of any could be read, for 5 s (step 7): is the first machine cut off?"
+    )

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,24 +62,14 @@ def test_on_the_cpu_there_are_no_gpu_hours_and_no_price() -> None:
     ]
 
 
-def test_the_time_until_a_batch_comes_is_waiting() -> None:
-    def slow() -> Any:
-        for i in range(3):
-            time.sleep(0.02)
-            yield i
-
-    watched = Cost(CPU)
-    assert list(watched.waits_of(slow())) == [0, 1, 2]
-    assert watched.data_wait_s >= 0.06
-
-
 def test_a_resumed_run_adds_to_its_file_and_a_new_one_does_not(tmp_path: Path) -> None:
     def parts(resumed: bool) -> int:
         watched = Cost(CPU)
         watched.after_step(8)
-        watched.finish(0.0, tmp_path, None, price=None, resumed=resumed)
+        watched.finish(1.5, 0.0, tmp_path, None, price=None, resumed=resumed)
         found = json.loads((tmp_path / cost.FILE).read_text())["parts"]
         assert found[-1]["images"] == 8
+        assert found[-1]["of_each_process"][0]["data_wait_s"] == 1.5
         return len(found)
 
     assert [parts(resumed) for resumed in (False, True, False)] == [1, 2, 1]
@@ -125,13 +114,14 @@ def test_energy_is_what_the_counter_grew_by(monkeypatch: pytest.MonkeyPatch, a_g
     monkeypatch.setattr(cost, "SAMPLE_INTERVAL_S", 0.0)
     watched = Cost(a_gpu)
     watched.after_step(4)
-    share = watched.share(peer_wait_s=1.0)
+    share = watched.share(data_wait_s=2.0, peer_wait_s=1.0)
     assert (share.energy_j, share.utilisation, share.images) == (2.0, 0.5, 4)
+    assert (share.data_wait_s, share.peer_wait_s) == (2.0, 1.0)
 
 
 def test_a_gpu_without_a_counter_says_why(monkeypatch: pytest.MonkeyPatch, a_gpu: torch.device) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pynvml", FakeNvml(fails=True))
     assert energy.meter_of(a_gpu) == (None, "NVML: Not Supported")
-    assert Cost(a_gpu).share(0.0).energy_j is None
+    assert Cost(a_gpu).share(0.0, 0.0).energy_j is None
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
     assert energy.meter_of(a_gpu) == (None, "the package nvidia-ml-py is not installed")

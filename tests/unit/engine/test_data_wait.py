@@ -41,6 +41,7 @@ def test_the_start_of_a_run_does_not_count(monkeypatch: pytest.MonkeyPatch):
     clock.run(wait, data_wait.SKIPPED_STEPS, 100, 1)
     clock.run(wait, data_wait.LEAST_STEPS, 0, 1)
     assert wait.share() == 0
+    assert wait.total_s == data_wait.SKIPPED_STEPS * 100  # what a run cost has all of it
 
 
 def test_too_few_steps_say_nothing_and_short_epochs_add_up(monkeypatch: pytest.MonkeyPatch):

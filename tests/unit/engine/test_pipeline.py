@@ -14,6 +14,7 @@ from yolov12.data import loader as ours
 from yolov12.data.order import Plan
 from yolov12.distributed.world import World
 from yolov12.engine import pipeline
+from yolov12.engine.data_wait import DataWait
 from yolov12.errors import UserError
 
 
@@ -153,7 +154,7 @@ def test_two_wishes_that_contradict_each_other_end_the_run(trainer: Trainer, mon
 
 def with_share(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, share: float | None) -> pipeline.Switch:
     asked(monkeypatch, "auto")
-    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
     assert switch.wait is not None
     switch.wait.steps = 50
     monkeypatch.setattr(switch.wait, "share", lambda: share)
@@ -170,8 +171,7 @@ def test_auto_changes_over_once_the_loop_waits_for_data(
     assert (before.done, trainer.train_loader.done) == (["closed"], [])
     said = capsys.readouterr().err
     assert "data pipeline: cpu -> gpu from epoch 4 on (auto: 40% of the time of 50 steps was spent waiting" in said
-    batches = [1, 2]
-    assert switch.watched(batches) is batches  # it is decided
+    assert switch.wait is None  # it is decided
 
 
 def test_before_a_record_shows_the_loader_on_a_gpu_auto_only_says_that_it_would_pay(
@@ -204,7 +204,6 @@ def test_auto_waits_until_it_has_seen_enough(trainer: Trainer, monkeypatch: pyte
     switch = with_share(trainer, monkeypatch, None)
     switch.at_epoch_start(mosaic_is_closed=False)
     assert switch.wait is not None
-    assert list(switch.watched([7])) == [7]
 
 
 def test_the_rank_that_waits_most_decides_for_all(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
@@ -233,7 +232,7 @@ def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
     monkeypatch.setattr(ours, "is_custom", lambda dataset: True)
     before = trainer.train_loader
     trainer.upstreams_loader = lambda: SimpleNamespace(dataset=trainer.build_dataset("images", "train", 4))
-    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
     switch.at_epoch_start(mosaic_is_closed=False)
     assert before.done == ["closed"]
     assert trainer.train_loader.dataset is before.dataset
@@ -242,7 +241,7 @@ def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
 
 def test_transforms_that_our_loader_would_leave_out_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
     asked(monkeypatch, "gpu")
-    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
     monkeypatch.setattr(ours, "PictureLoader", Loader)
     monkeypatch.setattr(ours, "is_custom", lambda dataset: False)
     switch.at_epoch_start(mosaic_is_closed=False)
@@ -260,7 +259,7 @@ def test_auto_says_why_it_never_will(
         trainer.device = torch.device("cpu")
     else:
         monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("an obstacle"))
-    switch = pipeline.Switch(trainer)  # type: ignore[arg-type]
+    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
     assert switch.wait is None
     assert f"{why}" in capsys.readouterr().err
     before = trainer.train_loader

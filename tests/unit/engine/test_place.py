@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from yolov12.distributed import gpus
 from yolov12.distributed.launchers import Machines, World
 from yolov12.engine import place
 from yolov12.errors import UserError
@@ -67,7 +68,7 @@ def test_a_rank_is_bound_next_to_its_gpu(monkeypatch):
         "get_device_properties",
         lambda i: SimpleNamespace(pci_domain_id=0, pci_bus_id=buses[i], pci_device_id=0),
     )
-    monkeypatch.setattr(place.devices, "beside", lambda address: beside[address])
+    monkeypatch.setattr(gpus, "beside", lambda address: beside[address])
     monkeypatch.setattr(place.os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(place.os, "cpu_count", lambda: 2)
     bound = []
@@ -92,3 +93,11 @@ def test_a_later_machine_starts_its_ranks_from_a_folder_of_its_own(node: int, re
 
 def test_on_one_machine_the_folder_is_ultralytics():
     assert place.with_folder(None, {"project": "runs"}) == {"project": "runs"}
+
+
+def test_a_rank_that_sees_one_gpu_of_its_machine_does_not_know_what_the_others_are_next_to(monkeypatch):
+    """Slurm's --gpus-per-task shows each process its own; the ranks of a machine must choose alike."""
+    monkeypatch.setattr(gpus, "next_to", lambda index: (index, "0-7"))
+    assert gpus.nodes_of([0, 1], 2) == [0, 1]
+    assert gpus.nodes_of([0], 2) == [0, None]
+    assert gpus.nodes_of([], 2) == []
