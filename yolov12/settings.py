@@ -94,7 +94,7 @@ class Settings:
     data_pipeline: str = setting(
         "auto",
         accepts="auto, gpu or cpu",
-        doc="Where images are decoded and augmented. auto: on the GPU where all of them stay decoded there, else on the CPU.",
+        doc="Where images are decoded and augmented. auto: on the CPU, with a word where training waits for data.",
         choices=("auto", "gpu", "cpu"),
         in_script=True,
     )

@@ -22,17 +22,13 @@ if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
 
 AUTO_CHANGES_OVER = False
-"""Whether `auto` may change over to our loader in mid-run, or only says when it would: no record shows from which number of cores on it is the faster
-one where pictures are decoded anew in each epoch."""
+"""Whether `auto` may choose our loader by itself, or only says when it would. To be set once a record shows the loader on a GPU."""
 WAIT_BOUND = 0.10
 """The part of the steps' time at the loader above which `auto` changes over. Provisional: no record says yet where changing over begins to pay."""
 
 
 def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Callable[[], Any]) -> Any:
     """The loader that training begins with. All ranks must call it.
-
-    `auto` takes ours from the beginning where all pictures stay decoded on the GPU: six trainings at once, with two reading threads each, then waited
-    2 % of their time for data (record map_budget of 2026-11-29), and nothing of the choice hangs on a clock, so that a run repeats.
 
     Args:
         trainer: whose run it is.
@@ -43,19 +39,11 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
     Raises:
         UserError: the user asked for ours, and with another argument for what it can not do.
     """
-    wanted = settings.current().data_pipeline
-    if wanted == "cpu" or (wanted == "auto" and trainer.device.type != "cuda"):
+    if settings.current().data_pipeline != "gpu":
         return upstreams()
     with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
         dataset = trainer.build_dataset(path, "train", batch)
-    obstacle = ours.obstacle(dataset, trainer.args)
-    if wanted == "auto":
-        size = ours.bytes_of_all(dataset, batch, trainer.device) if obstacle is None else None
-        if None in from_all(size, trainer.vote_group):
-            return _over(dataset, trainer, upstreams)
-        say(f"data pipeline: gpu (auto: all {len(dataset)} pictures stay decoded on the GPU, {size / 2**30:.2f} GiB)")  # type: ignore[operator]  # not None
-        return _ours_for(trainer, dataset, batch)
-    if obstacle is None:
+    if (obstacle := ours.obstacle(dataset, trainer.args)) is None:
         where = "on the GPU" if trainer.device.type == "cuda" else f"the same tensor code on {trainer.device.type}"
         say(f"data pipeline: gpu (asked for): pictures are augmented as tensors, {where}")
         return _ours_for(trainer, dataset, batch)
@@ -64,15 +52,7 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
             f"data_pipeline=gpu and {obstacle.typed} contradict each other ({obstacle.reason}): leave one of them out"
         )
     say(f"data pipeline: gpu -> cpu: {obstacle.reason}")
-    return _over(dataset, trainer, upstreams)
-
-
-def _over(dataset: Any, trainer: YOLOv12Trainer, upstreams: Callable[[], Any]) -> Any:
-    """Ultralytics' loader over a data set that was built without a cache; it is built anew only if one was asked for."""
-    if trainer.args.cache:
-        return upstreams()
-    with replaced(trainer, build_dataset=lambda *_: dataset):
-        return upstreams()
+    return upstreams()
 
 
 def undisturbed(loader: Any) -> AbstractContextManager[Any]:
@@ -90,10 +70,9 @@ class Switch:
 
     def __init__(self, trainer: YOLOv12Trainer, wait: DataWait) -> None:
         self.trainer = trainer
-        self.is_auto = settings.current().data_pipeline == "auto"
         self.wait: DataWait | None = None
         """None where nothing is to be decided, or it is decided."""
-        if self.is_auto and not isinstance(trainer.train_loader, ours.PictureLoader):
+        if settings.current().data_pipeline == "auto":
             reason = self._why_not()
             self.wait = wait if reason is None else None
             reason = (
@@ -105,15 +84,13 @@ class Switch:
         """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples.
 
         Raises:
-            UserError: a callback changed the transforms of the data set after our loader, which does not use them, was asked for.
+            UserError: a callback changed the transforms of the data set after our loader was taken, which does not use them.
         """
         loader = self.trainer.train_loader
         if isinstance(loader, ours.PictureLoader) and ours.is_custom(loader.dataset):
-            if not self.is_auto:
-                raise UserError(
-                    "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
-                )
-            self._change_back(loader)
+            raise UserError(
+                "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
+            )
         if self.wait is None:
             return
         shares = [share for share in from_all(self.wait.share(), self.trainer.vote_group) if share is not None]
@@ -140,16 +117,6 @@ class Switch:
         if mosaic_is_closed:
             t.train_loader.close_mosaic()
         before.close()
-
-    def _change_back(self, loader: ours.PictureLoader) -> None:
-        """To ultralytics' loader over the same data set, with the transforms that it has now."""
-        t = self.trainer
-        say(
-            f"data pipeline: gpu -> cpu from epoch {t.epoch + 1} on: a script changed the data set's transforms, which ours does not use"
-        )
-        loader.close()
-        with replaced(t, build_dataset=lambda *_: loader.dataset):
-            t.train_loader = t.upstreams_loader()
 
     def _why_not(self) -> str | None:
         if self.trainer.device.type != "cuda":

@@ -107,19 +107,6 @@ def build(
     return PictureLoader(dataset, preparer, Order(plan), batch, threads)
 
 
-def bytes_of_all(dataset: Any, batch: int, device: torch.device) -> int | None:
-    """What all pictures of a training set take if they stay decoded on `device`; None if they do not fit there.
-
-    Args:
-        dataset: ultralytics'.
-        batch: images of a batch of this rank.
-        device: that trains.
-    """
-    count, imgsz = len(dataset), int(dataset.imgsz)
-    places, _ = store.sizes(count, min(batch, count), imgsz, store.limit_bytes(device))
-    return places * 3 * imgsz**2 if places == count else None
-
-
 def _cache(dataset: Any, imgsz: int, threads: int, folder: Path) -> cachefile.CacheFile | None:
     """The cache of decoded pictures, made now if need be; a line says where it is, or why there is none."""
     sizes = [fitted(label["shape"][0], label["shape"][1], imgsz) for label in dataset.labels]
