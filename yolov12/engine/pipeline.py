@@ -87,7 +87,7 @@ class Switch:
             UserError: a callback changed the transforms of the data set after our loader was taken, which does not use them.
         """
         loader = self.trainer.train_loader
-        if isinstance(loader, ours.PictureLoader) and ours.is_custom(loader.dataset):
+        if isinstance(loader, ours.PictureLoader) and loader.is_outdated():
             raise UserError(
                 "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
             )

@@ -171,6 +171,17 @@ def test_where_forward_needs_more_than_the_loss_the_prediction_is_forwards(monke
     assert run.recomputation.plan.peak_bytes == before + 64 * KIB
 
 
+def test_a_plan_that_a_neighbour_enforced_is_measured_too(monkeypatch, needed):
+    run = Run(monkeypatch, free=10 * needed)
+    run.first_steps()
+    run.step()
+    assert run.recomputation.first_steps is None
+    run.free = needed * 3 // 4
+    run.step()
+    assert run.recomputation.plan.dropped
+    assert run.recomputation.first_steps is not None
+
+
 def test_plans_are_not_measured_for_ever(monkeypatch, needed):
     run = Run(monkeypatch, free=needed)
     for _ in range(MOST_LEARNED + 1):

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from yolov12.data.loader.build import Obstacle, build, is_custom, obstacle
+from yolov12.data.loader.build import Obstacle, build, obstacle
 from yolov12.data.loader.loader import PictureLoader
 
-__all__ = ["Obstacle", "PictureLoader", "build", "is_custom", "obstacle"]
+__all__ = ["Obstacle", "PictureLoader", "build", "obstacle"]

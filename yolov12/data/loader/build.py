@@ -87,7 +87,7 @@ def build(
 
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
-    threads = max(min((os.cpu_count() or 1) // local_ranks, int(args.workers)), 1)
+    threads = max(min(len(os.sched_getaffinity(0)) // local_ranks, int(args.workers)), 1)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device, threads)
     places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))

@@ -30,12 +30,12 @@ class Dali:
         self._most = 0
 
     def __call__(self, files: Sequence[bytes]) -> list[Tensor]:
+        if self.device.type == "cuda":
+            # The memory of the last call's pictures is used anew or given back, so whoever copies them must be through.
+            torch.cuda.current_stream(self.device).synchronize()
         if self._pipeline is None or len(files) > self._most:
             self._most = len(files)
             self._pipeline = self._built(self._most)
-        if self.device.type == "cuda":
-            # The pictures of the last call are written anew, so whoever copies them must be through.
-            torch.cuda.current_stream(self.device).synchronize()
         try:
             self._pipeline.feed_input("files", [np.frombuffer(data, np.uint8) for data in files])
             (decoded,) = self._pipeline.run()

@@ -37,7 +37,9 @@ def choose(device: torch.device, threads: int) -> tuple[Decoder | None, str]:
     try:
         from yolov12.data.loader.dali import Dali
 
-        return Dali(device), f"NVIDIA DALI on the GPU, for {threads} reading threads would be few"
+        decoder = Dali(device)
+        decoder([_grey()])  # where it does not work, each file would be blamed for it
+        return decoder, f"NVIDIA DALI on the GPU, for {threads} reading threads would be few"
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"OpenCV in reading threads: NVIDIA DALI does not work here ({_one_line(error)})"
 
@@ -61,6 +63,14 @@ def decode(decoder: Decoder, files: Sequence[bytes]) -> tuple[list[Tensor | None
     first = [None if image is None else image.clone() for image in first]
     second, second_reasons = decode(decoder, files[half:])
     return first + second, first_reasons | {half + place: reason for place, reason in second_reasons.items()}
+
+
+def _grey() -> bytes:
+    """A JPEG of 16 x 16 pixels."""
+    import cv2
+    import numpy as np
+
+    return cv2.imencode(".jpg", np.full((16, 16, 3), 114, np.uint8))[1].tobytes()
 
 
 def _one_line(error: BaseException) -> str:

@@ -40,6 +40,26 @@ class Finished(NamedTuple):
     """On a GPU: when its pixels are there."""
 
 
+def fingerprint(dataset: Any) -> list[Any]:
+    """What tells that a data set's transforms were changed: which objects they are, and the numbers in them."""
+    return [(id(step), _plain(step)) for step in _steps(getattr(dataset, "transforms", None))]
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    inner = getattr(transform, "transforms", None)
+    if not isinstance(inner, list):
+        yield transform
+        return
+    for step in inner:
+        yield from _steps(step)
+
+
+def _plain(step: Any) -> dict[str, Any]:
+    return {
+        name: value for name, value in getattr(step, "__dict__", {}).items() if isinstance(value, (int, float, str))
+    }
+
+
 class PictureLoader:
     """Iterating gives one epoch of this rank's batches; the order is that of data/order.py."""
 
@@ -70,6 +90,7 @@ class PictureLoader:
             preparer.gatherer.store.block.record_stream(self._stream)
         self._at: Place | None = None
         self._making = threading.Lock()
+        self._transforms = fingerprint(dataset)
         self._running: Ahead[Finished] | None = None
         atexit.register(self.close)  # a thread that is in the middle of a kernel launch when Python ends can crash it
 
@@ -105,6 +126,11 @@ class PictureLoader:
     def close_mosaic(self) -> None:
         """From the next epoch on, leave out mosaic, mixup, cutmix and copy-paste."""
         self.preparer.hyperparameters = self.preparer.hyperparameters.without_mosaic()
+        self._transforms = fingerprint(self.dataset)
+
+    def is_outdated(self) -> bool:
+        """Whether somebody changed the data set's transforms, which are not used here, since the loader or `close_mosaic` took theirs over."""
+        return fingerprint(self.dataset) != self._transforms
 
     def reset(self) -> None:
         """End an epoch that is running; the next one takes what was changed in the meantime."""

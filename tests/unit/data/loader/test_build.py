@@ -132,7 +132,7 @@ def test_a_plan_may_leave_out_a_last_batch_that_is_not_full(
 def test_ranks_share_the_pictures_and_the_cores(
     folder: Path, built: list[PictureLoader], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(4))
     dataset = data_set(folder)
     built += [build(dataset, arguments(workers=8), 2, Plan(4, 4, rank=rank, ranks=2), 2, CPU, None) for rank in (0, 1)]
     assert [loader.num_workers for loader in built] == [2, 2]

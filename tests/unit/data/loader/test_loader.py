@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,31 @@ def test_closing_mosaic_takes_effect_with_the_next_epoch(loader_of: LoaderOf, au
     loader.reset()
     list(loader)
     assert [len(recipe.partners) > 0 for recipe in augmentation] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("change", ["other objects", "a number", "nothing"])
+def test_transforms_that_were_changed_since_are_noticed(loader_of: LoaderOf, change: str):
+    loader = loader_of()
+    step = SimpleNamespace(p=1.0, inner=object())
+    loader.dataset.transforms = SimpleNamespace(transforms=[SimpleNamespace(transforms=[step]), SimpleNamespace(p=0.5)])
+    loader.close_mosaic()  # what ultralytics does to the transforms then is no change of somebody else
+    if change == "other objects":
+        loader.dataset.transforms = SimpleNamespace(transforms=[SimpleNamespace(p=0.5)])
+    elif change == "a number":
+        step.p = 0.0
+    assert loader.is_outdated() == (change != "nothing")
+
+
+def test_undisturbed_no_batch_is_made(loader_of: LoaderOf, augmentation: list[stand_in.Recipe]):
+    loader = loader_of()
+    taker = threading.Thread(target=next, args=(iter(loader),))
+    with loader.undisturbed():
+        taker.start()
+        taker.join(0.2)
+        assert taker.is_alive()
+        assert not augmentation
+    taker.join(30)
+    assert augmentation
 
 
 def test_a_loop_that_stops_early_leaves_no_epoch_running(loader_of: LoaderOf):
