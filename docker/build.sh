@@ -11,7 +11,7 @@
 #   NCCL_TESTS=0             1: NVIDIA's all_reduce_perf instead of our check under its name
 #   BASE_IMAGE=...           instead of the pinned Debian
 #   BUILD_NETWORK=host       the network of the build's commands
-#   MAX_JOBS=4               compilers at once; by default as many as cores and memory allow
+#   MAX_JOBS=4               compilers at once for FLASH_ATTN=full; by default as many as cores and memory allow
 #   NO_CACHE=1               take nothing from the builder's cache, so that Debian's updates get in
 #   CA_BUNDLE=/path/ca.crt   certificates for a private mirror or an inspected network; a build secret, not in the image
 #   NETRC=/path/netrc        logins for private mirrors, as curl's .netrc has them; a build secret like the certificates

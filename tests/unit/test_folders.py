@@ -25,9 +25,9 @@ def test_a_folder_below_a_file_is_refused_with_the_users_words(tmp_path):
 
 def test_without_the_users_words_the_error_names_an_argument_that_there_is(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="name one with project=FOLDER$"):
+    with pytest.raises(UserError, match=r"name one with project=FOLDER$"):
         folders.check_writable(tmp_path / "file" / "runs")
-    with pytest.raises(UserError, match="name one with out=FOLDER$"):
+    with pytest.raises(UserError, match=r"name one with out=FOLDER$"):
         folders.check_writable(tmp_path / "file" / "runs", argument="out")
 
 
