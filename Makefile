@@ -26,7 +26,7 @@ demo-oom: setup ## a training beside a neighbour that takes half of the card in 
 	$(BIN)/yolov12 demo oom
 
 # The checkout before whatever else has this package: in the image yolov12:dev the environment does.
-test test-all lint render demo demo-oom: export PYTHONPATH := $(CURDIR)
+test test-all lint lock render demo demo-oom: export PYTHONPATH := $(CURDIR)
 
 test: setup ## the tests of every commit (JOBS=2 processes)
 	$(BATS) tests/shell
@@ -54,8 +54,8 @@ format: setup ## let ruff and shfmt rewrite what they can
 	$(BIN)/ruff format .
 	$(BIN)/shfmt -w $(SHELL_FILES)
 
-lock: render ## resolve the pins of env/versions.yaml into env/locks (UPGRADE=1: newest of what is not pinned)
-	$(BIN)/python env/lock.py $(if $(UPGRADE),--upgrade)
+lock: setup ## resolve the pins of env/versions.yaml into env/locks (UPGRADE=1: newest of what is not pinned)
+	$(BIN)/python env/relock.py $(if $(UPGRADE),--upgrade)
 
 bump: setup ## change a pin with all that follows from it: PKG=onnx VERSION=1.2.3 (several: PKG="a b" VERSION="1.2 3.4"; SHA256=... of what has one)
 	$(BIN)/python env/bump.py "$(PKG)" "$(VERSION)" --sha256 "$(SHA256)"

@@ -11,11 +11,16 @@
 #   NCCL_TESTS=0             1: NVIDIA's all_reduce_perf instead of our check under its name
 #   BASE_IMAGE=...           instead of the pinned Debian
 #   BUILD_NETWORK=host       the network of the build's commands
+#   MAX_JOBS=4               compilers at once for FLASH_ATTN=full; by default as many as cores and memory allow
 #   NO_CACHE=1               take nothing from the builder's cache, so that Debian's updates get in
 #   CA_BUNDLE=/path/ca.crt   certificates for a private mirror or an inspected network; a build secret, not in the image
 #   NETRC=/path/netrc        logins for private mirrors, as curl's .netrc has them; a build secret like the certificates
 #   TAG=name:tag             a further name, beside yolov12:$VARIANT
 set -euo pipefail
+
+# shellcheck source=docker/command.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/command.sh"
+usage "$@"
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 variant=${VARIANT:-train}
@@ -52,17 +57,42 @@ known FLASH_ATTN hd32 none full
 known DALI 1 0
 known TENSORRT none 10 11 rtx
 known NCCL_TESTS 0 1
+known NO_CACHE 0 1
+archs=$(python3 -c 'import json; print(json.load(open("docker/docker-bake.json"))["variable"]["ARCHS"]["default"])')
+if [[ -n ${ARCHS-} ]]; then
+    read -r -a asked <<<"$ARCHS"
+    for arch in "${asked[@]:-none}"; do
+        [[ " $archs " == *" $arch "* ]] || die "ARCHS=$ARCHS: type some of $archs, with spaces between"
+    done
+fi
+[[ ${MAX_JOBS:-auto} =~ ^(auto|[1-9][0-9]*)$ ]] || die "MAX_JOBS=$MAX_JOBS: type a number from 1 on, or leave it out"
+host='[A-Za-z0-9.-]+(:[0-9]+)?/' part='[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*' name_tag='[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}'
+[[ -z ${TAG-} || $TAG =~ ^($host)?$part(/$part)*(:$name_tag)?$ ]] ||
+    die "TAG=$TAG is no name of an image: type it as registry.example/team/yolov12:mine, the part before the colon in lower case"
+# The password is not shown either.
+[[ ! ${TENSORRT_INDEX-} =~ ^([A-Za-z+]+://)?[^/]*@ ]] ||
+    die "TENSORRT_INDEX has a login in it, which would stay in the image's history: put that into a file and type NETRC=FILE (docs/registry.md)"
+[[ -z ${TENSORRT_INDEX-} || ${TENSORRT-} == 1[01] ]] ||
+    die "TENSORRT_INDEX=$TENSORRT_INDEX is for TENSORRT=10 and TENSORRT=11 alone: type one of them too, or leave it out"
 [[ ${TENSORRT-} != 1[01] || -n ${TENSORRT_INDEX-} ]] ||
     die "TENSORRT=$TENSORRT needs TENSORRT_INDEX=ADDRESS, the package index of NVIDIA or a mirror of it:" \
         "no public one has these libraries. TENSORRT=rtx and none do without"
 
-# A CUDA line and a manager are variants of their own, with locks and budgets of their own.
+# takes NAME VALUE SUFFIX: this value makes another variant of it, with locks and budgets of its own, which can be named as well.
+takes() {
+    local name=$1 value=$2 suffix=$3
+    if [[ $variant == *"$suffix" ]]; then
+        [[ -z ${!name-} || ${!name} == "$value" ]] ||
+            die "VARIANT=$variant $name=${!name}: this variant has $name=$value; leave one of them out"
+    elif [[ ${!name-} == "$value" ]]; then
+        variant+=$suffix
+    fi
+}
 chosen=$variant
-known_variant() { grep -qF "\"yolov12:$variant\"" docker/docker-bake.json; }
-known_variant || die "VARIANT=$variant is not built: env/matrix.yaml has what is"
-[[ ${CUDA:-13.0} == 13.0 ]] || variant+=-cu128
-[[ ${ENV_MANAGER:-venv} == venv ]] || variant+=-conda
-known_variant ||
+is_variant "$variant" || die "VARIANT=$variant: type one of $(variants)"
+takes CUDA 12.8 -cu128
+takes ENV_MANAGER conda -conda
+is_variant "$variant" ||
     die "VARIANT=$chosen CUDA=${CUDA:-13.0} ENV_MANAGER=${ENV_MANAGER:-venv} is not built: env/matrix.yaml has what is, and under exclusions why"
 
 # The bake file names what it was rendered from: a pin that was changed since would silently not be in the image.
@@ -81,12 +111,15 @@ export INPUTS
 mapfile -d '' -t planned < <(plan | python3 docker/replay.py "$variant")
 ((${#planned[@]})) || die "docker/replay.py made nothing of the plan for $variant"
 
-# What is fixed for a variant does not follow the caller's variable, and must not be lost silently.
-for name in FLASH_ATTN DALI TENSORRT NCCL_TESTS; do
-    for argument in "${planned[@]}"; do
-        [[ -z ${!name-} || $argument != "$name="* || $argument == "$name=${!name}" ]] ||
-            die "$name=${!name}: yolov12:$variant is built with $argument only; env/matrix.yaml says why, under exclusions"
-    done
+# What is fixed for a variant, or no part of it, does not follow the caller's variable, and must not be lost silently.
+declare -A has=([ARCHS]=none [FLASH_ATTN]=none [DALI]=0 [TENSORRT]=none [NCCL_TESTS]=0)
+for argument in "${planned[@]}"; do
+    name=${argument%%=*}
+    [[ -z ${has[$name]-} ]] || has[$name]=${argument#*=}
+done
+for name in ARCHS FLASH_ATTN DALI TENSORRT NCCL_TESTS; do
+    [[ -z ${!name-} || ${!name} == "${has[$name]}" ]] ||
+        die "$name=${!name}: yolov12:$variant is built with $name=${has[$name]} only; env/matrix.yaml says why, under exclusions"
 done
 
 # Layers in zstd are smaller and unpack faster, and provenance says what they were made from. An engine that keeps its images in a store of its
@@ -113,7 +146,7 @@ fi
 [[ -z ${CA_BUNDLE-} ]] || options+=(--secret "id=ca,src=$CA_BUNDLE")
 [[ -z ${NETRC-} ]] || options+=(--secret "id=netrc,src=$NETRC")
 [[ -z ${TAG-} ]] || options+=(--tag "$TAG")
-[[ -z ${NO_CACHE-} ]] || options+=(--no-cache)
+[[ ${NO_CACHE:-0} == 0 ]] || options+=(--no-cache)
 if revision=$(git rev-parse HEAD 2>/dev/null); then
     # Files that no commit knows count too: they go into the image like the others.
     [[ -z $(git status --porcelain) ]] || revision+=-dirty

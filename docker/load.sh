@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: AGPL-3.0-or-later
 # `make load FILE=...`: an image that `make save` wrote into the local engine, if it arrived as it was written.
+#   FILE=yolov12-train.tar.zst   which file; FILE.sha256 lies beside it
 set -euo pipefail
+
+# shellcheck source=docker/command.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/command.sh"
+usage "$@"
 
 file=${FILE-}
 

@@ -4,7 +4,8 @@
 
     REGISTRY=registry.example/team VARIANT=train docker/push.py      # ALLOW_DIRTY=1: also from a checkout with changes
 
-Needs docker with buildx and a Python without packages. Exit codes: 0 the registry has it; 2 refused; 75 the registry did not answer.
+Needs docker with buildx and a Python without packages. Exit codes: 0 the registry has it; 2 refused, or no such host; 75 the registry did not
+answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,8 @@ REFUSALS = (
 def refusal(host: str, stderr: str) -> PushError:
     """What docker's last line on stderr means."""
     said = last_line(stderr).removeprefix("ERROR: ")
+    if "no such host" in said:  # a name server that answered; one that did not says something else
+        return PushError(f"there is no host {host} ({said}): look at REGISTRY for a typo")
     for pattern, advice in REFUSALS:
         if re.search(pattern, said, re.IGNORECASE):
             return PushError(f"{host} refuses ({said}): {advice.format(host=host)}")
@@ -267,7 +270,7 @@ def look_at(name: str) -> Image:
     inspected = subprocess.run(["docker", "image", "inspect", name], capture_output=True, text=True, check=False)
     if inspected.returncode:
         if "no such image" in inspected.stderr.lower():
-            raise PushError(f"there is no image {name}: type make build VARIANT={name.partition(':')[2]}")
+            raise PushError(f"there is no image {name}{how_to_build(name.partition(':')[2])}")
         raise PushError(f"docker does not answer: {inspected.stderr.strip()}")
     command = ["docker", "run", "--rm", "--network", "none", name, "verify", "--json"]
     report = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -280,6 +283,14 @@ def look_at(name: str) -> Image:
     found = json.loads(inspected.stdout)[0]
     variant = (found["Config"].get("Labels") or {}).get("yolov12.variant", "")
     return described(found, json.loads(report.stdout), whole_release(json.loads(BAKE.read_text()), variant))
+
+
+def how_to_build(variant: str) -> str:
+    """What to type, for the end of a sentence: the command, or where there is no such variant, those that there are."""
+    variants = list(json.loads(BAKE.read_text())["target"])
+    if variant in variants:
+        return f": type make build VARIANT={variant}"
+    return f", and no variant of that name: type one of {' '.join(variants)}"
 
 
 def whole_release(bake: Mapping[str, Any], variant: str) -> dict[str, str]:
@@ -320,8 +331,14 @@ def push(name: str, image: Image, registry: Registry) -> list[str]:
     return [*done, f"docker pull {where}@{held.digest}"]
 
 
-def main(environ: Mapping[str, str]) -> int:
-    """Read the variables of `make push`, do it, and say in one sentence what is wrong."""
+def main(environ: Mapping[str, str], arguments: Sequence[str] = ()) -> int:
+    """Read the variables of `make push`, do it, and say in one sentence what is wrong. Any argument shows the usage, and pushes nothing."""
+    if arguments:
+        is_asked = arguments[0] in ("-h", "--help")
+        if not is_asked:
+            print(f"push: {arguments[0]} is not understood: what there is to say is said by variables", file=sys.stderr)
+        print(__doc__, file=sys.stdout if is_asked else sys.stderr)
+        return 0 if is_asked else 2
     try:
         if not shutil.which("docker"):
             raise PushError("docker with buildx is needed: https://docs.docker.com/engine/install/")
@@ -342,4 +359,4 @@ def main(environ: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ))
+    sys.exit(main(os.environ, sys.argv[1:]))

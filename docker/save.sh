@@ -5,6 +5,10 @@
 #   VARIANT=train                which image
 set -euo pipefail
 
+# shellcheck source=docker/command.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/command.sh"
+usage "$@"
+
 file=${FILE-} image=yolov12:${VARIANT:-train}
 
 die() {
@@ -21,9 +25,15 @@ case $file in
 *.tar) compress=(cat) ;;
 *) die "FILE=$file: let it end in .tar.zst, .tar.gz or .tar" ;;
 esac
+folder=$(dirname -- "$file")
+[[ -d $folder ]] || die "FILE=$file: there is no folder $folder"
+[[ -w $folder ]] || die "FILE=$file: $folder can not be written to"
 type -P docker >/dev/null || die "docker is needed: https://docs.docker.com/engine/install/"
 type -P "${compress[0]}" >/dev/null || die "FILE=$file needs ${compress[0]}: install it, or let the name end in .tar"
-docker image inspect "$image" >/dev/null 2>&1 || die "there is no image $image: type make build VARIANT=${VARIANT:-train}"
+if ! docker image inspect "$image" >/dev/null 2>&1; then
+    is_variant "${VARIANT:-train}" || die "there is no image $image, and no variant of that name: type one of $(variants)"
+    die "there is no image $image: type make build VARIANT=${VARIANT:-train}"
+fi
 
 # Under another name until it is whole, so that an interrupted save leaves nothing that looks like one.
 trap 'rm -f -- "$file.part"' EXIT

@@ -5,7 +5,11 @@
 #   KEY=cosign.key    what cosign's --key takes; without it keyless: cosign asks who you are, and a workflow answers for itself
 set -euo pipefail
 
-image=${IMAGE-} here=$(dirname -- "${BASH_SOURCE[0]}")
+here=$(dirname -- "${BASH_SOURCE[0]}")
+# shellcheck source=docker/command.sh
+. "$here/command.sh"
+usage "$@"
+image=${IMAGE-}
 
 die() {
     printf 'sign: %s\n' "$*" >&2
@@ -15,6 +19,8 @@ die() {
 [[ -n $image ]] || die "which image? Type make sign IMAGE=registry.example/team/yolov12@sha256:..., as make push printed it last"
 [[ $image =~ ^[^@[:space:]]+@sha256:[0-9a-f]{64}$ ]] ||
     die "IMAGE=$image: name it by its digest, as make push printed it last, since a tag can move before it is signed"
+# A key in a file; cosign has others, such as awskms://... and pkcs11:...
+[[ -z ${KEY-} || $KEY == *:* || -s $KEY ]] || die "KEY=$KEY: no such file, or an empty one"
 type -P docker >/dev/null || die "docker is needed: https://docs.docker.com/engine/install/"
 type -P cosign >/dev/null || die "cosign is needed: https://docs.sigstore.dev/cosign/system_config/installation/"
 options=(--yes)

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -24,14 +23,14 @@ from compatibility import contradictions, lines_of
 from moved_seams import moved, tables
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
-from render import PAGES, ROOT, WHOLE_FILES
+from relock import Undone, difference, kept_on_failure, locked, relock
+from render import ROOT
 
 BY_HAND = {"digest", "commit"}
 """What else stands beside a version, and is not changed here."""
-LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
 
-class BumpError(Exception):
+class BumpError(Undone):
     """The pin can not be changed as asked; nothing was. The message says what to type."""
 
 
@@ -50,7 +49,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
         changes = paired(options.packages.split(), options.versions.split())
         for line in bump(changes, options.sha256.split(), root):
             print(line, flush=True)
-    except BumpError as error:
+    except Undone as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("next: make test (it installs the new locks first)")
@@ -77,15 +76,14 @@ def bump(changes: Mapping[str, str], hashes: Sequence[str], root: Path) -> Itera
     if wrong := [said for pins in lines_of(yaml.safe_load(text)).values() for said in contradictions(pins)]:
         raise BumpError("; ".join(wrong) + ": change them in one call")
     before = locked(root)
-    rendered = [root / name for name in (*WHOLE_FILES, *PAGES)]
-    with kept_on_failure([pins, *rendered, *(root / "env/locks").glob("*.txt")]):
+    with kept_on_failure([pins]):
         pins.write_text(text, encoding="utf-8")
-        for script in ("env/render.py", "env/lock.py"):
-            yield f"running {script}"
-            run(script, root)
+        yield from relock(root)
     for package, version in changes.items():
         yield f"pinned: {package} {version}"
     yield from difference(before, locked(root))
+    for package, value in sha256.items():
+        yield f"taken as given: sha256 {value} of {package}, which no file was held against here; what fetches the file refuses any other"
     if "ultralytics" in changes:
         yield from seams_moved(changes["ultralytics"], root)
 
@@ -202,46 +200,6 @@ def _places(text: str) -> list[_Place]:
                 yield from walk(value, (*path, key))
 
     return list(walk(yaml.compose(text) or yaml.MappingNode("", []), ()))
-
-
-@contextmanager
-def kept_on_failure(paths: list[Path]) -> Iterator[None]:
-    """Put the files back as they were if the block ends in any error, an interruption among them; remove what was not there."""
-    before = {path: path.read_bytes() if path.exists() else None for path in paths}
-    try:
-        yield
-    except BaseException:
-        for path, content in before.items():
-            if content is not None:
-                path.write_bytes(content)
-            else:
-                path.unlink(missing_ok=True)
-        raise
-
-
-def run(script: str, root: Path) -> None:
-    """Run one of env/'s programs; BumpError with its own words if it fails."""
-    done = subprocess.run([sys.executable, script], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        words = done.stderr.partition("Traceback (most recent call last)")[0].strip() or done.stderr.strip()
-        raise BumpError(f"{script} failed, and every file is as before:\n{words}")
-
-
-def locked(root: Path) -> dict[str, set[str]]:
-    """What the locks hold: name -> its versions over all of them."""
-    found: dict[str, set[str]] = {}
-    for path in (root / "env/locks/build.txt", *(root / "env/locks").glob("*-py*.txt")):
-        for name, version in LOCKED.findall(path.read_text(encoding="utf-8")):
-            found.setdefault(canonicalize_name(name), set()).add(version)
-    return found
-
-
-def difference(before: Mapping[str, set[str]], after: Mapping[str, set[str]]) -> list[str]:
-    """`name old -> new` for each package that locking changed."""
-    words = {
-        name: [" ".join(sorted(locks.get(name, {"none"}))) for locks in (before, after)] for name in {*before, *after}
-    }
-    return [f"locked: {name} {old} -> {new}" for name, (old, new) in sorted(words.items()) if old != new]
 
 
 def seams_moved(version: str, root: Path) -> list[str]:

@@ -112,8 +112,23 @@ find_workplace() {
             cd "$place"
         fi
     elif [[ $PWD == "$workspace" ]] && ! usable .; then
-        say "$workspace belongs to $(stat -c %u:%g -- .), and $(id -u):$(id -g) can not write there:" \
-            "leave --user out, or type --user $(stat -c %u:%g -- .)"
+        say "$(why_not_writable)"
+    fi
+}
+
+# Why nothing can be written to the mounted workspace, and what to type. It is looked at by its path: in a folder of someone else's with
+# mode 700, even `.` can not be.
+why_not_writable() {
+    local user owner mode
+    user=$(id -u):$(id -g)
+    if [[ ,$(findmnt --noheadings --raw --output OPTIONS --target "$workspace" 2>/dev/null), == *,ro,* ]]; then
+        echo "$workspace is mounted read-only: leave :ro out of -v, or name another folder for what is written"
+    elif ! read -r owner mode < <(stat -c '%u:%g %a' -- "$workspace" 2>/dev/null); then
+        echo "$workspace can not be looked at as $user: leave --user out, or type that of its owner"
+    elif [[ ${owner%:*} == "${user%:*}" ]]; then
+        echo "$workspace belongs to $owner, as this container runs, and can not be written all the same (its mode is $mode): type chmod u+rwx on the host"
+    else
+        echo "$workspace belongs to $owner, and $user can not write there: leave --user out, or type --user $owner"
     fi
 }
 

@@ -49,12 +49,13 @@ def why_not_writable(folder: Path) -> str:
         return (error.strerror or str(error)).lower()
 
 
-def check_writable(path: Path, words: str = "") -> None:
+def check_writable(path: Path, words: str = "", argument: str = "project") -> None:
     """Make sure that the folder `path` can be made or written to, without making it.
 
     Args:
         path: the folder; it need not exist.
         words: how the user asked for it, for the error.
+        argument: by what another folder can be asked for.
 
     Raises:
         UserError: it can not.
@@ -64,7 +65,7 @@ def check_writable(path: Path, words: str = "") -> None:
     nearest = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if reason := why_not_writable(nearest):
         where = f"{words}: can not write to {path}" if words else f"can not write to {path}"
-        advice = "name another folder" if words else "name one with project=FOLDER"
+        advice = "name another folder" if words else f"name one with {argument}=FOLDER"
         raise UserError(f"{where} ({nearest}: {reason}); {advice}")
 
 

@@ -7,7 +7,7 @@ bats_require_minimum_version 1.5.0
 load common
 
 setup() {
-    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE NETRC TAG
+    unset VARIANT ARCHS CUDA ENV_MANAGER FLASH_ATTN DALI TENSORRT TENSORRT_INDEX NCCL_TESTS MAX_JOBS BASE_IMAGE BUILD_NETWORK CA_BUNDLE NETRC TAG NO_CACHE
     size=5100000000
     stub git 'exit 1'
     stub docker 'case "$1 $2" in
@@ -134,6 +134,8 @@ build() { "${repo:?}/docker/build.sh"; }
     [[ $output != *"<--no-cache>"* ]]
     NO_CACHE=1 run build
     printed "<--no-cache>"
+    NO_CACHE=0 run build
+    [[ $output != *"<--no-cache>"* ]]
 }
 
 @test "the inputs' hash is an argument and a label, and follows a source file and an argument" {
@@ -167,6 +169,62 @@ build() { "${repo:?}/docker/build.sh"; }
     [ "$output" = "build: DALI=2: type one of 1 0" ]
     TENSORRT=9 run -2 build
     [ "$output" = "build: TENSORRT=9: type one of none 10 11 rtx" ]
+    NO_CACHE=yes run -2 build
+    [ "$output" = "build: NO_CACHE=yes: type one of 0 1" ]
+}
+
+@test "archs that torch has no code for, or written otherwise, are refused before anything is built" {
+    for archs in 95 89 sm_90 9.0 90,80 "90 91" " " "*"; do
+        ARCHS=$archs run -2 build
+        [ "$output" = "build: ARCHS=$archs: type some of 75 80 86 90 100 120, with spaces between" ]
+    done
+}
+
+@test "what the kernels can be built for is among what a build takes" {
+    known=$(PYTHONPATH=$repo/docker/flash_attn python3 -c 'import build; print(*build.CODE_FOR)')
+    for arch in $(python3 -c 'import json; print(json.load(open("'"$repo"'/docker/docker-bake.json"))["variable"]["ARCHS"]["default"])'); do
+        [[ " $known " == *" $arch "* ]]
+    done
+}
+
+@test "a number of compilers that is none, and a name that no image can have, are refused" {
+    for jobs in many 0 -1 1.5; do
+        MAX_JOBS=$jobs run -2 build
+        [ "$output" = "build: MAX_JOBS=$jobs: type a number from 1 on, or leave it out" ]
+    done
+    for tag in Mine team/ "a b" name:a:b https://registry.example/name name: "name:$(printf 'x%.0s' {1..129})"; do
+        TAG=$tag run -2 build
+        [[ $output == "build: TAG=$tag is no name of an image: "* ]]
+    done
+}
+
+@test "a login in the address of an index is refused without showing it, and so is an index that nothing is taken from" {
+    for address in https://me:secret@index.example/simple https://secret@index.example me:secret@index.example; do
+        TENSORRT=10 TENSORRT_INDEX=$address run -2 build
+        [[ $output == "build: TENSORRT_INDEX has a login in it, "*"NETRC=FILE (docs/registry.md)" ]]
+        [[ $output != *secret* ]]
+    done
+    TENSORRT=rtx TENSORRT_INDEX=https://index.example/a@b run -2 build
+    [[ $output == "build: TENSORRT_INDEX=https://index.example/a@b is for TENSORRT=10 and TENSORRT=11 alone: "* ]]
+}
+
+@test "a choice that a variant has no part for is refused, and one that says so is not" {
+    for choice in ARCHS=90 FLASH_ATTN=full DALI=1 TENSORRT=rtx NCCL_TESTS=1; do
+        run -2 env VARIANT=deploy "$choice" "$repo/docker/build.sh"
+        [[ $output == "build: $choice: yolov12:deploy is built with ${choice%=*}="*" only; env/matrix.yaml says why, under exclusions" ]]
+    done
+    VARIANT=deploy FLASH_ATTN=none DALI=0 TENSORRT=none NCCL_TESTS=0 run -0 build
+}
+
+@test "help and anything else behind it show the usage, and build nothing" {
+    run -0 --separate-stderr "${repo:?}/docker/build.sh" --help
+    [[ ${lines[0]} == "Builds the image into the local engine, "* ]]
+    [[ ${lines[-1]} == "  TAG=name:tag "* ]]
+    run -2 --separate-stderr "$repo/docker/build.sh" VARIANT=deploy
+    [ -z "$output" ]
+    # shellcheck disable=SC2154 # set by run
+    [ "${stderr_lines[0]}" = "build: VARIANT=deploy is not understood: what there is to say is said by variables" ]
+    [[ ${stderr_lines[1]} == "Builds the image into the local engine, "* ]]
 }
 
 @test "a choice is passed on, and is a label" {
@@ -198,6 +256,10 @@ build() { "${repo:?}/docker/build.sh"; }
     CUDA=13.0 ENV_MANAGER=venv run -0 build
     printed "<yolov12:train>"
     printed "<ENV_MANAGER=venv>"
+    VARIANT=train-cu128 CUDA=12.8 run -0 build
+    printed "<yolov12:train-cu128>"
+    VARIANT=train-cu128 CUDA=13.0 run -2 build
+    [ "$output" = "build: VARIANT=train-cu128 CUDA=13.0: this variant has CUDA=12.8; leave one of them out" ]
 }
 
 @test "what is not built together is refused with where the reason stands" {
@@ -238,7 +300,9 @@ build() { "${repo:?}/docker/build.sh"; }
 
 @test "a variant that there is not is refused in one sentence" {
     VARIANT=trian run -2 build
-    [ "$output" = "build: VARIANT=trian is not built: env/matrix.yaml has what is" ]
+    [ "$output" = "build: VARIANT=trian: type one of train train-nonroot train-cu128 train-conda dev deploy deploy-nonroot deploy-ort deploy-ort-nonroot" ]
+    VARIANT="train dev" run -2 build
+    [[ $output == "build: VARIANT=train dev: type one of train "* ]]
 }
 
 @test "certificates or logins that are not there are an error that names them" {

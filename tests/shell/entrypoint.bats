@@ -17,6 +17,7 @@ setup() {
     caller 1000 1000
     owner 1000:1000
     stub mountpoint 'exit 0'
+    stub findmnt 'echo rw,nosuid,relatime'
     gpus 580.65.06 "NVIDIA H100, 9.0"
     cd "$workspace" || return
 }
@@ -27,7 +28,7 @@ caller() {
 }
 
 # owner UID:GID: whose folder is mounted at the workspace.
-owner() { stub stat "echo $1"; }
+owner() { stub stat "case \$* in *%a*) echo $1 755 ;; *) echo $1 ;; esac"; }
 
 # gpus DRIVER LINE...: a machine with that driver and these GPUs, in an image for sm_75, sm_80 and sm_90; no LINE: no GPU.
 gpus() {
@@ -261,6 +262,44 @@ entrypoint() {
     owner 1001:1002
     run entrypoint val
     printed "entrypoint: $workspace belongs to 1001:1002, and 12345:0 can not write there: leave --user out, or type --user 1001:1002"
+}
+
+@test "a workspace that is mounted read-only is called so, whoever owns it" {
+    override='usable() { [[ $1 != . ]]; }'
+    stub findmnt '[[ ${*: -1} == */workspace ]] && echo ro,nosuid,relatime'
+    for ids in "1000 1000" "777 777"; do
+        # shellcheck disable=SC2086 # two words
+        caller $ids
+        run entrypoint train
+        [ "${lines[0]}" = "entrypoint: $workspace is mounted read-only: leave :ro out of -v, or name another folder for what is written" ]
+        [ "${lines[1]}" = "yolov12 [train]" ]
+    done
+}
+
+@test "a mounted workspace of the caller's own that can not be written is not called someone else's" {
+    override='usable() { [[ $1 != . ]]; }'
+    run entrypoint train
+    [[ ${lines[0]} == "entrypoint: $workspace belongs to 1000:1000, as this container runs, "*"(its mode is 755): type chmod u+rwx on the host" ]]
+}
+
+@test "a workspace that can not even be looked at gets one whole sentence" {
+    override='usable() { [[ $1 != . ]]; }'
+    stub stat 'echo "stat: cannot statx: Permission denied" >&2; exit 1'
+    run entrypoint train
+    [ "${lines[0]}" = "entrypoint: $workspace can not be looked at as 1000:1000: leave --user out, or type that of its owner" ]
+    [ "${lines[1]}" = "yolov12 [train]" ]
+}
+
+@test "someone else's workspace with mode 700 is looked at by its path" {
+    rm "$BATS_TEST_TMPDIR/bin/stat" "$BATS_TEST_TMPDIR/bin/id"
+    [ "$(id -u)" -eq 0 ] || skip "needs root, to be two users"
+    as_another=(setpriv --reuid=777 --regid=777 --clear-groups --)
+    "${as_another[@]}" true 2>/dev/null || skip "needs the capabilities SETUID and SETGID"
+    chmod a+x "$BATS_RUN_TMPDIR" "$BATS_RUN_TMPDIR/test" "$BATS_TEST_TMPDIR"
+    chown 4321:4321 "$workspace"
+    chmod 700 "$workspace"
+    run -0 "${as_another[@]}" bash -c 'source /dev/stdin; workspace=$1; find_workplace' - "$workspace" <"${repo:?}/scripts/entrypoint.sh"
+    [ "$output" = "entrypoint: $workspace belongs to 4321:4321, and 777:777 can not write there: leave --user out, or type --user 4321:4321" ]
 }
 
 @test "a driver that is too old ends it before Python starts, with what to do" {

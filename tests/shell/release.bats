@@ -21,7 +21,7 @@ setup() {
         echo "{\"image\": {\"version\": \"1.2.3\", \"inputs\": \"$inputs\", \"archs\": [],
             \"packages\": {}, \"flash_attn\": null, \"base_image\": \"$base\"}}" ;;
     "buildx imagetools") name=${!#}
-        [[ -z ${unreachable-} ]] || { echo "ERROR: dial tcp: connection refused" >&2; exit 1; }
+        [[ -z ${unreachable-} ]] || { echo "ERROR: dial tcp: $unreachable" >&2; exit 1; }
         [[ -s held-${name##*:} ]] || { echo "ERROR: $name: not found" >&2; exit 1; }
         [[ $* == *--raw* ]] && cat "held-${name##*:}" || echo "{}" ;;
     "push "*) echo "layers: pushed"; echo "{\"config\": {\"digest\": \"sha256:local\"}}" >"held-${2##*:}" ;;
@@ -71,6 +71,26 @@ push() { REGISTRY=${REGISTRY-registry.example/team} VARIANT=deploy "${repo:?}/do
     [ "$output" = "push: there is no image yolov12:deploy: type make build VARIANT=deploy" ]
 }
 
+@test "an image of a variant that there is not names those that there are" {
+    for program in push.py save.sh; do
+        no_image=1 run -2 env FILE=image.tar REGISTRY=registry.example VARIANT=trian "${repo:?}/docker/$program"
+        [[ $output == "${program%.*}: there is no image yolov12:trian, and no variant of that name: type one of train train-nonroot "* ]]
+        [[ $output != *"make build"* ]]
+    done
+}
+
+@test "help and anything else behind a program show its usage, and do nothing" {
+    for program in push.py save.sh load.sh sign.sh; do
+        run -0 --separate-stderr "${repo:?}/docker/$program" --help
+        [[ ${lines[0]} == *"\`make ${program%.*}"* ]]
+        run -2 --separate-stderr "$repo/docker/$program" VARIANT=deploy
+        [ -z "$output" ]
+        # shellcheck disable=SC2154 # set by run
+        [ "${stderr_lines[0]}" = "${program%.*}: VARIANT=deploy is not understood: what there is to say is said by variables" ]
+    done
+    [ ! -e asked ]
+}
+
 @test "an image that does not verify is not pushed" {
     unverified=1 run -2 push
     [ "$output" = "push: yolov12:deploy is not what was built: docker run --rm yolov12:deploy verify says what differs" ]
@@ -86,8 +106,15 @@ push() { REGISTRY=${REGISTRY-registry.example/team} VARIANT=deploy "${repo:?}/do
 }
 
 @test "a registry that does not answer is worth a retry" {
-    unreachable=1 run -75 push
-    [[ $output == "push: registry.example did not answer"*"try again" ]]
+    for words in "connection refused" "i/o timeout"; do
+        unreachable=$words run -75 push
+        [[ $output == "push: registry.example did not answer"*"try again" ]]
+    done
+}
+
+@test "a registry that is no host is a typo" {
+    unreachable="lookup registry.example on 10.0.0.1:53: no such host" run -2 push
+    [[ $output == "push: there is no host registry.example ("*"): look at REGISTRY for a typo" ]]
 }
 
 @test "make push hands its variables on" {
@@ -125,9 +152,18 @@ stub_cosign() {
 
 @test "a key is cosign's own" {
     stub_cosign
+    echo key >"my cosign.key"
     KEY="my cosign.key" run -0 sign
     [ "${lines[0]}" = "cosign sign --yes --key my cosign.key $pushed" ]
     [[ ${lines[1]} == "cosign attest --yes --key my cosign.key --type cyclonedx "* ]]
+}
+
+@test "a key that is not there is named before anything is looked for, and one that is no file is cosign's matter" {
+    KEY=/nokey run -2 sign
+    [ "$output" = "sign: KEY=/nokey: no such file, or an empty one" ]
+    stub_cosign
+    KEY=awskms:///alias/mine run -0 sign
+    [ "${lines[0]}" = "cosign sign --yes --key awskms:///alias/mine $pushed" ]
 }
 
 # in_workflow COMMAND: with what a runner of GitHub sets.
@@ -202,6 +238,21 @@ in_workflow() {
     [ "$output" = "save: FILE=image.zip: let it end in .tar.zst, .tar.gz or .tar" ]
     FILE='' run -2 "$repo/docker/save.sh"
     [ "$output" = "save: where to? Type make save FILE=yolov12-train.tar.zst" ]
+}
+
+@test "save into a folder that is not there says so at once" {
+    FILE=missing/image.tar run -2 "${repo:?}/docker/save.sh"
+    [ "$output" = "save: FILE=missing/image.tar: there is no folder missing" ]
+    [ ! -e asked ]
+}
+
+@test "what save writes into a checkout leaves it clean, and only at its top" {
+    git init -q .
+    cp "${repo:?}/.gitignore" .
+    files=(image.tar image.tar.zst image.tar.gz)
+    run -0 git check-ignore "${files[@]}" "${files[@]/%/.sha256}"
+    [ "${#lines[@]}" -eq 6 ]
+    run -1 git check-ignore tests/image.tar tests/image.tar.zst image.sha256
 }
 
 @test "save of an image that is not there says how to build it" {

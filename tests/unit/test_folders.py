@@ -23,6 +23,14 @@ def test_a_folder_below_a_file_is_refused_with_the_users_words(tmp_path):
         folders.check_writable(tmp_path / "file" / "runs", "project=file")
 
 
+def test_without_the_users_words_the_error_names_an_argument_that_there_is(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"name one with project=FOLDER$"):
+        folders.check_writable(tmp_path / "file" / "runs")
+    with pytest.raises(UserError, match=r"name one with out=FOLDER$"):
+        folders.check_writable(tmp_path / "file" / "runs", argument="out")
+
+
 def test_a_file_as_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     assert folders.why_not_writable(tmp_path / "file") == "not a folder"

@@ -110,7 +110,7 @@ def make_folder(asked: str | Path | None) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         return out
     runs, _ = folders.runs_folder()
-    folders.check_writable(runs)
+    folders.check_writable(runs, argument="out")
     runs.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

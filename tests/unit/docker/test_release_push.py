@@ -212,7 +212,9 @@ def test_no_registry_says_what_to_type():
     ("stderr", "exit_code", "advice"),
     [
         ('ERROR: failed to do request: Head "http://h": dial tcp: connect: connection refused', 75, "try again"),
-        ("ERROR: lookup registry.invalid: no such host", 75, "try again"),
+        ("ERROR: dial tcp 192.0.2.1:443: i/o timeout", 75, "try again"),
+        ("ERROR: lookup h on 127.0.0.53:53: no such host", 2, "look at REGISTRY for a typo"),
+        ("ERROR: lookup h on 127.0.0.53:53: server misbehaving", 75, "try again"),
         ("ERROR: unexpected status from HEAD request to https://h: 503 Service Unavailable", 75, "try again"),
         ("ERROR: unexpected status from HEAD request to https://h: 401 Unauthorized", 2, "docker login h"),
         ("denied: requested access to the resource is denied", 2, "docker login h"),

@@ -61,6 +61,13 @@ def test_a_folder_that_can_not_be_made_is_refused_before_anything_runs(tmp_path)
         demo.make_folder(tmp_path / "file" / "out")
 
 
+def test_where_runs_can_not_go_the_argument_that_is_named_is_the_tours_own(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(demo.folders, "runs_folder", lambda: (tmp_path / "file" / "runs", "a test"))
+    with pytest.raises(UserError, match=r"name one with out=FOLDER$"):
+        demo.make_folder(None)
+
+
 @pytest.fixture(scope="module")
 def short_tour(tmp_path_factory):
     """A tour too short to learn anything, with what it said at its end."""
