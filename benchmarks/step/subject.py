@@ -73,6 +73,7 @@ def on_drawn_batch(config: dict[str, Any], images: int, imgsz: int, device: torc
     current = settings.current()
     dtype, _ = precision.choose(device, current.amp)
     batch = train_step.synthetic_batch(images, imgsz, device)
+    batch["cls"].remainder_(config["nc"])  # drawn from COCO's 80
     model, whole = train_step.trainee_of(config, batch, device)
     computes_in = dtype or torch.float32
     step = Step(

@@ -41,12 +41,27 @@ class Counting(TorchDispatchMode):
         """Called by torch instead of the operator."""
         made = func(*args, **(kwargs or {}))
         phase = self.phase()
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
+        if func._overloadpacket is torch.ops.aten.convolution_backward:
+            self.work.operations[phase] += operations_of_convolutions_gradient(*args)
+        elif (count := flop_registry.get(func._overloadpacket)) is not None:
             self.work.operations[phase] += count(*args, **(kwargs or {}), out_val=made)
         if not _moves_nothing(func):
             self.work.moved[phase] += bytes_of((args, kwargs)) + bytes_of(made)
         return made
+
+
+def operations_of_convolutions_gradient(grad_out: Tensor, x: Tensor, weight: Tensor, *options: Any) -> int:
+    """As many as forward for the input's gradient, and again for the weight's. torch's own count ignores groups (utils/flop_counter.py, 2.11).
+
+    Args:
+        grad_out: (n, channels out, height, width).
+        x: (n, channels in, height, width).
+        weight: (channels out, channels in / groups, height, width); turned round if the convolution is transposed.
+        options: the other arguments of aten::convolution_backward; `transposed` is the fifth, and which gradients are wanted the last.
+    """
+    is_transposed, wanted = options[4], options[-1]
+    forward = 2 * (x if is_transposed else grad_out).numel() * weight[0].numel()
+    return forward * sum(wanted[:2])
 
 
 def bytes_of(tree: Any) -> int:
