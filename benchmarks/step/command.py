@@ -46,6 +46,7 @@ def _run(options: dict[str, Any], steps: int, out: Path) -> None:
 
     from benchmarks.step import subject
     from yolov12 import YOLO
+    from yolov12.data.synth import bundled
     from yolov12.model.names import resolve
 
     path = resolve(str(options.pop("model", None) or "yolov12n.yaml"))
@@ -57,10 +58,9 @@ def _run(options: dict[str, Any], steps: int, out: Path) -> None:
         name = str(found.dtype).removeprefix("torch.")
         _show(_looked_at(found, steps, out, f"{Path(path).name}, batch {batch} at {imgsz} px, {name}, on {on}"), out)
 
-    # An autotuner that has not chosen, or may not, is no step near the hardware's limit.
-    torch.backends.cudnn.benchmark = True
-    if options.get("data"):
-        subject.on_data({**options, "model": path, "batch": batch, "imgsz": imgsz, "device": device}, look)
+    if data := options.get("data"):
+        data = str(bundled()) if data == "synth" else data
+        subject.on_data({**options, "data": data, "model": path, "batch": batch, "imgsz": imgsz, "device": device}, look)
         return
     if not isinstance(batch, int) or batch < 1 or not isinstance(imgsz, int):
         raise UserError(f"batch={batch} imgsz={imgsz}: without data= type whole numbers, such as batch=64 imgsz=640")

@@ -70,6 +70,7 @@ class Subject:
 def on_drawn_batch(config: dict[str, Any], images: int, imgsz: int, device: torch.device) -> Subject:
     """A model of this architecture, with weights as they begin, and one batch that stays on the device."""
     install_patches()
+    train_step.set_determinism(on=False)
     current = settings.current()
     dtype, _ = precision.choose(device, current.amp)
     batch = train_step.synthetic_batch(images, imgsz, device)

@@ -77,4 +77,5 @@ def _moves_nothing(func: torch._ops.OpOverload) -> bool:
     """Whether it makes a view, or memory whose content nobody has written."""
     returns = func._schema.returns
     is_view = any(one.alias_info is not None and not one.alias_info.is_write for one in returns)
-    return is_view or func._schema.name.split("::")[-1].startswith(("empty", "new_empty", "resize"))
+    # _unsafe_view is one that autograd is not told of.
+    return is_view or func._schema.name.split("::")[-1].startswith(("empty", "new_empty", "resize", "_unsafe_view"))
