@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import timing
 
-COPIED_BYTES = {"cuda": 2 * 2**30, "cpu": 64 * 2**20}
+COPIED_BYTES = {"cuda": 2**30, "cpu": 64 * 2**20}
 """Far beyond a cache."""
 PRODUCT_SIZE = {"cuda": 8192, "cpu": 512}
 REPEATS = 10
@@ -34,21 +34,25 @@ def measured(device: torch.device, dtype: torch.dtype) -> Ceilings:
         dtype: of the matrices.
     """
     copied, size = COPIED_BYTES[device.type], PRODUCT_SIZE[device.type]
-    source = torch.ones(copied, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy_ms = _least_ms(lambda: target.copy_(source), device)
-    del source, target
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    product_ms = _least_ms(lambda: left @ right, device)
-    del left, right
+    found = Ceilings(
+        2 * copied / _copy_ms(copied, device) * 1000,
+        2 * size**3 / _product_ms(size, device, dtype) * 1000,
+        f"a copy of {copied / 2**30:g} GiB, a product of two {str(dtype).removeprefix('torch.')} matrices of {size} x {size}",
+    )
     if device.type == "cuda":
         torch.cuda.empty_cache()  # the step's plan looks at what is free
-    name = str(dtype).removeprefix("torch.")
-    return Ceilings(
-        2 * copied / copy_ms * 1000,
-        2 * size**3 / product_ms * 1000,
-        f"a copy of {copied / 2**30:g} GiB, a product of two {name} matrices of {size} x {size}",
-    )
+    return found
+
+
+def _copy_ms(size_bytes: int, device: torch.device) -> float:
+    source = torch.ones(size_bytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return _least_ms(lambda: target.copy_(source), device)
+
+
+def _product_ms(size: int, device: torch.device, dtype: torch.dtype) -> float:
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return _least_ms(lambda: left @ right, device)
 
 
 def _least_ms(call: Callable[[], object], device: torch.device) -> float:

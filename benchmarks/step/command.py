@@ -60,7 +60,9 @@ def _run(options: dict[str, Any], steps: int, out: Path) -> None:
 
     if data := options.get("data"):
         data = str(bundled()) if data == "synth" else data
-        subject.on_data({**options, "data": data, "model": path, "batch": batch, "imgsz": imgsz, "device": device}, look)
+        subject.on_data(
+            {**options, "data": data, "model": path, "batch": batch, "imgsz": imgsz, "device": device}, look
+        )
         return
     if not isinstance(batch, int) or batch < 1 or not isinstance(imgsz, int):
         raise UserError(f"batch={batch} imgsz={imgsz}: without data= type whole numbers, such as batch=64 imgsz=640")
@@ -112,4 +114,6 @@ def _show(report: Report, out: Path) -> None:
 
     print("\n".join(table.lines(report)))
     traces = [EAGER] + [GRAPH] * (report.graph_profile is not None)
-    print(f"\ntraces, for ui.perfetto.dev or chrome://tracing: {' '.join(str(out / name) for name in traces)}", flush=True)
+    print(
+        f"\ntraces, for ui.perfetto.dev or chrome://tracing: {' '.join(str(out / name) for name in traces)}", flush=True
+    )

@@ -12,6 +12,7 @@ import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.step.kinds import kind_of
@@ -156,7 +157,7 @@ def phase_ranges(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     track = {"pid": "phases of the step", "tid": "phases of the step"}
     return [
         {"ph": "X", "cat": "phase", "name": name, "ts": begin, "dur": end - begin, **track}
-        for (begin, name), (end, _) in zip(marks, marks[1:], strict=False)
+        for (begin, name), (end, _) in pairwise(marks)
     ]
 
 
@@ -202,7 +203,7 @@ class _PhaseOf:
 
 def _on_host(marks: Sequence[tuple[float, str]], ranges: Iterable[_Range], ends_at: float) -> defaultdict[str, float]:
     spent: defaultdict[str, float] = defaultdict(float)
-    for (begin, name), (end, _) in zip(marks, marks[1:], strict=False):
+    for (begin, name), (end, _) in pairwise(marks):
         spent[name] += end - begin
     begins = marks[0][0]
     for one in ranges:

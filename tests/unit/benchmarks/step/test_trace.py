@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,7 +133,7 @@ def test_phases_become_bars_that_lie_end_to_end():
         (trace.DATA, 0, 1000),
         (trace.FORWARD, 1000, 1000),
     ]
-    assert all(before["ts"] + before["dur"] == after["ts"] for before, after in zip(bars, bars[1:], strict=False))
+    assert all(before["ts"] + before["dur"] == after["ts"] for before, after in pairwise(bars))
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=12))
