@@ -51,25 +51,28 @@ def _run(options: dict[str, Any], steps: int, out: Path) -> None:
 
     path = resolve(str(options.pop("model", None) or "yolov12n.yaml"))
     batch, imgsz = options.get("batch", 64), options.get("imgsz", 640)
-    device = options.get("device") or ("0" if torch.cuda.is_available() else "cpu")
+    asked = options.get("device")
+    device = str("cpu" if asked is None and not torch.cuda.is_available() else asked or "0").removeprefix("cuda:")
+    if device != "cpu" and not device.isdigit():
+        raise UserError(f"device={asked}: bench step looks at one process: type device=0, or device=cpu")
+
+    model = YOLO(path)
+    if model.task != "detect":
+        raise UserError(f"model={Path(path).name} is a model for {model.task}: bench step looks at detection")
 
     def look(found: Subject) -> None:
         on = "the CPU" if found.device.type == "cpu" else torch.cuda.get_device_name(found.device)
-        name = str(found.dtype).removeprefix("torch.")
-        _show(_looked_at(found, steps, out, f"{Path(path).name}, batch {batch} at {imgsz} px, {name}, on {on}"), out)
+        dtype = str(found.dtype).removeprefix("torch.")
+        title = f"{Path(path).name}, batch {found.images} at {imgsz} px, {dtype}, on {on}"
+        _show(_looked_at(found, steps, out, title), out)
 
     if data := options.get("data"):
-        data = str(bundled()) if data == "synth" else data
-        subject.on_data(
-            {**options, "data": data, "model": path, "batch": batch, "imgsz": imgsz, "device": device}, look
-        )
+        typed = {"data": str(bundled()) if data == "synth" else data, "model": path, "batch": batch, "imgsz": imgsz}
+        subject.on_data({**options, **typed, "device": device}, look)
         return
     if not isinstance(batch, int) or batch < 1 or not isinstance(imgsz, int):
         raise UserError(f"batch={batch} imgsz={imgsz}: without data= type whole numbers, such as batch=64 imgsz=640")
-    model = YOLO(path)
-    if model.task != "detect":
-        raise UserError(f"model={Path(path).name} is a model for {model.task}: without data= only detection is drawn")
-    place = torch.device("cpu" if device == "cpu" else f"cuda:{str(device).removeprefix('cuda:')}")
+    place = torch.device("cpu" if device == "cpu" else f"cuda:{device}")
     look(subject.on_drawn_batch(model.model.yaml, batch, imgsz, place))
 
 

@@ -39,10 +39,13 @@ class Subject:
     graph: StepGraph | None
     """What the step may use; it has none until it is given this."""
     batches: Iterator[Batch]
+    """Without an end."""
     upload: Callable[[Batch], Batch]
     update: Callable[[], None]
     """Clip, optimizer, EMA, from the gradients in the parameters."""
     device: torch.device
+    images: int
+    """In a batch."""
     dtype: torch.dtype
     """That convolutions compute in."""
     words: str
@@ -91,6 +94,7 @@ def on_drawn_batch(config: dict[str, Any], images: int, imgsz: int, device: torc
         upload=lambda same: same,
         update=whole.update,
         device=device,
+        images=images,
         dtype=computes_in,
         words="one drawn batch, which lies on the device",
         is_drawn=True,
@@ -114,7 +118,7 @@ class _Watched(YOLOv12Trainer):
 
     def __init__(self, look: Callable[[Subject], None], overrides: dict[str, Any]) -> None:
         super().__init__(overrides=overrides)
-        if self.ddp:
+        if self.ddp or not self.world.is_alone:
             raise UserError("bench step looks at one process: name one GPU (device=0), or cpu")
         self.look = look
 
@@ -136,6 +140,7 @@ class _Watched(YOLOv12Trainer):
             upload=loop._on_device,
             update=loop.update.run,
             device=self.device,
+            images=int(self.batch_size),
             dtype=self.amp_dtype or torch.float32,
             words=f"{self.args.data}; pictures are decoded and augmented {where}",
             is_drawn=False,
@@ -143,7 +148,7 @@ class _Watched(YOLOv12Trainer):
         try:
             self.look(subject)
         finally:
-            subject.batches.close()  # type: ignore[attr-defined]  # a generator
+            subject.batches.close()
             if step.recomputation is not None:
                 step.recomputation.close()
 
@@ -162,4 +167,4 @@ def _mark_what_is_made(loader: PictureLoader) -> None:
         with beside(trace.AUGMENT):
             return make(*arguments)
 
-    loader.preparer.make = marked  # type: ignore[method-assign]
+    loader.preparer.make = marked

@@ -3,7 +3,7 @@
 
 The trace has marks, each where a phase of the step begins (phases.py). A phase lasts until the next mark, on the host's clock. A kernel belongs to
 the phase in which the host launched it, whenever it runs: the two are linked by a correlation number. Backward is launched by a thread of its own,
-so the phase is found by time, not by thread. Kernels that another thread launches within a range of its own, as our loader does, belong to that.
+so the phase is found by time, not by thread. Our loader's threads work beside the step: what they launch belongs to "augment".
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Profile:
     kinds: Mapping[str, tuple[float, float]]
     """Kind -> (milliseconds, calls)."""
     launches: float = 0.0
-    """Of kernels and graphs, by the host."""
+    """Of kernels and graphs, by the host; here and below without those of the loader's threads."""
     transfers: float = 0.0
     """Copies and fills that the host asked for."""
     waits: Mapping[str, float] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def read(events: Sequence[Mapping[str, Any]]) -> Profile:
         ValueError: there are no marks, or no `DRAIN` and `END` after them.
     """
     whole = [event for event in events if event.get("ph") == "X"]
-    marks, ranges = _marks(whole)
+    marks, ranges, threads = _marks(whole)
     names = [name for _, name in marks]
     if DATA not in names or names[-2:] != [DRAIN, END]:
         raise ValueError(f"the trace has no whole step: its marks are {names}")
@@ -97,7 +97,7 @@ def read(events: Sequence[Mapping[str, Any]]) -> Profile:
     def share(total: float) -> float:
         return total / steps
 
-    phase_of = _PhaseOf(marks, ranges)
+    phase_of = _PhaseOf(marks, threads if ranges else None)
     launched: dict[int, str] = {}
     launches = transfers = 0
     waits: Counter[str] = Counter()
@@ -106,7 +106,7 @@ def read(events: Sequence[Mapping[str, Any]]) -> Profile:
             continue
         if (correlation := _correlation(call)) is not None:
             launched[correlation] = phase_of(call["ts"], call["tid"])
-        if call["ts"] < drains_at:
+        if call["ts"] < drains_at and phase_of(call["ts"], call["tid"]) != AUGMENT:
             name = call["name"]
             launches += name.startswith(_LAUNCHES)
             transfers += name.startswith(_TRANSFERS)
@@ -153,7 +153,7 @@ def covered(intervals: Iterable[tuple[float, float]]) -> float:
 
 def phase_ranges(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Events to add to a trace: each phase as a bar, on a track of its own, for who looks at it."""
-    marks, _ = _marks([event for event in events if event.get("ph") == "X"])
+    marks, _, _ = _marks([event for event in events if event.get("ph") == "X"])
     track = {"pid": "phases of the step", "tid": "phases of the step"}
     return [
         {"ph": "X", "cat": "phase", "name": name, "ts": begin, "dur": end - begin, **track}
@@ -167,37 +167,36 @@ class _Range:
 
     begin: float
     end: float
-    thread: Any
     name: str
 
 
-def _marks(events: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[float, str]], list[_Range]]:
-    """(marks by time, ranges of other threads)."""
-    marks, ranges = [], []
+def _marks(events: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[float, str]], list[_Range], set[Any]]:
+    """(marks by time, ranges of other threads, the threads of the step itself: those that mark, and those of the autograd engine)."""
+    marks, ranges, threads = [], [], set()
     for event in events:
-        if event.get("cat") != "user_annotation" or not event["name"].startswith(MARK):
-            continue
         name = event["name"].removeprefix(MARK)
-        if name == AUGMENT:
-            ranges.append(_Range(event["ts"], event["ts"] + event["dur"], event["tid"], name))
+        if event.get("cat") == "cpu_op" and name.startswith("autograd::engine"):
+            threads.add(event["tid"])
+        elif event.get("cat") != "user_annotation" or not event["name"].startswith(MARK):
+            continue
+        elif name == AUGMENT:
+            ranges.append(_Range(event["ts"], event["ts"] + event["dur"], name))
         else:
             marks.append((event["ts"], name))
-    return sorted(marks), ranges
+            threads.add(event["tid"])
+    return sorted(marks), ranges, threads
 
 
 class _PhaseOf:
-    """Which phase a launch at a time by a thread belongs to."""
+    """Which phase a call at a time by a thread belongs to. With `threads`, all others are the loader's, whose decoder has some of its own."""
 
-    def __init__(self, marks: Sequence[tuple[float, str]], ranges: Iterable[_Range]) -> None:
+    def __init__(self, marks: Sequence[tuple[float, str]], threads: set[Any] | None) -> None:
         self.times, self.names = [time for time, _ in marks], [name for _, name in marks]
-        self.ranges: defaultdict[Any, list[_Range]] = defaultdict(list)
-        for one in ranges:
-            self.ranges[one.thread].append(one)
+        self.threads = threads
 
     def __call__(self, time: float, thread: Any) -> str:
-        for one in self.ranges.get(thread, ()):
-            if one.begin <= time <= one.end:
-                return one.name
+        if self.threads is not None and thread not in self.threads:
+            return AUGMENT
         return self.names[bisect.bisect_right(self.times, time) - 1]
 
 

@@ -78,6 +78,7 @@ def test_a_step_on_a_data_set_has_phases_of_data(small, tmp_path, capsys):
         ("stepz=3", "stepz"),
         ("model=there-is-none.yaml", "there-is-none.yaml"),
         ("batch=0.5 device=cpu", "without data= type whole numbers"),
+        ("device=auto", "device=auto: bench step looks at one process"),
         ("data=there-is-none.yaml", "there is no such file"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.step import kinds, trace
 
-MAIN, BACKWARDS, LOADERS = 1, 2, 3
+MAIN, BACKWARDS, LOADERS, DECODERS, OTHER_BACKWARDS = range(5)
 """Threads."""
 
 
@@ -91,10 +91,14 @@ def test_several_steps_give_their_mean():
     assert (found.launches, found.waits) == (alone.launches, alone.waits)
 
 
-def test_what_the_loaders_thread_launches_is_augmentation_and_its_uploads_are_uploads():
+def test_what_the_loaders_threads_launch_is_augmentation_and_its_uploads_are_uploads():
     events = [
         *ONE_STEP,
         mark(500, trace.AUGMENT, LOADERS, dur=2000),
+        call(1200, "cudaStreamSynchronize", thread=DECODERS),
+        {**call(1, "autograd::engine::evaluate_function: MulBackward0", thread=OTHER_BACKWARDS), "cat": "cpu_op"},
+        call(2700, "cudaLaunchKernel", 12, OTHER_BACKWARDS),
+        kernel(8000, 50, "gemm", 12),
         call(1500, "cudaLaunchKernel", 10, LOADERS),
         call(1600, "cudaMemcpyAsync", 11, LOADERS),
         kernel(1500, 100, "warp", 10),
@@ -103,7 +107,10 @@ def test_what_the_loaders_thread_launches_is_augmentation_and_its_uploads_are_up
     found = trace.read(events)
     assert found.phases[trace.AUGMENT] == trace.Spent(2.0, 0.1)
     assert found.phases[trace.UPLOAD] == trace.Spent(0.0, 0.3)
-    assert found.phases[trace.FORWARD] == trace.read(ONE_STEP).phases[trace.FORWARD]
+    alone = trace.read(ONE_STEP)
+    assert found.phases[trace.FORWARD] == alone.phases[trace.FORWARD]
+    assert found.phases[trace.BACKWARD].device_ms == pytest.approx(alone.phases[trace.BACKWARD].device_ms + 0.05)
+    assert (found.launches, found.transfers, found.waits) == (alone.launches + 1, alone.transfers, alone.waits)
 
 
 def test_kernels_of_a_graph_belong_to_where_the_graph_was_launched():
