@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import benchmarks.__main__ as benchmarks
-from benchmarks.step import ceilings, command, trace
+from benchmarks.step import ceilings, collect, command, trace
+from yolov12 import settings
 
 MODEL = """
 nc: 3
@@ -24,6 +28,20 @@ head:
   - [-1, 1, Conv, [64, 3, 2]]
   - [[3, 4], 1, Detect, [nc]]
 """
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """Put back what the command sets for its whole process."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    settings._read.cache_clear()
+    settings._chosen.cache_clear()
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.fixture
@@ -88,3 +106,47 @@ def test_what_can_not_be_is_refused_in_one_sentence(words, said, tmp_path, capsy
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert said in error
+
+
+class OnGpu:
+    """What `command` needs of a subject on a GPU; its graph is kept or not."""
+
+    device = torch.device("cuda")
+    dtype = torch.bfloat16
+    words, is_drawn = "drawn", True
+
+    def __init__(self, keeps_graph: bool) -> None:
+        self.step = SimpleNamespace(graph=None)
+        self.graph = SimpleNamespace(captured="a graph" if keeps_graph else None)
+
+
+@pytest.fixture
+def collected(monkeypatch) -> list[tuple[str, bool]]:
+    """Stands in for what runs on a GPU; what was called, and whether the step could have a graph then."""
+    calls: list[tuple[str, bool]] = []
+
+    def noting(name: str, answer: object):
+        def call(subject: OnGpu, *arguments: object, **named: object) -> object:
+            calls.append((name, subject.step.graph is not None))
+            return answer
+
+        monkeypatch.setattr(collect, name, call)
+
+    for name in ("warm", "timed_ms", "counted", "profiled"):
+        noting(name, f"by {name}")
+    monkeypatch.setattr(ceilings, "measured", lambda *_: "ceilings")
+    return calls
+
+
+def test_a_gpu_is_looked_at_without_a_graph_and_then_with_one(collected, tmp_path):
+    report = command._looked_at(OnGpu(keeps_graph=True), 10, tmp_path, "title")
+    without, within = ("warm", "timed_ms", "counted", "profiled"), ("warm", "timed_ms", "profiled")
+    assert collected == [(name, False) for name in without] + [(name, True) for name in within]
+    assert (report.graph_ms, report.graph_profile) == ("by timed_ms", "by profiled")
+
+
+def test_a_graph_that_was_not_kept_is_not_measured_and_it_is_said(collected, tmp_path):
+    report = command._looked_at(OnGpu(keeps_graph=False), 10, tmp_path, "title")
+    assert collected[-1] == ("warm", True)
+    assert report.graph_ms is report.graph_profile is None
+    assert "it was not kept" in report.no_graph
