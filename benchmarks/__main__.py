@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`python -m benchmarks suite | list | run NAME... | report`: see docs/benchmarks.md."""
+"""`python -m benchmarks suite | list | run NAME... | report | step`: see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from benchmarks.harness import BenchmarkError, discover
 def main(arguments: list[str] | None = None) -> int:
     """0: done; 1: our side gave no value for a row; 2: can not be run as asked."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["step"]:  # its words are those of `yolov12`
+        from benchmarks.step import command  # here, since the sides of a benchmark must not load it
+
+        return command.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         if options.verb == "list":
@@ -44,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="stock and ours side by side")
     verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("step", help="where a training step's time goes: model= batch= imgsz= data= (docs/performance.md)")
     verbs.add_parser("list", help="every benchmark, its rows and what it needs")
     suite_verb = verbs.add_parser(
         "suite", help="all that this machine can run, in the size that fits it, and one table"

@@ -164,11 +164,13 @@ VERBS: dict[str, Verb] = {
         Verb(
             "bench",
             "compare with stock ultralytics",
-            "bench    |    bench memory,attention    |    bench list    |    bench run NAME",
+            "bench    |    bench memory,attention    |    bench list    |    bench run NAME    |    bench step",
             verbs.bench,
             notes=(
                 "alone: all that this machine can run, small where there is no GPU, and one table; records go to runs/bench",
                 "run, list and report: docs/benchmarks.md",
+                "step  where a training step's time goes, and a trace: bench step model=yolov12n.yaml batch=64 imgsz=640 data=my.yaml",
+                "      without data= on a drawn batch; also device=, steps=10 and out=FOLDER (docs/performance.md)",
             ),
         ),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ DEFAULT_MODEL = "yolov12n.yaml"
 REPOSITORY = Path("/root/yolov12")
 """Where the image keeps the repository's programs."""
 
-BENCH_VERBS = ("suite", "list", "run", "report")
+BENCH_VERBS = ("suite", "list", "run", "report", "step")
 """What `python -m benchmarks` takes (benchmarks/__main__.py)."""
 
 Options = dict[str, Any]
@@ -219,7 +220,11 @@ def bench(words: list[str], options: Options) -> int:
         )
     if not words or words[0] not in BENCH_VERBS:  # nothing, or names
         words = ["suite", *words, "--records", str(folders.runs_folder()[0] / "bench")]
-    return subprocess.run([sys.executable, "-m", "benchmarks", *words], cwd=folder, check=False).returncode
+    # `step` is told of files of the user's, as seen from here.
+    place: dict[str, Any] = {"cwd": folder}
+    if words[0] == "step":
+        place = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}}
+    return subprocess.run([sys.executable, "-m", "benchmarks", *words], **place, check=False).returncode
 
 
 def _refuse_early(options: Options, check_folder: bool = True) -> None:

@@ -116,6 +116,11 @@ def engine_step(model: Any, device: Any, vote_group: Any = None) -> Any:
 
 def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, TrainingStep]:
     """A model, and a training step of it."""
+    return trainee_of(f"yolo12{size}.yaml", batch, device)
+
+
+def trainee_of(config: str | dict[str, Any], batch: dict[str, Any], device: Any) -> tuple[Any, TrainingStep]:
+    """The same of any detection model, by the name or the content of its yaml."""
     import torch
     from ultralytics.cfg import get_cfg
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -124,7 +129,7 @@ def trainee(size: str, batch: dict[str, Any], device: Any) -> tuple[Any, Trainin
 
     # As in ultralytics, channels_last and autocast are for GPUs (engine/trainer.py:345).
     layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    model = DetectionModel(f"yolo12{size}.yaml", verbose=False).to(device, memory_format=layout).train()
+    model = DetectionModel(config, verbose=False).to(device, memory_format=layout).train()
     model.args = get_cfg()  # the loss reads its gains from there
     optimizer = DetectionTrainer.build_optimizer(None, model, name="SGD", lr=1e-4, momentum=0.937, decay=5e-4)
     ema = ModelEMA(model)

@@ -527,6 +527,18 @@ def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tm
     assert capfd.readouterr().out == "run bccd --repeats 3\n"
 
 
+def test_bench_step_is_the_benchmarks_own_word_and_sees_files_from_where_it_was_typed(tmp_path, monkeypatch, capfd):
+    image, here = tmp_path / "image", tmp_path / "here"
+    (image / "benchmarks").mkdir(parents=True)
+    (image / "benchmarks" / "__init__.py").touch()
+    (image / "benchmarks" / "__main__.py").write_text("import os, sys; print(os.getcwd(), *sys.argv[1:]); sys.exit(7)")
+    here.mkdir()
+    monkeypatch.setattr(verbs, "REPOSITORY", image)
+    monkeypatch.chdir(here)
+    assert cli.main(["bench", "step", "data=my.yaml"]) == 7
+    assert capfd.readouterr().out == f"{here} step data=my.yaml\n"
+
+
 @pytest.mark.parametrize("names", [[], ["memory,attention"]])
 def test_bench_alone_or_with_names_runs_the_suite_into_the_folder_of_runs(tmp_path, capfd, names):
     (tmp_path / "benchmarks").mkdir()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What kind of work a kernel does, by its name. The names are those of torch 2.11, cuDNN 9 and docker/kernels; a name nobody knows is "rest"."""
+
+from __future__ import annotations
+
+import re
+
+CONVOLUTION = "convolution, matrix product"
+BATCH_NORM = "our batch norm kernels"
+ATTENTION = "attention"
+ELEMENTWISE = "element by element"
+CONCATENATION = "concatenation"
+COPY = "copies"
+FILL = "memset"
+LOSS = "loss"
+OPTIMIZER = "optimizer"
+REST = "rest"
+
+KINDS = (CONVOLUTION, BATCH_NORM, ATTENTION, ELEMENTWISE, CONCATENATION, COPY, FILL, LOSS, OPTIMIZER, REST)
+"""In the order of the table."""
+
+_BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradients|gradient_kernel"
+"""docker/kernels/batch_norm_act.cu; all others that are ours belong to the loss."""
+
+_PATTERNS = (
+    # Ours first: what stands between < and > may be anybody's word.
+    (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
+    (LOSS, r"yolov12_kernels::"),
+    (FILL, r"^memset|FillFunctor"),
+    # Attention before products: its kernels are made of them, and cuDNN's and CUTLASS' say so.
+    (ATTENTION, r"sdpa|flash|fmha|attention"),
+    # Before element by element: torch copies strided tensors, and changes their type, by its element by element kernels.
+    (COPY, r"^memcpy|copy_kernel"),
+    (CONCATENATION, r"CatArrayBatchedCopy"),
+    # torch's kernels over lists of tensors: the optimizer, the clipped norm, EMA, and the sum of gradients put aside.
+    (OPTIMIZER, r"multi_tensor_apply|lpnorm_cleanup|fused_?(sgd|adam)"),
+    (ELEMENTWISE, r"elementwise"),
+    (
+        CONVOLUTION,
+        r"conv(?!ert)|[dw]grad|fprop|gemm|gemv|nvjet|xmma|cutlass|cudnn|nhwcAddPadding|nchwToNhwc|nhwcToNchw|winograd|splitKreduce",
+    ),
+)
+_COMPILED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _PATTERNS)
+
+
+def kind_of(name: str) -> str:
+    """One of `KINDS`.
+
+    Args:
+        name: of a kernel, or of a copy or fill ("Memcpy HtoD (Pinned -> Device)"), as the profiler has it; it may be cut off at its end.
+    """
+    return next((kind for kind, pattern in _COMPILED if pattern.search(name)), REST)
