@@ -23,7 +23,9 @@ die() {
 [[ -z ${KEY-} || $KEY == *:* || -s $KEY ]] || die "KEY=$KEY: no such file, or an empty one"
 type -P docker >/dev/null || die "docker is needed: https://docs.docker.com/engine/install/"
 type -P cosign >/dev/null || die "cosign is needed: https://docs.sigstore.dev/cosign/system_config/installation/"
-options=(--yes)
+# cosign writes what it signs into a public log, the image's name with it, and asks before it does. Only a workflow has nobody to be asked.
+options=()
+[[ -z ${GITHUB_ACTIONS-} ]] || options+=(--yes)
 [[ -z ${KEY-} ]] || options+=(--key "$KEY")
 
 # All that is signed, before the first signature.

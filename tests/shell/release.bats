@@ -143,8 +143,8 @@ stub_cosign() {
 @test "a signature and the bill of materials are made for the digest, without a key" {
     stub_cosign
     run -0 sign
-    [ "${lines[0]}" = "cosign sign --yes $pushed" ]
-    [ "${lines[1]}" = "cosign attest --yes --type cyclonedx --predicate sbom.cdx.json $pushed" ]
+    [ "${lines[0]}" = "cosign sign $pushed" ]
+    [ "${lines[1]}" = "cosign attest --type cyclonedx --predicate sbom.cdx.json $pushed" ]
     [ "${lines[2]}" = "signed $pushed with its bill of materials" ]
     [ "${#lines[@]}" -eq 3 ]
     [ "$(cat sbom.cdx.json)" = "bill of $pushed" ]
@@ -154,8 +154,8 @@ stub_cosign() {
     stub_cosign
     echo key >"my cosign.key"
     KEY="my cosign.key" run -0 sign
-    [ "${lines[0]}" = "cosign sign --yes --key my cosign.key $pushed" ]
-    [[ ${lines[1]} == "cosign attest --yes --key my cosign.key --type cyclonedx "* ]]
+    [ "${lines[0]}" = "cosign sign --key my cosign.key $pushed" ]
+    [[ ${lines[1]} == "cosign attest --key my cosign.key --type cyclonedx "* ]]
 }
 
 @test "a key that is not there is named before anything is looked for, and one that is no file is cosign's matter" {
@@ -163,7 +163,7 @@ stub_cosign() {
     [ "$output" = "sign: KEY=/nokey: no such file, or an empty one" ]
     stub_cosign
     KEY=awskms:///alias/mine run -0 sign
-    [ "${lines[0]}" = "cosign sign --yes --key awskms:///alias/mine $pushed" ]
+    [ "${lines[0]}" = "cosign sign --key awskms:///alias/mine $pushed" ]
 }
 
 # in_workflow COMMAND: with what a runner of GitHub sets.
