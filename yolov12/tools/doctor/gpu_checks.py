@@ -68,8 +68,14 @@ def torch_sees(world: World) -> Iterator[Result]:
     """Torch can be imported, and sees the GPUs that the driver has."""
     if world.torch_failure:
         yield fail("torch", "can not be imported", world.torch_failure, _reinstall(world))
-    elif world.gpus:
+        return
+    for index, said in world.gpu_failures.items():
+        why = "the driver counts it and torch can not ask it: it may have fallen off the bus"
+        yield fail("torch", said, why, "nvidia-smi; sudo dmesg | grep -i xid   # then restart the host", f"GPU {index}")
+    if world.gpus:
         yield from (ok("torch", f"{gpu.name}, sm_{gpu.arch}", subject=gpu.subject) for gpu in world.gpus)
+    elif world.gpu_failures:
+        return
     elif not world.driver.is_reachable:
         yield ok("torch", f"CPU; built for CUDA {world.torch_cuda}" if world.torch_cuda else "CPU; built without CUDA")
     elif world.torch_cuda is None:

@@ -37,7 +37,8 @@ def look(options: Mapping[str, Any]) -> World:
     if options.get("project"):
         runs, runs_reason = Path(options["project"]).absolute(), f"project={options['project']}"
     cache, cache_reason = settings.cache_choice()
-    torch_failure, torch_cuda, gpus = _torch()
+    torch_failure, torch_cuda = _torch()
+    gpus, gpu_failures = ((), {}) if torch_failure else _gpus()
     installed = verify.look()
     return World(
         environ=os.environ,
@@ -47,6 +48,7 @@ def look(options: Mapping[str, Any]) -> World:
         torch_failure=torch_failure,
         torch_cuda=torch_cuda,
         gpus=gpus,
+        gpu_failures=gpu_failures,
         installed=installed,
         shm_free_bytes=shutil.disk_usage(SHM).free if SHM.is_dir() else None,
         limits=_limits(),
@@ -74,23 +76,35 @@ def look(options: Mapping[str, Any]) -> World:
     )
 
 
-def _torch() -> tuple[str, str | None, tuple[Gpu, ...]]:
-    """(why it can not be imported, the CUDA that it was built for, the GPUs that it sees)."""
+def _torch() -> tuple[str, str | None]:
+    """(why it can not be imported, the CUDA that it was built for)."""
     try:
         import torch
     except (ImportError, OSError) as error:  # missing, or one of its libraries is
-        return str(error), None, ()
+        return str(error), None
+    return "", torch.version.cuda
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], dict[int, str]]:
+    """(the GPUs that torch sees, what it says of each that it counts and can not ask)."""
+    import torch
+
     if not torch.cuda.is_available():
-        return "", torch.version.cuda, ()
+        return (), {}
     from yolov12.distributed.gpus import pci_address
 
-    found = []
+    found: list[Gpu] = []
+    failures: dict[int, str] = {}
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
+        try:
+            properties = torch.cuda.get_device_properties(index)
+        except (RuntimeError, AssertionError) as error:  # a dead GPU: an INTERNAL ASSERT, or CUDA that does not start
+            failures[index] = str(error).strip().partition("\n")[0] or type(error).__name__
+            continue
         pci = pci_address(properties)
         capability = (properties.major, properties.minor)
         found.append(Gpu(index, properties.name, capability, pci, devices.beside(pci)[1]))
-    return "", torch.version.cuda, tuple(found)
+    return tuple(found), failures
 
 
 def _driver(promises: Path) -> Driver:

@@ -126,6 +126,8 @@ class World:
     torch_cuda: str | None
     """The CUDA that torch was built for; None for a torch without."""
     gpus: tuple[Gpu, ...]
+    gpu_failures: Mapping[int, str]
+    """By index, what torch said of each GPU that it counts and can not ask; such a GPU is not among `gpus`."""
     installed: Here
     shm_free_bytes: int | None
     """What /dev/shm has left; None where there is none."""

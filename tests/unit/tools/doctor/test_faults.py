@@ -96,6 +96,8 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "driver too old for torch": (broken(driver=Driver("535.1", (12, 2), True)), "driver", "fail", "update the driver"),
     "no --gpus": (broken(driver=Driver("580.65.06"), gpus=()), "driver", "warn", "docker run --gpus all"),
     "torch does not load": (broken(torch_failure="libcudart.so.13: no such file", gpus=()), "torch", "fail", "make build"),
+    "a GPU is dead": (broken(gpus=worlds.GPUS[:1], gpu_failures={1: "CUDA error: unknown error"}), "torch", "fail", "dmesg"),
+    "the only GPU is dead": (broken(gpus=(), gpu_failures={0: "CUDA error: unknown error"}), "torch", "fail", "dmesg"),
     "torch without CUDA": (broken(torch_cuda=None, gpus=()), "torch", "fail", "make build"),
     "GPUs hidden": (broken(environ={"CUDA_VISIBLE_DEVICES": "7"}, gpus=()), "torch", "warn", "unset CUDA_VISIBLE_DEVICES"),
     "CUDA does not start": (broken(gpus=()), "torch", "fail", "nvidia-smi"),

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
+import torch
 
 from tests.unit.tools.doctor import worlds
 from yolov12 import cli
@@ -77,14 +79,36 @@ def test_a_person_reads_why_and_what_to_type_only_where_something_is_to_be_done(
     assert report.summary([GOOD, BAD, GOOD]) == "1 fail, 2 ok"
 
 
-def test_a_check_that_can_not_look_fails_and_the_others_go_on(tmp_path):
+@pytest.mark.parametrize("error", [OSError("gone"), ZeroDivisionError("gone")])
+def test_a_check_that_can_not_look_fails_by_its_name_and_the_others_go_on(tmp_path, error):
     def breaks(world):
         yield GOOD
-        raise OSError("gone")
+        raise error
 
-    found = list(report.examine(worlds.healthy(tmp_path), [breaks, lambda world: iter([LESS])]))
+    found = list(report.examine(worlds.healthy(tmp_path), [("gpu code", breaks), ("b", lambda world: iter([LESS]))]))
     assert [result.status for result in found] == ["ok", "fail", "warn"]
     assert "gone" in found[1].why
+    assert found[1].name == "gpu code"
+
+
+def test_every_check_speaks_under_the_name_that_it_is_registered_by(tmp_path):
+    world = worlds.healthy(tmp_path)
+    for name, check in report.CHECKS:
+        assert {result.name for result in check(world)} == {name}
+
+
+def test_a_dead_gpu_is_left_out_with_what_torch_said(monkeypatch):
+    def ask(index):
+        if index == 0:
+            raise RuntimeError("device >= 0 && device < num_gpus INTERNAL ASSERT FAILED\nat CUDAContext.cpp:49")
+        return SimpleNamespace(name="NVIDIA H100", major=9, minor=0, pci_domain_id=0, pci_bus_id=27, pci_device_id=0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", ask)
+    gpus, failures = look._gpus()
+    assert [gpu.index for gpu in gpus] == [1]
+    assert failures == {0: "device >= 0 && device < num_gpus INTERNAL ASSERT FAILED"}
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def healthy(folder: Path) -> World:
         torch_failure="",
         torch_cuda="13.0",
         gpus=GPUS,
+        gpu_failures={},
         installed=installed(folder / "site", promised, **VERSIONS),
         shm_free_bytes=16 * 2**30,
         limits=Limits(65536, 65536, None, None),
