@@ -108,7 +108,7 @@ def _gpus() -> tuple[tuple[Gpu, ...], dict[int, str]]:
 
 
 def _driver(promises: Path) -> Driver:
-    version, cuda = _nvml_versions()
+    version, cuda, gpus = _nvml()
     version = version or driver_version(_read(Path("/proc/driver/nvidia/version")))
     least = _read(promises / "least_driver").strip()
     return Driver(
@@ -117,22 +117,24 @@ def _driver(promises: Path) -> Driver:
         is_reachable=any(place.exists() for place in (Path("/dev/nvidiactl"), Path("/dev/dxg"))),
         least=int(least) if least.isdigit() else None,
         older=older_drivers(_read(promises / "older_drivers")),
+        gpus=gpus,
     )
 
 
-def _nvml_versions() -> tuple[str, tuple[int, int] | None]:
-    """(driver, newest CUDA that it runs) as NVML has them."""
+def _nvml() -> tuple[str, tuple[int, int] | None, int | None]:
+    """(driver, newest CUDA that it runs, how many GPUs it has) as NVML has them."""
     try:
         import pynvml
     except ImportError:
-        return "", None
+        return "", None, None
     try:
         pynvml.nvmlInit()
         cuda = pynvml.nvmlSystemGetCudaDriverVersion()
         version = pynvml.nvmlSystemGetDriverVersion()
+        gpus = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError:
-        return "", None
-    return (version.decode() if isinstance(version, bytes) else version), (cuda // 1000, cuda % 1000 // 10)
+        return "", None, None
+    return (version.decode() if isinstance(version, bytes) else version), (cuda // 1000, cuda % 1000 // 10), gpus
 
 
 def driver_version(text: str) -> str:

@@ -28,6 +28,8 @@ class Driver:
     """The oldest driver that the image's CUDA runs on; None outside an image."""
     older: tuple[tuple[int, str], ...] = ()
     """(driver, CUDA line) of images for older drivers."""
+    gpus: int | None = None
+    """How many it has; None where NVML does not answer."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.tools.doctor import worlds
 from yolov12.export import cache as engine_cache
+from yolov12.tools.doctor import gpu_checks
 from yolov12.tools.doctor.report import examine
 from yolov12.tools.doctor.result import Result
 from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, LoaderTrial, Speed, World
@@ -49,7 +50,7 @@ def kernels_for_others(world: World) -> World:
         return GpuCode(frozenset({"90"} if "_kernels" in path.name else {"80", "90"}), frozenset())
 
     a100 = Gpu(0, "NVIDIA A100", (8, 0), "0000:1b:00.0")
-    return replace(world, gpus=(a100,), installed=replace(here, read_gpu_code=read))
+    return replace(world, gpus=(a100, replace(a100, index=1)), installed=replace(here, read_gpu_code=read))
 
 
 def another_torch(world: World) -> World:
@@ -95,6 +96,10 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
         broken(driver=Driver("570.1", (12, 8), True, 580, ((570, "12.8"),))), "driver", "fail", "make build CUDA=12.8"),
     "driver too old for torch": (broken(driver=Driver("535.1", (12, 2), True)), "driver", "fail", "update the driver"),
     "no --gpus": (broken(driver=Driver("580.65.06"), gpus=()), "driver", "warn", "docker run --gpus all"),
+    "a driver that nothing is known of": (broken(driver=Driver()), "driver", "warn", "nvidia-smi"),
+    "torch sees one of two GPUs": (broken(gpus=worlds.GPUS[:1]), "torch", "warn", "nvidia-smi"),
+    "one of the GPUs asked for is not there": (
+        broken(gpus=worlds.GPUS[:1], environ={"CUDA_VISIBLE_DEVICES": "0,7"}), "torch", "warn", "unset CUDA_VISIBLE_DEVICES"),
     "torch does not load": (broken(torch_failure="libcudart.so.13: no such file", gpus=()), "torch", "fail", "make build"),
     "a GPU is dead": (broken(gpus=worlds.GPUS[:1], gpu_failures={1: "CUDA error: unknown error"}), "torch", "fail", "dmesg"),
     "the only GPU is dead": (broken(gpus=(), gpu_failures={0: "CUDA error: unknown error"}), "torch", "fail", "dmesg"),
@@ -103,7 +108,7 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "CUDA does not start": (broken(gpus=()), "torch", "fail", "nvidia-smi"),
     "torch has no code for the GPU": (without_code, "gpu code", "fail", "make build"),
     "our kernels have none": (kernels_for_others, "gpu code", "warn", 'make build ARCHS="80"'),
-    "a GPU that nothing has code for": (broken(gpus=(Gpu(0, "V100", (7, 0), "0000:1b:00.0"),)), "gpu code", "fail", "device=cpu"),
+    "a GPU that nothing has code for": (broken(gpus=(Gpu(0, "V100", (7, 0), ""), Gpu(1, "V100", (7, 0), ""))), "gpu code", "fail", "device=cpu"),
     "the GPU is full": (broken(attention=raising(MemoryError("CUDA out of memory"))), "attention", "warn", "nvidia-smi"),
     "attention is wrong": (trial(difference=0.5), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
     "attention is no number": (trial(difference=float("nan")), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
@@ -149,6 +154,9 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
 """What is broken -> how, which check finds it, how bad it is, and what is in its command."""
 
 
+DRIVER_OF_ONE = Driver("580.65.06", (13, 0), True, gpus=1)
+
+
 def bad(world: World) -> list[Result]:
     return [result for result in examine(world) if result.status in ("warn", "fail")]
 
@@ -164,6 +172,17 @@ def test_a_fault_is_found_with_what_to_type(tmp_path, fault):
     assert {(result.name, result.status) for result in found} == {(name, status)}
     assert command in found[0].to_type
     assert found[0].why
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [({"environ": {"CUDA_VISIBLE_DEVICES": "1"}}, "sees 1 of the driver's 2 GPUs"), ({"driver": DRIVER_OF_ONE}, None)],
+)
+def test_a_gpu_that_nobody_asked_for_is_no_fault(tmp_path, changes, value):
+    world = replace(worlds.healthy(tmp_path), gpus=worlds.GPUS[:1], **changes)
+    assert bad(world) == []
+    said = [result.value for result in gpu_checks.torch_sees(world) if not result.subject]
+    assert said == ([value] if value else [])
 
 
 def test_every_check_that_can_fail_has_a_planted_fault(tmp_path):

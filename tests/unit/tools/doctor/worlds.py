@@ -41,7 +41,7 @@ def healthy(folder: Path) -> World:
         environ={},
         is_image=True,
         deep=False,
-        driver=Driver("580.65.06", (13, 0), True, 580, ((570, "12.8"),)),
+        driver=Driver("580.65.06", (13, 0), True, 580, ((570, "12.8"),), 2),
         torch_failure="",
         torch_cuda="13.0",
         gpus=GPUS,
