@@ -15,11 +15,10 @@ from yolov12 import folders, settings
 from yolov12.data import datayaml, fonts
 from yolov12.distributed import devices
 from yolov12.tools import verify
-from yolov12.tools.doctor import probes
+from yolov12.tools.doctor import cgroup, probes
 from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, Trial, World
 
 SHM = Path("/dev/shm")
-CGROUP = Path("/sys/fs/cgroup")
 INFINIBAND = Path("/dev/infiniband")
 
 
@@ -53,7 +52,7 @@ def look(options: Mapping[str, Any]) -> World:
         shm_free_bytes=shutil.disk_usage(SHM).free if SHM.is_dir() else None,
         limits=_limits(),
         has_infiniband=INFINIBAND.is_dir(),
-        cpus=Cpus(frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1, quota(_read(CGROUP / "cpu.max"))),
+        cpus=Cpus(frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1, *cgroup.cores()),
         data=data,
         runs=runs,
         runs_reason=runs_reason,
@@ -149,17 +148,19 @@ def older_drivers(text: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(driver), cuda) for driver, cuda in pairs)
 
 
-def quota(text: str) -> float | None:
-    """The cores' worth of time in cpu.max ("200000 100000"); None for "max" and where there is no such file."""
-    found = re.match(r"(\d+) (\d+)", text)
-    return int(found[1]) / int(found[2]) if found else None
-
-
 def _limits() -> Limits:
     files, most = (_bounded(value) for value in resource.getrlimit(resource.RLIMIT_NOFILE))
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    processes = _read(CGROUP / "pids.max").strip()
-    return Limits(files, most, _bounded(locked), int(processes) if processes.isdigit() else None)
+    of_user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    processes, unread = cgroup.processes()
+    return Limits(
+        files,
+        most,
+        _bounded(locked),
+        None if processes is None else int(processes),
+        unread,
+        _bounded(of_user) if os.getuid() else None,
+    )
 
 
 def _bounded(value: int) -> int | None:

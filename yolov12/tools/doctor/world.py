@@ -63,6 +63,10 @@ class Limits:
     locked_bytes: int | None
     processes: int | None
     """Of the whole container (pids.max)."""
+    processes_unread: str = ""
+    """Why that is not known; empty if it is."""
+    user_processes: int | None = None
+    """Of this user (ulimit -u), counted over the whole machine; root is bound by none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Cpus:
     total: int
     quota: float | None = None
     """Cores' worth of time that the container gets; None: no limit."""
+    quota_unread: str = ""
+    """Why that is not known; empty if it is."""
 
 
 @dataclass(frozen=True)

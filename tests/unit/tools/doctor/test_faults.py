@@ -126,6 +126,8 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "few open files": (broken(limits=Limits(1024, 1024, None, None)), "limits", "warn", "--ulimit nofile="),
     "few open files, which it may raise": (broken(limits=Limits(1024, 2**20, None, None)), "limits", "warn", "ulimit -n 65536"),
     "few processes": (broken(limits=Limits(65536, 65536, None, 100)), "limits", "warn", "--pids-limit=-1"),
+    "few processes of the user": (
+        broken(limits=Limits(65536, 65536, None, None, user_processes=100)), "limits", "warn", "--ulimit nproc="),
     "memory not locked": (broken(limits=Limits(65536, 65536, 2**16, None)), "limits", "warn", "--ulimit memlock=-1"),
     "part of the cores' time": (broken(cpus=Cpus(frozenset(range(32)), 32, 4.0)), "cpus", "warn", "--cpuset-cpus=0-3"),
     "few cores": (broken(cpus=Cpus(frozenset({0, 16}), 32)), "cpus", "warn", "data_pipeline=gpu"),

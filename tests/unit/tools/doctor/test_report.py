@@ -138,11 +138,17 @@ def test_a_data_set_that_is_not_there_is_a_usage_error():
         look.look({"data": "missing.yaml"})
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000\n", None), ("250000 100000\n", 2.5), ("", None)], ids=["max", "quota", "no file"]
-)
-def test_the_quota_of_a_container(text, cores):
-    assert look.quota(text) == cores
+def test_limits_that_no_file_tells_are_said_to_be_unknown(tmp_path):
+    world = worlds.healthy(tmp_path)
+    blind = replace(
+        world,
+        limits=replace(world.limits, processes_unread="no file"),
+        cpus=replace(world.cpus, quota_unread="no file"),
+    )
+    checks = [pair for pair in report.CHECKS if pair[0] in ("limits", "cpus")]
+    unknown = [(one.name, one.subject) for one in report.examine(blind, checks) if one.status == "skipped"]
+    assert unknown == [("limits", "processes"), ("cpus", "quota")]
+    assert not [one for one in report.examine(world, checks) if one.status == "skipped"]
 
 
 def test_a_drivers_own_words():
