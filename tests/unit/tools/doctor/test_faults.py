@@ -66,15 +66,25 @@ def another_ultralytics_on_a_host(world: World) -> World:
 
 
 def changed_engine(world: World) -> World:
-    world.engines.mkdir()
+    world.engines.mkdir(mode=0o700)
     engine_cache.store(world.engines, {"model": "a"}, b"plan")
     next(world.engines.glob("*.plan")).write_bytes(b"evil")
     return world
 
 
-def open_cache(world: World) -> World:
-    world.cache.chmod(0o777)
-    return world
+def open_cache(mode: int) -> Break:
+    def make(world: World) -> World:
+        world.cache.chmod(mode)
+        return world
+
+    return make
+
+
+def open_engines_elsewhere(world: World) -> World:
+    engines = world.cache.parent / "elsewhere"
+    engines.mkdir()
+    engines.chmod(0o770)
+    return replace(world, engines=engines)
 
 
 def runs_is_a_file(world: World) -> World:
@@ -117,6 +127,8 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "attention does not run": (
         broken(attention=raising(RuntimeError("no kernel image is available"))), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
     "hot": (broken(slowdowns=lambda gpu: 0x40), "clocks", "warn", "nvidia-smi -q -d TEMPERATURE"),
+    "set lower, and hot": (broken(slowdowns=lambda gpu: 0x2 | 0x40), "clocks", "warn", "--reset-gpu-clocks"),
+    "power brake, and hot": (broken(slowdowns=lambda gpu: 0x80 | 0x40), "clocks", "warn", "nvidia-smi -q -d POWER"),
     "clocks set lower": (broken(slowdowns=lambda gpu: 0x2), "clocks", "warn", "--reset-gpu-clocks"),
     "slow links": (broken(all_reduce=lambda: "slow: 200 GB/s at best"), "all-reduce", "warn", "nvidia-smi topo -m"),
     "links over the host": (broken(all_reduce=lambda: "far too slow: 9 GB/s at best"), "all-reduce", "fail", "nccl-test"),
@@ -143,7 +155,9 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "another torch in the image": (another_torch, "versions", "fail", "yolov12 verify"),
     "another ultralytics on a host": (another_ultralytics_on_a_host, "versions", "fail", "make setup"),
     "an engine was changed": (changed_engine, "cache", "warn", "yolov12 cache verify"),
-    "anyone writes the cache": (open_cache, "cache", "warn", "chmod go-w"),
+    "anyone writes the cache": (open_cache(0o702), "cache", "warn", "chmod go-w"),
+    "a group writes the cache": (open_cache(0o720), "cache", "warn", "chmod go-w"),
+    "a group writes the engines": (open_engines_elsewhere, "cache", "warn", "elsewhere"),
     "the cache goes with the container": (broken(cache_reason="temporary: /workspace: read-only"), "cache", "warn", "YOLOV12_CACHE_DIR=FOLDER"),
     "ultralytics phones home": (broken(environ={"YOLO_OFFLINE": "false"}), "offline", "warn", "unset YOLO_OFFLINE"),
     "a logger sends runs": (wandb_installed, "offline", "warn", "yolo settings wandb=False"),
