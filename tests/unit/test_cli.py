@@ -533,7 +533,19 @@ def test_bench_alone_or_with_names_runs_the_suite_into_the_folder_of_runs(tmp_pa
     (tmp_path / "benchmarks" / "__init__.py").touch()
     (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
     assert cli.main(["bench", *names]) == 0
-    assert capfd.readouterr().out.split() == ["suite", *names, "--records", str(tmp_path / "runs" / "bench")]
+    assert capfd.readouterr().out.split() == ["suite", "--records", str(tmp_path / "runs" / "bench"), *names]
+
+
+@pytest.mark.parametrize("names", [[], ["start"]])
+def test_bench_writes_to_the_records_that_are_typed(tmp_path, capfd, names):
+    from benchmarks.__main__ import _parser
+
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    assert cli.main(["bench", *names, "--records", "mine"]) == 0
+    options = _parser().parse_args(capfd.readouterr().out.split())
+    assert (options.verb, options.names, str(options.records)) == ("suite", names, "mine")
 
 
 def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
