@@ -184,6 +184,20 @@ def test_the_verb_is_typed_like_the_others(monkeypatch, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["status"] == "ok"
 
 
+@pytest.mark.parametrize(("word", "deep"), [("no", False), ("off", False), ("1", True)])
+def test_deep_is_what_was_typed(monkeypatch, tmp_path, capsys, word, deep):
+    seen = {}
+    monkeypatch.setattr(report, "look", lambda options: seen.update(options) or worlds.healthy(tmp_path))
+    assert cli.main(["doctor", f"deep={word}", "json=no"]) == 0
+    assert seen["deep"] is deep
+    assert capsys.readouterr().out.startswith("ok ")
+
+
+def test_deep_that_is_neither_is_refused(capsys):
+    assert cli.main(["doctor", "deep=maybe"]) == 2
+    assert "type deep=True or deep=False" in capsys.readouterr().err
+
+
 def doctor_beside(folder: Path, module: str, error: str) -> dict[str, dict[str, str]]:
     """The checks of a doctor for whom this module can not be imported."""
     (folder / f"{module}.py").write_text(f"raise ImportError({error!r})")
