@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 from benchmarks import plan, plots, record, report, run, suite, system
-from benchmarks.harness import BenchmarkError, discover
+from benchmarks.errors import BenchmarkError, RecordsError
+from benchmarks.harness import discover
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0: done; 1: our side gave no value for a row; 2: can not be run as asked."""
+    """0: done; 1: our side gave no value for a row; 2: can not be run as asked; 75: no room for the record."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["step"]:  # its words are those of `yolov12`
         from benchmarks.step import command  # here, since the sides of a benchmark must not load it
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if all(complete) else 1
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,6 +83,8 @@ def _suite(names: list[str], records: Path) -> int:
     for step in steps:
         try:
             content = run.measure(step.plan, records, step.command)
+        except RecordsError:  # no other would fare better
+            raise
         except BenchmarkError as error:
             print(f"error: {step.plan.benchmark.name}: {error}", file=sys.stderr)
             complete.append(False)

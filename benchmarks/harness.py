@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import record
+from benchmarks.errors import BenchmarkError
 
 SIDES = ("stock", "tuned", "ours")
 PROGRAMS = Path(__file__).parent / "programs"
 Setting = str | int | float | bool
-
-
-class BenchmarkError(Exception):
-    """A benchmark can not be run as asked. The message says what to type."""
 
 
 @dataclass(frozen=True)

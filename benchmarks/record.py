@@ -6,6 +6,7 @@ The form is record.schema.json; docs and the report read nothing else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from itertools import chain, count
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from benchmarks.errors import DiskFullError, RecordsError
 
 DECLARED = ("dtype", "deterministic", "optimizer", "workers", "cache")
 """What every side must declare, because a silent difference in one of these would make the comparison worthless."""
@@ -56,10 +59,21 @@ def claim(records: Path, date: str, device: str, benchmark: str, reduced: bool) 
 
     `<records>/<day>-<device>/<benchmark>.json`, with `-reduced` where the run is not the claim's and `-2`, `-3`, ... for
     further ones of a day. `date` is an ISO date with or without a time.
+
+    Raises:
+        RecordsError: nothing can be written there.
     """
     folder = records / f"{date[:10]}-{device}"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = benchmark + ("-reduced" if reduced else "")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _first_free(folder, benchmark + ("-reduced" if reduced else ""))
+    except OSError as error:
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else RecordsError
+        why = (error.strerror or str(error)).lower()
+        raise kind(f"records can not be written to {folder}: {why}; type --records FOLDER") from error
+
+
+def _first_free(folder: Path, stem: str) -> Path:
     for name in chain([stem], (f"{stem}-{number}" for number in count(2))):
         path = folder / f"{name}.json"
         if not path.exists():

@@ -66,8 +66,16 @@ class Step:
 
 
 def names_in(words: Iterable[str]) -> list[str]:
-    """`memory,latency` and `memory latency` are the same."""
-    return [name for word in words for name in word.split(",") if name]
+    """`memory,latency` and `memory latency` are the same.
+
+    Raises:
+        BenchmarkError: words without a name in them, which would otherwise ask for all.
+    """
+    words = list(words)
+    names = [name for word in words for name in word.split(",") if name]
+    if words and not names:
+        raise BenchmarkError(f"{' '.join(words)!r} names no benchmark; leave it out to run all, or see: list")
+    return names
 
 
 def steps(

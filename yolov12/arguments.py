@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolov12.declare import PREFIX
+from yolov12.declare import PREFIX, switch
 from yolov12.errors import UserError
 from yolov12.log import warn
 from yolov12.settings import DECLARED
@@ -76,7 +76,7 @@ def parse(tokens: list[str], keys: Mapping[str, Any], max_words: int = 0) -> Par
         max_words: how many bare words the verb takes.
 
     Raises:
-        UserError: an unknown key, a key without a value, a word too many.
+        UserError: an unknown key, a key without a value, a switch of the verb that is neither on nor off, a word too many.
     """
     parsed = Parsed()
     texts: dict[str, str] = {}
@@ -93,7 +93,27 @@ def parse(tokens: list[str], keys: Mapping[str, Any], max_words: int = 0) -> Par
         parsed.options |= _from_file(path, keys)
     for key, text in texts.items():
         parsed.options[key] = text if key in DECLARED else value_of(key, text)
+    for key in _switches(keys) & parsed.options.keys():
+        parsed.options[key] = _on_or_off(key, parsed.options[key])
     return parsed
+
+
+def _switches(keys: Mapping[str, Any]) -> set[str]:
+    """The verb's own keys that are on or off. What ultralytics' take (cache=ram, resume=PATH) values.py knows."""
+    theirs = ultralytics_defaults() if "mode" in keys else {}
+    return {key for key, default in keys.items() if isinstance(default, bool) and key not in theirs}
+
+
+def _on_or_off(key: str, value: Any) -> bool:
+    """In the words that settings take.
+
+    Raises:
+        UserError: any other.
+    """
+    try:
+        return switch(str(value))
+    except ValueError:
+        raise UserError(f"{key}={value}: type {key}=True or {key}=False") from None
 
 
 def value_of(key: str, text: str) -> Any:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`yolov12 VERB key=value ...`: finds the verb, prints help, and turns a mistake into one sentence and an exit code.
 
-Exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted; 143 terminated; 1 with a traceback is a bug.
+Exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted; 141 nobody reads; 143 terminated; 1 a verb that judges found
+something wrong or, with a traceback, a bug.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import select
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -19,16 +21,26 @@ from yolov12.log import rank
 from yolov12.mistakes import as_exit
 from yolov12.verb_table import LATER, VERBS, Verb, not_yet
 
+NOBODY_READS = 141
+"""128 + SIGPIPE, as of other programs whose reader (`| head`) has left before they were done."""
+
 HELP = ("help", "--help", "-h")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code. A bug is raised, so that its traceback is seen."""
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        code = run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, where a reader that has left is no traceback
+        return code
     except KeyboardInterrupt as interrupt:
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise  # of another pipe or socket
+        _discard_output()
+        return NOBODY_READS
     except Exception as error:  # what as_exit does not know is raised again
         known = as_exit(error)
         if known is None:
@@ -86,8 +98,20 @@ def _show(lines: Iterable[str]) -> int:
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        _discard_output()
     return 0
+
+
+def _reader_is_gone() -> bool:
+    """Whether what this prints goes to a pipe whose other end is closed."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are always told
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _discard_output() -> None:
+    """Or Python complains when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def overview() -> Iterator[str]:
@@ -105,7 +129,8 @@ def overview() -> Iterator[str]:
     yield from _settings_help(settings_page.help_lines())
     yield ""
     yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted by Ctrl-C; 143 terminated between two steps;"
-    yield "            1, with a traceback: a bug of this program"
+    yield "            1: what doctor, verify, cache verify, bench, nccl-test or demo oom looked at is not as it should be;"
+    yield "            1 with a traceback: a bug of this program; 141: what reads its output has ended"
     yield "Unofficial: not affiliated with the authors of YOLOv12 or Ultralytics. AGPL-3.0-or-later."
 
 

@@ -219,7 +219,7 @@ def bench(words: list[str], options: Options) -> int:
             f"bench runs the folder `benchmarks`, and {Path.cwd()} has none: run it in a clone of the repository"
         )
     if not words or words[0] not in BENCH_VERBS:  # nothing, or names
-        words = ["suite", *words, "--records", str(folders.runs_folder()[0] / "bench")]
+        words = ["suite", "--records", str(folders.runs_folder()[0] / "bench"), *words]  # one that is typed wins
     # `step` is told of files of the user's, as seen from here.
     place: dict[str, Any] = {"cwd": folder}
     if words[0] == "step":

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from yolov12 import arguments
 from yolov12.arguments import parse, ultralytics_defaults, value_of
+from yolov12.declare import OFF, ON
 from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
 
-KEYS = {"task": "detect", "data": None, "model": None, "epochs": 100, "batch": 16, "imgsz": 640, "device": None}
+KEYS = {"mode": "train", "task": "detect", "data": None, "model": None, "epochs": 100, "batch": 16, "imgsz": 640, "device": None}
 KEYS |= {
     "plots": True,
+    "dry_run": False,
     "resume": False,
     "cache": False,
     "nms": None,
@@ -189,6 +191,27 @@ def test_a_bad_file_of_arguments_is_an_error(tmp_path, text, message):
 def test_a_value_is_a_literal_or_text(text, value):
     assert value_of("source", text) == value
     assert type(value_of("source", text)) is type(value)
+
+
+@pytest.mark.parametrize("text", [*ON, *OFF, "True", "False", "No"])
+def test_a_switch_of_the_verb_is_on_or_off_in_the_words_of_settings(text):
+    assert options(f"dry_run={text}") == {"dry_run": text.lower() in ON}
+    assert options("--dry-run", text) == {"dry_run": text.lower() in ON}
+
+
+@pytest.mark.parametrize("text", ["maybe", "2", "none", "1.0", "y"])
+def test_any_other_word_for_a_switch_is_refused(text):
+    with pytest.raises(UserError, match=r"dry_run=.*: type dry_run=True or dry_run=False"):
+        options(f"dry_run={text}")
+
+
+def test_a_switch_in_a_file_of_arguments_is_one_too(tmp_path):
+    (tmp_path / "my.yaml").write_text("dry_run: 'off'\n")
+    assert options(f"cfg={tmp_path}/my.yaml") == {"dry_run": False}
+
+
+def test_what_ultralytics_switches_may_take_more_than_two_values():
+    assert options("cache=ram", "resume=last.pt") == {"cache": "ram", "resume": "last.pt"}
 
 
 def test_the_name_of_a_run_stays_text():

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -545,7 +546,19 @@ def test_bench_alone_or_with_names_runs_the_suite_into_the_folder_of_runs(tmp_pa
     (tmp_path / "benchmarks" / "__init__.py").touch()
     (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
     assert cli.main(["bench", *names]) == 0
-    assert capfd.readouterr().out.split() == ["suite", *names, "--records", str(tmp_path / "runs" / "bench")]
+    assert capfd.readouterr().out.split() == ["suite", "--records", str(tmp_path / "runs" / "bench"), *names]
+
+
+@pytest.mark.parametrize("names", [[], ["start"]])
+def test_bench_writes_to_the_records_that_are_typed(tmp_path, capfd, names):
+    from benchmarks.__main__ import _parser
+
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    assert cli.main(["bench", *names, "--records", "mine"]) == 0
+    options = _parser().parse_args(capfd.readouterr().out.split())
+    assert (options.verb, options.names, str(options.records)) == ("suite", names, "mine")
 
 
 def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
@@ -749,6 +762,31 @@ def test_a_reader_that_has_seen_enough_is_no_failure():
         ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    child = subprocess.run(
+        [sys.executable, "-m", "yolov12.cli", "env", "--json"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (child.returncode, child.stderr) == (cli.NOBODY_READS, "")
+
+
+def test_a_pipe_that_is_not_the_output_keeps_its_traceback(monkeypatch, capfd):
+    def break_another(argv):
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr(cli, "run", break_another)
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        cli.main(["env"])
+
+
+@pytest.mark.parametrize("name", ["doctor", "verify", "bench", "nccl-test"])
+def test_the_help_says_whose_exit_code_1_is_a_verdict(name):
+    page = "\n".join(cli.overview())
+    assert re.search(rf"^ +1: what .*\b{name}\b.* is not as it should be", page, re.MULTILINE)
 
 
 def test_the_help_of_data_shows_the_defaults_of_what_it_calls(capsys):

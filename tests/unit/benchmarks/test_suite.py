@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +87,37 @@ def test_a_data_set_that_is_not_there_leaves_its_benchmark_out(monkeypatch, tmp_
 @pytest.mark.parametrize("words", [["memory,attention"], ["memory", "attention"], ["memory,", "attention"]])
 def test_names_are_a_list_however_they_are_typed(words):
     assert suite.names_in(words) == ["memory", "attention"]
+
+
+@pytest.mark.parametrize("words", [[","], ["", ",,"]])
+def test_commas_alone_do_not_start_everything(words, monkeypatch, capsys):
+    monkeypatch.setattr(run, "measure", None)
+    assert command.main(["suite", *words]) == 2
+    assert "names no benchmark" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ENOSPC, 75)])
+@pytest.mark.parametrize("verb", ["suite", "run"])
+def test_records_that_can_not_be_written_end_the_run_with_one_sentence(
+    monkeypatch, capsys, tmp_path, verb, number, code
+):
+    def refuse(self, *arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(system, "gpus", lambda: [])
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert command.main([verb, "start", "--records", str(tmp_path / "r")]) == code
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(f"error: records can not be written to {tmp_path / 'r'}/")
+
+
+def test_a_small_size_is_repeated_as_often_as_it_says():
+    found, _ = suite.steps([], KNOWN, 0, {})
+    assert {step.plan.benchmark.name: step.plan.repeats for step in found} == {
+        name: small.repeats for name, small in suite.SMALL.items()
+    }
+    assert suite.SMALL["val"].repeats == 1
+    assert all(f"--repeats {step.plan.repeats}" in step.command for step in found)
 
 
 def test_the_table_has_medians_the_ratio_and_a_star_for_what_is_smaller_than_the_claim():

@@ -29,6 +29,15 @@ SLOWER_THAN_PLAIN = 1.1
 def driver(world: World) -> Iterator[Result]:
     """The driver is there, and new enough for the CUDA that torch was built for."""
     seen = world.driver
+    is_used = bool(world.gpus or world.gpu_failures)
+    if not seen.version and is_used:
+        yield warn(
+            "driver",
+            "not known",
+            "torch sees GPUs, and neither NVML nor /proc says which driver runs them: it may be too old",
+            "nvidia-smi   # says which; pip install nvidia-ml-py lets this look itself",
+        )
+        return
     if not seen.version:
         yield warn(
             "driver",
@@ -37,7 +46,7 @@ def driver(world: World) -> Iterator[Result]:
             "device=cpu   # or install NVIDIA's driver on the host: nvidia-smi must answer there",
         )
         return
-    if not seen.is_reachable:
+    if not seen.is_reachable and not is_used:
         yield warn(
             "driver",
             f"{seen.version}, and no GPU is passed in",
@@ -68,8 +77,15 @@ def torch_sees(world: World) -> Iterator[Result]:
     """Torch can be imported, and sees the GPUs that the driver has."""
     if world.torch_failure:
         yield fail("torch", "can not be imported", world.torch_failure, _reinstall(world))
-    elif world.gpus:
+        return
+    for index, said in world.gpu_failures.items():
+        why = "the driver counts it and torch can not ask it: it may have fallen off the bus"
+        yield fail("torch", said, why, "nvidia-smi; sudo dmesg | grep -i xid   # then restart the host", f"GPU {index}")
+    if world.gpus:
         yield from (ok("torch", f"{gpu.name}, sm_{gpu.arch}", subject=gpu.subject) for gpu in world.gpus)
+        yield from _missing(world)
+    elif world.gpu_failures:
+        return
     elif not world.driver.is_reachable:
         yield ok("torch", f"CPU; built for CUDA {world.torch_cuda}" if world.torch_cuda else "CPU; built without CUDA")
     elif world.torch_cuda is None:
@@ -80,6 +96,23 @@ def torch_sees(world: World) -> Iterator[Result]:
     else:
         why = "the driver is there and its CUDA does not start: its kernel module and libraries may be of two versions"
         yield fail("torch", "sees no GPU", why, "nvidia-smi   # then restart the host, or the container")
+
+
+def _missing(world: World) -> Iterator[Result]:
+    """What to say where torch sees some of the driver's GPUs; nothing where CUDA_VISIBLE_DEVICES names as many as are seen."""
+    there, counted = world.driver.gpus, len(world.gpus) + len(world.gpu_failures)
+    if there is None or counted >= there:
+        return
+    value = f"sees {counted} of the driver's {there} GPUs"
+    visible = world.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        why = "the others do not start, or a share of a GPU (MIG) hides them: CUDA takes one share alone"
+        yield warn("torch", value, why, "nvidia-smi   # MIG, errors, and who has them")
+    elif len(visible.split(",")) > counted:
+        why = f"CUDA_VISIBLE_DEVICES={visible} names one that is not there, and CUDA leaves out what follows it"
+        yield warn("torch", value, why, "unset CUDA_VISIBLE_DEVICES")
+    else:
+        yield ok("torch", value, f"CUDA_VISIBLE_DEVICES={visible}")
 
 
 def gpu_code(world: World) -> Iterator[Result]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 from yolov12 import settings
 from yolov12.errors import ExitError
@@ -62,13 +63,11 @@ def versions(world: World) -> Iterator[Result]:
 
 
 def cache(world: World) -> Iterator[Result]:
-    """The cache folder stays, is ours alone, and every engine in it is whole."""
+    """The cache folder stays, it and that of the engines (YOLOV12_TRT_CACHE_DIR) are ours alone, and every engine is whole."""
     keep = 'docker run -v "$PWD":/workspace   # or YOLOV12_CACHE_DIR=FOLDER'
     is_kept = not world.cache_reason.startswith("temporary") and "not a mount" not in world.cache_reason
-    others_may_write = world.cache.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if others_may_write:
-        why = "others may put native code there, which would be loaded"
-        yield warn("cache", str(world.cache), why, f"chmod go-w {world.cache}")
+    if found := _open_to_others(world.cache):
+        yield found
     elif not is_kept:
         yield warn("cache", str(world.cache), world.cache_reason, keep)
     else:
@@ -76,6 +75,8 @@ def cache(world: World) -> Iterator[Result]:
     if not world.engines.is_dir():
         yield skipped("cache", "no engine was built here yet", subject="engines")
         return
+    if found := _open_to_others(world.engines, "engines"):
+        yield found
     problems, count = engine_cache.verify(world.engines), len(engine_cache.entries(world.engines)[0])
     if problems:
         value = f"{len(problems)} of {count + len(engine_cache.entries(world.engines)[1])} would be built again"
@@ -88,6 +89,14 @@ def cache(world: World) -> Iterator[Result]:
         )
     else:
         yield ok("cache", f"{count} whole", subject="engines")
+
+
+def _open_to_others(folder: Path, subject: str = "") -> Result | None:
+    """What to say of a folder of native code that others may write to."""
+    if not folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return None
+    why = "others may put native code there, which would be loaded"
+    return warn("cache", str(folder), why, f"chmod go-w {folder}", subject)
 
 
 def offline(world: World) -> Iterator[Result]:

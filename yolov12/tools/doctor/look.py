@@ -15,11 +15,10 @@ from yolov12 import folders, settings
 from yolov12.data import datayaml, fonts
 from yolov12.distributed import devices
 from yolov12.tools import verify
-from yolov12.tools.doctor import probes
+from yolov12.tools.doctor import cgroup, probes
 from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, Trial, World
 
 SHM = Path("/dev/shm")
-CGROUP = Path("/sys/fs/cgroup")
 INFINIBAND = Path("/dev/infiniband")
 
 
@@ -37,7 +36,8 @@ def look(options: Mapping[str, Any]) -> World:
     if options.get("project"):
         runs, runs_reason = Path(options["project"]).absolute(), f"project={options['project']}"
     cache, cache_reason = settings.cache_choice()
-    torch_failure, torch_cuda, gpus = _torch()
+    torch_failure, torch_cuda = _torch()
+    gpus, gpu_failures = ((), {}) if torch_failure else _gpus()
     installed = verify.look()
     return World(
         environ=os.environ,
@@ -47,11 +47,12 @@ def look(options: Mapping[str, Any]) -> World:
         torch_failure=torch_failure,
         torch_cuda=torch_cuda,
         gpus=gpus,
+        gpu_failures=gpu_failures,
         installed=installed,
         shm_free_bytes=shutil.disk_usage(SHM).free if SHM.is_dir() else None,
         limits=_limits(),
         has_infiniband=INFINIBAND.is_dir(),
-        cpus=Cpus(frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1, quota(_read(CGROUP / "cpu.max"))),
+        cpus=Cpus(frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1, *cgroup.cores()),
         data=data,
         runs=runs,
         runs_reason=runs_reason,
@@ -74,27 +75,39 @@ def look(options: Mapping[str, Any]) -> World:
     )
 
 
-def _torch() -> tuple[str, str | None, tuple[Gpu, ...]]:
-    """(why it can not be imported, the CUDA that it was built for, the GPUs that it sees)."""
+def _torch() -> tuple[str, str | None]:
+    """(why it can not be imported, the CUDA that it was built for)."""
     try:
         import torch
     except (ImportError, OSError) as error:  # missing, or one of its libraries is
-        return str(error), None, ()
+        return str(error), None
+    return "", torch.version.cuda
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], dict[int, str]]:
+    """(the GPUs that torch sees, what it says of each that it counts and can not ask)."""
+    import torch
+
     if not torch.cuda.is_available():
-        return "", torch.version.cuda, ()
+        return (), {}
     from yolov12.distributed.gpus import pci_address
 
-    found = []
+    found: list[Gpu] = []
+    failures: dict[int, str] = {}
     for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
+        try:
+            properties = torch.cuda.get_device_properties(index)
+        except (RuntimeError, AssertionError) as error:  # a dead GPU: an INTERNAL ASSERT, or CUDA that does not start
+            failures[index] = str(error).strip().partition("\n")[0] or type(error).__name__
+            continue
         pci = pci_address(properties)
         capability = (properties.major, properties.minor)
         found.append(Gpu(index, properties.name, capability, pci, devices.beside(pci)[1]))
-    return "", torch.version.cuda, tuple(found)
+    return tuple(found), failures
 
 
 def _driver(promises: Path) -> Driver:
-    version, cuda = _nvml_versions()
+    version, cuda, gpus = _nvml()
     version = version or driver_version(_read(Path("/proc/driver/nvidia/version")))
     least = _read(promises / "least_driver").strip()
     return Driver(
@@ -103,22 +116,24 @@ def _driver(promises: Path) -> Driver:
         is_reachable=any(place.exists() for place in (Path("/dev/nvidiactl"), Path("/dev/dxg"))),
         least=int(least) if least.isdigit() else None,
         older=older_drivers(_read(promises / "older_drivers")),
+        gpus=gpus,
     )
 
 
-def _nvml_versions() -> tuple[str, tuple[int, int] | None]:
-    """(driver, newest CUDA that it runs) as NVML has them."""
+def _nvml() -> tuple[str, tuple[int, int] | None, int | None]:
+    """(driver, newest CUDA that it runs, how many GPUs it has) as NVML has them."""
     try:
         import pynvml
     except ImportError:
-        return "", None
+        return "", None, None
     try:
         pynvml.nvmlInit()
         cuda = pynvml.nvmlSystemGetCudaDriverVersion()
         version = pynvml.nvmlSystemGetDriverVersion()
+        gpus = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError:
-        return "", None
-    return (version.decode() if isinstance(version, bytes) else version), (cuda // 1000, cuda % 1000 // 10)
+        return "", None, None
+    return (version.decode() if isinstance(version, bytes) else version), (cuda // 1000, cuda % 1000 // 10), gpus
 
 
 def driver_version(text: str) -> str:
@@ -133,17 +148,19 @@ def older_drivers(text: str) -> tuple[tuple[int, str], ...]:
     return tuple((int(driver), cuda) for driver, cuda in pairs)
 
 
-def quota(text: str) -> float | None:
-    """The cores' worth of time in cpu.max ("200000 100000"); None for "max" and where there is no such file."""
-    found = re.match(r"(\d+) (\d+)", text)
-    return int(found[1]) / int(found[2]) if found else None
-
-
 def _limits() -> Limits:
     files, most = (_bounded(value) for value in resource.getrlimit(resource.RLIMIT_NOFILE))
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    processes = _read(CGROUP / "pids.max").strip()
-    return Limits(files, most, _bounded(locked), int(processes) if processes.isdigit() else None)
+    of_user, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    processes, unread = cgroup.processes()
+    return Limits(
+        files,
+        most,
+        _bounded(locked),
+        None if processes is None else int(processes),
+        unread,
+        _bounded(of_user) if os.getuid() else None,
+    )
 
 
 def _bounded(value: int) -> int | None:

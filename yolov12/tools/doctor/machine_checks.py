@@ -60,12 +60,18 @@ def limits(world: World) -> Iterator[Result]:
     if seen.processes is not None and seen.processes < LEAST_PROCESSES:
         why = "each thread counts as one, and each loader process has several"
         found.append(warn("limits", f"{seen.processes} processes", why, "docker run --pids-limit=-1"))
+    if seen.user_processes is not None and seen.user_processes < LEAST_PROCESSES:
+        why = "each thread of this user counts as one, those outside of the container too"
+        to_type = "docker run --ulimit nproc=65536:65536   # outside a container: ulimit -u 65536"
+        found.append(warn("limits", f"{seen.user_processes} processes of this user", why, to_type))
     if world.has_infiniband and seen.locked_bytes is not None:
         why = "InfiniBand cards read memory that must be locked; without it NCCL goes over TCP or fails"
         mib = seen.locked_bytes >> 20
         found.append(warn("limits", f"{mib} MiB of locked memory", why, "docker run --ulimit memlock=-1:-1"))
     files = "any number of" if seen.open_files is None else seen.open_files
     yield from found or [ok("limits", f"{files} open files")]
+    if seen.processes_unread:
+        yield skipped("limits", seen.processes_unread, subject="processes")
 
 
 def cpus(world: World) -> Iterator[Result]:
@@ -83,6 +89,8 @@ def cpus(world: World) -> Iterator[Result]:
         yield warn("cpus", value, why, "docker run --cpuset-cpus=...   # more of them; or data_pipeline=gpu")
     else:
         yield ok("cpus", value)
+    if seen.quota_unread:
+        yield skipped("cpus", seen.quota_unread, subject="quota")
     for gpu in world.gpus:
         near = binding.parse(gpu.cpus)
         if near and not near & seen.allowed:

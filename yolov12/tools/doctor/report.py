@@ -11,7 +11,6 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from yolov12 import __version__
-from yolov12.errors import ExitError
 from yolov12.tools.doctor import gpu_checks, install_checks, machine_checks
 from yolov12.tools.doctor.look import look
 from yolov12.tools.doctor.result import STATUSES, Result, fail, worst
@@ -22,36 +21,35 @@ SCHEMA = 1
 
 Check = Callable[[World], Iterator[Result]]
 
-CHECKS: tuple[Check, ...] = (
-    install_checks.known_settings,
-    gpu_checks.driver,
-    gpu_checks.torch_sees,
-    gpu_checks.gpu_code,
-    gpu_checks.attention,
-    gpu_checks.clocks,  # right after attention, which has warmed the GPU
-    gpu_checks.all_reduce,
-    machine_checks.shm,
-    machine_checks.limits,
-    machine_checks.cpus,
-    machine_checks.workspace,
-    machine_checks.disks,
-    machine_checks.loader,
-    install_checks.versions,
-    install_checks.cache,
-    install_checks.offline,
-    install_checks.weights,
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("settings", install_checks.known_settings),
+    ("driver", gpu_checks.driver),
+    ("torch", gpu_checks.torch_sees),
+    ("gpu code", gpu_checks.gpu_code),
+    ("attention", gpu_checks.attention),
+    ("clocks", gpu_checks.clocks),  # right after attention, which has warmed the GPU
+    ("all-reduce", gpu_checks.all_reduce),
+    ("shm", machine_checks.shm),
+    ("limits", machine_checks.limits),
+    ("cpus", machine_checks.cpus),
+    ("workspace", machine_checks.workspace),
+    ("disk", machine_checks.disks),
+    ("loader", machine_checks.loader),
+    ("versions", install_checks.versions),
+    ("cache", install_checks.cache),
+    ("offline", install_checks.offline),
+    ("weights", install_checks.weights),
 )
-"""In the order of the report."""
+"""In the order of the report, by the names of docs/doctor.md."""
 
 
-def examine(world: World, checks: Iterable[Check] = CHECKS) -> Iterator[Result]:
+def examine(world: World, checks: Iterable[tuple[str, Check]] = CHECKS) -> Iterator[Result]:
     """Every result, as soon as it is there. A check that can not look fails, and the others go on."""
-    for check in checks:
+    for name, check in checks:
         try:
             yield from check(world)
-        except (OSError, RuntimeError, ExitError, ImportError) as error:
-            name = check.__name__.replace("_", " ")
-            why = f"the check itself could not look: {error}"
+        except Exception as error:  # noqa: BLE001  # whatever one check meets, the report of the others must come
+            why = f"the check itself could not look: {str(error) or type(error).__name__}"
             yield fail(name, type(error).__name__, why, "yolov12 verify   # says what is installed")
 
 

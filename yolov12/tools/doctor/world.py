@@ -28,6 +28,8 @@ class Driver:
     """The oldest driver that the image's CUDA runs on; None outside an image."""
     older: tuple[tuple[int, str], ...] = ()
     """(driver, CUDA line) of images for older drivers."""
+    gpus: int | None = None
+    """How many it has; None where NVML does not answer."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Limits:
     locked_bytes: int | None
     processes: int | None
     """Of the whole container (pids.max)."""
+    processes_unread: str = ""
+    """Why that is not known; empty if it is."""
+    user_processes: int | None = None
+    """Of this user (ulimit -u), counted over the whole machine; root is bound by none."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class Cpus:
     total: int
     quota: float | None = None
     """Cores' worth of time that the container gets; None: no limit."""
+    quota_unread: str = ""
+    """Why that is not known; empty if it is."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,8 @@ class World:
     torch_cuda: str | None
     """The CUDA that torch was built for; None for a torch without."""
     gpus: tuple[Gpu, ...]
+    gpu_failures: Mapping[int, str]
+    """By index, what torch said of each GPU that it counts and can not ask; such a GPU is not among `gpus`."""
     installed: Here
     shm_free_bytes: int | None
     """What /dev/shm has left; None where there is none."""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.tools.doctor import worlds
 from yolov12.export import cache as engine_cache
+from yolov12.tools.doctor import gpu_checks
 from yolov12.tools.doctor.report import examine
 from yolov12.tools.doctor.result import Result
 from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, LoaderTrial, Speed, World
@@ -49,7 +50,7 @@ def kernels_for_others(world: World) -> World:
         return GpuCode(frozenset({"90"} if "_kernels" in path.name else {"80", "90"}), frozenset())
 
     a100 = Gpu(0, "NVIDIA A100", (8, 0), "0000:1b:00.0")
-    return replace(world, gpus=(a100,), installed=replace(here, read_gpu_code=read))
+    return replace(world, gpus=(a100, replace(a100, index=1)), installed=replace(here, read_gpu_code=read))
 
 
 def another_torch(world: World) -> World:
@@ -65,15 +66,25 @@ def another_ultralytics_on_a_host(world: World) -> World:
 
 
 def changed_engine(world: World) -> World:
-    world.engines.mkdir()
+    world.engines.mkdir(mode=0o700)
     engine_cache.store(world.engines, {"model": "a"}, b"plan")
     next(world.engines.glob("*.plan")).write_bytes(b"evil")
     return world
 
 
-def open_cache(world: World) -> World:
-    world.cache.chmod(0o777)
-    return world
+def open_cache(mode: int) -> Break:
+    def make(world: World) -> World:
+        world.cache.chmod(mode)
+        return world
+
+    return make
+
+
+def open_engines_elsewhere(world: World) -> World:
+    engines = world.cache.parent / "elsewhere"
+    engines.mkdir()
+    engines.chmod(0o770)
+    return replace(world, engines=engines)
 
 
 def runs_is_a_file(world: World) -> World:
@@ -95,13 +106,19 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
         broken(driver=Driver("570.1", (12, 8), True, 580, ((570, "12.8"),))), "driver", "fail", "make build CUDA=12.8"),
     "driver too old for torch": (broken(driver=Driver("535.1", (12, 2), True)), "driver", "fail", "update the driver"),
     "no --gpus": (broken(driver=Driver("580.65.06"), gpus=()), "driver", "warn", "docker run --gpus all"),
+    "a driver that nothing is known of": (broken(driver=Driver()), "driver", "warn", "nvidia-smi"),
+    "torch sees one of two GPUs": (broken(gpus=worlds.GPUS[:1]), "torch", "warn", "nvidia-smi"),
+    "one of the GPUs asked for is not there": (
+        broken(gpus=worlds.GPUS[:1], environ={"CUDA_VISIBLE_DEVICES": "0,7"}), "torch", "warn", "unset CUDA_VISIBLE_DEVICES"),
     "torch does not load": (broken(torch_failure="libcudart.so.13: no such file", gpus=()), "torch", "fail", "make build"),
+    "a GPU is dead": (broken(gpus=worlds.GPUS[:1], gpu_failures={1: "CUDA error: unknown error"}), "torch", "fail", "dmesg"),
+    "the only GPU is dead": (broken(gpus=(), gpu_failures={0: "CUDA error: unknown error"}), "torch", "fail", "dmesg"),
     "torch without CUDA": (broken(torch_cuda=None, gpus=()), "torch", "fail", "make build"),
     "GPUs hidden": (broken(environ={"CUDA_VISIBLE_DEVICES": "7"}, gpus=()), "torch", "warn", "unset CUDA_VISIBLE_DEVICES"),
     "CUDA does not start": (broken(gpus=()), "torch", "fail", "nvidia-smi"),
     "torch has no code for the GPU": (without_code, "gpu code", "fail", "make build"),
     "our kernels have none": (kernels_for_others, "gpu code", "warn", 'make build ARCHS="80"'),
-    "a GPU that nothing has code for": (broken(gpus=(Gpu(0, "V100", (7, 0), "0000:1b:00.0"),)), "gpu code", "fail", "device=cpu"),
+    "a GPU that nothing has code for": (broken(gpus=(Gpu(0, "V100", (7, 0), ""), Gpu(1, "V100", (7, 0), ""))), "gpu code", "fail", "device=cpu"),
     "the GPU is full": (broken(attention=raising(MemoryError("CUDA out of memory"))), "attention", "warn", "nvidia-smi"),
     "attention is wrong": (trial(difference=0.5), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
     "attention is no number": (trial(difference=float("nan")), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
@@ -110,6 +127,8 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "attention does not run": (
         broken(attention=raising(RuntimeError("no kernel image is available"))), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
     "hot": (broken(slowdowns=lambda gpu: 0x40), "clocks", "warn", "nvidia-smi -q -d TEMPERATURE"),
+    "set lower, and hot": (broken(slowdowns=lambda gpu: 0x2 | 0x40), "clocks", "warn", "--reset-gpu-clocks"),
+    "power brake, and hot": (broken(slowdowns=lambda gpu: 0x80 | 0x40), "clocks", "warn", "nvidia-smi -q -d POWER"),
     "clocks set lower": (broken(slowdowns=lambda gpu: 0x2), "clocks", "warn", "--reset-gpu-clocks"),
     "slow links": (broken(all_reduce=lambda: "slow: 200 GB/s at best"), "all-reduce", "warn", "nvidia-smi topo -m"),
     "links over the host": (broken(all_reduce=lambda: "far too slow: 9 GB/s at best"), "all-reduce", "fail", "nccl-test"),
@@ -119,6 +138,8 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "few open files": (broken(limits=Limits(1024, 1024, None, None)), "limits", "warn", "--ulimit nofile="),
     "few open files, which it may raise": (broken(limits=Limits(1024, 2**20, None, None)), "limits", "warn", "ulimit -n 65536"),
     "few processes": (broken(limits=Limits(65536, 65536, None, 100)), "limits", "warn", "--pids-limit=-1"),
+    "few processes of the user": (
+        broken(limits=Limits(65536, 65536, None, None, user_processes=100)), "limits", "warn", "--ulimit nproc="),
     "memory not locked": (broken(limits=Limits(65536, 65536, 2**16, None)), "limits", "warn", "--ulimit memlock=-1"),
     "part of the cores' time": (broken(cpus=Cpus(frozenset(range(32)), 32, 4.0)), "cpus", "warn", "--cpuset-cpus=0-3"),
     "few cores": (broken(cpus=Cpus(frozenset({0, 16}), 32)), "cpus", "warn", "data_pipeline=gpu"),
@@ -134,7 +155,9 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "another torch in the image": (another_torch, "versions", "fail", "yolov12 verify"),
     "another ultralytics on a host": (another_ultralytics_on_a_host, "versions", "fail", "make setup"),
     "an engine was changed": (changed_engine, "cache", "warn", "yolov12 cache verify"),
-    "anyone writes the cache": (open_cache, "cache", "warn", "chmod go-w"),
+    "anyone writes the cache": (open_cache(0o702), "cache", "warn", "chmod go-w"),
+    "a group writes the cache": (open_cache(0o720), "cache", "warn", "chmod go-w"),
+    "a group writes the engines": (open_engines_elsewhere, "cache", "warn", "elsewhere"),
     "the cache goes with the container": (broken(cache_reason="temporary: /workspace: read-only"), "cache", "warn", "YOLOV12_CACHE_DIR=FOLDER"),
     "ultralytics phones home": (broken(environ={"YOLO_OFFLINE": "false"}), "offline", "warn", "unset YOLO_OFFLINE"),
     "a logger sends runs": (wandb_installed, "offline", "warn", "yolo settings wandb=False"),
@@ -145,6 +168,9 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "a misspelt setting": (broken(environ={"YOLOV12_OFLINE": "1"}), "settings", "fail", "unset YOLOV12_OFLINE"),
 }  # fmt: skip
 """What is broken -> how, which check finds it, how bad it is, and what is in its command."""
+
+
+DRIVER_OF_ONE = Driver("580.65.06", (13, 0), True, gpus=1)
 
 
 def bad(world: World) -> list[Result]:
@@ -162,6 +188,17 @@ def test_a_fault_is_found_with_what_to_type(tmp_path, fault):
     assert {(result.name, result.status) for result in found} == {(name, status)}
     assert command in found[0].to_type
     assert found[0].why
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [({"environ": {"CUDA_VISIBLE_DEVICES": "1"}}, "sees 1 of the driver's 2 GPUs"), ({"driver": DRIVER_OF_ONE}, None)],
+)
+def test_a_gpu_that_nobody_asked_for_is_no_fault(tmp_path, changes, value):
+    world = replace(worlds.healthy(tmp_path), gpus=worlds.GPUS[:1], **changes)
+    assert bad(world) == []
+    said = [result.value for result in gpu_checks.torch_sees(world) if not result.subject]
+    assert said == ([value] if value else [])
 
 
 def test_every_check_that_can_fail_has_a_planted_fault(tmp_path):

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
+import torch
 
 from tests.unit.tools.doctor import worlds
 from yolov12 import cli
@@ -77,14 +79,36 @@ def test_a_person_reads_why_and_what_to_type_only_where_something_is_to_be_done(
     assert report.summary([GOOD, BAD, GOOD]) == "1 fail, 2 ok"
 
 
-def test_a_check_that_can_not_look_fails_and_the_others_go_on(tmp_path):
+@pytest.mark.parametrize("error", [OSError("gone"), ZeroDivisionError("gone")])
+def test_a_check_that_can_not_look_fails_by_its_name_and_the_others_go_on(tmp_path, error):
     def breaks(world):
         yield GOOD
-        raise OSError("gone")
+        raise error
 
-    found = list(report.examine(worlds.healthy(tmp_path), [breaks, lambda world: iter([LESS])]))
+    found = list(report.examine(worlds.healthy(tmp_path), [("gpu code", breaks), ("b", lambda world: iter([LESS]))]))
     assert [result.status for result in found] == ["ok", "fail", "warn"]
     assert "gone" in found[1].why
+    assert found[1].name == "gpu code"
+
+
+def test_every_check_speaks_under_the_name_that_it_is_registered_by(tmp_path):
+    world = worlds.healthy(tmp_path)
+    for name, check in report.CHECKS:
+        assert {result.name for result in check(world)} == {name}
+
+
+def test_a_dead_gpu_is_left_out_with_what_torch_said(monkeypatch):
+    def ask(index):
+        if index == 0:
+            raise RuntimeError("device >= 0 && device < num_gpus INTERNAL ASSERT FAILED\nat CUDAContext.cpp:49")
+        return SimpleNamespace(name="NVIDIA H100", major=9, minor=0, pci_domain_id=0, pci_bus_id=27, pci_device_id=0)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", ask)
+    gpus, failures = look._gpus()
+    assert [gpu.index for gpu in gpus] == [1]
+    assert failures == {0: "device >= 0 && device < num_gpus INTERNAL ASSERT FAILED"}
 
 
 @pytest.mark.parametrize(
@@ -114,11 +138,17 @@ def test_a_data_set_that_is_not_there_is_a_usage_error():
         look.look({"data": "missing.yaml"})
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000\n", None), ("250000 100000\n", 2.5), ("", None)], ids=["max", "quota", "no file"]
-)
-def test_the_quota_of_a_container(text, cores):
-    assert look.quota(text) == cores
+def test_limits_that_no_file_tells_are_said_to_be_unknown(tmp_path):
+    world = worlds.healthy(tmp_path)
+    blind = replace(
+        world,
+        limits=replace(world.limits, processes_unread="no file"),
+        cpus=replace(world.cpus, quota_unread="no file"),
+    )
+    checks = [pair for pair in report.CHECKS if pair[0] in ("limits", "cpus")]
+    unknown = [(one.name, one.subject) for one in report.examine(blind, checks) if one.status == "skipped"]
+    assert unknown == [("limits", "processes"), ("cpus", "quota")]
+    assert not [one for one in report.examine(world, checks) if one.status == "skipped"]
 
 
 def test_a_drivers_own_words():
@@ -127,6 +157,18 @@ def test_a_drivers_own_words():
     assert look.driver_version("") == ""
     assert look.older_drivers("570=12.8 525=12.4\n") == ((570, "12.8"), (525, "12.4"))
     assert look.older_drivers("none") == ()
+
+
+def test_what_nvml_says_of_the_driver(monkeypatch):
+    nvml = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlSystemGetCudaDriverVersion=lambda: 12080,
+        nvmlSystemGetDriverVersion=lambda: b"570.86.10",
+        nvmlDeviceGetCount=lambda: 8,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    assert look._nvml() == ("570.86.10", (12, 8), 8)
 
 
 def test_the_page_lists_every_check_and_every_field(tmp_path):
@@ -140,6 +182,20 @@ def test_the_verb_is_typed_like_the_others(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(report, "look", lambda options: replace(worlds.healthy(tmp_path), deep=options["deep"]))
     assert cli.main(["doctor", "--json", "deep=1"]) == 0
     assert json.loads(capsys.readouterr().out)["status"] == "ok"
+
+
+@pytest.mark.parametrize(("word", "deep"), [("no", False), ("off", False), ("1", True)])
+def test_deep_is_what_was_typed(monkeypatch, tmp_path, capsys, word, deep):
+    seen = {}
+    monkeypatch.setattr(report, "look", lambda options: seen.update(options) or worlds.healthy(tmp_path))
+    assert cli.main(["doctor", f"deep={word}", "json=no"]) == 0
+    assert seen["deep"] is deep
+    assert capsys.readouterr().out.startswith("ok ")
+
+
+def test_deep_that_is_neither_is_refused(capsys):
+    assert cli.main(["doctor", "deep=maybe"]) == 2
+    assert "type deep=True or deep=False" in capsys.readouterr().err
 
 
 def doctor_beside(folder: Path, module: str, error: str) -> dict[str, dict[str, str]]:
