@@ -59,8 +59,12 @@ SEAMS = (
 
 
 def install() -> None:
-    """Have the parts of every prediction on a GPU timed without waiting for it (engine/predictor.py:361). May be called again."""
-    upstream_predictor.ops = SimpleNamespace(**{**vars(ops), "Profile": timing.profile})
+    """Have the parts of predictions on a GPU timed without waiting for it (engine/predictor.py:361).
+
+    Of all tasks, which share that code, and only where predictions by graphs are asked for. May be called again, and follows the setting.
+    """
+    wanted = settings.current().predict_graphs
+    upstream_predictor.ops = SimpleNamespace(**{**vars(ops), "Profile": timing.profile}) if wanted else ops
 
 
 class Copied(NamedTuple):

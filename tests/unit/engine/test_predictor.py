@@ -23,7 +23,7 @@ from ultralytics.utils import ops
 from benchmarks import lively
 from tests.unit.engine.stand_in_pool import StandInPool
 from yolov12 import YOLO
-from yolov12.engine import network, predictor
+from yolov12.engine import network, patches, predictor
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.read_ahead import ReadAhead
 from yolov12.engine.scoring import fixed, timing
@@ -354,8 +354,26 @@ def test_half_precision_runs_channels_last_where_nobody_asked_for_another_layout
     assert predictor.takes_channels_last(backend, args) is expected
 
 
-def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another(model):
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    predictor.install()
+    yield
+    monkeypatch.delenv("YOLOV12_PREDICT_GRAPHS")
+    predictor.install()
+
+
+@pytest.mark.usefixtures("asked_for")
+def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another():
     assert set(re.findall(r"\bops\.(\w+)", inspect.getsource(upstream_predictor))) == {"Profile"}
     ours = dict(vars(upstream_predictor.ops))
     assert ours.pop("Profile") is timing.profile
     assert all(value is getattr(ops, name) for name, value in ours.items())
+
+
+@pytest.mark.usefixtures("asked_for")
+def test_where_nobody_asks_ultralytics_times_the_parts_of_all_tasks(monkeypatch):
+    """Also in a process where somebody asked before."""
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "0")
+    patches.install_patches()
+    assert upstream_predictor.ops is ops
