@@ -21,6 +21,7 @@ from torch import Tensor
 from ultralytics.engine.results import Boxes, Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
+from ultralytics.utils.callbacks.base import default_callbacks
 
 from yolov12 import settings
 from yolov12.engine import network
@@ -99,6 +100,7 @@ class YOLOv12Predictor(DetectionPredictor):
     device: torch.device
     model: Any
     dataset: Any
+    callbacks: dict[str, list[Any]]
     results: list[Results]
     fast: Fast | None = None
     """None where everything goes ultralytics' own way: on the CPU."""
@@ -122,7 +124,9 @@ class YOLOv12Predictor(DetectionPredictor):
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
         if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
             return super().preprocess(im)
-        sent = self.fast.staging.send(im.letterboxed if isinstance(im, Pictures) else self.pre_transform(im))
+        # Prepared before that event, in which a callback may have painted over the pictures.
+        is_ready = isinstance(im, Pictures) and not self._somebody_hears("on_predict_batch_start")
+        sent = self.fast.staging.send(im.letterboxed if is_ready else self.pre_transform(im))
         return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -164,6 +168,10 @@ class YOLOv12Predictor(DetectionPredictor):
             return super().write_results(i, p, im, s)
         finally:
             result.save_dir, self.results[i] = stand_in.save_dir, result
+
+    def _somebody_hears(self, event: str) -> bool:
+        """Whether an event has callbacks beside ultralytics' own, which do nothing; a tracker's count."""
+        return any(callback not in default_callbacks[event] for callback in self.callbacks.get(event, ()))
 
     def _on_cpu(self, result: Results) -> Tensor | None:
         """Its rows; None if it did not come our way, or somebody, a tracker say, has put others in."""

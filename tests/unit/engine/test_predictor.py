@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -186,6 +187,30 @@ def test_a_folder_that_is_read_ahead_gives_ultralytics_results(model, folder, po
     assert source._executor is None
 
 
+def hearing(model: YOLO, event: str, callback: Any) -> AbstractContextManager[Any]:
+    """A model whose callback is gone afterwards."""
+    model.add_callback(event, callback)
+    ends = ExitStack()
+    ends.callback(model.callbacks[event].remove, callback)
+    return ends
+
+
+def test_pictures_that_a_callback_paints_over_are_those_that_the_network_sees(model, folder, pool, monkeypatch):
+    """As a mask of privacy does, also where files were letterboxed ahead."""
+    monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
+
+    def paint(caller: Any) -> None:
+        for picture in caller.batch[1]:
+            picture[:, : picture.shape[1] // 2] = 0
+
+    plain = predicted(model, str(folder))
+    with hearing(model, "on_predict_batch_start", paint):
+        painted = both(model, str(folder))
+    assert any(
+        not torch.equal(one.boxes.data, other.boxes.data) for one, other in zip(plain, painted, strict=True)
+    ), "painting changed nothing"
+
+
 def written(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
@@ -223,11 +248,8 @@ def test_boxes_that_a_callback_puts_in_are_those_that_are_written(model, picture
     def replace(caller: Any) -> None:
         caller.results[0].update(boxes=torch.tensor([[1.0, 2, 30, 40, 0.5, 7]]))
 
-    model.add_callback("on_predict_postprocess_end", replace)
-    try:
+    with hearing(model, "on_predict_postprocess_end", replace):
         predicted(model, pictures[0], save_txt=True, project=str(tmp_path), name="run")
-    finally:
-        model.callbacks["on_predict_postprocess_end"].remove(replace)
     (line,) = (tmp_path / "run/labels/image0.txt").read_text().splitlines()
     assert line.startswith("7 ")
 
