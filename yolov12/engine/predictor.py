@@ -69,10 +69,10 @@ def install() -> None:
 
 
 class Copied(NamedTuple):
-    """A result, and its rows on the CPU."""
+    """A result with the boxes that were put into it, and these on the CPU."""
 
     result: Results
-    boxes: Boxes
+    boxes: Tensor
     rows: Tensor
 
 
@@ -152,8 +152,9 @@ class YOLOv12Predictor(DetectionPredictor):
             return self.construct_results(self.fast.suppression.by_waiting(prediction, what), img, orig_imgs)
         self.fast.copied = []
         for rows, on_cpu, count, picture, path in zip(answer, copy, counts, orig_imgs, self.batch[0], strict=True):
-            result = Results(picture, path=path, names=self.model.names, boxes=rows[:count])
-            self.fast.copied.append(Copied(result, result.boxes, on_cpu[:count]))
+            boxes = rows[:count]
+            result = Results(picture, path=path, names=self.model.names, boxes=boxes)
+            self.fast.copied.append(Copied(result, boxes, on_cpu[:count]))
         return [copied.result for copied in self.fast.copied]
 
     def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
@@ -174,9 +175,12 @@ class YOLOv12Predictor(DetectionPredictor):
         return any(callback not in default_callbacks[event] for callback in self.callbacks.get(event, ()))
 
     def _on_cpu(self, result: Results) -> Tensor | None:
-        """Its rows; None if it did not come our way, or somebody, a tracker say, has put others in."""
-        copied = self.fast.copied if self.fast else []
-        return next((one.rows for one in copied if one.result is result and one.boxes is result.boxes), None)
+        """Its rows; None if it did not come our way, or if somebody, a tracker say, has or may have put others in."""
+        if self.fast is None or self._somebody_hears("on_predict_postprocess_end"):
+            return None
+        return next(
+            (one.rows for one in self.fast.copied if one.result is result and one.boxes is result.boxes.data), None
+        )
 
 
 def takes_channels_last(model: Any, args: Any) -> bool:

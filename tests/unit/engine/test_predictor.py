@@ -242,16 +242,52 @@ def test_results_stay_what_they_were_when_others_follow(model, pictures, pool):
     assert torch.equal(first, kept)
 
 
-def test_boxes_that_a_callback_puts_in_are_those_that_are_written(model, pictures, pool, tmp_path):
-    """As a tracker does at the end of postprocessing."""
+def put_anew(result: Any) -> None:
+    """As a tracker does."""
+    result.update(boxes=torch.cat([result.boxes.data[:, :5], torch.full((len(result.boxes), 1), 7.0)], 1))
 
-    def replace(caller: Any) -> None:
-        caller.results[0].update(boxes=torch.tensor([[1.0, 2, 30, 40, 0.5, 7]]))
 
-    with hearing(model, "on_predict_postprocess_end", replace):
-        predicted(model, pictures[0], save_txt=True, project=str(tmp_path), name="run")
-    (line,) = (tmp_path / "run/labels/image0.txt").read_text().splitlines()
-    assert line.startswith("7 ")
+def take_some(result: Any) -> None:
+    result.boxes.data = result.boxes.data[:1]
+
+
+def rename(result: Any) -> None:
+    """In place: it is the same tensor."""
+    result.boxes.data[:, 5] = 7
+
+
+def texts(model: YOLO, source: Any, side: Any, folder: Path) -> list[str]:
+    """The text files of a prediction."""
+    predicted(model, source, side, save_txt=True, project=str(folder), name=side.__name__)
+    return [path.read_text() for path in sorted((folder / side.__name__ / "labels").iterdir())]
+
+
+@pytest.mark.parametrize("change", [put_anew, take_some, rename])
+def test_boxes_that_a_callback_changes_are_written_as_it_left_them(model, folder, pool, tmp_path, change, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)  # as from a GPU: another tensor
+
+    def change_all(caller: Any) -> None:
+        for result in caller.results:
+            change(result)
+
+    with hearing(model, "on_predict_postprocess_end", change_all):
+        theirs = texts(model, str(folder), DetectionPredictor, tmp_path)
+        assert texts(model, str(folder), YOLOv12Predictor, tmp_path) == theirs != []
+
+
+def test_boxes_that_are_exchanged_outside_of_callbacks_are_those_that_are_written(model, folder, pool, tmp_path):
+    """By a class of the user's own, say."""
+
+    class Some(YOLOv12Predictor):
+        def postprocess(self, *args: Any, **kwargs: Any) -> Any:
+            results = super().postprocess(*args, **kwargs)
+            for result in results:
+                take_some(result)
+            return results
+
+    written = texts(model, str(folder), Some, tmp_path)
+    assert len(written) > 1
+    assert all(len(text.splitlines()) == 1 for text in written)
 
 
 def test_hooks_are_called_for_every_picture(model, pictures, pool):
