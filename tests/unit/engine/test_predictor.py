@@ -206,9 +206,9 @@ def test_pictures_that_a_callback_paints_over_are_those_that_the_network_sees(mo
     plain = predicted(model, str(folder))
     with hearing(model, "on_predict_batch_start", paint):
         painted = both(model, str(folder))
-    assert any(
-        not torch.equal(one.boxes.data, other.boxes.data) for one, other in zip(plain, painted, strict=True)
-    ), "painting changed nothing"
+    assert any(not torch.equal(one.boxes.data, other.boxes.data) for one, other in zip(plain, painted, strict=True)), (
+        "painting changed nothing"
+    )
 
 
 def written(folder: Path) -> dict[str, bytes]:
