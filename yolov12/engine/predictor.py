@@ -21,6 +21,7 @@ from torch import Tensor
 from ultralytics.engine.results import Boxes, Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
+from ultralytics.utils.callbacks.base import default_callbacks
 
 from yolov12 import settings
 from yolov12.engine import network
@@ -59,15 +60,19 @@ SEAMS = (
 
 
 def install() -> None:
-    """Have the parts of every prediction on a GPU timed without waiting for it (engine/predictor.py:361). May be called again."""
-    upstream_predictor.ops = SimpleNamespace(**{**vars(ops), "Profile": timing.profile})
+    """Have the parts of predictions on a GPU timed without waiting for it (engine/predictor.py:361).
+
+    Of all tasks, which share that code, and only where predictions by graphs are asked for. May be called again, and follows the setting.
+    """
+    wanted = settings.current().predict_graphs
+    upstream_predictor.ops = SimpleNamespace(**{**vars(ops), "Profile": timing.profile}) if wanted else ops
 
 
 class Copied(NamedTuple):
-    """A result, and its rows on the CPU."""
+    """A result with the boxes that were put into it, and these on the CPU."""
 
     result: Results
-    boxes: Boxes
+    boxes: Tensor
     rows: Tensor
 
 
@@ -95,6 +100,7 @@ class YOLOv12Predictor(DetectionPredictor):
     device: torch.device
     model: Any
     dataset: Any
+    callbacks: dict[str, list[Any]]
     results: list[Results]
     fast: Fast | None = None
     """None where everything goes ultralytics' own way: on the CPU."""
@@ -118,7 +124,9 @@ class YOLOv12Predictor(DetectionPredictor):
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
         if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
             return super().preprocess(im)
-        sent = self.fast.staging.send(im.letterboxed if isinstance(im, Pictures) else self.pre_transform(im))
+        # Prepared before that event, in which a callback may have painted over the pictures.
+        is_ready = isinstance(im, Pictures) and not self._somebody_hears("on_predict_batch_start")
+        sent = self.fast.staging.send(im.letterboxed if is_ready else self.pre_transform(im))
         return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -144,8 +152,9 @@ class YOLOv12Predictor(DetectionPredictor):
             return self.construct_results(self.fast.suppression.by_waiting(prediction, what), img, orig_imgs)
         self.fast.copied = []
         for rows, on_cpu, count, picture, path in zip(answer, copy, counts, orig_imgs, self.batch[0], strict=True):
-            result = Results(picture, path=path, names=self.model.names, boxes=rows[:count])
-            self.fast.copied.append(Copied(result, result.boxes, on_cpu[:count]))
+            boxes = rows[:count]
+            result = Results(picture, path=path, names=self.model.names, boxes=boxes)
+            self.fast.copied.append(Copied(result, boxes, on_cpu[:count]))
         return [copied.result for copied in self.fast.copied]
 
     def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
@@ -161,10 +170,17 @@ class YOLOv12Predictor(DetectionPredictor):
         finally:
             result.save_dir, self.results[i] = stand_in.save_dir, result
 
+    def _somebody_hears(self, event: str) -> bool:
+        """Whether an event has callbacks beside ultralytics' own, which do nothing; a tracker's count."""
+        return any(callback not in default_callbacks[event] for callback in self.callbacks.get(event, ()))
+
     def _on_cpu(self, result: Results) -> Tensor | None:
-        """Its rows; None if it did not come our way, or somebody, a tracker say, has put others in."""
-        copied = self.fast.copied if self.fast else []
-        return next((one.rows for one in copied if one.result is result and one.boxes is result.boxes), None)
+        """Its rows; None if it did not come our way, or if somebody, a tracker say, has or may have put others in."""
+        if self.fast is None or self._somebody_hears("on_predict_postprocess_end"):
+            return None
+        return next(
+            (one.rows for one in self.fast.copied if one.result is result and one.boxes is result.boxes.data), None
+        )
 
 
 def takes_channels_last(model: Any, args: Any) -> bool:

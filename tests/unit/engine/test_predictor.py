@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from ultralytics.utils import ops
 from benchmarks import lively
 from tests.unit.engine.stand_in_pool import StandInPool
 from yolov12 import YOLO
-from yolov12.engine import network, predictor
+from yolov12.engine import network, patches, predictor
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.read_ahead import ReadAhead
 from yolov12.engine.scoring import fixed, timing
@@ -186,6 +187,30 @@ def test_a_folder_that_is_read_ahead_gives_ultralytics_results(model, folder, po
     assert source._executor is None
 
 
+def hearing(model: YOLO, event: str, callback: Any) -> AbstractContextManager[Any]:
+    """A model whose callback is gone afterwards."""
+    model.add_callback(event, callback)
+    ends = ExitStack()
+    ends.callback(model.callbacks[event].remove, callback)
+    return ends
+
+
+def test_pictures_that_a_callback_paints_over_are_those_that_the_network_sees(model, folder, pool, monkeypatch):
+    """As a mask of privacy does, also where files were letterboxed ahead."""
+    monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
+
+    def paint(caller: Any) -> None:
+        for picture in caller.batch[1]:
+            picture[:, : picture.shape[1] // 2] = 0
+
+    plain = predicted(model, str(folder))
+    with hearing(model, "on_predict_batch_start", paint):
+        painted = both(model, str(folder))
+    assert any(not torch.equal(one.boxes.data, other.boxes.data) for one, other in zip(plain, painted, strict=True)), (
+        "painting changed nothing"
+    )
+
+
 def written(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
@@ -217,19 +242,52 @@ def test_results_stay_what_they_were_when_others_follow(model, pictures, pool):
     assert torch.equal(first, kept)
 
 
-def test_boxes_that_a_callback_puts_in_are_those_that_are_written(model, pictures, pool, tmp_path):
-    """As a tracker does at the end of postprocessing."""
+def put_anew(result: Any) -> None:
+    """As a tracker does."""
+    result.update(boxes=torch.cat([result.boxes.data[:, :5], torch.full((len(result.boxes), 1), 7.0)], 1))
 
-    def replace(caller: Any) -> None:
-        caller.results[0].update(boxes=torch.tensor([[1.0, 2, 30, 40, 0.5, 7]]))
 
-    model.add_callback("on_predict_postprocess_end", replace)
-    try:
-        predicted(model, pictures[0], save_txt=True, project=str(tmp_path), name="run")
-    finally:
-        model.callbacks["on_predict_postprocess_end"].remove(replace)
-    (line,) = (tmp_path / "run/labels/image0.txt").read_text().splitlines()
-    assert line.startswith("7 ")
+def take_some(result: Any) -> None:
+    result.boxes.data = result.boxes.data[:1]
+
+
+def rename(result: Any) -> None:
+    """In place: it is the same tensor."""
+    result.boxes.data[:, 5] = 7
+
+
+def texts(model: YOLO, source: Any, side: Any, folder: Path) -> list[str]:
+    """The text files of a prediction."""
+    predicted(model, source, side, save_txt=True, project=str(folder), name=side.__name__)
+    return [path.read_text() for path in sorted((folder / side.__name__ / "labels").iterdir())]
+
+
+@pytest.mark.parametrize("change", [put_anew, take_some, rename])
+def test_boxes_that_a_callback_changes_are_written_as_it_left_them(model, folder, pool, tmp_path, change, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "cpu", torch.Tensor.clone)  # as from a GPU: another tensor
+
+    def change_all(caller: Any) -> None:
+        for result in caller.results:
+            change(result)
+
+    with hearing(model, "on_predict_postprocess_end", change_all):
+        theirs = texts(model, str(folder), DetectionPredictor, tmp_path)
+        assert texts(model, str(folder), YOLOv12Predictor, tmp_path) == theirs != []
+
+
+def test_boxes_that_are_exchanged_outside_of_callbacks_are_those_that_are_written(model, folder, pool, tmp_path):
+    """By a class of the user's own, say."""
+
+    class Some(YOLOv12Predictor):
+        def postprocess(self, *args: Any, **kwargs: Any) -> Any:
+            results = super().postprocess(*args, **kwargs)
+            for result in results:
+                take_some(result)
+            return results
+
+    written = texts(model, str(folder), Some, tmp_path)
+    assert len(written) > 1
+    assert all(len(text.splitlines()) == 1 for text in written)
 
 
 def test_hooks_are_called_for_every_picture(model, pictures, pool):
@@ -354,8 +412,26 @@ def test_half_precision_runs_channels_last_where_nobody_asked_for_another_layout
     assert predictor.takes_channels_last(backend, args) is expected
 
 
-def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another(model):
+@pytest.fixture
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    predictor.install()
+    yield
+    monkeypatch.delenv("YOLOV12_PREDICT_GRAPHS")
+    predictor.install()
+
+
+@pytest.mark.usefixtures("asked_for")
+def test_parts_are_timed_by_ours_and_nothing_else_of_ops_is_another():
     assert set(re.findall(r"\bops\.(\w+)", inspect.getsource(upstream_predictor))) == {"Profile"}
     ours = dict(vars(upstream_predictor.ops))
     assert ours.pop("Profile") is timing.profile
     assert all(value is getattr(ops, name) for name, value in ours.items())
+
+
+@pytest.mark.usefixtures("asked_for")
+def test_where_nobody_asks_ultralytics_times_the_parts_of_all_tasks(monkeypatch):
+    """Also in a process where somebody asked before."""
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "0")
+    patches.install_patches()
+    assert upstream_predictor.ops is ops
