@@ -15,7 +15,16 @@ from yolov12.declare import OFF, ON
 from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
 
-KEYS = {"mode": "train", "task": "detect", "data": None, "model": None, "epochs": 100, "batch": 16, "imgsz": 640, "device": None}
+KEYS = {
+    "mode": "train",
+    "task": "detect",
+    "data": None,
+    "model": None,
+    "epochs": 100,
+    "batch": 16,
+    "imgsz": 640,
+    "device": None,
+}
 KEYS |= {
     "plots": True,
     "dry_run": False,

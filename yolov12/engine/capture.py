@@ -8,11 +8,15 @@ way (memory that crossed streams is then never given back), and the next random 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+_one_at_a_time = threading.Lock()
+"""torch allows one capture in a process (torch/cuda/graphs.py:223), and entering one waits for the whole device."""
 
 
 @contextmanager
@@ -31,6 +35,7 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None, stream: torch.cuda.
     try:
         # The stream of before is put back whether or not torch does.
         with (
+            _one_at_a_time,
             torch.cuda.stream(torch.cuda.current_stream()),
             torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
         ):

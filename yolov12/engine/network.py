@@ -68,7 +68,7 @@ class Network:
                 say_once(f"{name} {self.off}", f"{name}: no CUDA graph: {self.off}")
             return
         self._network = model.backend.model  # the AutoBackend around it has no modules of its own
-        self._hooks = hooks_of(self._network)
+        self._hooks = [*hooks_of(self._network), model._forward_hooks, model._forward_pre_hooks]
         self._replays = Replays(name, _Predictions(model), pool, partial(read_by, self._network))
 
     def why_eager(self, im: Tensor) -> str | None:

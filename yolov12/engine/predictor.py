@@ -9,7 +9,9 @@ ultralytics' own.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -118,15 +120,18 @@ class YOLOv12Predictor(DetectionPredictor):
     def setup_source(self, source: Any, stride: int | None = None) -> None:
         super().setup_source(source, stride)
         if self.fast is not None:
-            self.dataset = read_ahead(self.dataset, self.pre_transform)
+            # A method of this object would keep it as it keeps the source, and the graphs with both until Python looks for cycles.
+            self.dataset = read_ahead(self.dataset, partial(_letterboxed, weakref.ref(self)))
 
     def preprocess(self, im: Tensor | list[np.ndarray]) -> Tensor:
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
         if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
             return super().preprocess(im)
         # Prepared before that event, in which a callback may have painted over the pictures.
-        is_ready = isinstance(im, Pictures) and not self._somebody_hears("on_predict_batch_start")
-        sent = self.fast.staging.send(im.letterboxed if is_ready else self.pre_transform(im))
+        ready = im.letterboxed if isinstance(im, Pictures) else None
+        if ready is None or self._somebody_hears("on_predict_batch_start"):
+            ready = self.pre_transform(im)
+        sent = self.fast.staging.send(ready)
         return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -181,6 +186,12 @@ class YOLOv12Predictor(DetectionPredictor):
         return next(
             (one.rows for one in self.fast.copied if one.result is result and one.boxes is result.boxes.data), None
         )
+
+
+def _letterboxed(predictor: weakref.ref[YOLOv12Predictor], pictures: list[np.ndarray]) -> list[np.ndarray]:
+    caller = predictor()
+    assert caller is not None, "it is the predictor that asks for the next batch"
+    return caller.pre_transform(pictures)
 
 
 def takes_channels_last(model: Any, args: Any) -> bool:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import re
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -435,3 +437,28 @@ def test_where_nobody_asks_ultralytics_times_the_parts_of_all_tasks(monkeypatch)
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "0")
     patches.install_patches()
     assert upstream_predictor.ops is ops
+
+
+def test_hooks_on_the_backend_around_a_network_are_called(model, folder, pool):
+    source, calls = str(folder / "0.png"), []
+    predicted(model, source)
+    handle = model.predictor.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for _ in range(3):
+            predicted(model, source)
+    finally:
+        handle.remove()
+    assert len(calls) == 3
+
+
+def test_a_predictor_that_is_let_go_of_is_gone_at_once(model, folder, pool):
+    """With its graphs: a GPU's memory must not wait for Python to look for cycles."""
+    predicted(model, str(folder))
+    gone = weakref.ref(model.predictor)
+    gc.collect()
+    gc.disable()
+    try:
+        model.predictor = None
+        assert gone() is None
+    finally:
+        gc.enable()
