@@ -60,7 +60,7 @@ def script(folder: Path, body: str) -> Path:
 
 
 def test_machines_with_different_numbers_of_ranks_make_one_world(tmp_path: Path) -> None:
-    body = JOIN + "open(f'{world.from_all(rank, group)} {world.from_environment().node}{rank}', 'w')"
+    body = JOIN + "open(f'{world.from_all(rank, group)} {world.from_environment().node}{rank}', 'w'); world.leave()"
     port, program = _free_port(), script(tmp_path, body)
     both = [started(program, 1, port, ranks=2), started(program, 0, port, ranks=1)]
     ended = [machine.communicate(timeout=250) for machine in both]

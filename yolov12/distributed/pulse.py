@@ -8,6 +8,7 @@ waits for the store: where the network is cut, that could last for ever.
 
 from __future__ import annotations
 
+import atexit
 import json
 import threading
 import time
@@ -21,6 +22,8 @@ import torch.distributed as dist
 INTERVAL_S = 1.0
 LAST_WORDS_S = 2.0
 """How long a rank that failed waits for its words to be written."""
+STOPPING_S = 2.0
+"""How long the end of a process waits for a beat that is under way; a store that is gone answers later than anybody would wait."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ class Pulse:
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more; the thread ends by itself."""
+        """Beat no more, and let a beat that is under way end, for a moment: a thread inside the store while Python ends aborts the process."""
         self._is_over = True
         self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(STOPPING_S)
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -154,6 +159,7 @@ def begin(store: dist.Store, rank: int, size: int, timeout_s: float) -> None:
     global _current
     _current = Pulse(store, rank, size, timeout_s)
     _current.start()
+    atexit.register(end)  # for a process that ends without leaving its groups
 
 
 def end() -> None:
@@ -161,6 +167,7 @@ def end() -> None:
     global _current
     if _current is not None:
         _current.stop()
+        atexit.unregister(end)
     _current = None
 
 
