@@ -158,7 +158,7 @@ def test_batches_without_objects():
 
 def test_a_graph_that_is_not_faster_is_dropped(monkeypatch, capsys):
     monkeypatch.setattr(graph, "LEAST_GAIN", 1000.0)
-    run = Trained(True).run([batch_of(4, 11, seed=i) for i in range(EAGER_STEPS + graph.TIMED_STEPS + 3)])
+    run = Trained(True).run([batch_of(4, 11, seed=i) for i in range(STEPS + graph.TIMED_STEPS)])
     assert not run.is_captured()
     assert "step: no CUDA graph: " in capsys.readouterr().err
 
@@ -169,7 +169,7 @@ def test_a_model_with_layers_of_somebody_else_is_not_captured(capsys):
 
     run = Trained(True)
     run.model.model[0].act = Mine()
-    run.run([batch_of(2, 3, seed=i) for i in range(EAGER_STEPS + 2)])
+    run.run([batch_of(2, 3, seed=i) for i in range(STEPS)])
     assert not run.is_captured()
     assert "whose Python may do something else" in capsys.readouterr().err
 

@@ -35,6 +35,7 @@ from yolov12.engine.patches import install_patches
 from yolov12.engine.saving import Previous, Saver
 from yolov12.engine.validator import YOLOv12Validator
 from yolov12.log import say, warn
+from yolov12.memory import segments
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
 from yolov12.seams import Seam, replaced
@@ -242,6 +243,7 @@ class YOLOv12Trainer(DetectionTrainer):
 
     def _do_train(self) -> None:
         failed = True
+        segments.grow(self.device)
         try:
             with telling_the_others():
                 if not self.world.is_alone:

@@ -265,6 +265,28 @@ def test_a_run_that_agrees_with_an_earlier_one_leaves_its_file_alone(monkeypatch
     assert written_at_ns(64 * KIB) == written_at_ns(0)
 
 
+def test_what_parts_of_a_batch_need_does_not_replace_what_the_whole_one_did(monkeypatch, needed, tmp_path):
+    whole = Run(monkeypatch, free=10 * needed, cache=tmp_path)
+    whole.first_steps(more_bytes=64 * KIB)
+    whole.step()
+    (file,) = tmp_path.glob("*.json")
+    kept = file.read_text()
+    cut = Run(monkeypatch, free=needed // 3, cache=tmp_path)
+    cut.first_steps(more_bytes=-needed // 16)
+    cut.step()
+    assert cut.recomputation.plan.parts > 1
+    assert cut.recomputation.times_learned == 1
+    assert file.read_text() == kept
+
+
+def test_where_nothing_else_is_known_what_parts_need_is_kept(monkeypatch, needed, tmp_path):
+    cut = Run(monkeypatch, free=needed // 3, cache=tmp_path)
+    cut.first_steps()
+    cut.step()
+    assert cut.recomputation.plan.parts > 1
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
 def test_a_file_that_can_not_be_read_is_ignored_and_that_is_said(tmp_path, capsys):
     key = {"device": "a card"}
     measured_cache.store(tmp_path, key, Measured((1.0,), (2.0,), 3, 4))
