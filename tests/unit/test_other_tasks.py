@@ -10,8 +10,9 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,18 +29,22 @@ class Case:
     label: str = ""
     """What an object is written as, from the corners of its rectangle (x1, y1, x2, y2 in 0..1)."""
     yaml: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of its training."""
 
 
 SEGMENT = "0 {x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2}"
 POSE = "0 {xc} {yc} {w} {h} {x1} {y1} 2 {x2} {y2} 2"
 BOX = "0 {xc} {yc} {w} {h}"
+AS_THEY_ARE = dict.fromkeys(("mosaic", "hsv_h", "hsv_s", "hsv_v", "translate", "scale", "fliplr"), 0.0)
+"""Without augmentation: for detection ours is drawn anew for each picture (data/order.py), and upstream's from one stream of random numbers."""
 
 CASES = {
     "segment": Case("segment", "yolo11n-seg.yaml", SEGMENT),
     "pose": Case("pose", "yolo11n-pose.yaml", POSE, "kpt_shape: [2, 3]\n"),
     "obb": Case("obb", "yolo11n-obb.yaml", SEGMENT),
     "classify": Case("classify", "yolo11n-cls.yaml"),
-    "detect, yolo11n": Case("detect", "yolo11n.yaml", BOX),
+    "detect, yolo11n": Case("detect", "yolo11n.yaml", BOX, options=AS_THEY_ARE),
     "segment, with area attention": Case("segment", "yolo12n-seg.yaml", SEGMENT),
 }
 
@@ -50,7 +55,8 @@ def train(case, data, out):
 
     model = YOLO(case.model)
     model.train(
-        data=data, epochs=1, imgsz=IMGSZ, batch=BATCH, workers=0, plots=False, device="cpu", project=out, name="run"
+        data=data, epochs=1, imgsz=IMGSZ, batch=BATCH, workers=0, plots=False, device="cpu", project=out, name="run",
+        **case.options,
     )  # fmt: skip
     return model
 

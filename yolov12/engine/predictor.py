@@ -81,11 +81,12 @@ class Copied(NamedTuple):
 class Fast:
     """What takes the place of ultralytics' own ways on a GPU."""
 
-    def __init__(self, model: Any, pool: Any, compiled: Any) -> None:
+    def __init__(self, model: Any, pools: tuple[Any, Any], compiled: Any) -> None:
+        network_pool, suppression_pool = pools
         self.staging = Staging(model.device)
-        self.network = Network(model, pool, "predict", compiled)
+        self.network = Network(model, network_pool, "predict", compiled)
         self.suppression = Suppression()
-        self.suppress = Replays("suppression", self.suppression, pool)
+        self.suppress = Replays("suppression", self.suppression, suppression_pool)
         if settings.current().compile == "0":
             self.suppress.off = "compile=0"
         self.copied: list[Copied] = []
@@ -109,8 +110,9 @@ class YOLOv12Predictor(DetectionPredictor):
 
     def setup_model(self, model: Any, verbose: bool = True) -> None:
         super().setup_model(model, verbose)
-        pool = network.pool_of(self.device)
-        self.fast = None if pool is None else Fast(self.model, pool, self.args.compile)
+        # Two: what the network answered is looked at again where a crowd has no room in the graph of its suppression.
+        pools = network.pool_of(self.device), network.pool_of(self.device)
+        self.fast = None if pools[0] is None else Fast(self.model, pools, self.args.compile)
         if self.fast and takes_channels_last(self.model, self.args):
             with torch.inference_mode(
                 False

@@ -116,7 +116,7 @@ def test_two_ranks_change_over_together(data: Path, tmp_path: Path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     done = train(data, tmp_path, *launcher, before=IMPATIENT, close_mosaic=0)
     ranks = answers(done)
-    assert [rank["loaders"] for rank in ranks] == [["InfiniteDataLoader", "PictureLoader"]] * 2
+    assert [rank["loaders"] for rank in ranks] == [["OrderedLoader", "PictureLoader"]] * 2
     samples = [index for rank in ranks for indices, _ in rank["samples"] for index in indices]
     assert sorted(samples) == list(range(10))
     assert done.stderr.count("data pipeline: cpu -> gpu from epoch 2 on (auto: ") == 1

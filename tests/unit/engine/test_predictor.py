@@ -24,7 +24,7 @@ from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
 
 from benchmarks import lively
-from tests.unit.engine.stand_in_pool import StandInPool
+from tests.unit.engine.stand_in_pool import StandInPools
 from yolov12 import YOLO
 from yolov12.engine import network, patches, predictor
 from yolov12.engine.predictor import YOLOv12Predictor
@@ -62,10 +62,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> StandInPool:
+def pool(monkeypatch: pytest.MonkeyPatch) -> StandInPools:
     """Makes the CPU a device with graphs."""
-    made = StandInPool()
-    monkeypatch.setattr(network, "pool_of", lambda device: made)
+    made = StandInPools()
+    monkeypatch.setattr(network, "pool_of", made.pool_of)
     return made
 
 
