@@ -41,11 +41,11 @@ class LastResort:
         )
         return True
 
-    def step_done(self) -> None:
-        """A step fitted: it is counted, and after a calm period the next one is of full size again."""
+    def step_done(self, batch: dict[str, Any]) -> None:
+        """A step on this batch, as the loader made it, fitted. It is counted if it was made smaller; after a calm period the next is of full size again."""
         if self.images is None:
             return
-        self.history.smaller_steps += self.images.longest_px is not None
+        self.history.smaller_steps += self.shape_of(batch) != tuple(batch["img"].shape)
         change = self.images.step_done()
         if change is not None:
             self.history.note("smaller images", f"{change}, after a calm period")

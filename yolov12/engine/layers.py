@@ -21,17 +21,16 @@ def names_of(model: nn.Module, layers: Sequence[str]) -> frozenset[str]:
         UserError: a layer that the model does not have.
     """
     modules = dict(model.named_modules())
-    found: set[str] = set()
-    for layer in layers:
-        prefix = _module_name(model, layer)
-        if not prefix or prefix not in modules:
-            raise UserError(f"disable_mas_layers={layer}: the model has no such layer; {_known(model)}")
-        found |= {
-            name
-            for name, module in modules.items()
-            if isinstance(module, Conv) and (name == prefix or name.startswith(f"{prefix}."))
-        }
-    return frozenset(found)
+    prefixes = {layer: _module_name(model, layer) for layer in layers}
+    unknown = [layer for layer, prefix in prefixes.items() if not prefix or prefix not in modules]
+    if unknown:
+        raise UserError(f"disable_mas_layers={','.join(unknown)}: the model has no such layer; {_known(model)}")
+    return frozenset(
+        name
+        for name, module in modules.items()
+        if isinstance(module, Conv)
+        and any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes.values())
+    )
 
 
 def _module_name(model: nn.Module, layer: str) -> str:

@@ -53,7 +53,7 @@ class Recomputation:
         history: where changes of the plan are noted.
         most_boxes: of one image, which bounds the memory of the loss.
         cache: folder for what was measured; None keeps and finds nothing.
-        clock: measures; None measures only peaks of memory, and those only on a GPU.
+        clock: measures; None takes the GPU's own, and measures nothing on the CPU.
     """
 
     def __init__(

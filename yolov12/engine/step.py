@@ -159,7 +159,7 @@ class Step:
                 assert attempt is not None
                 self.history.steps += 1
                 self._grow_back()
-                self.last_resort.step_done()
+                self.last_resort.step_done(batch)
                 return self._commit(attempt, verdict.wish)
             self._drop()
             if error is not None and not is_out_of_memory(error):

@@ -59,8 +59,8 @@ class YOLOv12Mixin:
         """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`.
 
         Raises:
-            UserError: `resume=True` on weights that are no unfinished run. ultralytics would begin a new run on a data set of its own choice,
-                and download it.
+            UserError: `resume=True` on weights that are no unfinished run (ultralytics would begin a new run on a data set of its own choice,
+                and download it), or a layer that the model does not have. Nothing of an earlier run in the same folder was touched.
         """
         if kwargs.get("resume") is True and not _is_unfinished(self.ckpt):
             raise UserError(
@@ -71,6 +71,7 @@ class YOLOv12Mixin:
         arguments = with_device(
             settings.apply_script_arguments(kwargs | _checkpoint_of(self.model, kwargs)), says_each=True
         )
+        _check_layers(self.model)
         if dry_run:
             return self._say_plan(arguments)
         with _on_later_machines_as_a_later_rank():
@@ -126,6 +127,15 @@ def _is_unfinished(checkpoint: dict[str, Any] | None) -> bool:
     """Whether a checkpoint holds what resuming needs (ultralytics engine/model.py:877)."""
     known = checkpoint or {}
     return known.get("epoch", -1) >= 0 and known.get("optimizer") is not None
+
+
+def _check_layers(model: Any) -> None:
+    """Refuse unknown layers here: the trainer has made the run's folder, and emptied an old one, by the time that it asks."""
+    wanted = settings.current().disable_mas_layers
+    if wanted and hasattr(model, "named_modules"):  # an exported file is refused by ultralytics
+        from yolov12.engine.layers import names_of
+
+        names_of(model, wanted)
 
 
 def _checkpoint_of(model: Any, kwargs: dict[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolov12 import settings
 from yolov12.errors import RetryableError, UserError
 from yolov12.log import say
 from yolov12.memory.history import Event
@@ -57,8 +58,12 @@ def main(args: Mapping[str, Any]) -> int:
         args: as of the tour (demo.py).
 
     Raises:
-        UserError: an option that the demo does not have, or a folder that is in use or can not be written.
+        UserError: an option that the demo does not have, a setting without the plans that it shows, or a folder that is in use or can not be written.
     """
+    if (asked := settings.current().checkpoint) != "1":
+        raise UserError(
+            f"checkpoint={asked}: demo oom shows how plans change, and only checkpoint=1 plans: leave it out"
+        )
     demo.choose(has_gpu=False, cores=1, args=args, sizes=SIZES)  # refuses wrong options before torch is imported
     if str(args.get("device")) not in ("None", "cpu") and not str(args["device"]).isdigit():
         raise UserError(f"device={args['device']}: demo oom trains on one GPU: type device=0, or leave it out")

@@ -81,6 +81,14 @@ def test_several_ranks_take_a_multiple_of_their_number(asked):
     assert batch_of(trainer(-1, images=100, ranks=3), never) == 99
 
 
+def test_synchronised_norms_run_upstreams_modules_which_keep_more(asked, monkeypatch):
+    monkeypatch.setenv("YOLOV12_SYNC_BN", "1")
+    batch_of(trainer(-1), never)
+    assert not asked["keeps_inputs"]
+    batch_of(trainer(-1, ranks=2), never)
+    assert asked["keeps_inputs"]
+
+
 def test_sizes_that_vary_are_counted_at_their_largest(asked):
     batch_of(trainer(-1, multi_scale=0.5), never)
     assert asked["size"] == (960, 960)
@@ -92,9 +100,12 @@ def test_where_not_one_image_fits_uncomputed_one_is_taken(asked, monkeypatch, ca
     assert "not one image fits" in capsys.readouterr().err
 
 
-def test_a_model_that_needs_data_is_left_to_upstreams_autobatch_and_that_is_said(asked, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Tensor.item() cannot be called on meta tensors"), AssertionError(), NotImplementedError()]
+)
+def test_a_model_that_needs_data_is_left_to_upstreams_autobatch_and_that_is_said(error, asked, monkeypatch, capsys):
     def fails(*_: Any, **__: Any) -> int:
-        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+        raise error
 
     monkeypatch.setattr(fit, "largest_batch", fails)
     assert batch_of(trainer(-1), lambda: 24) == 24

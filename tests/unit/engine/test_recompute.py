@@ -168,6 +168,11 @@ def test_an_unknown_layer_is_refused_with_those_that_there_are(model):
         names_of(model, ["neck.99"])
 
 
+def test_all_unknown_layers_are_named_at_once(model):
+    with pytest.raises(UserError, match=r"disable_mas_layers=backbone\.99,foo: "):
+        names_of(model, ["backbone.99", "head", "foo"])
+
+
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [("backbone.4", "model.4."), ("neck.2", "model.11."), ("head", "model.21."), ("model.6", "model.6.")],

@@ -341,6 +341,13 @@ def test_the_next_step_begins_at_the_size_that_fitted() -> None:
     assert forward.sides == [128, 128]
 
 
+def test_a_batch_that_was_small_already_is_not_counted_as_made_smaller() -> None:
+    runner, _ = shrinking_step(model(), limit_px=128)
+    runner.run(LARGE)
+    runner.run({**LARGE, "img": LARGE["img"][..., :128, :128].contiguous()})
+    assert (runner.history.steps, runner.history.smaller_steps) == (2, 1)
+
+
 def test_full_size_comes_back_after_a_calm_period_and_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smaller_images, "CALM_STEPS", 2)
     runner, forward = shrinking_step(model(), limit_px=160)

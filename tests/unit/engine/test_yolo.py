@@ -65,6 +65,19 @@ def test_anything_but_true_and_false_is_refused() -> None:
         model.train(data="coco8.yaml")
 
 
+@pytest.mark.parametrize("arguments", [{}, {"dry_run": True}], ids=["train", "dry run"])
+def test_an_unknown_layer_is_refused_before_there_is_a_trainer(arguments: dict[str, Any]) -> None:
+    """Which would have emptied the folder of an earlier run."""
+
+    def trainer(**_: Any) -> Any:
+        raise Stop
+
+    with pytest.raises(UserError, match=r"disable_mas_layers=backbone\.99: the model has no such layer"):
+        YOLO("yolov12n.yaml").train(
+            trainer=trainer, data="coco8.yaml", disable_mas_layers="head,backbone.99", **arguments
+        )
+
+
 def test_the_map_of_a_model_that_has_predicted_is_taken_from_a_copy(monkeypatch: pytest.MonkeyPatch):
     """Its predictor has a lock, which can not be copied."""
     model = YOLO("yolo12n.yaml")

@@ -91,6 +91,14 @@ def test_several_gpus_are_refused_before_anything_runs(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("checkpoint", ["0", "all"])
+def test_a_setting_without_plans_is_refused_before_anything_runs(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLOV12_CHECKPOINT", checkpoint)
+    with pytest.raises(UserError, match=f"checkpoint={checkpoint}: demo oom shows how plans change"):
+        demo_oom.main({"out": tmp_path / "demo"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_last_batch_that_is_not_full_is_a_step_too():
     assert demo_oom.steps(replace(TINY, epochs=2, train_images=17)) == 10
 
