@@ -42,7 +42,7 @@ class LastResort:
         return True
 
     def step_done(self, batch: dict[str, Any]) -> None:
-        """A step on this batch, as the loader made it, fitted. It is counted if it was made smaller; after a calm period the next is of full size again."""
+        """A step on this batch, as the loader made it, fitted. It counts if it was made smaller; after a calm period the next has full size."""
         if self.images is None:
             return
         self.history.smaller_steps += self.shape_of(batch) != tuple(batch["img"].shape)
