@@ -110,7 +110,7 @@ class Settings:
     predict_graphs: bool = setting(
         False,
         accepts="1 or 0",
-        doc="1: predict and val of a .pt file on a GPU answer by CUDA graphs. No GPU has run that yet, so it is not the default.",
+        doc="1: predict and val of a .pt file on a GPU answer by CUDA graphs. Not measured yet, so it is not the default.",
     )
     grad_compress: str = setting(
         "none",
