@@ -20,9 +20,10 @@ from yolov12.distributed.vote import smallest, vote
 from yolov12.engine import fit
 from yolov12.engine.first_rank_first import first_rank_first
 from yolov12.engine.layers import names_of
-from yolov12.errors import PeerFailedError, UserError
+from yolov12.errors import PeerFailedError
 from yolov12.log import say, warn
 from yolov12.memory import budget
+from yolov12.memory.failure import one_line
 from yolov12.seams import replaced
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _on_this_rank(trainer: YOLOv12Trainer, ranks: int, measured_by_upstream: Cal
     model, memory, current = unwrap_model(trainer.model), budget.read(trainer.device), settings.current()
     stride = trainer.stride
     imgsz = math.ceil(trainer.args.imgsz * (1 + trainer.args.multi_scale) / stride) * stride
-    limit = memory.budget(1 - share)
+    limit, left_alone = memory.budget(1 - share), names_of(model, current.disable_mas_layers)
     try:
         found = fit.largest_batch(
             model,
@@ -87,14 +88,13 @@ def _on_this_rank(trainer: YOLOv12Trainer, ranks: int, measured_by_upstream: Cal
             budget_bytes=limit,
             most_images=bound,
             most_boxes=most_boxes(dataset, trainer.args.mosaic),
-            left_alone=names_of(model, current.disable_mas_layers),
+            left_alone=left_alone,
             keeps_inputs=current.checkpoint == "0" or bool(trainer.args.compile) or (current.sync_bn and ranks > 1),
         )
-    except UserError:  # a layer that there is not
-        raise
-    except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, as in recompute.py
-        words = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        warn(f"batch: the model does not run on shapes alone ({words}); ultralytics' AutoBatch tries batches instead")
+    except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, ultralytics' way is left
+        warn(
+            f"batch: the model does not run on shapes alone ({one_line(error)[:200]}); ultralytics' AutoBatch tries batches instead"
+        )
         return min(measured_by_upstream(), bound), "the largest by ultralytics' AutoBatch"
     room = f"{share:g} of the free memory ({limit / 2**30:.2f} GiB with what is in use) at {imgsz}x{imgsz}"
     if not found:

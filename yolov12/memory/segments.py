@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 
 ASKED_BY_USERS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-"""torch reads both. Setting an option at run time forgets the others, so that who asked for any of them gets exactly that."""
+"""torch reads both. Who asked for anything there gets exactly that."""
 GROWING = "expandable_segments:True"
 
 

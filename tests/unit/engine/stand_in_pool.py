@@ -56,8 +56,8 @@ class StandInPool:
 class StandInPools:
     """Makes pools, and counts for all of them."""
 
-    def __init__(self, fails: Exception | None = None) -> None:
-        self.fails = fails
+    def __init__(self) -> None:
+        self.fails: Exception | None = None
         self.made: list[StandInPool] = []
 
     def pool_of(self, device: object) -> StandInPool:
