@@ -22,12 +22,13 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._known: set[int] = set()
+        self._known: dict[int, StorageWeakRef] = {}  # a weak reference keeps another storage from getting the same address
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
-        self._known |= given - self._live.keys()  # made before: not ours
+        for tensor in tree_leaves((args, kwargs or {})):
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self._live:
+                self._known.setdefault(key, StorageWeakRef(tensor.untyped_storage()))  # made before: not ours
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self._known:
