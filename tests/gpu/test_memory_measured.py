@@ -26,6 +26,7 @@ from yolov12.engine.step import Step
 from yolov12.memory import budget
 from yolov12.memory.budget import Memory
 from yolov12.model import fused
+from yolov12.model.fused.norm import kernels_missing
 
 IMAGES, IMGSZ = 64, 640
 CLOSE = 0.05
@@ -125,7 +126,13 @@ def test_the_batch_that_was_found_to_fit_needs_no_more_than_its_budget(tmp_path:
     limit = 6 * GIB
     model = DetectionModel("yolo12n.yaml", verbose=False)
     found = fit.largest_batch(
-        model, (IMGSZ, IMGSZ), torch.bfloat16, fit.bytes_to_come(model) + 4 * 2_600_000, limit, most_images=1024
+        model,
+        (IMGSZ, IMGSZ),
+        torch.bfloat16,
+        fit.bytes_to_come(model) + 4 * 2_600_000,
+        limit,
+        most_images=1024,
+        loss_by_kernels=kernels_missing(torch.device("cuda", 0)) is None,
     )
     del model
     step = trained(1.0, tmp_path, images=found, card_bytes=limit)

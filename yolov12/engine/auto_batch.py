@@ -24,6 +24,7 @@ from yolov12.errors import PeerFailedError
 from yolov12.log import say, warn
 from yolov12.memory import budget
 from yolov12.memory.failure import one_line
+from yolov12.model.fused.norm import kernels_missing
 from yolov12.seams import replaced
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _on_this_rank(trainer: YOLOv12Trainer, ranks: int, measured_by_upstream: Cal
     model, memory, current = unwrap_model(trainer.model), budget.read(trainer.device), settings.current()
     stride = trainer.stride
     imgsz = math.ceil(trainer.args.imgsz * (1 + trainer.args.multi_scale) / stride) * stride
+    by_kernels = not trainer.args.compile and kernels_missing(trainer.device) is None
     limit, left_alone = memory.budget(1 - share), names_of(model, current.disable_mas_layers)
     try:
         found = fit.largest_batch(
@@ -90,6 +92,7 @@ def _on_this_rank(trainer: YOLOv12Trainer, ranks: int, measured_by_upstream: Cal
             most_boxes=most_boxes(dataset, trainer.args.mosaic),
             left_alone=left_alone,
             keeps_inputs=current.checkpoint == "0" or bool(trainer.args.compile) or (current.sync_bn and ranks > 1),
+            loss_by_kernels=by_kernels,
         )
     except Exception as error:  # noqa: BLE001  # whatever a layer of the user's does on shapes alone, ultralytics' way is left
         warn(

@@ -47,6 +47,7 @@ def largest_batch(
     most_boxes: int = 0,
     left_alone: Collection[str] = (),
     keeps_inputs: bool = False,
+    loss_by_kernels: bool = False,
 ) -> int:
     """The most images whose step fits with no convolution computed again; 0 if not one does.
 
@@ -58,13 +59,15 @@ def largest_batch(
         most_boxes: of one image.
         left_alone: names of modules that planning leaves alone.
         keeps_inputs: the model runs upstream's modules, which keep three tensors for each convolution; else its inputs are rebuilt.
+        loss_by_kernels: as `profile` has it.
     """
     found = trace(model, (TRACED_IMAGES, channels_of(model), *size), dtype)
     anchors = anchors_of(model, size)
 
     def is_too_large(images: int) -> bool:
         of_images = found.of_images(images)
-        known = profile(of_images, fixed_bytes, left_alone, assigned=(images * anchors, most_boxes))
+        assigned = images * anchors, most_boxes
+        known = profile(of_images, fixed_bytes, left_alone, assigned=assigned, loss_by_kernels=loss_by_kernels)
         if keeps_inputs:
             needed = int(peaks(known, ()).max()) + sum(call.output_bytes for call in of_images.convolutions)
         else:
@@ -77,15 +80,26 @@ def largest_batch(
 
 
 def least_bytes_of_one(
-    found: Trace, fixed_bytes: int, budget_bytes: int, left_alone: Collection[str] = ()
+    found: Trace,
+    fixed_bytes: int,
+    budget_bytes: int,
+    left_alone: Collection[str] = (),
+    loss_by_kernels: bool = False,
 ) -> int | None:
     """None if one image fits into the budget under some plan; else what it would need."""
-    plan = choose(profile(found.of_images(1), fixed_bytes, left_alone), budget_bytes)
+    known = profile(found.of_images(1), fixed_bytes, left_alone, loss_by_kernels=loss_by_kernels)
+    plan = choose(known, budget_bytes)
     return None if plan.fits else plan.peak_bytes
 
 
 def why_not_one(
-    model: nn.Module, found: Trace, size: Size, dtype: torch.dtype, memory: Memory, left_alone: Collection[str]
+    model: nn.Module,
+    found: Trace,
+    size: Size,
+    dtype: torch.dtype,
+    memory: Memory,
+    left_alone: Collection[str] = (),
+    loss_by_kernels: bool = False,
 ) -> str | None:
     """Why not even one image can be trained on, in one sentence with what would fit; None if it can.
 
@@ -94,12 +108,13 @@ def why_not_one(
     Args:
         found: the model on any number of images of `size`, (height, width).
         memory: of the device, all of training but the steps in use.
+        left_alone, loss_by_kernels: as `profile` has them.
     """
     limit = memory.budget(0.0)
-    needed = least_bytes_of_one(found, memory.allocated, limit, left_alone)
+    needed = least_bytes_of_one(found, memory.allocated, limit, left_alone, loss_by_kernels)
     if needed is None:
         return None
-    would_fit = advice(model, size, dtype, memory.allocated, limit)
+    would_fit = advice(model, size, dtype, memory.allocated, limit, left_alone, loss_by_kernels)
     instead = f"{' or '.join(would_fit)} would fit" if would_fit else "free memory on the device or use a larger one"
     return (
         f"not even one image of {size[0]}x{size[1]} fits into the device's memory: with everything computed again a step needs "
@@ -108,15 +123,24 @@ def why_not_one(
 
 
 def advice(
-    model: nn.Module, size: Size, dtype: torch.dtype, fixed_bytes: int, budget_bytes: int, stride: int = 32
+    model: nn.Module,
+    size: Size,
+    dtype: torch.dtype,
+    fixed_bytes: int,
+    budget_bytes: int,
+    left_alone: Collection[str] = (),
+    loss_by_kernels: bool = False,
 ) -> list[str]:
-    """What to type so that one image fits: a smaller imgsz, a smaller model of the family; nothing if neither would do."""
+    """What to type so that one image fits: a smaller imgsz, a smaller model of the family; nothing if neither would do, or is known to."""
 
     def fits(other: nn.Module, size: Size, fixed_bytes: int) -> bool:
-        found = trace(other, (TRACED_IMAGES, channels_of(other), *size), dtype)
-        return least_bytes_of_one(found, fixed_bytes, budget_bytes) is None
+        try:
+            found = trace(other, (TRACED_IMAGES, channels_of(other), *size), dtype)
+        except Exception:  # noqa: BLE001  # a layer of the user's that does not run on that size: it is not advised
+            return False
+        return least_bytes_of_one(found, fixed_bytes, budget_bytes, left_alone, loss_by_kernels) is None
 
-    said = []
+    said, stride = [], stride_of(model)
     imgsz = largest_size(lambda imgsz: fits(model, (imgsz, imgsz), fixed_bytes), max(size) - stride, stride)
     if imgsz:
         said.append(f"imgsz={imgsz}")
@@ -144,6 +168,12 @@ def smaller_models(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for scale in reversed(scales[: scales.index(own)]):
         name = re.sub(r"(\d+)[a-z](?=\.yaml$)", rf"\g<1>{scale}", str(yaml.get("yaml_file", "")).rsplit("/", 1)[-1])
         yield name, DetectionModel(copy.deepcopy(yaml) | {"scale": scale}, verbose=False).train()
+
+
+def stride_of(model: nn.Module) -> int:
+    """Of its coarsest level, in pixels; never less than upstream's 32 (ultralytics engine/trainer.py:357)."""
+    strides = getattr(model, "stride", None)
+    return 32 if strides is None else max(int(max(strides)), 32)
 
 
 def channels_of(model: nn.Module) -> int:

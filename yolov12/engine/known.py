@@ -85,8 +85,8 @@ class Known:
         needed = int(peaks(self.profile.part(plan.parts), plan.dropped).max())
         change = needed / max(plan.peak_bytes, 1) - 1
         is_news = earlier is None or abs(change) > AGREES
-        # What parts need beyond the estimate is less than what the whole batch does, which the next run may have room for.
-        if is_news and self.kept_in is not None and (plan.parts == 1 or earlier is None):
+        # What smaller parts need beyond the estimate is less than what larger ones do, which the next run may have room for.
+        if is_news and self.kept_in is not None and (earlier is None or plan.parts <= earlier.parts):
             measured_cache.store(*self.kept_in, found)
         return Learned(needed, change, is_news)
 

@@ -146,9 +146,10 @@ class FirstSteps:
             for part in zip(*(one for one in found if one is not None), strict=True)
         )
         expected = peaks(profile.part(plan.parts), plan.dropped)
-        expected[0] -= profile.chunked.part(plan.parts).more_bytes()
-        loss = (self.peaks["loss"] - int(expected[0])) * plan.parts
-        backward = (self.peaks["backward"] - int(expected[1:].max())) * plan.parts
+        share = profile.share_of(plan.parts)
+        expected[0] -= profile.chunked.part(share).more_bytes()
+        loss = round((self.peaks["loss"] - int(expected[0])) / share)
+        backward = round((self.peaks["backward"] - int(expected[1:].max())) / share)
         if before is not None:
             loss, backward = loss + before.loss_excess_bytes, backward + before.backward_excess_bytes
-        return Measured(convolution_ms, rest_ms, loss, backward)
+        return Measured(convolution_ms, rest_ms, loss, backward, plan.parts)

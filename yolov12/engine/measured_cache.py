@@ -51,7 +51,8 @@ def load(folder: Path, key: Key, calls: int) -> Measured | None:
         convolution_ms, rest_ms = (tuple(map(float, found[name])) for name in ("convolution_ms", "rest_ms"))
         if not len(convolution_ms) == len(rest_ms) == calls:
             raise ValueError(f"times of {len(convolution_ms)} calls, and the model has {calls}")
-        return Measured(convolution_ms, rest_ms, int(found["loss_excess_bytes"]), int(found["backward_excess_bytes"]))
+        rest = (int(found[name]) for name in ("loss_excess_bytes", "backward_excess_bytes", "parts"))
+        return Measured(convolution_ms, rest_ms, *rest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         warn(f"memory: {path} is ignored, this run measures anew ({type(error).__name__}: {error})")
         return None

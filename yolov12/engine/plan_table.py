@@ -36,7 +36,7 @@ def _row(stage: str, positions: list[int], known: Known, plan: Plan) -> tuple[st
     dropped = [i for i in positions if i in plan.dropped]
     inputs = sum(blocks[i].is_input for i in dropped)
     convolutions = sum(not blocks[i].is_input for i in positions)
-    freed = sum(blocks[i].kept_bytes for i in dropped) / plan.parts
+    freed = float(known.profile.share_of(plan.parts)) * sum(blocks[i].kept_bytes for i in dropped)
     cost = sum(blocks[i].cost for i in dropped)
     total = sum(block.cost for block in blocks) or 1.0
     return (

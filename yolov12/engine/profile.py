@@ -44,6 +44,8 @@ class Measured:
     """What the loss needed beyond the estimate; negative if it was less."""
     backward_excess_bytes: int = 0
     """The same for backward."""
+    parts: int = 1
+    """Into how many micro-batches the steps were cut. What the whole batch needs beyond the estimate follows from fewer of them more closely."""
 
     @property
     def forward_ms(self) -> float:
@@ -87,7 +89,7 @@ def profile(
     by_kernels = loss_by_kernels and trace.level_bytes > 0
     phases, of_weights = _phases(trace, blocks, fixed_bytes, measured, by_kernels)
     chunks = NO_CHUNKS if by_kernels else _assignment(trace, measured, *assigned)
-    return Profile(tuple(blocks), fixed_bytes, phases, chunks, of_weights)
+    return Profile(tuple(blocks), fixed_bytes, phases, chunks, of_weights, trace.images)
 
 
 def anchors_of(model: nn.Module, size: tuple[int, int]) -> int:

@@ -33,9 +33,10 @@ TIGHTER = 0.85
 """After running out of memory the next plan is made for this share of what the last one was expected to need."""
 CALM_STEPS = 200
 """After that many steps without trouble a plan that was tightened may grow back."""
+MOST_CALM_STEPS = 16 * CALM_STEPS
+"""After each failure it takes twice as many, up to this: a plan that looks as if it fitted and does not costs few steps."""
 GROWTH = 1.10
-"""By how much the budget must exceed what the plan needs, and what there was when a step failed, before the plan is loosened: plans must not
-flutter."""
+"""By how much the budget must exceed what the plan needs before the plan is loosened: plans must not flutter."""
 MOST_LEARNED = 4
 """How often a plan is measured: the one that began, the one made from that, and more where that did not fit."""
 TOO_MUCH = "memory: that is more than there is, with everything computed again and one image at a time; the step is tried all the same"
@@ -93,9 +94,10 @@ class Recomputation:
         self.plan: Plan | None = None
         self.ceiling: int | None = None
         """Set after running out of memory: more than this was too much."""
-        self.failed_at = 0
-        """What was free for a step when one last ran out of memory."""
         self.calm_steps = 0
+        """Without trouble, until now."""
+        self.patience = CALM_STEPS
+        """So many of them before the plan may grow back."""
         self.budget_bytes: int | None = None
         """What a step might use when memory was last looked at."""
         say(f"memory: {self.reason}")
@@ -143,7 +145,7 @@ class Recomputation:
         if self.mode != "planned" or self.known is None or self.plan is None:
             return None
         self.calm_steps = 0
-        self.failed_at = max(self.failed_at, self.read_memory(self.device).budget(self.safety_ratio))
+        self.patience = min(2 * self.patience, MOST_CALM_STEPS)
         self.ceiling = int(TIGHTER * self.plan.peak_bytes)
         tighter = self._choose(self.ceiling)
         if not tighter.fits:
@@ -208,7 +210,8 @@ class Recomputation:
         if found is None:
             return None
         memory = self.read_memory(self.device)
-        return fit.why_not_one(self.model, found, shape[2:], self.dtype, memory, self.left_alone)
+        by_kernels = kernels_missing(self.device) is None
+        return fit.why_not_one(self.model, found, shape[2:], self.dtype, memory, self.left_alone, by_kernels)
 
     def _traced(self, shape: Shape) -> Trace | None:
         """The model's forward on images of that shape; None, and said, if it does not run on shapes alone."""
@@ -235,9 +238,9 @@ class Recomputation:
                 self.times_learned = 1
                 self._measure_again()
         elif (
-            self.calm_steps >= CALM_STEPS
+            self.calm_steps >= self.patience
             and (self.plan.dropped or self.plan.parts > 1)
-            and available > GROWTH * max(self.plan.peak_bytes, self.failed_at)
+            and available > GROWTH * self.plan.peak_bytes
         ):
             self.calm_steps, self.ceiling = 0, None
             self._change(self._choose(available), free)

@@ -8,8 +8,10 @@ its own backward, or earlier, when that block is itself computed again. From the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +48,9 @@ class Chunked(NamedTuple):
         """What the loss phase needs beyond what is counted there."""
         return max(min(self.whole_bytes, self.chunk_bytes) - self.counted_bytes, 0)
 
-    def part(self, parts: int) -> Chunked:
-        """For that fraction of the images."""
-        return Chunked(self.whole_bytes // parts, self.chunk_bytes, self.counted_bytes // parts)
+    def part(self, share: Fraction) -> Chunked:
+        """For that share of the images."""
+        return Chunked(int(self.whole_bytes * share), self.chunk_bytes, int(self.counted_bytes * share))
 
 
 NO_CHUNKS = Chunked(0, 0, 0)
@@ -69,24 +71,33 @@ class Profile:
     of_weights: tuple[int, ...] = ()
     """What of each peak, beyond `fixed_bytes`, is as large for a part of the images: casts of the weights, and their gradients so far. Empty
     if nothing is."""
+    images: int = 0
+    """Of the batch; 0: as many as any number of parts divides."""
+
+    def share_of(self, parts: int) -> Fraction:
+        """Of the images, what the largest of so many micro-batches has: 5 of 16 when 16 are cut into 4 and 5s (micro_batch.py)."""
+        return Fraction(math.ceil(self.images / parts), self.images) if self.images else Fraction(1, parts)
 
     def part(self, parts: int) -> Profile:
-        """The step with that fraction of the images, after another such part, whose gradients are there."""
+        """The step with the largest of so many micro-batches, after another one, whose gradients are there."""
         if parts == 1:
             return self
+        share = self.share_of(parts)
         of_weights = self.of_weights or (0,) * len(self.peaks)
         from_before = max(of_weights)
         return Profile(
             tuple(
-                replace(block, kept_bytes=block.kept_bytes // parts, cost=block.cost / parts) for block in self.blocks
+                replace(block, kept_bytes=int(block.kept_bytes * share), cost=block.cost * float(share))
+                for block in self.blocks
             ),
             self.fixed_bytes,
             tuple(
-                self.fixed_bytes + from_before + (peak - self.fixed_bytes - own) // parts
+                self.fixed_bytes + from_before + int((peak - self.fixed_bytes - own) * share)
                 for peak, own in zip(self.peaks, of_weights, strict=True)
             ),
-            self.chunked.part(parts),
+            self.chunked.part(share),
             (from_before,) * len(of_weights),
+            math.ceil(self.images * share),
         )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolov12 import folders
+from yolov12 import folders, settings
 from yolov12.errors import UserError
 from yolov12.log import program, say
 
@@ -62,10 +62,11 @@ def main(args: Mapping[str, Any]) -> int:
         args: `epochs`, `imgsz`, `batch`, `device`, `seed` and `workers` change the recipe, `out` the folder.
 
     Raises:
-        UserError: an option that the demo does not have, or a folder that is in use or can not be written.
+        UserError: an option or a layer (disable_mas_layers) that the demo does not have, or a folder that is in use or can not be written.
         ParityError: the export differs from the model, or the model found nothing to compare.
     """
     choose(has_gpu=False, cores=1, args=args)  # refuses wrong options before torch is imported, which takes seconds
+    refuse_unknown_layers()
     out = make_folder(args.get("out"))
     import torch
 
@@ -94,6 +95,19 @@ def choose(has_gpu: bool, cores: int, args: Mapping[str, Any], sizes: Sizes = SI
     size: Mapping[str, Any] = sizes["gpu" if on_gpu else "cpu"]
     # A core for the network, the others for loading; with one or two, loading in the same process is faster.
     return Recipe(**{**size, "workers": min(cores - 1, 8) if cores > 2 else 0, **changes})
+
+
+def refuse_unknown_layers() -> None:
+    """Before a folder is made.
+
+    Raises:
+        UserError: `disable_mas_layers` names a layer that the model of the demo does not have.
+    """
+    if wanted := settings.current().disable_mas_layers:
+        from yolov12 import YOLO
+        from yolov12.engine.layers import names_of
+
+        names_of(YOLO(MODEL).model, wanted)
 
 
 def make_folder(asked: str | Path | None) -> Path:

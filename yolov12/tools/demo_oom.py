@@ -67,6 +67,7 @@ def main(args: Mapping[str, Any]) -> int:
     demo.choose(has_gpu=False, cores=1, args=args, sizes=SIZES)  # refuses wrong options before torch is imported
     if str(args.get("device")) not in ("None", "cpu") and not str(args["device"]).isdigit():
         raise UserError(f"device={args['device']}: demo oom trains on one GPU: type device=0, or leave it out")
+    demo.refuse_unknown_layers()
     out = demo.make_folder(args.get("out"))
     import torch
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import ultralytics.engine.trainer as upstream
 
-from yolov12.engine import fit, launch
+from yolov12.engine import auto_batch, fit, launch
 from yolov12.engine.auto_batch import batch_of, most_boxes
 from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.memory import budget
@@ -54,6 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return min((options["budget_bytes"] - 2 * GIB) // (50 * 2**20), options["most_images"])
 
     monkeypatch.setattr(fit, "largest_batch", largest)
+    monkeypatch.setattr(auto_batch, "kernels_missing", lambda device: None)
     monkeypatch.setattr(budget, "read", lambda device: Memory(10 * GIB, 2 * GIB, 2 * GIB, 12 * GIB))
     return seen
 
@@ -87,6 +88,18 @@ def test_synchronised_norms_run_upstreams_modules_which_keep_more(asked, monkeyp
     assert not asked["keeps_inputs"]
     batch_of(trainer(-1, ranks=2), never)
     assert asked["keeps_inputs"]
+
+
+def test_our_loss_kernels_count_where_they_run(asked, monkeypatch):
+    batch_of(trainer(-1), never)
+    assert asked["loss_by_kernels"]
+    compiled = trainer(-1)
+    compiled.args.compile = True
+    batch_of(compiled, never)
+    assert not asked["loss_by_kernels"]
+    monkeypatch.setattr(auto_batch, "kernels_missing", lambda device: "not built")
+    batch_of(trainer(-1), never)
+    assert not asked["loss_by_kernels"]
 
 
 def test_sizes_that_vary_are_counted_at_their_largest(asked):

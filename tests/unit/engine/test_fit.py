@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,47 @@ def test_where_nothing_would_fit_none_is_named(model, traced):
     said = fit.why_not_one(model, traced, SIZE, torch.bfloat16, Memory(1000, 0, 0, 10**15), ())
     assert "imgsz=" not in said
     assert "free memory on the device" in said
+
+
+def test_advice_is_of_sizes_that_the_model_takes(model):
+    """In multiples of its own coarsest stride, not of 32."""
+    model_of_64 = DetectionModel("yolo12n.yaml", verbose=False).train()
+    model_of_64.stride = torch.tensor([16.0, 32.0, 64.0])
+    for budget in range(20, 60, 8):
+        for text in fit.advice(model_of_64, (256, 256), torch.bfloat16, 0, budget * MIB):
+            assert not text.startswith("imgsz=") or int(text.removeprefix("imgsz=")) % 64 == 0
+    assert fit.stride_of(model) == 32
+
+
+def test_a_size_on_which_the_model_does_not_run_on_shapes_alone_is_not_advised(model, traced, monkeypatch):
+    def refuse(*_: object) -> Trace:
+        raise RuntimeError("a layer of the user's")
+
+    monkeypatch.setattr(fit, "trace", refuse)
+    assert fit.advice(model, SIZE, torch.bfloat16, 0, 10**12) == []
+    assert "free memory on the device" in fit.why_not_one(
+        model, traced, SIZE, torch.bfloat16, Memory(1000, 0, 0, 10**15)
+    )
+
+
+def test_layers_that_are_left_alone_need_more_in_what_is_advised_too(model):
+    found = trace(model, (2, 3, 960, 960), torch.bfloat16)
+    all_names = {call.name for call in found.convolutions}
+    least, with_all_kept = (fit.least_bytes_of_one(found, 0, 0, alone) for alone in ((), all_names))
+    between = (least + with_all_kept) // 2
+    assert fit.least_bytes_of_one(found, 0, between) is None
+    assert fit.least_bytes_of_one(found, 0, between, all_names) is not None
+    free, bound = (fit.advice(model, (992, 992), torch.bfloat16, 0, between, alone)[0] for alone in ((), all_names))
+    assert int(free.removeprefix("imgsz=")) >= 960 > int(bound.removeprefix("imgsz="))
+
+
+def test_where_our_kernels_compute_the_loss_its_assignment_takes_no_room(model, traced, monkeypatch):
+    """The head leaves its outputs level by level then."""
+    monkeypatch.setattr(fit, "trace", lambda *_: replace(traced, level_bytes=2 * traced.output_elements))
+    by_torch, by_kernels = (
+        largest(model, 100 * MIB, most_boxes=10_000, loss_by_kernels=by_kernels) for by_kernels in (False, True)
+    )
+    assert by_kernels > by_torch
 
 
 def test_the_smaller_models_of_a_family_come_largest_first():

@@ -279,6 +279,17 @@ def test_what_parts_of_a_batch_need_does_not_replace_what_the_whole_one_did(monk
     assert file.read_text() == kept
 
 
+def test_what_parts_need_is_corrected_by_a_run_with_as_many_or_larger_parts(monkeypatch, needed, tmp_path):
+    kept = []
+    for more_bytes in (0, needed // 16, needed // 8):
+        cut = Run(monkeypatch, free=needed // 3, cache=tmp_path)
+        cut.first_steps(more_bytes)
+        cut.step()
+        (file,) = tmp_path.glob("*.json")
+        kept.append(file.read_text())
+    assert len(set(kept)) == 3
+
+
 def test_where_nothing_else_is_known_what_parts_need_is_kept(monkeypatch, needed, tmp_path):
     cut = Run(monkeypatch, free=needed // 3, cache=tmp_path)
     cut.first_steps()

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yolov12.memory.micro_batch import split
 from yolov12.memory.plan import Block, Chunked, Profile, choose, everything, first_needed, peaks
 
 SIZE = 100
+NO_BOXES = torch.zeros(0)
 
 
 def chain(outputs: int, fixed: int = 10) -> Profile:
@@ -149,7 +153,23 @@ def test_chunked_work_of_the_loss_counts_up_to_its_bound():
 
 def test_a_part_of_the_images_has_less_chunked_work_but_not_below_its_bound():
     room = Chunked(whole_bytes=800, chunk_bytes=200, counted_bytes=100)
-    assert [room.part(parts).more_bytes() for parts in (1, 2, 8)] == [100, 150, 88]
+    assert [room.part(Fraction(1, parts)).more_bytes() for parts in (1, 2, 8)] == [100, 150, 88]
+
+
+@given(images=st.integers(1, 300), parts=st.integers(1, 300))
+def test_a_part_is_as_large_as_the_largest_that_the_batch_is_cut_into(images: int, parts: int):
+    parts = min(parts, images)
+    profile = replace(chain(4, fixed=0), images=images)
+    largest = max(len(part["img"]) for part in split({"img": torch.zeros(images), "batch_idx": NO_BOXES}, parts))
+    assert profile.share_of(parts) == Fraction(largest, images)
+    assert profile.part(parts).peaks[0] == 400 * largest // images
+
+
+def test_an_uneven_cut_is_planned_for_its_larger_parts():
+    """Three images in two parts: one of them has two."""
+    blocks = tuple(replace(block, may_drop=False) for block in chain(3).blocks)
+    profile = replace(chain(3, fixed=0), blocks=blocks, images=3)
+    assert [choose(profile, budget, most_parts=3).parts for budget in (200, 199, 150)] == [2, 3, 3]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

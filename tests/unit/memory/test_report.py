@@ -57,7 +57,7 @@ def test_what_happened_is_counted_and_changes_are_shown_in_their_order():
         "memory: 1 attempt at a step ran out of memory and was repeated; the plan changed 2 times; "
         "on average 13 % of what forward costs was computed again in backward"
     )
-    assert changes == ["memory:   after step 7: b -> c", "memory:   after step 9: a -> b"]
+    assert changes == ["memory:   step 8: b -> c", "memory:   step 10: a -> b"]
 
 
 def test_steps_on_smaller_images_are_counted():
@@ -69,7 +69,7 @@ def test_steps_on_smaller_images_are_counted():
 
 
 def test_a_repeated_update_is_shown_too():
-    assert lines([replace(CALM, events=(Event(3, "update", "full"),))])[-1] == "memory:   after step 3: full"
+    assert lines([replace(CALM, events=(Event(3, "update", "full"),))])[-1] == "memory:   step 4: full"
 
 
 def test_hundreds_of_events_do_not_fill_the_screen():
@@ -82,4 +82,4 @@ def test_of_several_ranks_the_one_that_needed_most_is_named_and_events_say_where
     tight = replace(CALM, rank=1, phases={"forward": 6 * GIB}, events=(Event(2, "plan", "a -> b"),))
     first, *_, last = lines([CALM, tight])
     assert "at most 6.00 GiB in use and 5.00 held on rank 1 of 2 (rank 0, the least: 4.00)" in first
-    assert last == "memory:   after step 2, rank 1: a -> b"
+    assert last == "memory:   step 3, rank 1: a -> b"

@@ -22,7 +22,9 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._known: dict[int, StorageWeakRef] = {}  # a weak reference keeps another storage from getting the same address
+        self._known: dict[
+            int, StorageWeakRef
+        ] = {}  # a weak reference keeps another storage from getting the same address
         self._live: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

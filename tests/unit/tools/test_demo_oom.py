@@ -99,6 +99,14 @@ def test_a_setting_without_plans_is_refused_before_anything_runs(checkpoint, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("main", [demo_oom.main, demo_oom.demo.main])
+def test_an_unknown_layer_is_refused_before_a_folder_is_made(main, tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLOV12_DISABLE_MAS_LAYERS", "neck.99")
+    with pytest.raises(UserError, match=r"neck\.99: the model has no such layer"):
+        main({"out": tmp_path / "demo"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_last_batch_that_is_not_full_is_a_step_too():
     assert demo_oom.steps(replace(TINY, epochs=2, train_images=17)) == 10
 
