@@ -14,6 +14,7 @@ import ultralytics.engine.validator as upstream_validator
 import ultralytics.utils.metrics as upstream_metrics
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.nn.autobackend import AutoBackend
 
 from tests.unit.engine.oracle import Oracle, copy_of_bccd
 from tests.unit.engine.stand_in_pool import StandInPool
@@ -235,6 +236,20 @@ def test_the_last_time_is_told_too_and_nothing_is_kept_of_what_was_told(monkeypa
 
 def test_on_the_cpu_ultralytics_own_timer_is_used() -> None:
     assert type(timing.profile(torch.device("cpu"))) is timing.Profile
+
+
+def test_the_answer_of_a_graph_stays_when_the_next_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is cut for want of memory calls again before it looks at its first answer."""
+    pool, cpu, pictures = StandInPool(), torch.device("cpu"), torch.rand(4, 1, 3, 64, 64)
+    network = AutoBackend(model=lively_model(seed=0).model.eval(), device=cpu, verbose=False)
+    expected = [network(picture)[0].clone() for picture in pictures]
+    monkeypatch.setattr(validator_module, "pool_of", lambda device: pool)
+    validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu"})
+    validator.device = cpu
+    validator._run_by_graphs(network)
+    answers = [network.forward(picture)[0] for picture in pictures]
+    assert pool.replays == 3
+    assert all(torch.equal(*pair) for pair in zip(answers, expected, strict=True))
 
 
 def test_a_network_that_runs_by_graphs_gives_the_same_numbers(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
