@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from yolov12.data.loader import decoders
+from yolov12.data.loader.ahead import CLOSING_S
 from yolov12.data.loader.cachefile import CacheFile
 from yolov12.data.loader.fetch import Fetched, fetch, on_the_cpu
 from yolov12.data.loader.resize import fit_tensor, upright
 from yolov12.data.loader.store import Store
+from yolov12.data.loader.threads import Threads
+from yolov12.log import warn
 
 T = TypeVar("T")
 
@@ -46,7 +49,7 @@ class Gatherer:
         """(height, width) before resizing of all pictures that were decoded so far."""
         self._refused: set[int] = set()
         self._pinned = store.block.is_cuda
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="yolov12-read")
+        self._pool = Threads(threads, "yolov12-read")
         self._asked: dict[int, Future[Fetched]] = {}
 
     def ask(self, indices: Iterable[int]) -> None:
@@ -78,8 +81,11 @@ class Gatherer:
         return {one.index: one.failure for one in fetched if one.failure}
 
     def close(self) -> None:
-        """End the threads; what they have not begun is dropped."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the threads; what they have not begun is dropped. One that gets no answer from its file system is left behind, and that is said."""
+        if busy := self._pool.close(CLOSING_S):
+            warn(
+                f"loader: {busy} reading thread(s) got no answer from the file system within {CLOSING_S:g} s and are left behind"
+            )
         self._asked.clear()
 
     def _keep(self, one: Fetched, image: Tensor) -> None:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 BATCHES_AHEAD = 2
 """Finished ones on the device; each takes 3 x imgsz x imgsz bytes an image."""
 READ_AHEAD = 2
-"""Batches whose pictures the threads read while an earlier one is made."""
+"""Batches whose pictures the threads read while an earlier one is made, or while the run validates between two epochs."""
 OUT_OF_MEMORY_WAITS_S = (0.0, 0.5, 2.0)
 """Before each further try of a batch for which the GPU has no memory at this moment: the training step uses most of it, and gives back."""
 
@@ -157,6 +157,9 @@ class PictureLoader:
                     self.preparer.gatherer.ask(soon)
                 self._at = Place(epoch, first + number)
                 yield self._finished(self._at, share)
+            # While the run validates, the threads read what the next epoch begins with.
+            for soon in islice(self.order.plan.shares(epoch + 1), READ_AHEAD):
+                self.preparer.gatherer.ask(soon)
 
     def _finished(self, place: Place, indices: Share) -> Finished:
         with self._making:

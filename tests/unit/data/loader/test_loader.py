@@ -165,6 +165,13 @@ def test_undisturbed_no_batch_is_made(loader_of: LoaderOf, augmentation: list[st
     assert augmentation
 
 
+def test_between_two_epochs_the_pictures_of_the_next_ones_first_batches_are_read(loader_of: LoaderOf):
+    loader = loader_of()
+    list(loader)
+    gatherer, (first, second, _) = loader.preparer.gatherer, loader.order.plan.shares(1)
+    assert all(index in gatherer.store or index in gatherer._asked for index in [*first, *second])
+
+
 def test_a_loop_that_stops_early_leaves_no_epoch_running(loader_of: LoaderOf):
     loader = loader_of(batch=1)
     for batch in loader:

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Threads that read pictures. Unlike concurrent.futures' they do not keep a process from ending: a file system that is gone may never answer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Threads:
+    """Runs functions in the order in which they come. All but `close` may be called by any thread.
+
+    Args:
+        count: of threads.
+        name: of each, with its number behind.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}_{number}", daemon=True) for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """What the function will answer or raise."""
+        answer: Future[T] = Future()
+        self._waiting.put((answer, function, arguments))
+        return answer
+
+    def close(self, within_s: float) -> int:
+        """Drop what no thread has begun, and wait for the rest; calling it again does nothing.
+
+        Returns:
+            How many threads were still busy after that time. They end with what they are doing, or with the process.
+        """
+        while not self._waiting.empty():
+            try:
+                dropped = self._waiting.get_nowait()
+            except queue.Empty:  # a thread was faster
+                break
+            if dropped is not None:
+                dropped[0].cancel()
+        for _ in self._threads:
+            self._waiting.put(None)
+        until_s = time.monotonic() + within_s
+        for thread in self._threads:
+            thread.join(max(until_s - time.monotonic(), 0))
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return len(self._threads)
+
+    def _run(self) -> None:
+        while (work := self._waiting.get()) is not None:
+            answer, function, arguments = work
+            if not answer.set_running_or_notify_cancel():
+                continue
+            try:
+                answer.set_result(function(*arguments))
+            except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits for the answer
+                answer.set_exception(error)
+            del work, answer, function, arguments  # not kept while it waits
