@@ -128,6 +128,28 @@ PUSH = """\
 """
 
 
+PACKAGE = """\
+  package:
+    name: lint and tests of the package
+    runs-on: ubuntu-24.04
+    timeout-minutes: 90
+    permissions:
+      contents: read
+    defaults:
+      run:
+        shell: bash
+    steps:
+@steps@"""
+
+CHECKS = """\
+- name: lint and test
+  run: |
+    make setup
+    make lint
+    make test
+"""
+
+
 # Not for a pull request: it takes hours. The hosted runner has Docker and no registry.
 SCHEDULED = """\
   scheduled:
@@ -183,6 +205,7 @@ def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     steps = BUILD + SCAN.replace("@exceptions@", EXCEPTIONS).replace("@scanner@", scanner(versions))
     is_release = "startsWith(github.ref, 'refs/tags/v')"
     jobs = [
+        PACKAGE.replace("@steps@", textwrap.indent(CHECKOUT + CHECKS, " " * 6)),
         job("image", f"${{{{ !{is_release} }}}}", ["contents: read"], bake, CHECKOUT + steps),
         job(
             "release",

@@ -29,6 +29,10 @@ class RetryableError(ExitError):
     exit_code = 75
 
 
+class DeviceFullError(RetryableError):
+    """There was not enough memory on the device, whatever was tried."""
+
+
 class PeerFailedError(RetryableError):
     """Another process of the run failed, for a reason other than this one's."""
 

@@ -89,8 +89,10 @@ def run_side(job: Job) -> Measured:
 
     if job.side == "ours":
         from yolov12.engine.patches import install_patches
+        from yolov12.memory import segments
 
         install_patches()
+        segments.grow(torch.device(job.parameters["device"]))  # as a training run does
     train_step.set_determinism(on=job.side == "stock")
     device = torch.device(job.parameters["device"])
     measured = Measured(declared=train_step.declare(job))

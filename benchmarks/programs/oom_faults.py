@@ -133,6 +133,8 @@ def judge(
     recomputed = [answer["recomputed"] for answer in answers]
     split = sum(run["events"].get("split", 0) for run in recomputed)
     plans = sum(run["events"].get("plan", 0) for run in recomputed)
+    if missing := len(few) - sum(len(run["fired"]) for run in recomputed):
+        wrong.append(f"{missing} of the failures of recomputed did not happen")
     if split or not plans:
         wrong.append(f"recomputed changed its plan {plans} times and cut its batch {split} times")
     if any(answer["recomputed"]["weights"] != answer["clean"]["weights"] for answer in answers):

@@ -15,6 +15,8 @@ from yolov12.data.order import GHOST
 from yolov12.distributed import world
 from yolov12.distributed.reduce import broadcast_from_first, buckets, sum_over_ranks
 from yolov12.distributed.vote import Wish, smallest, vote
+from yolov12.engine import step as step_module
+from yolov12.engine.attempt import fill_missing
 from yolov12.engine.last_resort import LastResort
 from yolov12.errors import RetryableError
 from yolov12.memory.micro_batch import split
@@ -61,6 +63,29 @@ def _gradients_of_a_rank(rank: int, parts: int, steps: int, out_of_memory_on: in
 def test_two_ranks_equal_one_process_with_the_whole_batch() -> None:
     expected = gradients_of_one_process(steps=2)
     for answer in run(_gradients_of_a_rank, 2, 2, 2, None):
+        assert_equal_gradients(answer, expected, rtol=1e-5)
+
+
+def _no_room_for_what_is_reduced(rank: int) -> dict[str, torch.Tensor]:
+    """On the first rank, once, after its backward: for the zeros of parameters that got no gradient."""
+    of = model()
+    runner = step(of, vote_group=join())
+    calls = iter(range(1000))
+
+    def fails_at_first(parameters: Any) -> None:
+        if rank == 0 and next(calls) == 0:
+            raise OUT_OF_MEMORY
+        fill_missing(parameters)
+
+    step_module.fill_missing = fails_at_first
+    runner.run(split(batch(BOXES, seed=0), 2)[rank])
+    runner.take_gradients()
+    return gradients(of)
+
+
+def test_running_out_of_memory_before_the_reduction_is_heard_in_the_vote() -> None:
+    expected = gradients_of_one_process(steps=1)
+    for answer in run(_no_room_for_what_is_reduced, 2):
         assert_equal_gradients(answer, expected, rtol=1e-5)
 
 

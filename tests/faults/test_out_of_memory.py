@@ -78,13 +78,13 @@ def judged(**changes: dict) -> tuple[float, str]:
     fired = [{"kind": "real", "point": "loss"}]
     answer = {
         "clean": plain,
-        "recomputed": {**plain, "events": {"plan": 1}},
+        "recomputed": {**plain, "events": {"plan": 1}, "fired": fired},
         "faulty": {**plain, "fired": fired, "weights": "other"},
     }
     from benchmarks.programs import oom_faults
 
     return oom_faults.judge(
-        [{name: {**run, **changes.get(name, {})} for name, run in answer.items()}], [], [1, 2], 0.1, ""
+        [{name: {**run, **changes.get(name, {})} for name, run in answer.items()}], [1], [1, 2], 0.1, ""
     )
 
 
@@ -98,6 +98,7 @@ def test_the_value_is_the_share_of_failures_that_happened_and_were_survived() ->
         ({"clean": {"samples": [["a"], ["a"], ["b"]]}}, "lost or repeated"),
         ({"faulty": {"samples": [["b"], ["a"]]}}, "faulty saw other samples"),
         ({"recomputed": {"weights": "v"}}, "other weights"),
+        ({"recomputed": {"fired": []}}, "1 of the failures of recomputed did not happen"),
         ({"recomputed": {"events": {"plan": 1, "split": 1}}}, "cut its batch 1 times"),
         ({"recomputed": {"metrics": {"metrics/mAP": 0.4}}}, "the metrics of recomputed"),
         ({"faulty": {"losses": [1.0, 1.2]}}, "the loss was off by 20.0%"),

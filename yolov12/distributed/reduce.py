@@ -64,13 +64,10 @@ class Reducer:
         """Replace gradients and counts by their sums over all ranks, in place. Every rank must call it with lists of the same kind.
 
         Args:
-            gradients: like those that this was made for; others (a layer was frozen, or is no more) make the buffers anew.
+            gradients: like those that there is room for.
             counts: a small tensor, summed exactly.
             unit: of which the gradients are multiples, loss scale and divisor: what rounding left over is kept in the unit of the next step.
         """
-        if not self.room.fits(gradients):
-            self.room = FlatBuffers(gradients)
-            self._compressions = self._make()
         self.room.take(gradients)
         size = dist.get_world_size()
         for flat, compression in zip(self.room.flats, self._compressions, strict=True):
@@ -82,6 +79,12 @@ class Reducer:
         dist.all_reduce(counts)
         self.bytes_sent += sent_bytes("all_reduce", counts.nbytes, size)
         self.room.give(gradients)
+
+    def make_room(self, gradients: Sequence[Tensor]) -> None:
+        """Have buffers for lists like this one: anew where a layer was frozen, or is no more. To be called before the vote."""
+        if not self.room.fits(gradients):
+            self.room = FlatBuffers(gradients)
+            self._compressions = self._make()
 
     def forget(self) -> None:
         """Drop what rounding left over: the weights that it belongs to are gone."""

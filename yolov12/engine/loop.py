@@ -114,17 +114,18 @@ class Loop:
             UserError: not even one image fits into memory.
             SystemExit: SIGTERM or SIGUSR1 came; the step that ran then was finished (termination.py).
         """
-        try:
-            run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
-            with self.termination:
-                self._train()
-        except BaseException:
-            self.trainer.saver.close()
-            raise
-        finally:
-            if self.step.recomputation is not None:
-                self.step.recomputation.close()
-        self._finish()
+        with run_memory.explained(self.trainer, self.step):
+            try:
+                run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
+                with self.termination:
+                    self._train()
+            except BaseException:
+                self.trainer.saver.close()
+                raise
+            finally:
+                if self.step.recomputation is not None:
+                    self.step.recomputation.close()
+            self._finish()
 
     def _train(self) -> None:
         t = self.trainer

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,21 @@ class _SoFar:
     retries_before: int = 0
     plans_before: int = 0
     smaller_before: int = 0
-    peak: int = 0
+    phases: dict[str, int] = field(default_factory=dict)
+    """Phase -> most that was in use."""
     micro_batches: int = 1
     peaks: Spread = field(default_factory=Spread)
     share: Spread = field(default_factory=Spread)
+    ms: Spread = field(default_factory=Spread)
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values(), default=0)
+
+    def saw(self, phases: Mapping[str, int]) -> None:
+        """Peaks of a step, or of a phase outside of one."""
+        for phase, size in phases.items():
+            self.phases[phase] = max(self.phases.get(phase, 0), size)
 
 
 class MemoryReport:
@@ -46,9 +57,12 @@ class MemoryReport:
     def __init__(self, step: Step, folder: Path, vote_group: dist.ProcessGroup | None) -> None:
         self.step, self.folder, self.vote_group = step, folder, vote_group
         self.course = Course()
-        self._peaks_of_run, self._share_of_run = Spread(), Spread()
+        self._peaks_of_run, self._share_of_run, self._ms_of_run = Spread(), Spread(), Spread()
         self._plan: Plan | None = None
         self._share = 0.0
+        """Cost of what the plan computes again over what forward costs."""
+        self._ms: float | None = None
+        """The same in milliseconds, once the first steps were measured."""
         self._epoch = _SoFar()
 
     @property
@@ -68,21 +82,25 @@ class MemoryReport:
             yield
         finally:
             self.step.peaks.begin(BETWEEN)
-            self._epoch.peak = max(self._epoch.peak, self.step.peaks.step.get(name, 0))
+            self._epoch.saw({name: self.step.peaks.step.get(name, 0)})
 
     def after_step(self) -> None:
         """A step was committed, and the weights updated if that was due."""
         recomputation = self.step.recomputation
         plan = recomputation.plan if recomputation else None
         if recomputation and plan is not self._plan:
-            self._plan = plan
-            self._share = plan.share(recomputation.known.profile) if plan and recomputation.known else 0.0
-        self._epoch.share.add(self._share)
-        self._share_of_run.add(self._share)
+            self._plan, self._share, self._ms = plan, 0.0, None
+            if plan and (known := recomputation.known):
+                self._share = plan.share(known.profile)
+                self._ms = plan.cost(known.profile) if known.measured else None
+        for share, ms in ((self._epoch.share, self._epoch.ms), (self._share_of_run, self._ms_of_run)):
+            share.add(self._share)
+            if self._ms is not None:
+                ms.add(self._ms)
         self._epoch.micro_batches = max(self._epoch.micro_batches, self.step.micro_batches, plan.parts if plan else 1)
         peak = max(self.step.peaks.step.values(), default=0)
         if peak:
-            self._epoch.peak = max(self._epoch.peak, peak)
+            self._epoch.saw(self.step.peaks.step)
             self._epoch.peaks.add(peak)
             self._peaks_of_run.add(peak)
             budget = recomputation.budget_bytes if recomputation else None
@@ -118,7 +136,7 @@ class MemoryReport:
 
     def _row(self, epoch: int) -> report.Epoch:
         history, is_counted = self.step.history, self._epoch.peak > 0
-        recomputation = self.step.recomputation
+        recomputation, phases = self.step.recomputation, self._epoch.phases
         inputs = outputs = 0
         if recomputation and recomputation.plan and recomputation.known:
             inputs = sum(recomputation.known.profile.blocks[i].is_input for i in recomputation.plan.dropped)
@@ -135,6 +153,8 @@ class MemoryReport:
             inputs_rebuilt=inputs,
             share_of_forward_computed_again=self._epoch.share.mean,
             steps_on_smaller_images=history.smaller_steps - self._epoch.smaller_before,
+            recomputed_ms_a_step=self._epoch.ms.mean if self._epoch.ms.count else None,
+            **{f"peak_{phase}_gib": phases[phase] / 2**30 for phase in report.SHOWN_PHASES if phases.get(phase)},
         )
 
     def _summary(self) -> report.Summary:
@@ -147,5 +167,6 @@ class MemoryReport:
             std=self._peaks_of_run.std,
             share=self._share_of_run.mean,
             events=tuple(self.step.history.events),
+            recomputed_ms=self._ms_of_run.mean if self._ms_of_run.count else None,
             smaller_steps=self.step.history.smaller_steps,
         )

@@ -22,7 +22,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from yolov12 import settings
-from yolov12.log import say
+from yolov12.log import say, warn
+from yolov12.memory.failure import again
 
 MAX_NORM = 10.0
 """ultralytics' (engine/trainer.py:909)."""
@@ -85,7 +86,8 @@ class RankNorms:
         Args:
             loss_scale: of which the gradients are multiples.
         """
-        largest = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.own)))
+        # A few numbers, but the other ranks wait in the collective for this one.
+        largest = again(lambda: torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self.own))), warn)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         self.forget()
         torch._foreach_mul_(reduced, (MAX_NORM * loss_scale / (largest + LEAST)).clamp(max=1.0))

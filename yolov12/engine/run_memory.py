@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +18,8 @@ from yolov12.engine.fit import channels_of
 from yolov12.engine.layers import names_of
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.step import Step
-from yolov12.errors import UserError
+from yolov12.errors import DeviceFullError, UserError
+from yolov12.memory.failure import is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
@@ -59,8 +62,27 @@ def refuse_what_can_not_fit(trainer: YOLOv12Trainer, step: Step) -> None:
         raise UserError(verdict.first() if trainer.vote_group else str(reason))
 
 
+@contextmanager
+def explained(trainer: YOLOv12Trainer, step: Step) -> Iterator[None]:
+    """Whatever ends a run inside for want of memory says what memory went to. A step that did not fit with one image has said it already.
+
+    Raises:
+        DeviceFullError: with that.
+    """
+    try:
+        yield
+    except DeviceFullError as error:
+        raise DeviceFullError(f"{error}{explain_failure(trainer, step.recomputation)}") from None
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        told = explain_failure(trainer, step.recomputation)
+        advice = "use a smaller batch, imgsz or model, or free the device's memory"
+        raise DeviceFullError(f"out of memory outside of a step ({one_line(error)}); {advice}{told}") from error
+
+
 def explain_failure(trainer: YOLOv12Trainer, recomputation: Recomputation | None) -> str:
-    """What one image needed, while it is still there and did not fit."""
+    """What memory went to: the largest tensors of a step by the plan, if there is one, and what the run holds besides."""
     known = recomputation.known if recomputation else None
     kept = largest_kept(known.profile, recomputation.plan) if recomputation and known else []
     models = totals(unwrap_model(trainer.model), trainer.optimizer, trainer.ema.ema)

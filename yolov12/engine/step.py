@@ -34,7 +34,7 @@ from yolov12.engine.phases import told_by
 from yolov12.engine.rank_norms import RankNorms
 from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
-from yolov12.errors import PeerFailedError, RetryableError
+from yolov12.errors import DeviceFullError, PeerFailedError, RetryableError
 from yolov12.log import say, warn
 from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
@@ -138,7 +138,8 @@ class Step:
             wish: what this rank wants to happen next.
 
         Raises:
-            RetryableError: a single image does not fit, another rank failed for another reason than memory, or batch norm is synchronised.
+            RetryableError: a single image does not fit, or another rank failed for another reason than memory.
+            DeviceFullError: batch norm is synchronised.
         """
         self._before.take()
         waits_s = iter(self.waits_s)
@@ -148,7 +149,7 @@ class Step:
                 # The others wait inside their forward pass for this rank's statistics, where they hear no vote: this process must end.
                 if not is_out_of_memory(error):
                     raise error
-                raise RetryableError(
+                raise DeviceFullError(
                     f"out of memory ({one_line(error)}), and a step with synchronised batch norm can not be repeated by one process alone; "
                     "use a smaller batch or imgsz, or train without sync_bn"
                 )
@@ -235,14 +236,12 @@ class Step:
                 self._planned_parts = self.recomputation.before(self.last_resort.shape_of(batch))
             parts = [self.last_resort.of(part) for part in split(batch, self._parts(len(batch["img"])))]
             with nullcontext() if self.recomputation is None else self.recomputation.watched(self.peaks, len(parts)):
-                if len(parts) > 1:
-                    return self._counted_attempt(parts), None
-                # A graph would repeat what it was captured with, which counted.
-                graph = None if GHOST in parts[0] else self.graph
-                if graph is None or self.recomputation is None or self.recomputation.is_measuring:
-                    return self._whole_attempt(parts[0]), None
-                no_room = self.recomputation.no_room(GRAPH_ROOM)
-                return graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt), None
+                attempt = self._attempt_in(parts)
+            if self.reducer is not None:
+                # Here and not after the vote, where running out of memory would leave the others alone in a collective.
+                fill_missing(self.parameters)
+                self.reducer.make_room([p.grad for p in self.parameters if p.grad is not None])
+            return attempt, None
         except Exception as error:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
             if is_out_of_memory(error):
                 if self._parts(len(batch["img"])) >= len(batch["img"]):
@@ -252,6 +251,17 @@ class Step:
             return None, error
         finally:
             self.peaks.begin(BETWEEN)
+
+    def _attempt_in(self, parts: list[Batch]) -> Attempt:
+        """By a graph where there is one for it."""
+        if len(parts) > 1:
+            return self._counted_attempt(parts)
+        # A graph would repeat what it was captured with, which counted.
+        graph = None if GHOST in parts[0] else self.graph
+        if graph is None or self.recomputation is None or self.recomputation.is_measuring:
+            return self._whole_attempt(parts[0])
+        no_room = self.recomputation.no_room(GRAPH_ROOM)
+        return graph.run(parts[0], self.recomputation.plan, no_room, self._whole_attempt)
 
     def _whole_attempt(self, batch: Batch) -> Attempt:
         """The batch in one part."""
@@ -318,8 +328,6 @@ class Step:
 
     def _commit(self, attempt: Attempt, wish: Wish) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
-        if self.vote_group is not None:
-            fill_missing(self.parameters)
         present = [(i, parameter.grad) for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
         gradients = [gradient for _, gradient in present]
         self._drop()

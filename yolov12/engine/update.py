@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from yolov12.engine import optimizer_state
-from yolov12.errors import RetryableError
+from yolov12.errors import DeviceFullError
 from yolov12.log import warn
 from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
@@ -44,7 +44,7 @@ class Update:
         history: where repeated updates are noted.
 
     Raises:
-        RetryableError: there is no memory for the optimizer's state.
+        DeviceFullError: there is no memory for the optimizer's state.
     """
 
     def __init__(self, trainer: Any, history: History) -> None:
@@ -56,7 +56,7 @@ class Update:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise RetryableError(
+            raise DeviceFullError(
                 f"out of memory before the first step: no room for the state of {type(trainer.optimizer).__name__} ({one_line(error)}); "
                 "use a smaller model, optimizer=SGD, or free the device's memory"
             ) from None
@@ -65,7 +65,7 @@ class Update:
         """Make one update from the gradients that the parameters hold.
 
         Raises:
-            RetryableError: out of memory each time; everything is as it was before the update.
+            DeviceFullError: out of memory each time; everything is as it was before the update.
         """
         failure = self._try(on_host=False)
         for wait_s in WAITS_S:
@@ -77,7 +77,7 @@ class Update:
             time.sleep(wait_s)
             failure = self._try(on_host=True)
         if failure is not None:
-            raise RetryableError(
+            raise DeviceFullError(
                 f"out of memory in the update of the weights, {1 + len(WAITS_S)} times in a row ({failure}); the weights are those before it. "
                 "Free the device's memory, or use a smaller model or optimizer=SGD"
             )

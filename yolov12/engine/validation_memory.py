@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from yolov12.distributed.vote import vote
 from yolov12.engine.loss_count import counter_for
-from yolov12.errors import PeerFailedError, RetryableError
+from yolov12.errors import DeviceFullError, PeerFailedError
 from yolov12.log import warn
 from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
@@ -45,7 +45,7 @@ def surviving(validator: Any, history: History, group: dist.ProcessGroup | None 
         group: for votes, if all its ranks validate; None for a single process, or where one rank validates alone.
 
     Raises:
-        RetryableError: a single image does not fit.
+        DeviceFullError: a single image does not fit.
         PeerFailedError: another rank failed.
     """
     guard = _Guard(validator, history, group)
@@ -175,7 +175,7 @@ class _Guard:
                 change = f"in {wait_s:g} s"
                 time.sleep(wait_s)
             else:
-                raise RetryableError(
+                raise DeviceFullError(
                     f"out of memory in validation with one image at a time ({failure}); use a smaller imgsz or model, or free the device's memory"
                 )
             self.history.note("validation", f"{change} ({failure})")

@@ -24,6 +24,8 @@ from yolov12.engine.network import Network, pool_of
 from yolov12.engine.scoring import suppression, timing
 from yolov12.engine.scoring.average_precision import ap_per_class
 from yolov12.engine.scoring.statistics import Collected, Detections, Targets
+from yolov12.log import warn
+from yolov12.memory.failure import again
 from yolov12.seams import Seam, replaced
 
 SEAMS = (
@@ -132,14 +134,20 @@ class YOLOv12Validator(DetectionValidator):
 
     def update_metrics(self, preds: list[dict[str, Tensor]], batch: dict[str, Any]) -> None:
         """Collect a batch's statistics, and write what is asked for of its images."""
-        if self.collected is None:
+        collected = self.collected
+        if collected is None:
             super().update_metrics(preds, batch)
             return
-        self.seen += len(preds)
         preds = [self._prepare_pred(pred) for pred in preds]
-        boxes, conf, cls = (torch.cat([pred[key] for pred in preds]) for key in ("bboxes", "conf", "cls"))
-        found = Detections(boxes, conf, cls, [len(pred["conf"]) for pred in preds])
-        self.collected.add(found, self._targets(batch), batch["im_file"], float(self.iouv.min()))
+
+        def collect() -> Detections:
+            boxes, conf, cls = (torch.cat([pred[key] for pred in preds]) for key in ("bboxes", "conf", "cls"))
+            found = Detections(boxes, conf, cls, [len(pred["conf"]) for pred in preds])
+            collected.add(found, self._targets(batch), batch["im_file"], float(self.iouv.min()))
+            return found
+
+        found = again(collect, warn)
+        self.seen += len(preds)
         if self.args.save_json or self.args.save_txt:
             self._write(found, batch)
 
@@ -153,7 +161,7 @@ class YOLOv12Validator(DetectionValidator):
         collected, self.collected = self.collected, None
         if not collected.files:  # a rank without images
             return
-        settled = collected.settle(self.iouv.cpu().numpy(), self.args.conf)
+        settled = again(lambda: collected.settle(self.iouv.cpu().numpy(), self.args.conf), warn)
         for key, values in self.metrics.stats.items():
             values.append(getattr(settled, key))
         self.metrics.box.image_metrics.update(collected.per_image(settled))

@@ -115,7 +115,11 @@ class Plan:
     def share(self, profile: Profile) -> float:
         """Cost of what is computed again over that of everything."""
         total = sum(block.cost for block in profile.blocks) or 1.0
-        return sum(profile.blocks[i].cost for i in self.dropped) / total
+        return self.cost(profile) / total
+
+    def cost(self, profile: Profile) -> float:
+        """Of what is computed again, in the unit of the profile's blocks, for the whole batch."""
+        return sum(profile.blocks[i].cost for i in self.dropped)
 
     def words(self, profile: Profile) -> str:
         """In a line, as one side of `old -> new`."""

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 from yolov12.memory.history import Event
 
@@ -35,6 +36,14 @@ class Epoch:
     """Mean over the steps: what is computed again over what forward costs (Profile.blocks[i].cost)."""
     steps_on_smaller_images: int = 0
     """By mas_data."""
+    recomputed_ms_a_step: float | None = None
+    """Mean over the steps since the first ones were measured: what computing again took, by those measurements."""
+    peak_forward_gib: float | None = None
+    """In use at most in this phase of a step, and so on."""
+    peak_loss_gib: float | None = None
+    peak_backward_gib: float | None = None
+    peak_update_gib: float | None = None
+    peak_validation_gib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Summary:
     share: float
     """Of forward that was computed again, mean over the steps."""
     events: tuple[Event, ...]
+    recomputed_ms: float | None = None
+    """The same in milliseconds a step; None if nothing was measured."""
     smaller_steps: int = 0
     """On smaller images than were asked for."""
 
@@ -81,21 +92,19 @@ def worst(ranks: Sequence[Epoch]) -> Epoch:
     All ranks repeat a step together, so repeated steps are not added up.
     """
     tightest = max(ranks, key=lambda rank: rank.peak_allocated_gib or 0.0)
+    most = {column.name: _most(getattr(rank, column.name) for rank in ranks) for column in fields(Epoch)}
     return Epoch(
-        tightest.epoch,
-        tightest.peak_allocated_gib,
-        max(
-            (rank.peak_reserved_so_far_gib for rank in ranks if rank.peak_reserved_so_far_gib is not None), default=None
-        ),
-        tightest.step_peaks_std_gib,
-        max(rank.repeated_steps for rank in ranks),
-        sum(rank.plan_changes for rank in ranks),
-        max(rank.micro_batches for rank in ranks),
-        max(rank.convolutions_computed_again for rank in ranks),
-        max(rank.inputs_rebuilt for rank in ranks),
-        max(rank.share_of_forward_computed_again for rank in ranks),
-        max(rank.steps_on_smaller_images for rank in ranks),
+        **most
+        | {
+            "step_peaks_std_gib": tightest.step_peaks_std_gib,
+            "plan_changes": sum(rank.plan_changes for rank in ranks),
+        }
     )
+
+
+def _most(values: Iterable[Any]) -> Any:
+    """The largest of those that are known."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def lines(ranks: Sequence[Summary]) -> list[str]:
@@ -132,7 +141,9 @@ def _work(ranks: Sequence[Summary]) -> Iterator[str]:
     if smaller := max(rank.smaller_steps for rank in ranks):
         told.append(f"{smaller} step{'s' * (smaller > 1)} ran on smaller images than you asked for (mas_data=1)")
     if share:
-        told.append(f"on average {100 * share:.0f} % of what forward costs was computed again in backward")
+        ms = _most(rank.recomputed_ms for rank in ranks)
+        took = "" if ms is None else f", about {ms:.1f} ms a step"
+        told.append(f"on average {100 * share:.0f} % of what forward costs was computed again in backward{took}")
     if told:
         yield "; ".join(told)
 

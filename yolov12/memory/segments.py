@@ -2,8 +2,8 @@
 """How torch's allocator holds a GPU's memory: in segments that grow.
 
 By default it holds blocks of fixed sizes, and what is free in several of them serves no larger request. Beside plans that change in the middle
-of a run those gaps reached 0.36 of 2.9 GiB, and a step whose plan fitted ran out of memory (record neighbour_test.log of 2026-11-29). Segments
-that grow (torch's `expandable_segments`) are one range of addresses, in which neighbouring gaps are one.
+of a run a step whose plan fitted ran out of memory for those gaps (neighbour_test.log of 2026-11-29 in benchmarks/records). Segments that grow
+(torch's `expandable_segments`) are one range of addresses, in which neighbouring gaps are one.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,9 @@ KEEPS, DROPS = Plan(frozenset(), 1), Plan(frozenset({0, 1}), 1, parts=2)
 
 def stand_in(plan: Plan | None = None) -> Any:
     recomputation = (
-        SimpleNamespace(plan=plan, known=SimpleNamespace(profile=KNOWN), budget_bytes=8 * GIB) if plan else None
+        SimpleNamespace(plan=plan, known=SimpleNamespace(profile=KNOWN, measured=None), budget_bytes=8 * GIB)
+        if plan
+        else None
     )
     return SimpleNamespace(peaks=Peaks(OfNothing()), history=History(), recomputation=recomputation, micro_batches=1)
 
@@ -77,6 +80,30 @@ def test_the_cost_of_recomputation_is_the_mean_over_the_steps_and_the_plan_is_th
     assert (row["convolutions_computed_again"], row["inputs_rebuilt"], row["micro_batches"]) == ("1", "1", "2")
 
 
+def test_once_the_first_steps_were_measured_the_cost_is_told_in_milliseconds_too(tmp_path, capsys):
+    report = MemoryReport(stand_in(DROPS), tmp_path, None)
+    committed(report, GIB)
+    report.after_epoch(1)
+    report.step.recomputation.known.measured = "something"
+    report.step.recomputation.plan = replace(DROPS)
+    committed(report, GIB)
+    report.after_epoch(2)
+    report.finish(plots=False)
+    assert [row["recomputed_ms_a_step"] for row in rows(tmp_path)] == ["", "4"]
+    assert "of what forward costs was computed again in backward, about 4.0 ms a step" in capsys.readouterr().err
+
+
+def test_each_phase_has_the_largest_peak_of_its_epoch(tmp_path):
+    report = MemoryReport(stand_in(), tmp_path, None)
+    for forward, loss in ((3, 1), (2, 4)):
+        report.step.peaks.step = {"forward": forward * GIB, "loss": loss * GIB}
+        report.after_step()
+    report.after_epoch(1)
+    (row,) = rows(tmp_path)
+    columns = ("peak_forward_gib", "peak_loss_gib", "peak_backward_gib", "peak_allocated_gib")
+    assert [row[name] for name in columns] == ["3", "4", "", "4"]
+
+
 def test_validation_and_update_have_peaks_of_their_own(tmp_path):
     step = stand_in()
     step.peaks = Peaks(SimpleNamespace(peak=lambda: (5 * GIB, 5 * GIB), reset=lambda: None))
@@ -86,6 +113,7 @@ def test_validation_and_update_have_peaks_of_their_own(tmp_path):
     report.after_epoch(1)
     assert step.peaks.run["validation"] == 5 * GIB
     assert rows(tmp_path)[0]["peak_allocated_gib"] == "5"
+    assert rows(tmp_path)[0]["peak_validation_gib"] == "5"
 
 
 def test_on_the_cpu_without_events_nothing_is_written_and_nothing_said(tmp_path, capsys):

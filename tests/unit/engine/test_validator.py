@@ -21,9 +21,10 @@ from tests.unit.engine.stand_in_pool import StandInPool
 from tests.unit.export.lively import lively_model
 from yolov12.engine import validator as validator_module
 from yolov12.engine.patches import install_patches
-from yolov12.engine.scoring import timing
+from yolov12.engine.scoring import matching, statistics, timing
 from yolov12.engine.validation_memory import surviving
 from yolov12.engine.validator import YOLOv12Validator
+from yolov12.memory import failure as memory_failure
 from yolov12.memory.history import History
 
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -236,6 +237,34 @@ def test_the_last_time_is_told_too_and_nothing_is_kept_of_what_was_told(monkeypa
 
 def test_on_the_cpu_ultralytics_own_timer_is_used() -> None:
     assert type(timing.profile(torch.device("cpu"))) is timing.Profile
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(matching, "overlapping"), (matching, "true_positives"), (statistics, "_fetched")]
+)
+def test_scoring_that_runs_out_of_memory_is_made_again_and_counts_once(
+    place: Any,
+    name: str,
+    data: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, expected = validated(YOLOv12Validator, data, tmp_path / "undisturbed")
+    monkeypatch.setattr(memory_failure, "WAITS_S", (0.0, 0.0))
+    function, calls = getattr(place, name), iter(range(10**6))
+
+    def fails_at_first(*arguments: Any) -> Any:
+        answer = function(*arguments)
+        if next(calls) < 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer
+
+    monkeypatch.setattr(place, name, fails_at_first)
+    validator, found = validated(YOLOv12Validator, data, tmp_path / "disturbed")
+    assert found == expected
+    assert validator.seen == 12
+    assert capsys.readouterr().err.count("tried again in 0 s") == 2
 
 
 def test_the_answer_of_a_graph_stays_when_the_next_one_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

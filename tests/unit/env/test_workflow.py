@@ -52,8 +52,9 @@ def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know
     assert document.keys() == {"name", "on", "permissions", "concurrency", "jobs"}
     assert document["on"].keys() == {"pull_request", "push", "schedule", "workflow_dispatch"}
     for name, job in document["jobs"].items():
-        known = {"name", "if", "runs-on", "timeout-minutes", "permissions", "defaults", "steps"}
-        assert job.keys() == known | (set() if name == "scheduled" else {"strategy", "env"})
+        known = {"name", "runs-on", "timeout-minutes", "permissions", "defaults", "steps"}
+        more = {"package": set(), "scheduled": {"if"}}
+        assert job.keys() == known | more.get(name, {"if", "strategy", "env"})
         for step in job["steps"]:
             assert {"name", "run"} <= step.keys() <= {"name", "run", "env"}, (
                 "an action would have to be pinned by its hash"
@@ -101,6 +102,13 @@ def test_only_a_version_s_tag_may_write_packages_and_sign():
     assert jobs["image"]["if"] == "${{ !startsWith(github.ref, 'refs/tags/v') }}"
     assert not [step for step in jobs["image"]["steps"] if re.search("make (push|sign)|cosign", step["run"])]
     assert jobs["release"]["steps"][-1]["run"].count("make push") == 1
+
+
+def test_every_push_and_pull_request_runs_lint_and_the_tests_of_the_package():
+    package = yaml.safe_load(workflow.expected())["jobs"]["package"]
+    assert "if" not in package
+    assert package["permissions"] == {"contents": "read"}
+    assert package["steps"][-1]["run"].split("\n")[-4:-1] == ["make setup", "make lint", "make test"]
 
 
 def test_what_a_release_pushes_is_signed_by_its_digest_with_the_pinned_cosign(tmp_path):

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain as chained
+from itertools import combinations
+from random import Random
+from statistics import mean
 
 import pytest
 import torch
@@ -170,6 +174,44 @@ def test_an_uneven_cut_is_planned_for_its_larger_parts():
     blocks = tuple(replace(block, may_drop=False) for block in chain(3).blocks)
     profile = replace(chain(3, fixed=0), blocks=blocks, images=3)
     assert [choose(profile, budget, most_parts=3).parts for budget in (200, 199, 150)] == [2, 3, 3]
+
+
+def drawn(random: Random) -> Profile:
+    """A small network whose blocks differ in size and cost, some of which read two others."""
+    blocks: list[Block] = []
+    for i in range(random.randint(4, 8)):
+        inputs = {random.randint(max(0, i - 3), i - 1) for _ in range(random.randint(1, 2))} if i else set()
+        blocks.append(Block(f"b{i}", random.randint(20, 200), random.uniform(0.5, 3.0), tuple(sorted(inputs))))
+    alive = sum(block.kept_bytes for block in blocks)
+    phases = [alive + random.randint(0, 50)]
+    for block in reversed(blocks):
+        phases.append(alive + random.randint(0, 2 * block.kept_bytes))
+        alive -= block.kept_bytes
+    return Profile(tuple(blocks), 0, tuple(phases))
+
+
+def least_cost(profile: Profile, budget: int) -> float | None:
+    """Of all plans that fit, by trying each; None if none does."""
+    everywhere = range(len(profile.blocks))
+    plans = chained.from_iterable(combinations(everywhere, count) for count in range(len(profile.blocks) + 1))
+    return min(
+        (sum(profile.blocks[i].cost for i in plan) for plan in plans if peaks(profile, plan).max() <= budget),
+        default=None,
+    )
+
+
+def test_the_greedy_plan_costs_little_more_than_the_best_one_and_is_found_where_there_is_one():
+    random, ratios = Random(0), []
+    for _ in range(150):
+        profile = drawn(random)
+        budget = int(max(profile.peaks) * random.uniform(0.45, 0.95))
+        best, plan = least_cost(profile, budget), choose(profile, budget)
+        assert plan.fits is (best is not None)
+        if best:
+            ratios.append(plan.cost(profile) / best)
+    assert len(ratios) > 50
+    assert mean(ratios) < 1.05
+    assert max(ratios) < 2.0
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -69,7 +69,7 @@ class Collected:
         self._totals = (0, 0)
 
     def add(self, detections: Detections, targets: Targets, files: list[str], least_iou: float) -> None:
-        """Take a batch in.
+        """Take a batch in, whole or, where this raises, not at all.
 
         Args:
             files: of the images.
@@ -85,10 +85,12 @@ class Collected:
             *(() if any_class else (detections.cls, targets.cls)),
         )
         before_d, before_t = self._totals
-        self._pairs.append(matching.Pairs(pairs.detection + before_d, pairs.target + before_t, pairs.iou))
-        self._totals = before_d + len(detections.conf), before_t + len(targets.cls)
+        pairs = matching.Pairs(pairs.detection + before_d, pairs.target + before_t, pairs.iou)
         # Boxes are not needed any more; they are the larger part.
         nothing = detections.boxes.new_zeros(0, 4)
+        # From here on nothing asks the device for memory.
+        self._totals = before_d + len(detections.conf), before_t + len(targets.cls)
+        self._pairs.append(pairs)
         self._detections.append(detections._replace(boxes=nothing))
         self._targets.append(targets._replace(boxes=nothing))
         self.files += files

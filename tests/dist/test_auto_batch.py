@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`batch=-1` on two ranks with unequal room: both take the number that fits on the smaller one, or both end. gloo; the memory is made up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.dist.ranks import run
+from yolov12.distributed import world
+from yolov12.engine import auto_batch, fit
+from yolov12.errors import PeerFailedError
+from yolov12.memory import budget
+from yolov12.memory.budget import Memory
+
+GIB = 2**30
+IMAGE_BYTES = 50 * 2**20
+
+
+class Labels:
+    labels = ({"cls": [0] * 5},) * 1000
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _batch_of_a_rank(rank: int, fails_on: int | None) -> int:
+    group = world.join(world.from_environment(), torch.device("cpu"), timeout_s=60, rendezvous_timeout_s=60)
+    free = (10 * GIB, 5 * GIB)[rank]
+
+    def largest(*_: Any, **options: Any) -> int:
+        return min(int(options["budget_bytes"]) // IMAGE_BYTES, options["most_images"])
+
+    def read(device: torch.device) -> Memory:
+        if rank == fails_on:
+            raise RuntimeError("CUDA error: the launch timed out")
+        return Memory(free, 0, 0, free)
+
+    fit.largest_batch, budget.read, auto_batch.kernels_missing = largest, read, lambda device: None
+    trainer = SimpleNamespace(
+        batch_size=-1,
+        world_size=2,
+        device=torch.device("cuda", rank),
+        vote_group=group,
+        args=SimpleNamespace(imgsz=640, multi_scale=0.0, mosaic=1.0, compile=False, cache=False),
+        data={"train": "images"},
+        build_dataset=lambda *_, **__: Labels(),
+        model=torch.nn.Linear(2, 2),
+        amp_dtype=torch.bfloat16,
+        stride=32,
+    )
+    return auto_batch.batch_of(trainer, lambda: 1 / 0)  # type: ignore[arg-type]
+
+
+def test_all_ranks_take_what_fits_on_the_smallest() -> None:
+    each = 3 * GIB // IMAGE_BYTES
+    assert run(_batch_of_a_rank, 2, None) == [2 * each, 2 * each]
+
+
+@pytest.mark.parametrize("fails_on", [0, 1])
+def test_where_one_can_not_look_at_its_memory_none_goes_on(fails_on: int) -> None:
+    answers = run(_batch_of_a_rank, 2, fails_on)
+    assert "the launch timed out" in str(answers[fails_on])
+    assert isinstance(answers[1 - fails_on], PeerFailedError)
+    assert f"rank {fails_on}: RuntimeError: CUDA error: the launch timed out" in str(answers[1 - fails_on])
