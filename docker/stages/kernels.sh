@@ -18,10 +18,4 @@ export TMPDIR=$work
 
 python3 "$stage/kernels/build.py" --archs "$archs" --cuda-home /opt/cuda --torch-python /opt/yolov12/bin/python --out "$out"
 
-# What the wheel's name promises against what is in it.
-wheels=("$out"/*.whl)
-promised=${wheels[0]#*+}
-promised=${promised%%-py3-*}
-promised=${promised//sm/}
-python3 -m zipfile -e "${wheels[0]}" "$work/wheel"
-python3 "$stage/gpu_code.py" "$work/wheel/yolov12_kernels/_kernels.so" --expect "${promised//./ }"
+bash "$stage/native/check.sh" "$out" yolov12_kernels/_kernels.so "$stage/gpu_code.py"

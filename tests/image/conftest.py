@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,23 @@ from tests.image.harness import Image, exists
 
 
 @pytest.fixture(scope="session")
-def image() -> Image:
-    name = os.environ.get("TEST_IMAGE", "yolov12:train")
+def engine() -> None:
+    """A docker engine."""
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
         pytest.skip("needs a docker engine that answers")
+
+
+@pytest.fixture(scope="session")
+def image(engine: None) -> Image:
+    name = tested()
     if not exists(name):
         pytest.skip(f"needs the image {name} (make build)")
     return Image(name)
+
+
+def tested() -> str:
+    """The name of the image whose workings are tested; what holds for all images is tested in each."""
+    return os.environ.get("TEST_IMAGE", "yolov12:train")
 
 
 def variants() -> list[str]:
@@ -37,13 +48,25 @@ def variants() -> list[str]:
 
 
 @pytest.fixture(scope="session", params=variants())
-def each(request: pytest.FixtureRequest, image: Image) -> Image:
+def each(request: pytest.FixtureRequest, engine: None) -> Image:
     """Each variant that was built: what holds for all of them."""
-    repository, _, tag = image.name.rpartition(":")
-    name = image.name if request.param == tag else f"{repository}:{request.param}"
+    name = f"{tested().rpartition(':')[0]}:{request.param}"
     if not exists(name):
         pytest.skip(f"needs the image {name} (make build VARIANT={request.param})")
     return Image(name)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Which images these tests were about: one of the right name may be left over from another commit."""
+    repository = tested().rpartition(":")[0]
+    names = dict.fromkeys([tested(), *(f"{repository}:{variant}" for variant in (*variants(), "dev"))])
+    made = '{{.Created}}, inputs {{index .Config.Labels "yolov12.inputs"}}'
+    for name in names if shutil.which("docker") else ():
+        told = subprocess.run(
+            ["docker", "image", "inspect", "--format", made, name], capture_output=True, text=True, check=False
+        )
+        if not told.returncode:
+            terminalreporter.write_line(f"{name} was there, made {told.stdout.strip()}")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from docker import inputs, replay
+from env import render
 from tests.image.harness import Image
 
 pytestmark = pytest.mark.timeout(900)
@@ -143,7 +144,10 @@ BUILDER += [f"docker/{name}" for name in ("build.sh", "command.sh", "inputs.py",
 
 def test_a_pin_that_moved_alone_fails_the_build_with_one_sentence(repository: Path, tmp_path: Path):
     changed = checkout(repository, tmp_path) / "env/versions.yaml"
-    changed.write_text(changed.read_text().replace('version: "2.11.0"', 'version: "2.12.0"'))
+    pinned = render.load().version_of("torch")
+    moved = changed.read_text().replace(f'version: "{pinned}"', 'version: "99.0.0"')
+    assert moved != changed.read_text()
+    changed.write_text(moved)
     done = build(tmp_path)
     assert done.returncode == 2
     (sentence,) = done.stderr.splitlines()

@@ -15,8 +15,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
-def dev(image: Image) -> Image:
-    del image  # skips where there is no engine
+def dev(engine: None) -> Image:
     if not exists("yolov12:dev"):
         pytest.skip("needs the image yolov12:dev (make build VARIANT=dev)")
     return Image("yolov12:dev")

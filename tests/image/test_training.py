@@ -9,6 +9,16 @@ import pytest
 
 from tests.image.harness import STRANGER, Image, docker, mount, wait_until
 
+FIRST_STEP = """
+import os
+from ultralytics import YOLO
+def end(trainer):
+    print("\\nSTEPPED", flush=True)
+    os._exit(0)
+model = YOLO("yolo12n.yaml")
+model.add_callback("on_train_batch_end", end)
+model.train(data="bccd.yaml", epochs=1, imgsz=96, batch=4, workers=0, plots=False)
+"""
 QUICK = ("epochs=1", "imgsz=96", "batch=4", "workers=2", "plots=False")
 SCRIPT = """
 from ultralytics import YOLO
@@ -41,6 +51,17 @@ def test_a_stranger_trains_on_real_photographs(image: Image, photo_workspace: Pa
     print(ran)  # shown by .ci/run
     weights = photo_workspace / "runs/detect/train/weights/last.pt"
     assert weights.stat().st_uid == 12345
+
+
+def test_the_first_training_step_comes_soon(image: Image, photo_workspace: Path):
+    """Seconds on any machine; the benchmark `ready` measures them."""
+    (photo_workspace / "first_step.py").write_text(FIRST_STEP)
+    began_s = time.monotonic()
+    ran = image.run("python", "first_step.py", options=mount(photo_workspace, *STRANGER), timeout_s=300).check()
+    print(
+        f"{image.name}: the first training step {time.monotonic() - began_s:.1f} s after `docker run`"
+    )  # shown by .ci/run
+    assert "\nSTEPPED" in ran.out
 
 
 def test_docker_s_64_mib_of_shared_memory_are_enough_for_loader_workers(image: Image, photo_workspace: Path):

@@ -27,7 +27,7 @@ scheduled() { BASE_IMAGE=base "$tree/.ci/scheduled" "$@"; }
 
 @test "it lists its parts, with one for each file of image tests that has slow ones" {
     run scheduled --list
-    [ "$output" = $'slow-tests\nimages\nimage-tests\nslow-image-test_one\nready' ]
+    [ "$output" = $'slow-tests\nimages\nimage-tests\nimage-tests-cu128\nslow-image-test_one\nready' ]
 }
 
 @test "a part that fails hides no other, and fails the whole" {

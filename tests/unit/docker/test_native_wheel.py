@@ -6,12 +6,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib
+import subprocess
 import sys
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+from tests.unit.tools.test_gpu_code import CUBIN, elf, entry, fatbin
 
 DOCKER = Path(__file__).resolve().parents[3] / "docker"
 sys.path.insert(0, str(DOCKER))  # as the builders do
@@ -88,3 +91,24 @@ def test_the_package_knows_what_it_was_built_for(tmp_path):
     facts: dict[str, object] = {}
     exec(files["some_ops/_build.py"].decode(), facts)
     assert (facts["ARCHS"], facts["TORCH"]) == (["80"], "9.9")
+
+
+@pytest.mark.parametrize(
+    ("name", "archs", "complaint"),
+    [
+        ("flash_attn-2.8.3.post2+hd32.sm80.sm90-py3-none-linux_x86_64.whl", (80, 90), ""),
+        ("yolov12_kernels-1.1+sm90-py3-none-linux_x86_64.whl", (90,), ""),
+        ("yolov12_kernels-1.1+sm80.sm90-py3-none-linux_x86_64.whl", (90,), "has no code for sm_80; it holds sm_90"),
+        ("flash_attn-2.8.3.post2+hd32.sm90-py3-none-linux_x86_64.whl", (80, 90), "has code for sm_80"),
+    ],
+)
+def test_a_wheel_whose_code_is_not_what_its_name_promises_fails_the_stage(
+    tmp_path: Path, name: str, archs: tuple[int, ...], complaint: str
+) -> None:
+    with zipfile.ZipFile(tmp_path / name, "w") as made:
+        made.writestr("ops/_ops.so", elf({".nv_fatbin": fatbin(*(entry(CUBIN, arch) for arch in archs))}))
+    command = ["bash", DOCKER / "native/check.sh", tmp_path, "ops/_ops.so", DOCKER.parent / "yolov12/tools/gpu_code.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) is bool(complaint)
+    assert complaint in done.stderr
+    assert len(done.stderr.splitlines()) == bool(complaint)

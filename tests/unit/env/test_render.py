@@ -72,7 +72,8 @@ def test_each_variant_has_a_size_budget_and_a_reason():
     pins = render.load()
     targets = json.loads(render.bake(pins))["target"]
     for variant, entry in pins.matrix["variants"].items():
-        assert 0 < entry["size_budget_gb"] < (6.5 if "cuda" not in entry else 8)
+        lock = entry["lock"]
+        assert 0 < entry["size_budget_gb"] < {"deploy": 1.5, "deploy-ort": 2.5, "train-cu128": 8}.get(lock, 6.5)
         assert entry["why"]
         args, labels = targets[variant]["args"], targets[variant]["labels"]
         assert args["SIZE_BUDGET_GB"] == labels["yolov12.size_budget_gb"] == render.size_budget_gb(pins, variant)
@@ -94,6 +95,17 @@ def test_the_train_image_as_it_is_built_by_default_stays_below_6_5_gb():
     matrix = render.load().matrix
     default_gb = [next(iter(matrix[name].values()))["adds_gb"] for name in ("flash_attn", "dali", "tensorrt")]
     assert matrix["variants"]["train"]["size_budget_gb"] + sum(default_gb) < 6.5
+
+
+def test_the_build_script_knows_the_choices_of_the_matrix():
+    matrix = render.load().matrix
+    script = (render.ROOT / "docker/build.sh").read_text()
+    known = {name: values.split() for name, values in re.findall(r"^known ([A-Z_]+) (.*)$", script, re.MULTILINE)}
+    del known["NO_CACHE"]  # no choice of what is in the image
+    assert {name: sorted(values) for name, values in known.items()} == {
+        name: sorted(matrix[name.lower()]) for name in known
+    }
+    assert known.keys() == {"CUDA", "ENV_MANAGER", "FLASH_ATTN", "DALI", "TENSORRT", "NCCL_TESTS"}
 
 
 def test_what_is_chosen_at_the_build_has_a_default_and_reasons():
