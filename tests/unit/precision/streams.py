@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+
+from tests.unit.precision import record_gradients
 
 Gradients = list[Tensor]
 LAYER_SIZE = 256
@@ -132,7 +135,23 @@ def all_tiny() -> list[Gradients]:
     return layers(quiet_noise(300) - 34)
 
 
+def training() -> list[Gradients]:
+    """The layers' largest gradients in eight epochs of a real training with ultralytics' warm-up (record_gradients.py)."""
+    quarters = torch.from_numpy(np.load(record_gradients.FILE)["quarter_bits"])
+    return layers(quarters.float() / record_gradients.QUARTERS)
+
+
 STREAMS = {
     stream.__name__: stream
-    for stream in (spikes, drift_up, one_tiny_layer, heavy_tails, nan_for_a_while, all_zero, sudden_jump, all_tiny)
+    for stream in (
+        training,
+        spikes,
+        drift_up,
+        one_tiny_layer,
+        heavy_tails,
+        nan_for_a_while,
+        all_zero,
+        sudden_jump,
+        all_tiny,
+    )
 }

@@ -47,7 +47,7 @@ def both(name: str) -> tuple[Replay, Replay]:
 
 @functools.cache
 def recorded() -> list[Gradients]:
-    """The gradients of the first updates of a real detector, in fp32, with learning rate warm-up and all."""
+    """The whole gradients of the first updates of a small detector, in fp32."""
     torch.manual_seed(0)
     detector = model(frozen_batch_norm=False).float()
     parameters = [parameter for parameter in detector.parameters() if parameter.requires_grad]
@@ -120,6 +120,12 @@ def test_gradients_that_torchs_first_scale_loses_are_kept_within_a_minute_of_ste
     torchs, ours = both("all_tiny")
     assert torchs.underflow > 0.5
     assert ours.underflow < 0.02
+
+
+def test_a_whole_training_skips_fewer_updates_than_with_torch() -> None:
+    torchs, ours = both("training")
+    assert len(ours.scales) > 250
+    assert len(ours.skipped) < len(torchs.skipped)
 
 
 def test_a_recorded_detector_skips_fewer_updates_than_with_torch() -> None:
