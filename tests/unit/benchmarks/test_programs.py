@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import harness, record, system, training
+from benchmarks import child, harness, record, system, training
 from benchmarks.harness import Job
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -134,14 +134,14 @@ class Calls:
 
     def __init__(self, monkeypatch, folder: Path) -> None:
         self.folder, self.made, self.fails = folder, [], set()
-        monkeypatch.setitem(MAP_BUDGET, "_start", lambda folder, asked: (None, folder))
-        monkeypatch.setitem(MAP_BUDGET, "_finished", self._finished)
+        monkeypatch.setitem(MAP_BUDGET, "_start", lambda folder, asked: child.Started(None, folder))
+        monkeypatch.setattr(child, "finished", self._finished)
 
-    def _finished(self, process: None, folder: Path) -> object:
-        self.made.append(folder.name)
-        if folder.name in self.fails:
-            return MAP_BUDGET["Run"]([], [], "exit code 1: a bug")
-        return MAP_BUDGET["Run"](["memory: batch 32 needs 1 GiB"], [0.5, "no GPU", {}, []])
+    def _finished(self, started: child.Started) -> child.Run:
+        self.made.append(started.folder.name)
+        if started.folder.name in self.fails:
+            return child.Run([], None, "exit code 1: a bug")
+        return child.Run(["memory: batch 32 needs 1 GiB"], [0.5, "no GPU", {}, []])
 
     def call(self, **parameters: object) -> harness.Measured:
         self.made.clear()
