@@ -18,7 +18,7 @@ class Run(NamedTuple):
     """A run that ended."""
 
     lines: list[str]
-    """What it said."""
+    """What it said; of a progress bar, its last state."""
     result: Any
     """What it found, as JSON has it; None if it failed."""
     failure: str = ""
@@ -43,8 +43,8 @@ def start(module: str, asked: Mapping[str, Any], folder: Path, environment: Mapp
 def finished(started: Started) -> Run:
     """Wait for it: what it said and found, or the last line that it said."""
     code = started.process.wait()
-    log = (started.folder / "log").read_text(errors="replace")
-    lines = [line.rpartition("\r")[2] for line in log.splitlines()]
+    log = (started.folder / "log").read_bytes().decode(errors="replace")  # read as text, every "\r" would end a line
+    lines = [line.rstrip().rpartition("\r")[2] for line in log.rstrip().split("\n")]
     if code:
         return Run(lines, None, f"exit code {code}: {next((line for line in reversed(lines) if line), '')}")
     return Run(lines, json.loads((started.folder / "result.json").read_text()))

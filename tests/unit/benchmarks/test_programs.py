@@ -84,6 +84,52 @@ def test_a_training_run_gives_time_and_accuracy_for_both_sides(photos, tmp_path)
         assert sum(phases_s) == pytest.approx(wall_s), "with two epochs the phases are the whole"
 
 
+@pytest.mark.timeout(900)  # two starts of each side
+def test_the_first_step_of_both_sides_is_timed_with_empty_caches_and_with_those_of_the_first_start(photos, tmp_path):
+    small = {"imgsz": 32, "batch": 4, "workers": 1, "device": "cpu", "data": photos}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    content = run(tmp_path / "records", "first_step", "--no-warmup", "--repeats", "1", *settings)
+    cold, warm = content["rows"]
+    said = r"YOLO imported at ([\d.]+) s, first batch asked for at ([\d.]+) s, there at ([\d.]+) s, step done at ([\d.]+) s"
+    for row in (cold, warm):
+        for side in ("stock", "ours"):
+            times_s = [float(text) for text in re.search(f"{side}: {said}", row["note"]).groups()]
+            assert times_s == sorted(times_s)
+            assert times_s[-1] == pytest.approx(row[side][0], abs=0.051)
+    assert content["declared"]["stock"]["batch"] == content["declared"]["ours"]["batch"] == 4
+    (log,) = (tmp_path / "records").glob("*/*.log")
+    for found_by_the_second_start in (
+        r"train: Scanning \S*train\.cache\.\.\.",
+        r"train: \S*train\.yolov12-cache: 4 images",
+    ):
+        assert len(re.findall(found_by_the_second_start, log.read_text())) == 1
+
+
+def test_a_start_ends_with_the_workers_of_its_loader(tmp_path):
+    code = """
+import multiprocessing, signal, time
+from benchmarks.programs import first_step
+def fail(*_): raise RuntimeError("a worker went")
+signal.signal(signal.SIGCHLD, fail)
+worker = multiprocessing.Process(target=time.sleep, args=(600,))
+worker.start()
+print(worker.pid)
+first_step.end_at_once()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=system.ROOT, **CAPTURE)
+    wait_for(lambda: not command_of(psutil.Process(int(done.stdout))) if psutil.pid_exists(int(done.stdout)) else True)
+
+
+def test_a_first_start_that_fails_leaves_nothing_for_a_second(monkeypatch, tmp_path):
+    program = harness.discover()["first_step"].run_side
+    failed = child.Run([], None, "exit code 1: no such model")
+    made = []
+    monkeypatch.setitem(program.__globals__, "_start_once", lambda job: made.append(job) or failed)
+    measured = program(job("first_step", "ours", ("first_step_cold", "first_step_warm"), tmp_path))
+    assert measured.failed == dict.fromkeys(("first_step_cold", "first_step_warm"), "exit code 1: no such model")
+    assert len(made) == 1
+
+
 @pytest.mark.timeout(900)  # four whole training processes side by side
 def test_runs_under_a_budget_are_compared_with_unlimited_ones(photos, tmp_path):
     small = {"epochs": 1, "imgsz": 32, "batch": 4, "workers": 0, "device": "cpu", "data": photos, "seeds": 2}
@@ -227,6 +273,14 @@ def test_a_training_run_leaves_the_data_set_as_it_was(photos, tmp_path):
     training.prepare_dataset({"data": str(photos)}, tmp_path / "scratch")
     assert sorted(photos.rglob("*")) == before
     assert training.data_yaml(tmp_path / "scratch") == str(tmp_path / "scratch/data/bccd.yaml")
+
+
+def test_label_caches_of_neither_side_are_copied(photos, tmp_path):
+    for name in ("train.cache", "train.yolov12-cache"):
+        (photos / "labels" / name).touch()
+    training.copy_dataset(photos, tmp_path / "copy")
+    assert (tmp_path / "copy/labels/train/0.txt").exists()
+    assert not list((tmp_path / "copy/labels").glob("*cache"))
 
 
 def test_a_folder_without_a_data_yaml_is_refused(tmp_path):
