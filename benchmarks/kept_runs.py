@@ -8,12 +8,13 @@ for the rest. Runs side by side share the device and the cores, so nothing in th
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import child, system
+from benchmarks import child, sides, system, training
 from benchmarks.child import Run
 
 Key = tuple[str, int]
@@ -23,25 +24,20 @@ NOT_OF_A_RUN = ("kept", "data", "seeds")
 """Parameters that may differ from call to call without making another run of it."""
 
 
-def run_all(
-    asked: Mapping[Key, Mapping[str, Any]],
-    kept: str,
-    start: Callable[[Path, Mapping[str, Any]], child.Started],
-    scratch: Path,
-) -> dict[Key, Run]:
+def run_all(module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scratch: Path) -> dict[Key, Run]:
     """Every run that was asked for: as it was kept, made now, failed, or NOT_YET.
 
     Args:
-        asked: what each is to do.
+        module: whose program makes one (child.py).
+        asked: what each is to do: `side`, `data` (the folder to copy) and `workers`, and what the module reads.
         kept: name of the file of finished runs; "" for none.
-        start: begins one in a folder of its own, which does not exist yet.
-        scratch: where those folders are made.
+        scratch: where each gets a folder of its own.
     """
     file = Kept(Path(kept)) if kept else None
     runs = {key: run for key, of in asked.items() if file and (run := file.of(key, of))}
     missing = [key for key in asked if key not in runs]
     now = [key for key in missing if file is None or key[1] == missing[0][1]]
-    started = {key: start(scratch / "-".join(map(str, key)), asked[key]) for key in now}
+    started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in now}
     for key, one in started.items():
         runs[key] = child.finished(one)
         if file and not runs[key].failure:
@@ -49,6 +45,14 @@ def run_all(
     for key, run in runs.items():
         print(f"--- {key[0]}-{key[1]}", *run.lines, sep="\n", file=sys.stderr)
     return {key: runs.get(key, NOT_YET) for key in asked}
+
+
+def _start(module: str, folder: Path, asked: Mapping[str, Any]) -> child.Started:
+    """One run in a process and a folder of its own: ultralytics' and our caches are not made for several writers."""
+    training.prepare_dataset(asked, folder)
+    environment = sides.environment(asked["side"], folder, os.environ)
+    environment["OMP_NUM_THREADS"] = str(max(1, asked["workers"]))  # they share the cores
+    return child.start(module, asked, folder, environment)
 
 
 class Kept:

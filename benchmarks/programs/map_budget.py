@@ -16,7 +16,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -58,11 +57,11 @@ class Result(NamedTuple):
 def run_side(job: Job) -> Measured:
     """All runs at once, or those of one seed where finished runs are kept."""
     asked = {
-        (name, seed): {**job.parameters, "seed": seed, "budget_gib": gib}
+        (name, seed): {**job.parameters, "side": "ours", "seed": seed, "budget_gib": gib}
         for seed in range(job.parameters["seeds"])
         for name, gib in LIMITS_GIB.items()
     }
-    runs = kept_runs.run_all(asked, job.parameters["kept"], _start, job.scratch)
+    runs = kept_runs.run_all("benchmarks.programs.map_budget", asked, job.parameters["kept"], job.scratch)
     return compared({key: _result(run) for key, run in runs.items()})
 
 
@@ -98,16 +97,6 @@ def noise_of(unlimited: list[float]) -> float:
 
 def _described(seed: int, found: Result) -> str:
     return ", ".join([f"seed {seed}: {found.map50_95:.4f}", found.peak, *found.plan[:PLAN_LINES]])
-
-
-def _start(folder: Path, asked: Mapping[str, Any]) -> child.Started:
-    """One run in a process and a folder of its own: ultralytics' and our caches are not made for six writers."""
-    training.prepare_dataset(asked, folder)
-    environment = {
-        **sides.environment("ours", folder, os.environ),
-        "OMP_NUM_THREADS": str(max(1, asked["workers"])),  # they share the cores
-    }
-    return child.start("benchmarks.programs.map_budget", asked, folder, environment)
 
 
 def _result(run: Run) -> Result | str:
