@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Training runs of several kinds for several seeds, side by side on one device, spread over calls where a machine is lent for minutes.
 
-Without a file all runs are made at once. With one, each call makes those of the first seed that lacks any, and what is finished waits in the file
+Without a file all runs are made in one call. With one, each call makes those of the first seed that lacks any, and what is finished waits in the file
 for the rest. Runs side by side share the device and the cores, so nothing in them is a timing.
 """
 
@@ -24,7 +24,9 @@ NOT_OF_A_RUN = ("kept", "data", "seeds")
 """Parameters that may differ from call to call without making another run of it."""
 
 
-def run_all(module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scratch: Path) -> dict[Key, Run]:
+def run_all(
+    module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scratch: Path, seed_by_seed: bool = False
+) -> dict[Key, Run]:
     """Every run that was asked for: as it was kept, made now, failed, or NOT_YET.
 
     Args:
@@ -32,16 +34,19 @@ def run_all(module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scra
         asked: what each is to do: `side`, `data` (the folder to copy) and `workers`, and what the module reads.
         kept: name of the file of finished runs; "" for none.
         scratch: where each gets a folder of its own.
+        seed_by_seed: without a file too, only those of one seed share the device, as more would not fit on it.
     """
     file = Kept(Path(kept)) if kept else None
     runs = {key: run for key, of in asked.items() if file and (run := file.of(key, of))}
     missing = [key for key in asked if key not in runs]
-    now = [key for key in missing if file is None or key[1] == missing[0][1]]
-    started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in now}
-    for key, one in started.items():
-        runs[key] = child.finished(one)
-        if file and not runs[key].failure:
-            file.add(key, asked[key], runs[key])
+    by_seed = [[key for key in missing if key[1] == seed] for seed in dict.fromkeys(seed for _, seed in missing)]
+    waves = by_seed if file or seed_by_seed else [missing]
+    for together in waves[:1] if file else waves:
+        started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in together}
+        for key, one in started.items():
+            runs[key] = child.finished(one)
+            if file and not runs[key].failure:
+                file.add(key, asked[key], runs[key])
     for key, run in runs.items():
         print(f"--- {key[0]}-{key[1]}", *run.lines, sep="\n", file=sys.stderr)
     return {key: runs.get(key, NOT_YET) for key in asked}

@@ -291,6 +291,45 @@ def test_without_an_evaluator_only_the_rows_of_small_objects_fail_and_say_what_t
     )
 
 
+def test_a_training_whose_batch_was_halved_for_want_of_memory_is_no_result(monkeypatch, tmp_path):
+    class Model:
+        trainer = SimpleNamespace(batch_size=16)
+
+        def __init__(self, name: str) -> None: ...
+
+        def add_callback(self, event: str, function: object) -> None: ...
+
+        def train(self, **arguments: object) -> object:
+            return SimpleNamespace(box=SimpleNamespace(map=0.5))
+
+    monkeypatch.setattr(training, "yolo_class", lambda side: Model)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/data.yaml").touch()
+    asked = {"model": "yolo12n.yaml", "batch": 32, "imgsz": 64, "workers": 0, "device": "cpu", "seed": 0, "epochs": 1}
+    with pytest.raises(harness.BenchmarkError, match="trained with batch 16 instead of 32"):
+        MAP_PAIRED["train"]({**asked, "side": "stock", "folder": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("name", "most"), [("map_budget", 6), ("map_paired", 4)])
+def test_without_a_file_all_runs_are_made_and_so_many_share_the_device(monkeypatch, tmp_path, name, most):
+    running, shared = set(), []
+
+    def start(module: str, folder: Path, asked: dict) -> child.Started:
+        running.add(folder)
+        shared.append(len(running))
+        return child.Started(None, folder)
+
+    def finished(started: child.Started) -> child.Run:
+        running.remove(started.folder)
+        return child.Run([], None, "made up")
+
+    monkeypatch.setattr(kept_runs, "_start", start)
+    monkeypatch.setattr(child, "finished", finished)
+    program = harness.discover()[name].run_side
+    program(job(name, "ours", (), tmp_path, seeds=3, kept="", data="photos"))
+    assert (max(shared), len(shared)) == (most, {"map_budget": 6, "map_paired": 12}[name])
+
+
 def test_kept_runs_of_one_data_set_stay_when_the_other_is_changed(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked: child.Started(None, folder))
