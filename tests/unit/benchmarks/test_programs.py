@@ -287,7 +287,7 @@ def test_without_an_evaluator_only_the_rows_of_small_objects_fail_and_say_what_t
     assert measured.values["map_paired"] == 0
     assert {row for row in measured.failed if row.startswith("map")} == set()
     assert measured.failed["ap_small_paired"].startswith(
-        "seed 0, 1: faster-coco-eval is not installed, and not pinned here: pip install faster-coco-eval"
+        "stock_bccd: seed 0, 1: faster-coco-eval is not installed, and not pinned here: pip install faster-coco-eval"
     )
 
 
