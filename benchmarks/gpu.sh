@@ -6,6 +6,8 @@
 #   benchmarks/gpu.sh none                                                            (tests only)
 #
 # OUT=folder for records and logs   CARRY=.carry   PYTHON=python3   GPU_TESTS="tests/gpu" (0: none)   GPU_TESTS_LIMIT_S=120
+# KEEP=1: map_budget and map_paired make the runs of one seed. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
+# the next call, if the machine is another one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +30,13 @@ for stand_in in "$carry"/stand-ins/*.py; do
 done
 
 mkdir -p "$out"
+if [[ ${KEEP:-0} != 0 ]]; then
+    kept=$(realpath "$out")
+    export MAP_BUDGET_RUNS=$kept/map_budget-runs.json MAP_PAIRED_RUNS=$kept/map_paired-runs.json
+    for name in map_budget map_paired; do # those of OUT are the newer ones
+        [[ -f $kept/$name-runs.json || ! -f $carry/$name-runs.json ]] || cp "$carry/$name-runs.json" "$kept"
+    done
+fi
 tests=skipped
 if [[ ${GPU_TESTS:-} != 0 ]]; then
     read -ra chosen <<<"${GPU_TESTS:-tests/gpu}"

@@ -4,8 +4,7 @@
 #
 #   benchmarks/gpu_memory.sh tests         tests of memory and recovery on the GPU, `demo oom` among them
 #   benchmarks/gpu_memory.sh memory        the benchmark `memory`
-#   benchmarks/gpu_memory.sh map_budget    `map_budget`, one seed in each call: three calls. What is finished comes back as
-#                                          OUT/map_budget-runs.json; put it into CARRY before the next call, if the machine is another one.
+#   benchmarks/gpu_memory.sh map_budget    `map_budget`, one seed in each call: six calls (KEEP of gpu.sh)
 #
 # OUT, CARRY and PYTHON as of gpu.sh.
 set -euo pipefail
@@ -27,12 +26,7 @@ memory)
     GPU_TESTS=0 exec benchmarks/gpu.sh memory --timeout-s 400
     ;;
 map_budget)
-    mkdir -p "$OUT"
-    runs=$(realpath "$OUT")/map_budget-runs.json
-    if [[ -f $CARRY/map_budget-runs.json ]]; then
-        cp "$CARRY/map_budget-runs.json" "$runs"
-    fi
-    GPU_TESTS=0 MAP_BUDGET_RUNS=$runs exec benchmarks/gpu.sh map_budget --timeout-s $limit_s
+    GPU_TESTS=0 KEEP=1 exec benchmarks/gpu.sh map_budget --timeout-s $limit_s
     ;;
 *)
     echo "error: ${1:-no part}: expected tests, memory or map_budget" >&2

@@ -74,6 +74,8 @@ class Benchmark:
     """Fills a side's scratch folder before its clock starts."""
     warmup: Mapping[str, Setting] | None = None
     """Parameters of one discarded run per side, so that none pays for a cold disk; None: a side warms itself."""
+    shares_warmup: bool = False
+    """The discarded run of the first side is enough: nearly all that is cold then is what every side reads."""
     repeats: int = 3
     timeout_s: float = 600.0
     """Limit for one run of one side."""

@@ -61,7 +61,7 @@ def _take_turns(plan: Plan, path: Path, facts: dict[str, str], outcomes: list[Ou
         return content
 
     if plan.benchmark.warmup is not None and plan.warmup:
-        for side in plan.sides:
+        for side in plan.sides[:1] if plan.benchmark.shares_warmup else plan.sides:
             short = {**plan.parameters, **plan.benchmark.warmup}
             warm = sides.run_child(plan.benchmark, side, short, plan.row_names, plan.limit_s, log)
             _say(f"{name} {side} warm-up, discarded: {_summary(warm)}", log)

@@ -28,6 +28,7 @@ PACKAGES = (
     "nvidia-cudnn-cu13",
     "nvidia-dali-cuda130",
     "polars",
+    "faster-coco-eval",
 )
 _ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~])(?:/[\w.+@%-]+)+/([\w.+@%-]+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -36,7 +36,7 @@ def prepare_dataset(parameters: Mapping[str, Any], scratch: Path) -> None:
 def copy_dataset(source: Path, target: Path) -> None:
     """Copy files without their modes, so that the copy of a read-only data set takes label caches; leave its caches behind."""
     for path in sorted(source.rglob("*")):
-        if path.is_file() and path.suffix != ".cache":
+        if path.is_file() and not path.suffix.endswith("cache"):  # stock's .cache, our .yolov12-cache
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)

@@ -16,7 +16,7 @@ echo "$*|PYTHONPATH=$PYTHONPATH|COMMIT=${YOLOV12_COMMIT:-}|BCCD=${YOLOV12_BCCD:-
 case "$*" in
   "-c import polars") exit "${NO_POLARS:-1}" ;;
   "-m pytest"*) echo "2 passed"; exit "${PYTEST_FAILS:-0}" ;;
-  "-m benchmarks run"*) [[ -z ${RUNS:-} ]] || echo -n "$RUNS" >"$MAP_BUDGET_RUNS"; exit "${RUN_FAILS:-0}" ;;
+  "-m benchmarks run"*) [[ -z ${RUNS:-} ]] || echo -n "$RUNS" | tee "$MAP_BUDGET_RUNS" >"$MAP_PAIRED_RUNS"; exit "${RUN_FAILS:-0}" ;;
   "-m benchmarks report"*) echo "the table" ;;
 esac
 """
@@ -148,12 +148,28 @@ def test_the_tests_of_the_memory_session_are_there(machine):
     assert all((SCRIPT.parents[1] / name).is_file() for name in named)
 
 
-def test_kept_runs_come_from_what_was_carried_and_go_back_with_the_records(machine):
-    memory(machine, "map_budget", RUNS='{"limited-0": 1}')
-    assert (machine.folder / "out/map_budget-runs.json").read_text() == '{"limited-0": 1}'
-    (machine.folder / "out/map_budget-runs.json").rename(machine.folder / "carry/map_budget-runs.json")
-    memory(machine, "map_budget")
-    assert (machine.folder / "out/map_budget-runs.json").read_text() == '{"limited-0": 1}'
+@pytest.mark.parametrize("name", ["map_budget", "map_paired"])
+def test_kept_runs_come_from_what_was_carried_and_go_back_with_the_records(machine, name):
+    out, carried = (machine.folder / folder / f"{name}-runs.json" for folder in ("out", "carry"))
+    machine.run(name, KEEP="1", RUNS="the first call's")
+    assert out.read_text() == "the first call's"
+    out.rename(carried)
+    machine.run(name, KEEP="1")
+    assert out.read_text() == "the first call's"
+    out.write_text("the second call's")
+    machine.run(name, KEEP="1")
+    assert out.read_text() == "the second call's"
+
+
+def test_the_memory_session_keeps_the_runs_of_map_budget(machine):
+    memory(machine, "map_budget", RUNS="runs")
+    assert (machine.folder / "out/map_budget-runs.json").read_text() == "runs"
+
+
+def test_without_being_told_nothing_is_kept(machine):
+    (machine.folder / "carry/map_paired-runs.json").touch()
+    machine.run("map_paired")
+    assert not (machine.folder / "out/map_paired-runs.json").exists()
 
 
 def test_another_part_is_refused_with_those_that_there_are(machine):

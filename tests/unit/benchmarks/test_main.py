@@ -84,6 +84,22 @@ def test_sides_take_turns_after_one_discarded_warm_up_each(tmp_path, answers):
     assert written(tmp_path)["rows"][0]["stock"] == [10.0, 10.0]
 
 
+def test_a_warm_up_that_sides_share_is_made_by_the_first_of_them(tmp_path, answers, monkeypatch):
+    shared = Benchmark(
+        "b", "c", ROWS, "cpu", print, parameters={"epochs": 9}, warmup={"epochs": 1}, shares_warmup=True, repeats=1
+    )
+    monkeypatch.setattr(command, "discover", lambda: {"b": shared})
+    run(tmp_path, "b")
+    assert [(side, parameters["epochs"]) for side, parameters, _ in answers.calls] == [
+        ("stock", 1),
+        ("stock", 9),
+        ("ours", 9),
+    ]
+    answers.calls.clear()
+    run(tmp_path, "b", "--sides", "ours")
+    assert [parameters["epochs"] for _, parameters, _ in answers.calls] == [1, 9]
+
+
 def test_a_warm_machine_needs_no_warm_up(tmp_path, answers):
     run(tmp_path, "speed", "--no-warmup", "--repeats", "1")
     assert answers.order == ["stock", "ours"]

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import harness, record, system, training
+from benchmarks import child, harness, kept_runs, record, system, training
 from benchmarks.harness import Job
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
@@ -51,12 +51,12 @@ def global_settings():
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
-def run(records: Path, *arguments: str) -> dict:
-    """The record of `python -m benchmarks run`."""
+def run(records: Path, *arguments: str, expected: int = 0) -> dict:
+    """The record of `python -m benchmarks run`, which ends with the expected exit code."""
     done = subprocess.run(
         [*COMMAND, "run", *arguments, "--records", str(records)], cwd=system.ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr + "".join(log.read_text() for log in records.glob("*/*.log"))
+    assert done.returncode == expected, done.stderr + "".join(log.read_text() for log in records.glob("*/*.log"))
     (path,) = records.glob("*/*.json")
     content = json.loads(path.read_text())
     jsonschema.validate(content, json.loads(record.SCHEMA.read_text()))
@@ -82,6 +82,52 @@ def test_a_training_run_gives_time_and_accuracy_for_both_sides(photos, tmp_path)
     for side in ("stock", "ours"):
         wall_s, *phases_s = (rows[f"bccd_{name}"][side][0] for name in ("wall", "first_epoch", "epoch", "final"))
         assert sum(phases_s) == pytest.approx(wall_s), "with two epochs the phases are the whole"
+
+
+@pytest.mark.timeout(900)  # two starts of each side
+def test_the_first_step_of_both_sides_is_timed_with_empty_caches_and_with_those_of_the_first_start(photos, tmp_path):
+    small = {"imgsz": 32, "batch": 4, "workers": 1, "device": "cpu", "data": photos}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    content = run(tmp_path / "records", "first_step", "--no-warmup", "--repeats", "1", *settings)
+    cold, warm = content["rows"]
+    said = r"YOLO imported at ([\d.]+) s, first batch asked for at ([\d.]+) s, there at ([\d.]+) s, step done at ([\d.]+) s"
+    for row in (cold, warm):
+        for side in ("stock", "ours"):
+            times_s = [float(text) for text in re.search(f"{side}: {said}", row["note"]).groups()]
+            assert times_s == sorted(times_s)
+            assert times_s[-1] == pytest.approx(row[side][0], abs=0.051)
+    assert content["declared"]["stock"]["batch"] == content["declared"]["ours"]["batch"] == 4
+    (log,) = (tmp_path / "records").glob("*/*.log")
+    for found_by_the_second_start in (
+        r"train: Scanning \S*train\.cache\.\.\.",
+        r"train: \S*train\.yolov12-cache: 4 images",
+    ):
+        assert len(re.findall(found_by_the_second_start, log.read_text())) == 1
+
+
+def test_a_start_ends_with_the_workers_of_its_loader(tmp_path):
+    code = """
+import multiprocessing, signal, time
+from benchmarks.programs import first_step
+def fail(*_): raise RuntimeError("a worker went")
+signal.signal(signal.SIGCHLD, fail)
+worker = multiprocessing.Process(target=time.sleep, args=(600,))
+worker.start()
+print(worker.pid)
+first_step.end_at_once()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=system.ROOT, **CAPTURE)
+    wait_for(lambda: not command_of(psutil.Process(int(done.stdout))) if psutil.pid_exists(int(done.stdout)) else True)
+
+
+def test_a_first_start_that_fails_leaves_nothing_for_a_second(monkeypatch, tmp_path):
+    program = harness.discover()["first_step"].run_side
+    failed = child.Run([], None, "exit code 1: no such model")
+    made = []
+    monkeypatch.setitem(program.__globals__, "_start_once", lambda job: made.append(job) or failed)
+    measured = program(job("first_step", "ours", ("first_step_cold", "first_step_warm"), tmp_path))
+    assert measured.failed == dict.fromkeys(("first_step_cold", "first_step_warm"), "exit code 1: no such model")
+    assert len(made) == 1
 
 
 @pytest.mark.timeout(900)  # four whole training processes side by side
@@ -134,14 +180,14 @@ class Calls:
 
     def __init__(self, monkeypatch, folder: Path) -> None:
         self.folder, self.made, self.fails = folder, [], set()
-        monkeypatch.setitem(MAP_BUDGET, "_start", lambda folder, asked: (None, folder))
-        monkeypatch.setitem(MAP_BUDGET, "_finished", self._finished)
+        monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked: child.Started(None, folder))
+        monkeypatch.setattr(child, "finished", self._finished)
 
-    def _finished(self, process: None, folder: Path) -> object:
-        self.made.append(folder.name)
-        if folder.name in self.fails:
-            return MAP_BUDGET["Run"]([], [], "exit code 1: a bug")
-        return MAP_BUDGET["Run"](["memory: batch 32 needs 1 GiB"], [0.5, "no GPU", {}, []])
+    def _finished(self, started: child.Started) -> child.Run:
+        self.made.append(started.folder.name)
+        if started.folder.name in self.fails:
+            return child.Run([], None, "exit code 1: a bug")
+        return child.Run(["memory: batch 32 needs 1 GiB"], [0.5, "no GPU", {}, []])
 
     def call(self, **parameters: object) -> harness.Measured:
         self.made.clear()
@@ -180,6 +226,130 @@ def test_runs_of_another_device_are_not_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(system, "device", lambda gpus: "another-card")
     calls.call(seeds=2)
     assert calls.made == ["limited-0", "unlimited-0"]
+
+
+MAP_PAIRED = harness.discover()["map_paired"].run_side.__globals__
+
+
+@pytest.mark.slow  # eight whole training processes, four of them at a time
+@pytest.mark.timeout(900)
+def test_equal_seeds_of_both_sides_are_paired_over_both_data_sets(photos, tmp_path):
+    small = {"bccd_epochs": 1, "synth_epochs": 1, "pictures": 4, "val_pictures": 2, "imgsz": 64, "batch": 4}
+    small |= {"workers": 0, "device": "cpu", "data": photos, "seeds": 2, "kept": tmp_path / "runs.json"}
+    settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+    rows = [row.name for row in harness.discover()["map_paired"].rows if row.name.startswith("map_paired")]
+    run(tmp_path / "first", "map_paired", *settings, expected=1)
+    content = run(tmp_path / "second", "map_paired", *settings, "--rows", ",".join(rows))
+    difference, *means = [row["ours"][0] for row in content["rows"]]
+    assert difference == pytest.approx(((means[1] - means[0]) + (means[3] - means[2])) / 2)
+    assert re.search(r"bccd 0: \S+, bccd 1: \S+, synth 0: \S+, synth 1: \S+", content["rows"][0]["note"])
+    assert content["declared"]["ours"]["optimizer"] == "SGD"
+
+
+def paired(
+    stock: list[float], ours: list[float], small: float | str = 0.1, our_settings: dict | None = None
+) -> harness.Measured:
+    """What is said of these mAP of seeds 0, 1, ..., the same on both data sets."""
+    results = {}
+    for side, maps in (("stock", stock), ("ours", ours)):
+        for seed, value in enumerate(maps):
+            settings = our_settings if side == "ours" and our_settings else {"deterministic": True}
+            found = MAP_PAIRED["Result"](value, small, 7, settings)
+            results |= {(f"{side}_{data}", seed): found for data in ("bccd", "synth")}
+    return MAP_PAIRED["compared"](results)
+
+
+def test_ours_is_within_down_to_half_a_hundredth_below_stock():
+    near, below = paired([0.5, 0.5], [0.498, 0.493]), paired([0.5, 0.5], [0.498, 0.491])
+    assert near.values["map_paired"] == pytest.approx(-0.0045)
+    assert near.notes["map_paired"].startswith("within, which is at least -0.005; standard error 0.0014 over 4 pairs")
+    assert below.notes["map_paired"].startswith("NOT WITHIN")
+    assert near.values["map_paired_ours_bccd"] == pytest.approx(0.4955)
+    assert "7 small objects in val" in near.notes["ap_small_paired_stock_bccd"]
+
+
+@pytest.mark.parametrize(
+    ("score", "words"), [(0.2, "take more with"), (0.5, ""), (0.8, "NOT BETWEEN 0.35 and 0.6: take fewer with")]
+)
+def test_a_drawn_set_that_is_too_easy_or_too_hard_for_stock_is_noted(score, words):
+    note = paired([score, score], [0.5, 0.5]).notes["map_paired_stock_synth"]
+    assert words in note
+    assert ("NOT BETWEEN" in note) == bool(words)
+
+
+def test_what_the_sides_declared_differently_is_noted_beside_their_difference():
+    measured = paired([0.5, 0.5], [0.5, 0.5], our_settings={"deterministic": False})
+    assert "DIFFERS deterministic: stock True, ours False" in measured.notes["map_paired"]
+
+
+def test_without_an_evaluator_only_the_rows_of_small_objects_fail_and_say_what_to_install():
+    measured = paired([0.5, 0.5], [0.5, 0.5], small=MAP_PAIRED["ap_small"].NOT_INSTALLED)
+    assert measured.values["map_paired"] == 0
+    assert {row for row in measured.failed if row.startswith("map")} == set()
+    assert measured.failed["ap_small_paired"].startswith(
+        "stock_bccd: seed 0, 1: faster-coco-eval is not installed, and not pinned here: pip install faster-coco-eval"
+    )
+
+
+def test_a_training_whose_batch_was_halved_for_want_of_memory_is_no_result(monkeypatch, tmp_path):
+    class Model:
+        trainer = SimpleNamespace(batch_size=16)
+
+        def __init__(self, name: str) -> None: ...
+
+        def add_callback(self, event: str, function: object) -> None: ...
+
+        def train(self, **arguments: object) -> object:
+            return SimpleNamespace(box=SimpleNamespace(map=0.5))
+
+    monkeypatch.setattr(training, "yolo_class", lambda side: Model)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/data.yaml").touch()
+    asked = {"model": "yolo12n.yaml", "batch": 32, "imgsz": 64, "workers": 0, "device": "cpu", "seed": 0, "epochs": 1}
+    with pytest.raises(harness.BenchmarkError, match="trained with batch 16 instead of 32"):
+        MAP_PAIRED["train"]({**asked, "side": "stock", "folder": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("name", "most"), [("map_budget", 6), ("map_paired", 4)])
+def test_without_a_file_all_runs_are_made_and_so_many_share_the_device(monkeypatch, tmp_path, name, most):
+    running, shared = set(), []
+
+    def start(module: str, folder: Path, asked: dict) -> child.Started:
+        running.add(folder)
+        shared.append(len(running))
+        return child.Started(None, folder)
+
+    def finished(started: child.Started) -> child.Run:
+        running.remove(started.folder)
+        return child.Run([], None, "made up")
+
+    monkeypatch.setattr(kept_runs, "_start", start)
+    monkeypatch.setattr(child, "finished", finished)
+    program = harness.discover()[name].run_side
+    program(job(name, "ours", (), tmp_path, seeds=3, kept="", data="photos"))
+    assert (max(shared), len(shared)) == (most, {"map_budget": 6, "map_paired": 12}[name])
+
+
+def test_kept_runs_of_one_data_set_stay_when_the_other_is_changed(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked: child.Started(None, folder))
+    monkeypatch.setattr(
+        child, "finished", lambda started: made.append(started.folder.name) or child.Run([], [0.5, 0.1, 7, {}])
+    )
+
+    def call(**parameters: object) -> harness.Measured:
+        made.clear()
+        asked = {"kept": str(tmp_path / "runs.json"), "data": "photos", "seeds": 2, **parameters}
+        return MAP_PAIRED["run_side"](job("map_paired", "ours", (), tmp_path, **asked))
+
+    assert "not run yet" in call().failed["map_paired"]
+    assert made == ["stock_bccd-0", "ours_bccd-0", "stock_synth-0", "ours_synth-0"]
+    assert call().values["map_paired"] == 0
+    call(pictures=7)
+    assert made == ["stock_synth-0", "ours_synth-0"]
+    monkeypatch.setattr(MAP_PAIRED["ap_small"], "evaluator", lambda: "99.0")
+    call(pictures=7)
+    assert len(made) == 4
 
 
 class Clock:
@@ -227,6 +397,14 @@ def test_a_training_run_leaves_the_data_set_as_it_was(photos, tmp_path):
     training.prepare_dataset({"data": str(photos)}, tmp_path / "scratch")
     assert sorted(photos.rglob("*")) == before
     assert training.data_yaml(tmp_path / "scratch") == str(tmp_path / "scratch/data/bccd.yaml")
+
+
+def test_label_caches_of_neither_side_are_copied(photos, tmp_path):
+    for name in ("train.cache", "train.yolov12-cache"):
+        (photos / "labels" / name).touch()
+    training.copy_dataset(photos, tmp_path / "copy")
+    assert (tmp_path / "copy/labels/train/0.txt").exists()
+    assert not list((tmp_path / "copy/labels").glob("*cache"))
 
 
 def test_a_folder_without_a_data_yaml_is_refused(tmp_path):

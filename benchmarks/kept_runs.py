@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Training runs of several kinds for several seeds, side by side on one device, spread over calls where a machine is lent for minutes.
+
+Without a file all runs are made in one call. With one, each call makes those of the first seed that lacks any, and what is finished waits in the file
+for the rest. Runs side by side share the device and the cores, so nothing in them is a timing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import child, sides, system, training
+from benchmarks.child import Run
+
+Key = tuple[str, int]
+"""What kind of run, and its seed."""
+NOT_YET = Run([], None, "not run yet: the same call again makes the next seed")
+NOT_OF_A_RUN = ("kept", "data", "seeds")
+"""Parameters that may differ from call to call without making another run of it."""
+
+
+def run_all(
+    module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scratch: Path, seed_by_seed: bool = False
+) -> dict[Key, Run]:
+    """Every run that was asked for: as it was kept, made now, failed, or NOT_YET.
+
+    Args:
+        module: whose program makes one (child.py).
+        asked: what each is to do: `side`, `data` (the folder to copy) and `workers`, and what the module reads.
+        kept: name of the file of finished runs; "" for none.
+        scratch: where each gets a folder of its own.
+        seed_by_seed: without a file too, only those of one seed share the device, as more would not fit on it.
+    """
+    file = Kept(Path(kept)) if kept else None
+    runs = {key: run for key, of in asked.items() if file and (run := file.of(key, of))}
+    missing = [key for key in asked if key not in runs]
+    by_seed = [[key for key in missing if key[1] == seed] for seed in dict.fromkeys(seed for _, seed in missing)]
+    waves = by_seed if file or seed_by_seed else [missing]
+    for together in waves[:1] if file else waves:
+        started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in together}
+        for key, one in started.items():
+            runs[key] = child.finished(one)
+            if file and not runs[key].failure:
+                file.add(key, asked[key], runs[key])
+    for key, run in runs.items():
+        print(f"--- {key[0]}-{key[1]}", *run.lines, sep="\n", file=sys.stderr)
+    return {key: runs.get(key, NOT_YET) for key in asked}
+
+
+def _start(module: str, folder: Path, asked: Mapping[str, Any]) -> child.Started:
+    """One run in a process and a folder of its own: ultralytics' and our caches are not made for several writers."""
+    training.prepare_dataset(asked, folder)
+    environment = sides.environment(asked["side"], folder, os.environ)
+    environment["OMP_NUM_THREADS"] = str(max(1, asked["workers"]))  # they share the cores
+    return child.start(module, asked, folder, environment)
+
+
+class Kept:
+    """A file of finished runs. Those of other code, parameters or another device are not taken.
+
+    Args:
+        path: need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.circumstances = {"code": system.code_digest(), "card": system.device(1)}
+        self.runs: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def of(self, key: Key, asked: Mapping[str, Any]) -> Run | None:
+        """A run that was asked for in the same words."""
+        found = self.runs.get(str(key))
+        return Run(**found["run"]) if found and found["of"] == self._words(asked) else None
+
+    def add(self, key: Key, asked: Mapping[str, Any], run: Run) -> None:
+        """Keep it, and write the whole file at once: the machine may be taken away after any run."""
+        self.runs[str(key)] = {"of": self._words(asked), "run": run._asdict()}
+        aside = self.path.with_suffix(".part")
+        aside.write_text(json.dumps(self.runs))
+        aside.replace(self.path)
+
+    def _words(self, asked: Mapping[str, Any]) -> dict[str, str]:
+        return self.circumstances | {name: str(value) for name, value in asked.items() if name not in NOT_OF_A_RUN}
