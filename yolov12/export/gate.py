@@ -36,7 +36,7 @@ class Case:
     """The PyTorch network."""
     path: Path
     form: str
-    """onnx, torchscript or engine."""
+    """onnx, torchscript, engine or aoti."""
     precision: str
     """fp32, fp16 or int8."""
     imgsz: tuple[int, int]
@@ -101,7 +101,7 @@ def open_graph(case: Case) -> parity.Exported:
 
 
 def open_backend(case: Case) -> parity.Exported:
-    """A file as ultralytics runs it: TorchScript on the CPU, an engine on the first GPU."""
+    """A file as ultralytics runs it: TorchScript on the CPU, an engine on the first GPU, a package on what it was compiled for."""
     from ultralytics.nn.autobackend import AutoBackend
 
     device = torch.device("cuda:0" if case.form == "engine" else "cpu")
@@ -109,7 +109,7 @@ def open_backend(case: Case) -> parity.Exported:
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
-            outputs = backend(torch.from_numpy(pixels).to(device))
+            outputs = backend(torch.from_numpy(pixels).to(backend.device))
         several = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return [output.float().cpu().numpy() for output in several if isinstance(output, torch.Tensor)]
 

@@ -38,7 +38,7 @@ ENGINE_KEYS = ("raw", "version_compatible", "arch", "min_imgsz", "max_imgsz", "w
 
 NOTES = (
     "model=   required",
-    "format=  default onnx; also torchscript, engine, openvino, ...",
+    "format=  default onnx; also torchscript, engine, aoti, openvino, ...",
     "data=    a data set: calibrates quantize=8, and compares the mAP of model and export",
     "verify=  False (or --no-verify) does not compare the export with the model",
     "engine:  raw=True writes the plan alone; min_imgsz=, max_imgsz= and batch= say which shapes it takes; version_compatible=True;",
@@ -98,7 +98,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
     if form not in ("onnx", "engine"):
         return None
     reasons = []
-    precision, reason = _precision(form, options)
+    precision, reason = precision_of(form, options)
     reasons += [reason] if reason else []
     dynamic, reason = _dynamic(form, options)
     reasons += [reason] if reason else []
@@ -112,7 +112,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
         precision=precision,
         opset=opset,
         dynamic=dynamic,
-        batch=_batch(options),
+        batch=batch_of(options),
         data=str(options["data"]) if options.get("data") else None,
         verify=options.get("verify") is not False,
         raw=bool(options.get("raw")),
@@ -138,7 +138,12 @@ def _refuse_no_switches(options: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={options[key]}: type True or False")
 
 
-def _precision(form: str, options: Mapping[str, Any]) -> tuple[str, str]:
+def precision_of(form: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """fp32, fp16 or int8, and why where the user did not say.
+
+    Raises:
+        UserError: arguments that contradict each other.
+    """
     asked = {16 for _ in "." if options.get("half")} | {8 for _ in "." if options.get("int8")}
     if options.get("quantize") is not None:
         known = _QUANTIZE.get(str(options["quantize"]).lower())
@@ -177,7 +182,12 @@ def _opset(form: str, precision: str, options: Mapping[str, Any]) -> tuple[int, 
     return asked, ""
 
 
-def _batch(options: Mapping[str, Any]) -> int:
+def batch_of(options: Mapping[str, Any]) -> int:
+    """Pictures for each call.
+
+    Raises:
+        UserError: not a whole number from 1.
+    """
     batch = options.get("batch", 1)
     if isinstance(batch, bool) or not isinstance(batch, (int, float)) or batch < 1 or batch != int(batch):
         raise UserError(f"batch={batch}: an export needs a whole number of pictures from 1, for example batch=1")

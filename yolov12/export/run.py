@@ -20,6 +20,7 @@ from ultralytics.utils import LOGGER
 
 from yolov12 import folders
 from yolov12.errors import UserError
+from yolov12.export import aoti_request
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
 from yolov12.export.request import Request
@@ -51,6 +52,10 @@ def export(
         ParityError: the export differs from its source. Nothing is written then.
     """
     request = requests.of(options, (getattr(network, "args", None) or {}).get("imgsz", 640))
+    if aoti_request.is_asked(options):
+        from yolov12.export import aoti
+
+        return aoti.export(network, options, evaluate)
     if request is None:
         return _of_ultralytics(network, stock, options)
     require_packages()
