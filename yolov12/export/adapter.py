@@ -125,6 +125,7 @@ def _load_checked(self: Any, weight: str | Path) -> None:
     import tensorrt
 
     trust.check_fits(Path(weight), built_by, module, str(tensorrt.__version__), builder.gpu_here())
+    builder.load_plugins(tensorrt)  # an engine may name one (efficient_nms.py); upstream loads none
     _upstream_load_model(self, weight)
 
 

@@ -52,6 +52,19 @@ _QUANTIZE = {"8": 8, "16": 16, "32": 32, "int8": 8, "fp16": 16, "fp32": 32, "w8a
 
 
 @dataclass(frozen=True)
+class Suppression:
+    """Of boxes inside the exported file, for `nms=True`."""
+
+    conf: float = 0.25
+    """Least score (engine/exporter.py:822)."""
+    iou: float = 0.7
+    """Overlap from which the worse of two boxes goes (cfg/default.yaml)."""
+    max_det: int = 300
+    agnostic: bool = False
+    """Whether boxes of different classes suppress each other."""
+
+
+@dataclass(frozen=True)
 class Request:
     """An export, decided."""
 
@@ -66,6 +79,7 @@ class Request:
     data: str | None
     """A data set: calibrates int8, and adds a comparison of mAP."""
     verify: bool
+    nms: Suppression | None
     raw: bool
     """The engine as a plain plan, without ultralytics' header."""
     version_compatible: bool
@@ -115,6 +129,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
         batch=batch_of(options),
         data=str(options["data"]) if options.get("data") else None,
         verify=options.get("verify") is not False,
+        nms=_suppression(options) if options.get("nms") else None,
         raw=bool(options.get("raw")),
         version_compatible=bool(options.get("version_compatible")),
         archs=_archs(options.get("arch")),
@@ -192,6 +207,11 @@ def batch_of(options: Mapping[str, Any]) -> int:
     if isinstance(batch, bool) or not isinstance(batch, (int, float)) or batch < 1 or batch != int(batch):
         raise UserError(f"batch={batch}: an export needs a whole number of pictures from 1, for example batch=1")
     return int(batch)
+
+
+def _suppression(options: Mapping[str, Any]) -> Suppression:
+    typed = {"conf": "conf", "iou": "iou", "max_det": "max_det", "agnostic": "agnostic_nms"}
+    return Suppression(**{name: options[key] for name, key in typed.items() if options.get(key) is not None})
 
 
 def _workspace(options: Mapping[str, Any]) -> float | None:
