@@ -9,8 +9,8 @@ Three times for each size and batch, on pictures of the same size:
 
 All go through `YOLO.predict` and the predictor that it makes, with stock's defaults but for half precision and rect=False, so that each
 request has the same square input. A value is the median of single calls, each from a device that has nothing left to do until its answer is there.
-p90, p99, the number of calls and the clocks right after them are in the CSV beside the record. Nothing sets a clock. docs/benchmarks.md has
-the protocol.
+p90, p99, the number of calls and the clocks right after them are in the CSV beside the record. Nothing sets a clock. With form=aoti
+ours runs packages of AOTInductor (docs/export.md), one for each size and batch. docs/benchmarks.md has the protocol.
 """
 
 from __future__ import annotations
@@ -62,20 +62,32 @@ def run_side(job: Job) -> Measured:
     if job.side == "ours":
         os.environ["YOLOV12_PREDICT_GRAPHS"] = "1"
     yolo = training.yolo_class(job.side)
-    measured = Measured(declared=dict.fromkeys(DECLARED) | {"dtype": "fp16", "compile": False})
+    is_package = job.side == "ours" and job.parameters["form"] == "aoti"
+    measured = Measured(
+        declared=dict.fromkeys(DECLARED) | {"dtype": "fp16", "compile": False, "form": "aoti" if is_package else "pt"}
+    )
     for size in SIZES:
         cases = [case for case in CASES if case.size == size and case.row in job.rows]
         if not cases:
             continue
-        model = yolo(answers.weights(size, job.parameters, job.scratch))
+        weights = answers.weights(size, job.parameters, job.scratch)
+        model, packed_for = yolo(weights), 0
         for case in cases:
             try:
+                if is_package and packed_for != case.batch:
+                    model, packed_for = yolo(_package(yolo(weights), case.batch, job)), case.batch
                 _measure(case, model, job, measured)
             except RuntimeError as error:  # out of memory
                 measured.failed[case.row] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         del model
         gc.collect()  # it is full of cycles
     return measured
+
+
+def _package(model: Any, batch: int, job: Job) -> str:
+    """The model compiled for one batch, which takes minutes; not compared, since the weights are not trained."""
+    options = {key: job.parameters[key] for key in ("imgsz", "device")}
+    return str(model.export(format="aoti", batch=batch, half=options["device"] != "cpu", verify=False, **options))
 
 
 def _measure(case: Case, model: Any, job: Job, measured: Measured) -> None:
@@ -147,6 +159,7 @@ BENCHMARK = Benchmark(
         "budget_s": 5.0,
         "warmup_calls": 10,
         "warmup_s": 0.5,
+        "form": "pt",
         "device": "0",
     },
     prepare=prepare,

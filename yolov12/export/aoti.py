@@ -8,6 +8,7 @@ so that a package needs torch and nothing of ours. A package is native code for 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -230,10 +231,7 @@ def cuda_in_reach(folder: Path) -> Iterator[None]:
     Args:
         folder: for the link to the library.
     """
-    import nvidia
-
-    wheels = [Path(place) for place in nvidia.__path__]
-    headers = sorted({file.parent for wheel in wheels for file in wheel.glob("cu*/include/cuda.h")})
+    headers = sorted({file.parent for wheels in _wheel_folders() for file in wheels.glob("cu*/include/cuda.h")})
     before = {name: os.environ.get(name) for name in ("CPATH", "LIBRARY_PATH")}
     driver = next((place for place in _library_folders() if (place / "libcuda.so.1").exists()), None)
     if driver is not None:
@@ -248,6 +246,12 @@ def cuda_in_reach(folder: Path) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _wheel_folders() -> list[Path]:
+    """Where NVIDIA's wheels lie; none where torch takes CUDA from elsewhere, which the compiler then finds by itself."""
+    spec = importlib.util.find_spec("nvidia")
+    return [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
 
 
 def _library_folders() -> list[Path]:

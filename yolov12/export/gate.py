@@ -21,6 +21,7 @@ from yolov12.export.adapter import as_exported
 from yolov12.export.parity import ParityError
 from yolov12.export.request import Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
+from yolov12.seams import replaced
 
 Evaluate = Callable[[Path | None], float]
 """A file, or None for the source -> its mAP50-95 in percent on the data set that the user named."""
@@ -109,7 +110,8 @@ def open_backend(case: Case) -> parity.Exported:
     backend = AutoBackend(str(case.path), device=device, fp16=False, verbose=False)
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
+        # The source is run in float32. cuDNN would round what goes into convolutions to TF32, as it does for a `.pt` file on a GPU.
+        with torch.inference_mode(), replaced(torch.backends.cudnn, allow_tf32=False):
             outputs = backend(torch.from_numpy(pixels).to(backend.device))
         several = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return [output.float().cpu().numpy() for output in several if isinstance(output, torch.Tensor)]

@@ -59,6 +59,33 @@ def test_what_has_no_room_is_a_reason_and_the_next_is_measured(tmp_path, monkeyp
     assert set(measured.values) == set(rows[1:])
 
 
+def test_packages_are_made_once_for_each_batch_and_on_our_side_alone(tmp_path, monkeypatch):
+    exported, ran = [], []
+
+    class Model:
+        def __init__(self, weights):
+            self.weights = weights
+
+        def export(self, **options):
+            exported.append(options)
+            return f"b{options['batch']}.pt2"
+
+    inside = PROGRAM.run_side.__globals__
+    monkeypatch.setitem(inside, "_measure", lambda case, model, job, measured: ran.append((case.row, model.weights)))
+    monkeypatch.setattr(answers, "weights", lambda size, parameters, scratch: f"{size}.pt")
+    monkeypatch.setattr("benchmarks.training.yolo_class", lambda side: Model)
+    rows = ("latency_network_n_b1", "latency_boxes_n_b1", "latency_boxes_n_b2")
+    for side in ("stock", "ours"):
+        parameters = {**PROGRAM.parameters, "form": "aoti"}
+        measured = PROGRAM.run_side(Job(side, parameters, rows, tmp_path, 0.0))
+        assert measured.declared["form"] == ("aoti" if side == "ours" else "pt")
+    assert exported == [
+        {"format": "aoti", "batch": batch, "half": True, "verify": False, "imgsz": 640, "device": "0"}
+        for batch in (1, 2)
+    ]
+    assert [weights for _, weights in ran] == ["n.pt"] * 3 + ["b1.pt2", "b1.pt2", "b2.pt2"]
+
+
 @pytest.mark.parametrize(("per_call_s", "calls"), [(0.001, 300), (0.05, 100), (2.0, 30)])
 def test_slow_requests_are_called_less_often_but_not_too_seldom(tmp_path, monkeypatch, per_call_s, calls):
     asked = []

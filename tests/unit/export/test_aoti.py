@@ -5,9 +5,9 @@ import copy
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -150,7 +150,7 @@ def test_cuda_of_the_wheels_is_in_reach_while_it_compiles(tmp_path, monkeypatch)
     driver = tmp_path / "driver"
     driver.mkdir()
     (driver / "libcuda.so.1").touch()
-    monkeypatch.setitem(sys.modules, "nvidia", types.SimpleNamespace(__path__=[str(tmp_path / "nvidia")]))
+    monkeypatch.setattr(aoti, "_wheel_folders", lambda: [tmp_path / "nvidia"])
     monkeypatch.setattr(aoti, "_library_folders", lambda: [tmp_path, driver])
     monkeypatch.setenv("CPATH", "/mine")
     monkeypatch.delenv("LIBRARY_PATH", raising=False)
@@ -159,6 +159,19 @@ def test_cuda_of_the_wheels_is_in_reach_while_it_compiles(tmp_path, monkeypatch)
         assert (Path(os.environ["LIBRARY_PATH"]) / "libcuda.so").resolve() == driver / "libcuda.so.1"
     assert os.environ["CPATH"] == "/mine"
     assert "LIBRARY_PATH" not in os.environ
+
+
+def test_the_gate_runs_a_package_in_float32_and_not_in_what_cudnn_makes_of_it(monkeypatch, tmp_path):
+    class Backend:
+        device, batch, channels, names, task, end2end = CPU, 1, 3, {0: "a"}, "detect", False
+
+        def __call__(self, pixels):
+            return torch.full((1,), float(torch.backends.cudnn.allow_tf32))
+
+    monkeypatch.setattr("ultralytics.nn.autobackend.AutoBackend", lambda *args, **options: Backend())
+    opened = gate.open_backend(gate.Case(None, tmp_path / "best_cpu.pt2", "aoti", "fp32", (64, 64)))
+    assert opened.run(np.zeros((1, 3, 64, 64), np.float32))[0] == 0
+    assert torch.backends.cudnn.allow_tf32
 
 
 # Files, with bytes that stand for a package
