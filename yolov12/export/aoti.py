@@ -186,7 +186,7 @@ def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
 
 
 def metadata(network: Any, asked: Asked, here: Origin) -> dict[str, Any]:
-    """What AutoBackend, predictors and validators read (engine/exporter.py:985), without the date: the same package is the same bytes."""
+    """What AutoBackend, predictors and validators read (engine/exporter.py:985), without the date: the same export is found in the cache."""
     return {
         "description": f"YOLO {network.task} model compiled by AOTInductor",
         "version": ultralytics_version,
@@ -220,7 +220,8 @@ def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
         "about": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
         "precision": about[aoti_file.BUILT_BY]["precision"],
         "builder": f"torch {here.torch}",
-        "gpu": " ".join(filter(None, (here.arch, here.gpu, here.machine, *here.features))),
+        "gpu": f"{here.arch} {here.gpu}".strip(),
+        "cpu": " ".join((here.machine, *here.features)),
     }
 
 
