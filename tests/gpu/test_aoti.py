@@ -46,6 +46,20 @@ def test_a_package_for_this_gpu_finds_what_its_source_finds(weights: Path, half:
         assert len(pairs) >= (0.8 if half else 1) * max(len(rows[0]), len(rows[1]))
 
 
+def test_predictions_by_graphs_are_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = YOLO(weights).export(format="aoti", imgsz=IMGSZ, batch=2, device=0)  # from the cache
+    options = {"device": 0, "verbose": False}
+    expected = [result.boxes.data for result in YOLO(path).predict(gate.bundled_images(), **options)]
+    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    model = YOLO(path)
+    for _ in range(4):
+        found = [result.boxes.data for result in model.predict(gate.bundled_images(), **options)]
+        assert all(torch.allclose(*pair, atol=1e-3) for pair in zip(expected, found, strict=True))
+    graphs = model.predictor.fast.network
+    assert graphs.off is None
+    assert len(graphs._replays) == 1, graphs._replays.off
+
+
 def test_it_runs_on_the_gpu_also_where_device_says_cpu(weights: Path) -> None:
     from ultralytics.nn.autobackend import AutoBackend
 

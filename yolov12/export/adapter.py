@@ -92,7 +92,8 @@ class PackageBackend(BaseBackend):
         self.apply_metadata(metadata)
         from torch._inductor import aoti_load_package  # imports much
 
-        self.model = aoti_load_package(str(path), device_index=index)
+        # On a GPU without what lets several threads run it at once: events that a CUDA graph of it could not be captured with.
+        self.model = aoti_load_package(str(path), run_single_threaded=index >= 0, device_index=index)
 
     def forward(self, im: torch.Tensor) -> Any:
         """What the network's head gives for (batch, channels, height, width) from 0 to 1.

@@ -279,6 +279,23 @@ def test_pictures_of_another_size_are_refused_and_not_read_past_their_end(made):
 
 
 @pytest.mark.slow
+def test_predictions_by_graphs_are_the_same(made, monkeypatch):
+    from tests.unit.engine.stand_in_pool import StandInPools
+    from yolov12 import YOLO
+    from yolov12.engine import network
+
+    model, options = YOLO(made[1]), {"conf": 0.3, "device": "cpu", "verbose": False}
+    expected = [result.boxes.data for result in model.predict(gate.bundled_images(), **options)]
+    pools = StandInPools()
+    monkeypatch.setattr(network, "pool_of", pools.pool_of)
+    model.predictor = None
+    for _ in range(3):
+        found = [result.boxes.data for result in model.predict(gate.bundled_images(), **options)]
+        assert all(torch.equal(*pair) for pair in zip(expected, found, strict=True))
+    assert pools.replays > 0
+
+
+@pytest.mark.slow
 def test_a_package_runs_where_there_is_no_compiler(made):
     code = f"from yolov12 import YOLO; print(len(YOLO({str(made[1])!r}).predict({str(gate.bundled_images()[0])!r}, device='cpu', verbose=False)))"
     environment = os.environ | {"PATH": "/nonexistent", "CXX": "no-such-compiler"}
