@@ -32,7 +32,7 @@ class Row:
 
 @dataclass
 class Measured:
-    """What one run of one side found. Every key of `values`, `notes` and `failed` is a row's name."""
+    """What one run of one side found. Every key of `values`, `notes`, `failed` and `details` is a row's name."""
 
     declared: dict[str, Any]
     """At least dtype, deterministic, optimizer, workers, cache (record.DECLARED); None where one does not apply."""
@@ -41,6 +41,8 @@ class Measured:
     failed: dict[str, str] = field(default_factory=dict)
     """Rows that this side could not measure, each with its reason ("out of memory: ...")."""
     versions: dict[str, str] = field(default_factory=dict)
+    details: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Further numbers of a row, by name, for the table beside the record (details.py)."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 """The newest records as pictures, and the block of docs/performance.md that shows them: `python -m benchmarks report --plots`.
 
 One picture for each record that compares: a bar for each row, as long as ours is better than stock, on a scale of factors, so that rows of
-different units stand in one picture. The values stand beside. matplotlib is imported where a picture is drawn only.
+different units stand in one picture. The values stand beside. `latency` has a picture of its own
+(latency_plot.py). matplotlib is imported where a picture is drawn only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import details, latency_plot
 from benchmarks.record import RECORDS, changes, newest
 from benchmarks.report import number
 
@@ -26,6 +28,8 @@ END = "<!-- records: end -->"
 OURS, WORSE = "#2f6f4f", "#b4532a"
 CAVEAT = re.compile(r"[^;]*extrapolated[^;]*|\w+ FAILED: [^;]*|DIFFERS .*")
 """What of a row's note (harness.rows_of) stands below the picture too."""
+LATENCY, FACTORS = "latency", "each row's factor"
+"""The record whose picture shows no factors, and what the others' show."""
 NEAR_ONE = (0.5, 2.0)
 """The scale shows at least this much."""
 
@@ -108,7 +112,7 @@ def block(contents: Iterable[dict[str, Any]]) -> str:
         record = path_of(content).relative_to(RECORDS).as_posix()
         parts += [
             f"### `{name}`, {device}",
-            f"![{name}: each row's factor](plots/{name_of(content)})",
+            f"![{name}: {'milliseconds by batch' if name == LATENCY else FACTORS}](plots/{name_of(content)})",
             f"{', '.join(facts)}; [the record](../benchmarks/records/{record})",
         ]
         if found := caveats(content):
@@ -161,7 +165,11 @@ def write(contents: list[dict[str, Any]]) -> list[Path]:
     written = []
     for name, content in wanted.items():
         if not is_of(PICTURES / name, content):
-            draw(content, PICTURES / name)
+            if content["benchmark"] == LATENCY:
+                table = details.read(path_of(content).with_suffix(".csv"))
+                latency_plot.draw(content, table, PICTURES / name, digest_of(content))
+            else:
+                draw(content, PICTURES / name)
             written.append(PICTURES / name)
     before = PAGE.read_text(encoding="utf-8")
     after = page(before, contents)

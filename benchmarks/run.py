@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from benchmarks import record, report, sides, system
+from benchmarks import details, record, report, sides, system
 from benchmarks.harness import BenchmarkError, Measured, Outcome, alternate, declared, rows_of
 from benchmarks.plan import Plan
 
@@ -58,6 +58,7 @@ def _take_turns(plan: Plan, path: Path, facts: dict[str, str], outcomes: list[Ou
             "rows": rows_of(plan.rows, outcomes),
         }
         record.write(path, content)
+        details.write(path.with_suffix(".csv"), outcomes)
         return content
 
     if plan.benchmark.warmup is not None and plan.warmup:

@@ -53,6 +53,7 @@ BY_NAME_ONLY = {
     "flash_attn_archs": "needs the CUDA toolkit, and takes hours",
     "flash_attn_build": "needs the CUDA toolkit, and takes hours",
     "images": "builds every image, which takes hours",
+    "latency": "has more than a hundred rows, and takes long",
     "ready": "needs a container engine, a network and the image yolov12:train",
 }
 
@@ -66,7 +67,7 @@ class Step:
 
 
 def names_in(words: Iterable[str]) -> list[str]:
-    """`memory,latency` and `memory latency` are the same.
+    """`memory,attention` and `memory attention` are the same.
 
     Raises:
         BenchmarkError: words without a name in them, which would otherwise ask for all.

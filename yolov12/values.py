@@ -30,6 +30,8 @@ FORMAT_ALIASES = (
     "tensorrt trt mlmodel mlpackage mlprogram apple ios huawei cann om vitis vitisai versal tflite tfjs".split()
 )
 """engine/exporter.py:624-639."""
+OUR_FORMATS = ("aoti", "aotinductor", "pt2")
+"""The first is what is proposed: aoti_request.NAMES."""
 DEVICE = re.compile(
     r"|auto|cpu|mps(:0)?|(cuda|(cuda:)?(\d+|-1)(,(cuda:)?(\d+|-1))*),?|(npu|xpu|tpu|intel|vulkan|dla)\b.*"
 )
@@ -130,7 +132,7 @@ OWN: Mapping[str, Rule] = {
     ),
     "workers": Rule(lambda value: is_whole(value, 0), "a whole number from 0, for example workers=8"),
     "optimizer": _one_of(OPTIMIZERS),
-    "format": _one_of(FORMATS, FORMAT_ALIASES),
+    "format": _one_of([*FORMATS, OUR_FORMATS[0]], (*FORMAT_ALIASES, *OUR_FORMATS[1:])),
     "task": _one_of(arguments.TASKS),
     "device": Rule(is_device, "device=0 (the first GPU), device=0,1, device=auto (all GPUs) or device=cpu"),
     "cache": Rule(lambda value: value in (True, False, "ram", "disk"), "ram, disk or False"),

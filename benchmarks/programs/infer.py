@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import lively, timing, training
+from benchmarks import answers, timing, training
 from benchmarks.harness import Benchmark, BenchmarkError, Job, Measured, Row
 from benchmarks.record import DECLARED
 
@@ -70,21 +70,13 @@ def run_side(job: Job) -> Measured:
     for row in ROWS:
         if row.name not in job.rows:
             continue
-        weights = _weights(SIZES.get(row.name, "n"), job)
+        weights = answers.weights(SIZES.get(row.name, "n"), job.parameters, job.scratch)
         gc.collect()  # the model of the row before is full of cycles
         try:
             measured.values[row.name], measured.notes[row.name] = MEASURES[row.name](partial(yolo, weights), job)
         except RuntimeError as error:  # out of memory, or a compiler that fails
             measured.failed[row.name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return measured
-
-
-def _weights(size: str, job: Job) -> str:
-    """The file of a network, made where it is not there yet."""
-    path = job.scratch / f"{size}.pt"
-    if not path.exists():
-        lively.write(f"yolo12{size}.yaml", min(job.parameters["imgsz"], 320), path)
-    return str(path)
 
 
 def _switches(job: Job) -> dict[str, Any]:
@@ -100,16 +92,8 @@ def _options(job: Job) -> dict[str, Any]:
     )
 
 
-def _frame() -> Any:
-    """A picture of 1280x720 as a camera's decoder gives it."""
-    import cv2
-    import numpy as np
-
-    return cv2.resize(np.random.default_rng(0).integers(0, 255, (18, 32, 3), np.uint8), (1280, 720))
-
-
 def _first_answer(load: Load, job: Job) -> tuple[float, str]:
-    frame = _frame()
+    frame = answers.frame()
     started_s = time.perf_counter()
     found = load().predict(frame, **_options(job))[0].boxes.data.cpu()
     return time.perf_counter() - started_s, f"{len(found)} boxes"
@@ -122,7 +106,7 @@ def _network(batch: int) -> Measure:
         import torch
 
         model = load()
-        model.predict(_frame(), **_options(job))
+        model.predict(answers.frame(), **_options(job))
         predictor, size = model.predictor, job.parameters["imgsz"]
         with torch.inference_mode():
             dtype = torch.float16 if predictor.model.fp16 else torch.float32
@@ -136,20 +120,17 @@ def _network(batch: int) -> Measure:
 
 
 def _frame_to_boxes(load: Load, job: Job) -> tuple[float, str]:
-    model, frame, options = load(), _frame(), _options(job)
+    model, frame, options = load(), answers.frame(), _options(job)
     spent_ms, words = _percentiles(lambda: model.predict(frame, **options)[0].boxes.data.cpu(), job)
     return spent_ms, f"{words}; {len(model.predict(frame, **options)[0].boxes)} boxes"
 
 
 def _percentiles(call: Callable[[], Any], job: Job) -> tuple[float, str]:
     """(p50, words with the others) in ms."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() and job.parameters["device"] != "cpu" else "cpu"
+    device = answers.device_of(job.parameters)
     timing.warm(call, device, least_calls=job.parameters["warmup_calls"], least_s=0)
-    spent_ms = sorted(timing.latencies_ms(call, device, job.parameters["calls"]))
-    p50, p90, p99 = (spent_ms[min(len(spent_ms) - 1, int(len(spent_ms) * share))] for share in (0.5, 0.9, 0.99))
-    return p50, f"p90 {p90:.3f}, p99 {p99:.3f} ms of {len(spent_ms)} calls"
+    found = answers.quantiles(timing.latencies_ms(call, device, job.parameters["calls"]))
+    return found.p50, found.words()
 
 
 def _files(load: Load, job: Job) -> tuple[float, str]:

@@ -92,6 +92,14 @@ def test_the_export_formats_are_those_of_ultralytics():
     assert set(values.FORMAT_ALIASES) <= listed
 
 
+def test_the_formats_of_ours_are_those_that_export_knows():
+    from yolov12.export import aoti_request
+
+    assert values.OUR_FORMATS == aoti_request.NAMES
+    for name in aoti_request.NAMES:
+        values.check({"format": name})
+
+
 @pytest.mark.parametrize("size", [640, [640], (640, 480), [32, 32]])
 def test_an_image_size_is_one_or_two_numbers(size):
     values.check({"imgsz": size})

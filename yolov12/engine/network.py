@@ -26,6 +26,8 @@ SEAMS = (
 
 MOST_PIXELS = 32 * 640 * 640
 """Of a batch that is run as a graph. In larger ones kernels take longer than launching them, and the graph's memory would come on top."""
+PACKAGE = "aoti"
+"""A network compiled by AOTInductor (export/adapter.py): no Python of its own, and weights that nobody else can reach."""
 HEAD_ATTRIBUTES = ("max_det", "agnostic_nms", "end2end", "xyxy", "export", "dynamic")
 """Numbers and switches of a head that its forward reads, and that may be set between two calls."""
 
@@ -46,8 +48,10 @@ def why_not(model: Any, compiled: Any) -> str | None:
         return f"compile={compiled}"
     if settings.current().compile == "0":
         return "compile=0"
+    if model.format == PACKAGE:
+        return None
     if model.format != "pt":
-        return f"it runs a {model.format} file"
+        return f"it runs a file of format {model.format}"
     return foreign_layer(model.backend.model)
 
 
@@ -55,7 +59,7 @@ class Network:
     """Predictions of a model, by a graph where its first batch of that shape is through.
 
     Args:
-        model: ultralytics' AutoBackend with a network of torch.
+        model: ultralytics' AutoBackend with a network of torch, or a package.
         pool: where graphs are captured.
         name: of what is done with it, for what is said.
         compiled: the argument `compile` of the call.
@@ -64,12 +68,15 @@ class Network:
     def __init__(self, model: Any, pool: Pool, name: str, compiled: Any = False) -> None:
         self.off = why_not(model, compiled)
         if self.off is not None:
-            if model.format == "pt":
+            if model.format in ("pt", PACKAGE):
                 say_once(f"{name} {self.off}", f"{name}: no CUDA graph: {self.off}")
             return
-        self._network = model.backend.model  # the AutoBackend around it has no modules of its own
-        self._hooks = [*hooks_of(self._network), model._forward_hooks, model._forward_pre_hooks]
-        self._replays = Replays(name, _Predictions(model), pool, partial(read_by, self._network))
+        # The AutoBackend around it has no modules of its own.
+        self._network = model.backend.model if model.format == "pt" else None
+        inside = hooks_of(self._network) if self._network is not None else []
+        self._hooks = [*inside, model._forward_hooks, model._forward_pre_hooks]
+        reads = partial(read_by, self._network) if self._network is not None else list
+        self._replays = Replays(name, _Predictions(model), pool, reads)
 
     def why_eager(self, im: Tensor) -> str | None:
         """Why this batch is for ultralytics' own call; None if it is for ours."""
@@ -87,6 +94,8 @@ class Network:
         Args:
             im: (images, channels, height, width) from 0 to 1, one for which `why_eager` says None.
         """
+        if self._network is None:
+            return self._replays(im)
         head = self._network.model[-1]
         state = [getattr(head, name, None) for name in HEAD_ATTRIBUTES]
         weight = next(self._network.parameters())

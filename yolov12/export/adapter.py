@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What this room knows of ultralytics' exporter beyond its arguments, and the one method that it replaces: how an engine is loaded.
+"""What this room knows of ultralytics' exporter beyond its arguments, and what it replaces: how an engine is loaded, and how a `.pt2` is known.
 
 Where the exporter writes follows from the network's `pt_path`, what a head returns while it is exported follows from its `export` flag, and what it
 says goes through its logger.
@@ -16,27 +16,98 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.nn.backends.tensorrt import TensorRTBackend
 from ultralytics.utils import LOGGER
 
 from yolov12 import log
 from yolov12.errors import UserError
-from yolov12.export import builder, trust
+from yolov12.export import aoti_file, builder, trust
 from yolov12.seams import Seam
 
 SEAMS = (
     Seam("engine/exporter.py", 610, "ultralytics.engine.exporter.Exporter.__call__", "8a4e4f44387a"),
+    Seam("nn/autobackend.py", 392, "ultralytics.nn.autobackend.AutoBackend._model_type", "042e8d9758b9"),
+    Seam("nn/autobackend.py", 184, "ultralytics.nn.autobackend.AutoBackend.__init__", "0afe7f239bf1"),
+    Seam("nn/backends/base.py", 150, "ultralytics.nn.backends.base.BaseBackend.read_metadata", "f5157946e388"),
+    Seam("nn/backends/base.py", 195, "ultralytics.nn.backends.base.BaseBackend.apply_metadata", "bd2a1ec0bd81"),
     Seam("nn/backends/tensorrt.py", 25, "ultralytics.nn.backends.tensorrt.TensorRTBackend.load_model", "5274b564dd71"),
     Seam("nn/modules/head.py", 180, "ultralytics.nn.modules.head.Detect.forward", "164f309a5c8f"),
 )
 
+AOTI = "aoti"
+"""What AutoBackend calls the format of packages."""
 
 _upstream_load_model = TensorRTBackend.load_model
+_upstream_model_type = AutoBackend._model_type
+_upstream_read_metadata = BaseBackend.read_metadata
 
 
 def install() -> None:
-    """Have engines checked before they are loaded. May be called again."""
+    """Have engines checked before they are loaded, and packages known. May be called again."""
     TensorRTBackend.load_model = _load_checked
+    AutoBackend._BACKEND_MAP[AOTI] = PackageBackend
+    AutoBackend._model_type = staticmethod(_model_type)
+    BaseBackend.read_metadata = staticmethod(_read_metadata)
+
+
+def _model_type(p: str | Path = "path/to/model.pt", dnn: bool = False) -> str:
+    """nn/autobackend.py:392, which takes a `.pt2` for a `.pt`."""
+    return AOTI if str(p).lower().endswith(aoti_file.SUFFIX) else _upstream_model_type(p, dnn)
+
+
+def _read_metadata(file: str | Path) -> dict[str, Any]:
+    """nn/backends/base.py:150, asked for a model's task when its file is named. What a package can not answer is told when it is loaded."""
+    if not str(file).lower().endswith(aoti_file.SUFFIX):
+        return _upstream_read_metadata(file)
+    try:
+        return aoti_file.metadata_of(Path(file))
+    except (OSError, UserError):
+        return {}
+
+
+class PackageBackend(BaseBackend):
+    """Runs an AOTInductor package on what it was compiled for, whatever `device=` says, as ultralytics does with engines."""
+
+    def load_model(self, weight: str | Path) -> None:
+        """Load a package after it was looked at.
+
+        Raises:
+            UserError: it was cut, is not ours, or can not run here.
+        """
+        path = Path(weight)
+        metadata = aoti_file.metadata_of(path)
+        made = aoti_file.origin_of(metadata)
+        if made.arch != "cpu" and not torch.cuda.is_available():
+            raise UserError(
+                f"{path} was made for {made.arch} {made.gpu}, and torch sees no GPU here; {aoti_file.again(path)}"
+            )
+        # AutoBackend gives the CPU to formats that it does not know (nn/autobackend.py:225); the GPU of `device=` is torch's current one by then.
+        index = torch.cuda.current_device() if made.arch != "cpu" else -1
+        self.device = torch.device("cpu") if index < 0 else torch.device("cuda", index)
+        aoti_file.check_fits(path, made, aoti_file.origin_here(self.device))
+        aoti_file.check_trusted(path)
+        self.fp16 = False  # pictures go in as float32
+        self.apply_metadata(metadata)
+        from torch._inductor import aoti_load_package  # imports much
+
+        # On a GPU without what lets several threads run it at once: events that a CUDA graph of it could not be captured with.
+        self.model = aoti_load_package(str(path), run_single_threaded=index >= 0, device_index=index)
+
+    def forward(self, im: torch.Tensor) -> Any:
+        """What the network's head gives for (batch, channels, height, width) from 0 to 1.
+
+        Raises:
+            UserError: another shape than it was compiled for, which the code itself would not notice.
+        """
+        expected = (self.batch, self.channels, *self.imgsz)
+        if tuple(im.shape) != expected:
+            words = ["x".join(map(str, sides)) for sides in (im.shape, expected)]
+            raise UserError(
+                f"pictures of shape {words[0]}: this package was compiled for {words[1]}; type imgsz= and batch= as it has them"
+            )
+        return self.model(im.to(self.device, torch.float32).contiguous())
 
 
 def _load_checked(self: Any, weight: str | Path) -> None:
@@ -55,6 +126,7 @@ def _load_checked(self: Any, weight: str | Path) -> None:
     import tensorrt
 
     trust.check_fits(Path(weight), built_by, module, str(tensorrt.__version__), builder.gpu_here())
+    builder.load_plugins(tensorrt)  # an engine may name one (efficient_nms.py); upstream loads none
     _upstream_load_model(self, weight)
 
 

@@ -8,6 +8,7 @@ TensorRT proper could not be installed where this was written: its calls were co
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -125,6 +126,23 @@ def check(trt: Any, archs: tuple[str, ...], version_compatible: bool) -> None:
         raise UserError(
             f"arch={wrong[0]}: TensorRT-RTX {trt.__version__} builds for {', '.join(known)}; for other GPUs take TensorRT proper"
         )
+
+
+def load_plugins(trt: Any) -> None:
+    """Register the plugins that come with TensorRT, for graphs and engines that name one. May be called again."""
+    trt.init_libnvinfer_plugins(_kept_logger(trt), "")
+
+
+def has_plugin(trt: Any, name: str, version: str) -> bool:
+    """Whether TensorRT comes with a plugin."""
+    load_plugins(trt)
+    return trt.get_plugin_registry().get_creator(name, version, "") is not None
+
+
+@functools.cache
+def _kept_logger(trt: Any) -> Any:
+    """The library of plugins remembers the logger, and would not keep it alive."""
+    return _logger(trt)
 
 
 def workspace_bytes(asked_gib: float | None, free_bytes: int | None) -> tuple[int | None, str]:

@@ -42,25 +42,25 @@ class Entry:
 
 
 def get_or_build(
-    folder: Path, key: Key, build: Callable[[], bytes], limit_bytes: int = LIMIT_BYTES
+    folder: Path, key: Key, build: Callable[[], bytes], limit_bytes: int = LIMIT_BYTES, what: str = "engine"
 ) -> tuple[bytes, str]:
     """The plan for a key, and where it came from. Processes that want the same one build it once.
 
-    A cache that can not be written to is said, and the engine is built all the same.
+    A cache that can not be written to is said, and the engine is built all the same. `what` is how it is called then.
     """
     name = name_of(key)
-    with held(folder / f"{name}.lock", "this engine is being built"):
+    with held(folder / f"{name}.lock", f"this {what} is being built"):
         plan, reason = load(folder, key)
         if plan is not None:
             return plan, f"from the cache, {folder / name}.plan"
         if reason:
-            say(f"engine cache: built again: {reason}")
+            say(f"{what} cache: built again: {reason}")
         plan = build()
         try:
             store(folder, key, plan)
             prune(folder, limit_bytes, keep=name)
         except (OSError, ExitError) as error:
-            warn(f"engine cache: this engine is not kept: {error}")
+            warn(f"{what} cache: this {what} is not kept: {error}")
         return plan, "built"
 
 

@@ -16,9 +16,9 @@ import torch
 
 from yolov12 import settings
 from yolov12.errors import UserError
-from yolov12.export import builder, cache, engine_file
+from yolov12.export import builder, cache, efficient_nms, engine_file
 from yolov12.export.builder import Maker, Order, Profile
-from yolov12.export.request import STRIDE, Request
+from yolov12.export.request import STRIDE, Request, Suppression
 from yolov12.log import say
 from yolov12.wholefile import replacing
 
@@ -62,13 +62,14 @@ def check(trt: Any, request: Request) -> tuple[str, ...]:
     return archs
 
 
-def make(path: Path, request: Request, trt: Any) -> tuple[bytes, dict[str, Any]]:
+def make(path: Path, request: Request, trt: Any, by_plugin: Suppression | None = None) -> tuple[bytes, dict[str, Any]]:
     """The plan for an ONNX file, from the cache where it was built before, and the metadata of its header.
 
     Args:
         path: what ultralytics' exporter wrote; its metadata says size and batch.
         request: the export.
         trt: the module, see `module`.
+        by_plugin: what TensorRT's plugin is to suppress in the engine, and the file does not.
 
     Raises:
         UserError: it can not be built.
@@ -76,6 +77,10 @@ def make(path: Path, request: Request, trt: Any) -> tuple[bytes, dict[str, Any]]
     archs = check(trt, request)
     model = onnx.load(path)
     metadata = metadata_of(model)
+    if by_plugin is not None:
+        model = efficient_nms.appended(model, by_plugin)
+        builder.load_plugins(trt)
+        metadata["args"] = {**metadata["args"], "nms": True}
     profile = profile_of(model, metadata, request)
     maker = _maker(trt, archs)
     free_bytes = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None

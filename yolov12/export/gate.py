@@ -19,13 +19,15 @@ from ultralytics.utils.nms import non_max_suppression
 from yolov12.export import boxes, divergence, parity, rounded
 from yolov12.export.adapter import as_exported
 from yolov12.export.parity import ParityError
+from yolov12.export.request import Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
+from yolov12.seams import replaced
 
 Evaluate = Callable[[Path | None], float]
 """A file, or None for the source -> its mAP50-95 in percent on the data set that the user named."""
 
-NMS_IOU, NMS_LEAST_IOU = 0.7, {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
-"""What suppresses (cfg/default.yaml, iou), and how well paired boxes must overlap."""
+NMS_LEAST_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
+"""How well boxes that are left after suppression must overlap."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,13 @@ class Case:
     """The PyTorch network."""
     path: Path
     form: str
-    """onnx, torchscript or engine."""
+    """onnx, torchscript, engine or aoti."""
     precision: str
     """fp32, fp16 or int8."""
     imgsz: tuple[int, int]
     """(height, width) in pixels that it was exported at."""
-    nms: bool = False
-    """Whether NMS is in the file."""
+    nms: Suppression | None = None
+    """What is in the file."""
     evaluate: Evaluate | None = None
 
 
@@ -71,8 +73,8 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
 def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> Iterator[str]:
     size = "{1}x{0}".format(*case.imgsz)
     begin = f"parity: {case.form} in {case.precision} against its source on {len(images)} images at {size}:"
-    if case.nms:
-        found = compare_after_nms(case, images, allowed)
+    if case.nms is not None:
+        found = compare_after_nms(case, case.nms, images, allowed)
         yield (
             f"{begin} {found.exported_boxes} of {found.source_boxes} boxes (least IoU {found.least_iou:.4f}, scores within "
             f"{found.largest_score_difference:.1e})"
@@ -101,15 +103,16 @@ def open_graph(case: Case) -> parity.Exported:
 
 
 def open_backend(case: Case) -> parity.Exported:
-    """A file as ultralytics runs it: TorchScript on the CPU, an engine on the first GPU."""
+    """A file as ultralytics runs it: TorchScript on the CPU, an engine on the first GPU, a package on what it was compiled for."""
     from ultralytics.nn.autobackend import AutoBackend
 
     device = torch.device("cuda:0" if case.form == "engine" else "cpu")
     backend = AutoBackend(str(case.path), device=device, fp16=False, verbose=False)
 
     def run(pixels: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            outputs = backend(torch.from_numpy(pixels).to(device))
+        # The source is run in float32. cuDNN would round what goes into convolutions to TF32, as it does for a `.pt` file on a GPU.
+        with torch.inference_mode(), replaced(torch.backends.cudnn, allow_tf32=False):
+            outputs = backend(torch.from_numpy(pixels).to(backend.device))
         several = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return [output.float().cpu().numpy() for output in several if isinstance(output, torch.Tensor)]
 
@@ -123,7 +126,9 @@ def open_backend(case: Case) -> parity.Exported:
     )
 
 
-def compare_after_nms(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> boxes.BoxParity:
+def compare_after_nms(
+    case: Case, nms: Suppression, images: Sequence[parity.Image], allowed: Tolerance
+) -> boxes.BoxParity:
     """Boxes of a file that suppresses by itself, and of its source with upstream's function for it.
 
     A box that barely passes the threshold in one of the two counts for neither.
@@ -131,20 +136,26 @@ def compare_after_nms(case: Case, images: Sequence[parity.Image], allowed: Toler
     Raises:
         ParityError: a box without partner, or one that is not its partner's.
     """
-    exported = open_graph(case)
+    exported = open_graph(case) if case.form == "onnx" else open_backend(case)
     reference = as_exported(case.source)
     source_boxes = exported_boxes = unpaired = 0
     ious, scores = [1.0], [0.0]
     for pixels in parity.full_batches(exported, images):
         with torch.inference_mode():
             output = reference(torch.from_numpy(pixels))
-        suppressed = non_max_suppression(output[0] if isinstance(output, tuple) else output, SHOWN_SCORE, NMS_IOU)
+        suppressed = non_max_suppression(
+            output[0] if isinstance(output, tuple) else output,
+            nms.conf,
+            nms.iou,
+            agnostic=nms.agnostic,
+            max_det=nms.max_det,
+        )
         for ours, theirs in zip(exported.run(pixels)[0], suppressed, strict=True):
             expected, got = theirs.numpy()[:, :6], ours[ours[:, 4] > 0][:, :6].astype(np.float32)
             pairs = boxes.pair_up(expected, got)
             ious += [iou for *_, iou in pairs]
             scores += [abs(float(expected[row, 4] - got[column, 4])) for row, column, _ in pairs]
-            sure = SHOWN_SCORE + allowed.score
+            sure = nms.conf + allowed.score
             alone_here = set(np.flatnonzero(expected[:, 4] > sure)) - {row for row, *_ in pairs}
             alone_there = set(np.flatnonzero(got[:, 4] > sure)) - {column for _, column, _ in pairs}
             source_boxes += len(expected)

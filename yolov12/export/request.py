@@ -38,7 +38,7 @@ ENGINE_KEYS = ("raw", "version_compatible", "arch", "min_imgsz", "max_imgsz", "w
 
 NOTES = (
     "model=   required",
-    "format=  default onnx; also torchscript, engine, openvino, ...",
+    "format=  default onnx; also torchscript, engine, aoti, openvino, ...",
     "data=    a data set: calibrates quantize=8, and compares the mAP of model and export",
     "verify=  False (or --no-verify) does not compare the export with the model",
     "engine:  raw=True writes the plan alone; min_imgsz=, max_imgsz= and batch= say which shapes it takes; version_compatible=True;",
@@ -49,6 +49,19 @@ NOTES = (
 PRECISIONS = {32: "fp32", 16: "fp16", 8: "int8"}
 _QUANTIZE = {"8": 8, "16": 16, "32": 32, "int8": 8, "fp16": 16, "fp32": 32, "w8a8": 8, "w16a16": 16, "w32a32": 32}
 """cfg/__init__.py:185, without w8a16 and w8a32, which neither format takes."""
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Of boxes inside the exported file, for `nms=True`."""
+
+    conf: float = 0.25
+    """Least score (engine/exporter.py:822)."""
+    iou: float = 0.7
+    """Overlap from which the worse of two boxes goes (cfg/default.yaml)."""
+    max_det: int = 300
+    agnostic: bool = False
+    """Whether boxes of different classes suppress each other."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ class Request:
     data: str | None
     """A data set: calibrates int8, and adds a comparison of mAP."""
     verify: bool
+    nms: Suppression | None
     raw: bool
     """The engine as a plain plan, without ultralytics' header."""
     version_compatible: bool
@@ -98,7 +112,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
     if form not in ("onnx", "engine"):
         return None
     reasons = []
-    precision, reason = _precision(form, options)
+    precision, reason = precision_of(form, options)
     reasons += [reason] if reason else []
     dynamic, reason = _dynamic(form, options)
     reasons += [reason] if reason else []
@@ -112,9 +126,10 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
         precision=precision,
         opset=opset,
         dynamic=dynamic,
-        batch=_batch(options),
+        batch=batch_of(options),
         data=str(options["data"]) if options.get("data") else None,
         verify=options.get("verify") is not False,
+        nms=_suppression(options) if options.get("nms") else None,
         raw=bool(options.get("raw")),
         version_compatible=bool(options.get("version_compatible")),
         archs=_archs(options.get("arch")),
@@ -138,7 +153,12 @@ def _refuse_no_switches(options: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={options[key]}: type True or False")
 
 
-def _precision(form: str, options: Mapping[str, Any]) -> tuple[str, str]:
+def precision_of(form: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """fp32, fp16 or int8, and why where the user did not say.
+
+    Raises:
+        UserError: arguments that contradict each other.
+    """
     asked = {16 for _ in "." if options.get("half")} | {8 for _ in "." if options.get("int8")}
     if options.get("quantize") is not None:
         known = _QUANTIZE.get(str(options["quantize"]).lower())
@@ -177,11 +197,21 @@ def _opset(form: str, precision: str, options: Mapping[str, Any]) -> tuple[int, 
     return asked, ""
 
 
-def _batch(options: Mapping[str, Any]) -> int:
+def batch_of(options: Mapping[str, Any]) -> int:
+    """Pictures for each call.
+
+    Raises:
+        UserError: not a whole number from 1.
+    """
     batch = options.get("batch", 1)
     if isinstance(batch, bool) or not isinstance(batch, (int, float)) or batch < 1 or batch != int(batch):
         raise UserError(f"batch={batch}: an export needs a whole number of pictures from 1, for example batch=1")
     return int(batch)
+
+
+def _suppression(options: Mapping[str, Any]) -> Suppression:
+    typed = {"conf": "conf", "iou": "iou", "max_det": "max_det", "agnostic": "agnostic_nms"}
+    return Suppression(**{name: options[key] for name, key in typed.items() if options.get(key) is not None})
 
 
 def _workspace(options: Mapping[str, Any]) -> float | None:

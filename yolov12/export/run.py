@@ -20,15 +20,16 @@ from ultralytics.utils import LOGGER
 
 from yolov12 import folders
 from yolov12.errors import UserError
+from yolov12.export import aoti_request
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
-from yolov12.export.request import Request
+from yolov12.export.request import Request, Suppression
 from yolov12.log import say
 from yolov12.wholefile import replacing
 
 NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 
-DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "nms", "imgsz", "simplify", "data")
+DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "imgsz", "simplify", "data")
 """Arguments that an exported file has settled."""
 
 Stock = Callable[..., str]
@@ -51,15 +52,23 @@ def export(
         ParityError: the export differs from its source. Nothing is written then.
     """
     request = requests.of(options, (getattr(network, "args", None) or {}).get("imgsz", 640))
+    if aoti_request.is_asked(options):
+        from yolov12.export import aoti
+
+        return aoti.export(network, options, evaluate)
     if request is None:
         return _of_ultralytics(network, stock, options)
     require_packages()
-    trt = None
+    trt = by_plugin = None
     if request.form == "engine":
-        from yolov12.export import builder, engine
+        from yolov12.export import builder, efficient_nms, engine
 
         trt = engine.module()
         engine.check(trt, request)
+        if request.nms is not None:
+            why_not = efficient_nms.why_not(trt, request, network)
+            by_plugin = None if why_not else request.nms
+            say(f"export: nms=True by {f'ultralytics ({why_not})' if why_not else efficient_nms.PLUGIN}")
     target = destination(network)
     suffix = "_int8.onnx" if request.precision == "int8" else ".onnx"
     target = target.with_name(f"{target.stem}{suffix}")
@@ -70,13 +79,13 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
         staged = Path(folder) / target.name
         with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
-            stock(**request.stock)
+            stock(**{**request.stock, **({"nms": False} if by_plugin else {})})
         _set_precision(staged, request)
         for line in _verified(network, staged, "onnx", request, evaluate):
             say(line)
         made = [staged]
         if trt is not None:
-            made.append(_engine(network, staged, request, trt))
+            made.append(_engine(network, staged, request, trt, by_plugin))
         for file in made:
             with replacing(target.parent / file.name) as part:
                 shutil.copyfile(file, part)
@@ -110,7 +119,7 @@ def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
     require_packages()
     import onnx
 
-    from yolov12.export import engine, engine_file
+    from yolov12.export import efficient_nms, engine, engine_file
 
     trt = engine.module()
     engine.check(trt, request)
@@ -119,14 +128,25 @@ def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
         raise UserError(
             f"{path} does not say what it is, so it was not exported by ultralytics or yolov12: name the .pt file"
         )
+    if request.nms is not None and (why_not := _why_no_plugin(metadata) or efficient_nms.why_not(trt, request, None)):
+        raise UserError(
+            f"nms=True can not be put into the engine of {path} ({why_not}): leave it out, or name the .pt file"
+        )
     precision = requests.PRECISIONS[metadata["args"].get("quantize") or 32]
     batch = request.batch if options.get("batch") else int(metadata["batch"])
-    plan, metadata = engine.make(path, dataclasses.replace(request, precision=precision, batch=batch), trt)
+    plan, metadata = engine.make(path, dataclasses.replace(request, precision=precision, batch=batch), trt, request.nms)
     target = path.with_suffix(".engine")
     with replacing(target) as part:
         part.write_bytes(plan if request.raw else engine_file.framed(metadata, plan))
     say(f"parity: the engine is not verified: the weights that {path.name} was made from are not here")
     return str(target)
+
+
+def _why_no_plugin(metadata: Mapping[str, Any]) -> str:
+    """Why nothing can suppress behind a graph that says this of itself; "" if something can."""
+    if metadata["args"].get("nms") or metadata.get("end2end"):
+        return "the file suppresses already"
+    return "" if metadata["task"] == "detect" else f"a model for {metadata['task']} gives more than boxes"
 
 
 def require_packages() -> None:
@@ -177,7 +197,12 @@ def _batches(path: Path, files: Sequence[Path]) -> Iterator[np.ndarray]:
 
 
 def _verified(
-    network: Any, path: Path, form: str, request: Request, evaluate: Callable[[Path | None], float] | None
+    network: Any,
+    path: Path,
+    form: str,
+    request: Request,
+    evaluate: Callable[[Path | None], float] | None,
+    by_plugin: Suppression | None = None,
 ) -> list[str]:
     if not request.verify:
         return [f"parity: {form} is not verified (verify=False)"]
@@ -198,19 +223,19 @@ def _verified(
         form=form,
         precision=request.precision,
         imgsz=(height, width),
-        nms=has_nms,
+        nms=request.nms if has_nms else by_plugin,
         evaluate=evaluate if request.data else None,
     )
     return gate.verify(case)
 
 
-def _engine(network: Any, onnx_path: Path, request: Request, trt: Any) -> Path:
+def _engine(network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin: Suppression | None) -> Path:
     """The engine beside the ONNX file, verified if it can be run here."""
     import torch
 
     from yolov12.export import builder, engine, engine_file
 
-    plan, metadata = engine.make(onnx_path, request, trt)
+    plan, metadata = engine.make(onnx_path, request, trt, by_plugin)
     path = onnx_path.with_suffix(".engine")
     path.write_bytes(engine_file.framed(metadata, plan))
     if builder.is_rtx(trt):
@@ -220,7 +245,7 @@ def _engine(network: Any, onnx_path: Path, request: Request, trt: Any) -> Path:
     elif not torch.cuda.is_available():
         say("parity: the engine itself is not verified: there is no GPU here")
     else:
-        for line in _verified(network, path, "engine", request, None):
+        for line in _verified(network, path, "engine", request, None, by_plugin):
             say(line)
     if request.raw:
         path.write_bytes(plan)

@@ -29,7 +29,7 @@ ASSETS = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 """ultralytics' own files; release as in utils/downloads.py:584."""
 
 _YAML = (".yaml", ".yml")
-_FILES = (".pt", *_YAML, ".onnx", ".engine", ".torchscript")
+_FILES = (".pt", *_YAML, ".onnx", ".engine", ".torchscript", ".pt2")
 _SIZES = "nsmlx"
 
 

@@ -70,7 +70,7 @@ def test_the_command_of_a_step_is_the_same_benchmark_alone():
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("latency", "no benchmark called latency; there are: attention"), ("memory", "needs 1 NVIDIA GPU")],
+    [("lateness", "no benchmark called lateness; there are: attention"), ("memory", "needs 1 NVIDIA GPU")],
 )
 def test_a_name_that_can_not_be_run_is_refused_before_anything_runs(name, words):
     with pytest.raises(BenchmarkError, match=words):

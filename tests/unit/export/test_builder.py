@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.unit.export.trt_stand_in import API, REMOVED_IN_11, RTX_API, TensorRT
+from tests.unit.export.trt_stand_in import API, PLUGIN_API, REMOVED_IN_11, RTX_API, TensorRT
 from yolov12.errors import UserError
 from yolov12.export import builder, half
 from yolov12.export.builder import Order, Profile
@@ -108,6 +108,14 @@ def test_the_workspace_is_what_was_asked_for_and_no_more_than_is_free(asked_gib,
     assert builder.workspace_bytes(asked_gib, free_bytes)[0] == limit
 
 
+def test_a_plugin_is_looked_for_after_all_were_registered_with_a_logger_that_stays():
+    trt = TensorRT()
+    assert builder.has_plugin(trt, "EfficientNMS_TRT", "1")
+    assert not builder.has_plugin(trt, "Other_TRT", "1")
+    assert trt.calls == [("plugins", "")] * 2
+    assert builder._kept_logger(trt) is builder._kept_logger(trt)
+
+
 # The contract: what builder.py calls, and what the bindings have
 
 
@@ -118,7 +126,11 @@ def names_called():
 
 
 def test_the_list_of_names_is_what_the_builder_calls():
-    listed = {name for table in (API, RTX_API) for names in table.values() for name in names} - {"SM75", "SM120", "log"}
+    listed = {name for table in (API, RTX_API, PLUGIN_API) for names in table.values() for name in names} - {
+        "SM75",
+        "SM120",
+        "log",
+    }
     assert listed <= names_called()
 
 

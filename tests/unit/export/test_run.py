@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """An export from its arguments to its files. The graph that ultralytics' exporter would trace is traced once (conftest.py) and copied."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -174,6 +176,57 @@ def test_a_raw_engine_is_the_plan_alone(network, stock, tensorrt, tmp_path):
     assert (tmp_path / "best.engine").read_bytes() == tensorrt.plan
 
 
+@pytest.fixture
+def proper(tensorrt, monkeypatch):
+    """What stands for TensorRT proper, and no word of the GPU that it wants."""
+    trt = TensorRT()
+    monkeypatch.setattr(engine, "module", lambda: trt)
+    monkeypatch.setattr(engine, "check", lambda trt, request: ())
+    return trt
+
+
+def parsed(trt):
+    """The operators of the graph that was built."""
+    (graph,) = [call[1] for call in trt.calls if call[0] == "parse"]
+    return [node.op_type for node in onnx.load_model_from_string(graph).graph.node]
+
+
+def test_suppression_by_tensorrts_plugin_is_put_into_the_engine_alone(network, stock, proper, tmp_path, capsys):
+    asked = {"format": "engine", "imgsz": 96, "dynamic": False, "half": False, "nms": True, "conf": 0.4}
+    run.export(network, stock, asked, None)
+    assert stock.called["nms"] is False
+    assert parsed(proper).count("EfficientNMS_TRT") == 1
+    assert onnx.load(tmp_path / "best.onnx").graph.output[0].type.tensor_type.shape.dim[1].dim_value == 84
+    metadata, _ = engine_file.split((tmp_path / "best.engine").read_bytes())
+    assert metadata["args"]["nms"] is True
+    said = capsys.readouterr().err
+    assert "export: nms=True by EfficientNMS_TRT" in said
+    assert "parity: onnx in fp32 against its source on 2 images at 96x96: outputs within" in said
+
+
+def test_without_the_plugin_ultralytics_suppresses_and_the_reason_is_told(network, stock, tensorrt, capsys):
+    asked = {"format": "engine", "imgsz": 96, "dynamic": False, "nms": True, "verify": False}
+    run.export(network, stock, asked, None)
+    assert stock.called["nms"] is True
+    assert "EfficientNMS_TRT" not in parsed(tensorrt)
+    assert "export: nms=True by ultralytics (TensorRT-RTX has no plugins)" in capsys.readouterr().err
+
+
+def test_an_engine_after_suppression_is_compared_by_its_boxes(model, exported, tmp_path, monkeypatch):
+    """As on a GPU: the engine's runner is the ONNX file's, with ultralytics' suppression behind it."""
+    asked = request.Suppression(conf=0.3, iou=0.5, max_det=20)
+    opened = gate.parity.open_onnx(exported)
+
+    def after(pixels):
+        rows = gate.non_max_suppression(torch.from_numpy(opened.run(pixels)[0]), asked.conf, asked.iou, max_det=20)
+        return [np.stack([np.pad(one.numpy(), ((0, 20 - len(one)), (0, 0))) for one in rows])]
+
+    monkeypatch.setattr(gate, "open_backend", lambda case: dataclasses.replace(opened, run=after))
+    case = gate.Case(model.model, tmp_path / "best.engine", "engine", "fp32", (96, 96), asked)
+    (line,) = gate.verify(case)
+    assert "parity: engine in fp32 against its source on 2 images at 96x96:" in line
+
+
 def test_tensorrt_proper_needs_a_gpu_which_is_said_before_anything_is_traced(network, stock, tensorrt, monkeypatch):
     monkeypatch.setattr(engine, "module", TensorRT)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -215,6 +268,34 @@ def test_an_engine_is_made_of_the_graph_alone(exported, tensorrt, tmp_path, caps
     metadata, plan = engine_file.split((tmp_path / "carried.engine").read_bytes())
     assert (plan, metadata["imgsz"], metadata["built_by"]["precision"]) == (tensorrt.plan, [96, 96], "fp32")
     assert "the engine is not verified: the weights" in capsys.readouterr().err
+
+
+def test_suppression_is_put_into_the_engine_of_a_carried_graph(exported, proper, tmp_path):
+    path = tmp_path / "carried.onnx"
+    shutil.copy(exported, path)
+    run.engine_of_file(path, {"format": "engine", "nms": True})
+    metadata, _ = engine_file.split((tmp_path / "carried.engine").read_bytes())
+    assert metadata["args"]["nms"] is True
+    assert "EfficientNMS_TRT" in parsed(proper)
+
+
+def test_a_carried_graph_is_told_where_nothing_can_suppress(exported, tensorrt):
+    with pytest.raises(UserError, match=r"can not be put into the engine of .* \(TensorRT-RTX has no plugins\)"):
+        run.engine_of_file(exported, {"format": "engine", "nms": True})
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({"task": "detect", "args": {"nms": True}}, "suppresses already"),
+        ({"task": "detect", "args": {}, "end2end": True}, "suppresses already"),
+        ({"task": "pose", "args": {}}, "more than boxes"),
+        ({"task": "detect", "args": {"nms": False}, "end2end": False}, ""),
+    ],
+)
+def test_what_a_graph_says_of_itself_decides_whether_something_can_suppress_behind_it(about, words):
+    assert words in run._why_no_plugin(about)
+    assert bool(run._why_no_plugin(about)) == bool(words)
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,14 @@ RTX_API = {
     "ComputeCapability": ("SM75", "SM120"),
 }
 
+PLUGIN_API = {"": ("init_libnvinfer_plugins", "get_plugin_registry"), "IPluginRegistry": ("get_creator",)}
+"""What TensorRT proper has for plugins, and TensorRT-RTX has not; "" for the module's own."""
+
 REMOVED_IN_11 = set(
     "FP16 BF16 INT8 FP8 FP4 INT4 OBEY_PRECISION_CONSTRAINTS PREFER_PRECISION_CONSTRAINTS REJECT_EMPTY_ALGORITHMS WEIGHTLESS EXPLICIT_BATCH "
     "IInt8Calibrator CalibrationAlgoType QuantizationFlag IAlgorithm IAlgorithmSelector int8_calibrator calibration_profile algorithm_selector "
     "precision set_output_type dynamic_range platform_has_fast_fp16 platform_has_fast_int8 platform_has_fast_tf32 supports_model "
-    "parse_with_weight_descriptors".split()
+    "parse_with_weight_descriptors get_plugin_creator plugin_creator_list".split()
 )
 """Names that the bindings of 10.16 have and those of 11.4 have not."""
 
@@ -55,6 +58,7 @@ class TensorRT(ModuleType):
         super().__init__(name)
         self.__version__ = version
         self.fails, self.plan = list(fails), plan
+        self.plugins: tuple[str, ...] = ("EfficientNMS_TRT",)
         self.calls: list[tuple[Any, ...]] = []
         self.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
         self.BuilderFlag = enum.IntEnum("BuilderFlag", {"VERSION_COMPATIBLE": 0})
@@ -65,6 +69,15 @@ class TensorRT(ModuleType):
         )
         if name == "tensorrt_rtx":
             self.ComputeCapability = type("ComputeCapability", (), {"SM75": 75, "SM89": 89})
+
+    def init_libnvinfer_plugins(self, logger: Any, namespace: str) -> bool:
+        self.calls.append(("plugins", namespace))
+        return True
+
+    def get_plugin_registry(self) -> Any:
+        return SimpleNamespace(
+            get_creator=lambda name, version, namespace: (name, version) if name in self.plugins else None
+        )
 
     def Builder(self, logger: Any) -> Any:
         return _Builder(self, logger)

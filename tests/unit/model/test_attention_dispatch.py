@@ -197,6 +197,21 @@ def test_a_compiled_graph_of_the_plain_backend_holds_its_matrix_products():
     assert {"matmul", "softmax"} <= graph
 
 
+@pytest.mark.parametrize("request_", ["1", "0", "sdpa-cpu"])
+def test_an_exported_program_holds_torchs_public_function_whatever_was_asked_for(request_):
+    dispatch.configure(request_)
+
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v):
+            return dispatch.attend(q, k, v)
+
+    inputs = tuple(rows() for _ in range(3))
+    program = torch.export.export(Attention(), inputs)
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert torch.ops.aten.scaled_dot_product_attention.default in calls
+    torch.testing.assert_close(program.module()(*inputs), dispatch.attend(*inputs))
+
+
 def test_the_trial_run_of_a_kernel_can_happen_while_compiling(monkeypatch):
     tried = []
 

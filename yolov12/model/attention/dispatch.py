@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yolov12.log import say_once
-from yolov12.model.attention import backends
+from yolov12.model.attention import backends, kernels
 from yolov12.model.attention.backends import BACKENDS, Case, Kernel
 from yolov12.model.attention.choose import LARGE_ROWS, Choice, choose, validated
 
@@ -53,9 +53,15 @@ def describe(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over (batch, tokens, heads, head_dim) on the backend for these tensors. Says once what was chosen."""
+    """Attention over (batch, tokens, heads, head_dim) on the backend for these tensors. Says once what was chosen.
+
+    `torch.export` gets torch's public function instead, whose kernel is chosen by what compiles or runs the exported program.
+    """
     if _override is not None:
         return _override(q, k, v)
+    # While dynamo traces, torch 2.11 answers True to both (torch/_dynamo/variables/torch.py:223).
+    if torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling():
+        return kernels.sdpa(q, k, v)  # what leaves this package needs torch alone
     is_large = q.shape[0] * q.shape[1] * q.shape[2] >= LARGE_ROWS
     return BACKENDS[_backend_for(q.device, q.dtype, q.requires_grad, q.shape[-1], is_large)].run(q, k, v)
 

@@ -54,6 +54,12 @@ def sdpa_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch._scaled_dot_product_flash_attention_for_cpu(q, k, v)[0].transpose(1, 2)
 
 
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's public function, which chooses a kernel by itself: no backend here, but what an exported program is made of."""
+    q, k, v = _heads_first(q, k, v)
+    return scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
 def flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The installed `flash_attn` package, whose layout is the one used here."""
     _require_rows(q, k, v)

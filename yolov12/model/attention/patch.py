@@ -28,8 +28,8 @@ def forward(self: AAttn, x: Tensor) -> Tensor:
     """Area attention over (batch, channels, height, width), returned in channels_last.
 
     Replaces ultralytics 8.4.190 nn/modules/block.py:1699. Into ONNX and TorchScript upstream's own forward is traced:
-    what leaves this package is the graph of stock, made of operators that every runtime knows. `torch.export` and
-    torch.compile get the fused kernel.
+    what leaves this package is the graph of stock, made of operators that every runtime knows. torch.compile
+    gets the fused kernel, `torch.export` torch's public function for it.
     """
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return _upstream_forward(self, x)

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`format=aoti`: the network compiled by AOTInductor into one `.pt2` file, which torch loads in milliseconds and runs without a compiler.
+
+`torch.export` traces the float32 or float16 network; attention is traced as torch's own `scaled_dot_product_attention` (model/attention/dispatch.py),
+so that a package needs torch and nothing of ours. A package is native code for one GPU architecture, or for CPUs with the instructions of this one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from ultralytics import __version__ as ultralytics_version
+from ultralytics.nn.modules import Detect
+
+from yolov12 import folders, settings
+from yolov12.errors import UserError
+from yolov12.export import aoti_file, aoti_request, cache
+from yolov12.export.adapter import as_exported, destination
+from yolov12.export.aoti_file import Origin
+from yolov12.export.aoti_request import Asked
+from yolov12.log import program, say
+from yolov12.wholefile import replacing
+
+MODEL = "model"
+"""The name that a package's only network has in it, which torch's loader looks for."""
+
+Evaluate = Callable[[Path | None], float]
+"""See gate.Evaluate."""
+
+
+def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) -> str:
+    """Make a package beside the weights, compared with its source, and give its path: best_sm_90.pt2, or best_cpu.pt2.
+
+    Args:
+        network: the PyTorch network; it is copied.
+        options: what the user passed.
+        evaluate: measures mAP for the gate; asked only where `data=` was given.
+
+    Raises:
+        UserError: an argument that a package can not follow, no compiler, no such GPU, a folder that can not be written to.
+        ParityError: the package differs from its source. Nothing is written then.
+    """
+    asked = aoti_request.of(options, (getattr(network, "args", None) or {}).get("imgsz", 640))
+    require_compiler()
+    device = device_of(asked)
+    here = aoti_file.origin_here(device)
+    target = destination(network)
+    target = target.with_name(f"{target.stem}_{here.arch}{aoti_file.SUFFIX}")
+    folders.check_writable(target.parent, str(target))
+    content = built(network, asked, device, here)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
+        staged = Path(folder) / target.name
+        staged.write_bytes(content)
+        for line in _verified(network, staged, asked, evaluate):
+            say(line)
+        with replacing(target) as part:
+            shutil.copyfile(staged, part)
+    say(f"export: {target} ({len(content) / 2**20:.1f} MiB); {program()} predict model={target}")
+    return str(target)
+
+
+def require_compiler() -> None:
+    """Look for the C++ compiler that AOTInductor calls, before anything is traced.
+
+    Raises:
+        UserError: there is none.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"format=aoti compiles C++, and {compiler} is not here: install g++ (the train image has it), or name yours with CXX="
+        )
+
+
+def device_of(asked: Asked) -> torch.device:
+    """What the package is compiled for: `device=`, else the first GPU, else the CPU.
+
+    Raises:
+        UserError: no such GPU, or several: a package is for one.
+    """
+    gpus = torch.cuda.device_count()
+    text = (asked.device or ("0" if gpus else "cpu")).removeprefix("cuda:").replace("cuda", "0")
+    if text != "cpu" and not (text.isdigit() and int(text) < gpus):
+        raise UserError(
+            f"device={asked.device}: a package is compiled on the one GPU that it is for, and torch sees {gpus} here; type device=cpu"
+            + (f" or device=0 to {gpus - 1}" if gpus else "")
+        )
+    if text == "cpu" and asked.precision == "fp16":
+        raise UserError("half=True is for GPUs: type half=False, or name a GPU with device=")
+    return torch.device("cpu" if text == "cpu" else f"cuda:{text}")
+
+
+def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> bytes:
+    """The package, from the cache where it was compiled before.
+
+    Raises:
+        UserError: the compiler failed, in its words.
+    """
+    program_of_it = traced(network, asked, device)
+    about = metadata(network, asked, here)
+    say(f"aoti: {asked.precision} for {here}")
+
+    def build() -> bytes:
+        with tempfile.TemporaryDirectory(prefix="yolov12-aoti-") as folder:
+            path = Path(folder) / f"{MODEL}{aoti_file.SUFFIX}"
+            say("aoti: compiling, which takes a minute or a few")
+            with cuda_in_reach(Path(folder)) if device.type == "cuda" else nullcontext():
+                package(program_of_it, about, path)
+            return path.read_bytes()
+
+    content, source = cache.get_or_build(
+        settings.trt_cache_dir(), key_of(program_of_it, about, here), build, what="package"
+    )
+    say(f"aoti: {len(content) / 2**20:.1f} MiB, {source}")
+    return content
+
+
+class Packaged(nn.Module):
+    """What is compiled: float32 pictures to float32 predictions, whatever is between.
+
+    Args:
+        network: with heads that give what is exported (adapter.as_exported).
+        half: compute in float16 up to the last convolutions. What decodes boxes stays float32, as in half.py: from 512 pixels on a float16
+            moves in steps of half a pixel.
+    """
+
+    def __init__(self, network: nn.Module, half: bool) -> None:
+        super().__init__()
+        self.network = network.half() if half else network
+        self.half_inside = half
+        for head in (module for module in network.modules() if half and isinstance(module, Detect)):
+            head.dfl.float()
+            decode = head._inference
+            head._inference = lambda found, decode=decode: decode(_floats(found))
+
+    def forward(self, pixels: Tensor) -> Any:
+        """(batch, channels, height, width) from 0 to 1 -> what the network's head gives."""
+        return _floats(self.network(pixels.half() if self.half_inside else pixels))
+
+
+def traced(network: Any, asked: Asked, device: torch.device) -> Any:
+    """The network as a torch.export.ExportedProgram for one shape, on `device`."""
+    copied: Any = as_exported(network)
+    fused = copied.fuse(verbose=False).to(device)
+    module = Packaged(fused, asked.precision == "fp16").eval().requires_grad_(False)
+    pixels = torch.zeros(asked.batch, int(network.yaml.get("channels", 3)), *asked.imgsz, device=device)
+    with torch.no_grad():
+        module(pixels)  # heads keep the anchors of this shape: constants from here on
+        return torch.export.export(module, (pixels,), strict=False)
+
+
+def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
+    """Compile a program and write it with its metadata.
+
+    Raises:
+        UserError: the compiler failed.
+    """
+    from torch._inductor import aot_compile
+    from torch._inductor.exc import CppCompileError
+    from torch.export.pt2_archive._package import package_pt2
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
+            files: Any = aot_compile(
+                exported.module(check_guards=False), exported.example_inputs[0], options={"aot_inductor.package": True}
+            )
+    except CppCompileError as error:
+        said = next((line for line in str(error).splitlines() if "error:" in line), str(error).splitlines()[-1])
+        raise UserError(f"the package can not be compiled here: {said.strip()}") from error
+    package_pt2(str(path), aoti_files={MODEL: files}, extra_files={aoti_file.METADATA: json.dumps(about)})
+
+
+def metadata(network: Any, asked: Asked, here: Origin) -> dict[str, Any]:
+    """What AutoBackend, predictors and validators read (engine/exporter.py:985), without the date: the same export is found in the cache."""
+    return {
+        "description": f"YOLO {network.task} model compiled by AOTInductor",
+        "version": ultralytics_version,
+        "license": "AGPL-3.0",
+        "stride": int(max(network.stride)),
+        "task": network.task,
+        "batch": asked.batch,
+        "imgsz": list(asked.imgsz),
+        "names": dict(network.names),
+        "args": {
+            "batch": asked.batch,
+            "dynamic": False,
+            "nms": False,
+            "quantize": 16 if asked.precision == "fp16" else None,
+        },
+        "channels": int(network.yaml.get("channels", 3)),
+        "end2end": bool(getattr(network, "end2end", False)),
+        **({"kpt_shape": list(network.kpt_shape)} if network.task == "pose" else {}),
+        aoti_file.BUILT_BY: asdict(here) | {"precision": asked.precision},
+    }
+
+
+def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
+    """All that a package depends on: the traced code, every number in it, and what `about` says."""
+    model = hashlib.sha256(exported.graph_module.code.encode())
+    for name, tensor in sorted({**exported.state_dict, **exported.constants}.items()):
+        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {
+        "model": model.hexdigest(),
+        "about": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
+        "precision": about[aoti_file.BUILT_BY]["precision"],
+        "builder": f"torch {here.torch}",
+        "gpu": f"{here.arch} {here.gpu}".strip(),
+        "cpu": " ".join((here.machine, *here.features)),
+    }
+
+
+@contextmanager
+def cuda_in_reach(folder: Path) -> Iterator[None]:
+    """Let g++ find what torch's wheels have of CUDA, where no toolkit is installed: headers, and the driver's library under the linker's name.
+
+    Args:
+        folder: for the link to the library.
+    """
+    headers = sorted({file.parent for wheels in _wheel_folders() for file in wheels.glob("cu*/include/cuda.h")})
+    before = {name: os.environ.get(name) for name in ("CPATH", "LIBRARY_PATH")}
+    driver = next((place for place in _library_folders() if (place / "libcuda.so.1").exists()), None)
+    if driver is not None:
+        (folder / "libcuda.so").symlink_to(driver / "libcuda.so.1")
+    for name, places in (("CPATH", headers), ("LIBRARY_PATH", [folder])):
+        os.environ[name] = os.pathsep.join(filter(None, (before[name], *map(str, places))))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _wheel_folders() -> list[Path]:
+    """Where NVIDIA's wheels lie; none where torch takes CUDA from elsewhere, which the compiler then finds by itself."""
+    spec = importlib.util.find_spec("nvidia")
+    return [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
+
+
+def _library_folders() -> list[Path]:
+    """Where a driver's libraries lie: as Triton finds them, which has the same need."""
+    from triton.backends.nvidia.driver import libcuda_dirs
+
+    return [Path(place) for place in libcuda_dirs()]
+
+
+def _verified(network: Any, path: Path, asked: Asked, evaluate: Evaluate | None) -> list[str]:
+    if not asked.verify:
+        return ["parity: aoti is not verified (verify=False)"]
+    from yolov12.export import gate
+
+    case = gate.Case(network, path, "aoti", asked.precision, asked.imgsz, evaluate=evaluate if asked.data else None)
+    return gate.verify(case)
+
+
+def _floats(found: Any) -> Any:
+    """The same tensors, lists and dictionaries in float32."""
+    if isinstance(found, Tensor):
+        return found.float()
+    if isinstance(found, dict):
+        return {key: _floats(value) for key, value in found.items()}
+    return type(found)(map(_floats, found)) if isinstance(found, (list, tuple)) else found
