@@ -67,7 +67,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"make setup": (".ci/run", "make --no-print-directory setup"),
     r"make demo": (".ci/run", "make --no-print-directory demo"),
     r"make test lint": (".ci/run", "make --no-print-directory lint"),
-    r"make render": ("tests/unit/env/test_render.py", "render"),
+    r"make render": ("tests/unit/env/test_render.py", "test_every_generated_file_is_what_render_writes"),
     r"make bench( BENCH=.*)?|yolov12 bench memory,attention": ("tests/unit/benchmarks/test_suite.py", 'main(["suite"'),
     # the command line
     r"yolov12 demo": ("tests/unit/tools/test_demo.py", "demo.main("),
@@ -77,9 +77,11 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"(\.venv/bin/)?yolov12 train data=my\.yaml( model=yolov12n\.yaml)?( batch=64)?( epochs=100)?( device=auto)?": (
         "tests/unit/test_first_training_page.py", "test_every_command_of_the_page_succeeds"),
     r"yolov12 train data=synth \.\.\.": ("tests/unit/test_cli.py", 'cli.main(["train", "data=synth"])'),
-    r"yolov12 train resume=.*": ("tests/faults/test_resume.py", "resume"),
+    r"yolov12 train resume=\S+": ("tests/faults/test_resume.py", "test_a_run_cut_at_a_step_ends_with"),
     r"yolov12 train data=my\.yaml data_pipeline=gpu": ("tests/unit/engine/test_pipeline_run.py", "test_a_run_that_asks_for_it_trains"),
     r"yolov12 train .*lr_scale=linear": ("tests/unit/engine/test_lr_scale.py", "test_lr0_follows_the_images_of_an_update"),
+    r"yolov12 train .* batch=-1": ("tests/unit/engine/test_auto_batch.py", "test_minus_one_takes_upstreams_share"),
+    r"yolov12 train .* mas_data=1": ("tests/unit/engine/test_trainer.py", '"mas_data": asked'),
     r"yolov12 train recipe=.*": ("tests/unit/test_recipes.py", 'cli.main(["train", "recipe=edge"'),
     r"yolov12 export model=runs/detect/train/weights/best\.pt format=onnx": (
         "tests/unit/test_first_training_page.py", "test_every_command_of_the_page_succeeds"),
@@ -89,11 +91,15 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"yolov12 nccl-test": ("tests/dist/test_nccl_test.py", "test_the_verb_starts_its_ranks"),
     r"yolov12 lr-find .*": ("tests/unit/tools/test_lr_find.py", 'cli.main(["lr-find"'),
     r"\.venv/bin/python my_script\.py": ("tests/image/test_training.py", 'image.run("python", "my_script.py"'),
-    r"YOLOV12_GRAD_COMPRESS=bf16": ("tests/dist/test_compress.py", "bf16"),
+    r"YOLOV12_GRAD_COMPRESS=bf16": ("tests/dist/test_compress.py", "test_half_the_bytes_travel"),
     # several processes and machines
     r"torchrun --nproc_per_node 2 my_script\.py": ("tests/image/test_training.py", '"--nproc-per-node=2", "my_script.py"'),
     r"export (MASTER_ADDR|MASTER_PORT|NNODES|NODE_RANK)=.*|python train\.py .*": (
         "tests/dist/test_machines.py", "test_the_articles_commands_train_on_two_machines"),
+    r"yolov12 train data=coco\.yaml model=yolov12s\.yaml batch=512 device=auto( --dry-run)?": (
+        "tests/dist/test_machines.py", "test_the_articles_commands_train_on_two_machines"),
+    r"yolov12 train data=coco\.yaml model=yolov12s\.yaml batch=256 device=auto": (
+        "tests/dist/test_launch.py", "test_every_rank_runs_the_script_as_its_main_program"),
     r"(IMAGE=.* )?sbatch .*": ("tests/shell/slurm.bats", "one task on each node"),
     # the benchmarks
     r"python -m benchmarks run start": ("tests/unit/benchmarks/test_programs.py", '"start", "--rows", "dropin_start_ms"'),
