@@ -12,7 +12,6 @@ at most 0.01 mAP50-95, or by at most two standard errors of the unlimited mean, 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -22,18 +21,17 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from benchmarks import record, sides, system, training
+from benchmarks import record, seeds, sides, system, training
 from benchmarks.harness import Benchmark, Job, Measured, Row
+from benchmarks.seeds import NOT_YET, Kept, Run, noise_of
+from benchmarks.seeds import finished as _finished
 
 STOCK_PEAK_GIB = 7.1
 """Of stock in the record bccd_wall of 2026-11-22: reserved, yolov12n, batch 32, 640 px."""
 BUDGET = 0.35
 """As a share of stock's peak."""
-NOISE = 0.01
-"""Smallest difference of means that is no noise, whatever the spread over a few seeds happens to be."""
 LIMITS_GIB = {"limited": BUDGET * STOCK_PEAK_GIB, "unlimited": None}
 KEPT = os.environ.get("MAP_BUDGET_RUNS", "")
-NOT_YET = "not run yet: the same call again makes the next seed"
 PLAN_LINE = re.compile("memory: .* needs |memory.* -> ")
 PLAN_LINES = 3
 """So many of a run's lines about its plan go into the record; all are in the log."""
@@ -102,75 +100,12 @@ def compared(results: dict[tuple[str, int], Result | str]) -> Measured:
     return measured
 
 
-def noise_of(unlimited: list[float]) -> float:
-    """How far the mean of the limited runs may be from that of these: two standard errors, at least NOISE."""
-    return max(NOISE, 2 * stdev(unlimited) / math.sqrt(len(unlimited)))
-
-
 def _described(seed: int, found: Result) -> str:
     return ", ".join([f"seed {seed}: {found.map50_95:.4f}", found.peak, *found.plan[:PLAN_LINES]])
 
 
-class Run(NamedTuple):
-    """A training run that ended."""
-
-    lines: list[str]
-    """What it said."""
-    result: list[Any]
-    """The fields of a `Result`; empty if it failed."""
-    failure: str = ""
-
-
-class Kept:
-    """A file of finished runs. Those of other code, parameters or another device are not taken.
-
-    Args:
-        path: need not exist.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.circumstances = {"code": system.code_digest(), "card": system.device(1)}
-        self.runs: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def of(self, key: tuple[str, int], asked: dict[str, Any]) -> Run | None:
-        """A run that was asked for in the same words."""
-        found = self.runs.get(str(key))
-        return Run(**found["run"]) if found and found["of"] == self._words(asked) else None
-
-    def add(self, key: tuple[str, int], asked: dict[str, Any], run: Run) -> None:
-        """Keep it, and write the whole file at once: the machine may be taken away after any run."""
-        self.runs[str(key)] = {"of": self._words(asked), "run": run._asdict()}
-        aside = self.path.with_suffix(".part")
-        aside.write_text(json.dumps(self.runs))
-        aside.replace(self.path)
-
-    def _words(self, asked: dict[str, Any]) -> dict[str, str]:
-        of_the_run = {name: str(value) for name, value in asked.items() if name not in ("kept", "data", "seeds")}
-        return self.circumstances | of_the_run
-
-
 def _start(folder: Path, asked: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
-    """One run in a process and a folder of its own: ultralytics' and our caches are not made for six writers."""
-    training.prepare_dataset(asked, folder)
-    environment = {
-        **os.environ,
-        "YOLO_CONFIG_DIR": str(folder / "config"),
-        "YOLOV12_CACHE_DIR": str(folder / "cache"),
-        "OMP_NUM_THREADS": str(max(1, asked["workers"])),  # they share the cores
-    }
-    with (folder / "log").open("wb") as log:
-        command = [sys.executable, "-m", "benchmarks.programs.map_budget", json.dumps({**asked, "folder": str(folder)})]
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log), folder
-
-
-def _finished(process: subprocess.Popen[bytes], folder: Path) -> Run:
-    """What it said and found, or the last line that it said."""
-    code = process.wait()
-    lines = [line.rpartition("\r")[2] for line in (folder / "log").read_text(errors="replace").splitlines()]
-    if code:
-        return Run(lines, [], f"exit code {code}: {next((line for line in reversed(lines) if line), '')}")
-    return Run(lines, json.loads((folder / "result.json").read_text()))
+    return seeds.start("benchmarks.programs.map_budget", folder, asked)
 
 
 def _result(run: Run) -> Result | str:

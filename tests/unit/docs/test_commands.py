@@ -109,6 +109,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/unit/benchmarks/test_scale.py", "test_two_processes_step_alone_and_together"),
     r"python -m benchmarks run infer --records try .*": (
         "tests/unit/benchmarks/test_programs.py", "test_answers_are_timed_on_all_sides"),
+    r"python -m benchmarks run lr_find --set device=cpu .*": (
+        "tests/unit/benchmarks/test_lr_find.py", "test_small_on_the_cpu_every_row_has_a_value"),
     r"python benchmarks/carry\.py": ("tests/unit/benchmarks/test_carry.py", "carry"),
     r"OUT=results .*benchmarks/gpu(_memory)?\.sh .*": ("tests/unit/benchmarks/test_gpu_script.py", "test_tests_can_be_chosen"),
 }  # fmt: skip
