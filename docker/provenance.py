@@ -28,7 +28,7 @@ def predicate(environ: Mapping[str, str], labels: Mapping[str, str]) -> dict[str
     """The predicate; `environ` has what the runner sets, `labels` what `make build` wrote.
 
     Raises:
-        ProvenanceError: this is no run of a workflow, or the image was not made from the commit of this run.
+        ProvenanceError: this is no run of a workflow, a label is missing, or the image was not made from the commit of this run.
     """
 
     def of_run(name: str) -> str:
@@ -36,13 +36,20 @@ def predicate(environ: Mapping[str, str], labels: Mapping[str, str]) -> dict[str
             raise ProvenanceError(f"{name} is not set: only a run of a workflow knows where an image was made")
         return environ[name]
 
-    commit, made_from = of_run("GITHUB_SHA"), labels.get("org.opencontainers.image.revision", "no known commit")
+    def of_image(name: str) -> str:
+        if not labels.get(name):
+            raise ProvenanceError(
+                f"the image has no label {name}: only one that `make build` made from a commit has all"
+            )
+        return labels[name]
+
+    commit, made_from = of_run("GITHUB_SHA"), of_image("org.opencontainers.image.revision")
     if made_from != commit:
         raise ProvenanceError(f"the image was made from {made_from}, and this run is of {commit}")
     repository = f"{of_run('GITHUB_SERVER_URL')}/{of_run('GITHUB_REPOSITORY')}"
     workflow = of_run("GITHUB_WORKFLOW_REF")  # owner/name/.github/workflows/images.yml@refs/tags/v1.0.0
     path = workflow.partition("@")[0].removeprefix(f"{of_run('GITHUB_REPOSITORY')}/")
-    base, _, digest = labels["org.opencontainers.image.base.name"].partition("@sha256:")
+    base, _, digest = of_image("org.opencontainers.image.base.name").partition("@sha256:")
     return {
         "buildDefinition": {
             "buildType": BUILD_TYPE,
@@ -57,7 +64,7 @@ def predicate(environ: Mapping[str, str], labels: Mapping[str, str]) -> dict[str
                         ("runner_environment", "RUNNER_ENVIRONMENT"),
                     )
                 },
-                "yolov12": {"variant": labels["yolov12.variant"], "inputs": labels["yolov12.inputs"]},
+                "yolov12": {"variant": of_image("yolov12.variant"), "inputs": of_image("yolov12.inputs")},
             },
             "resolvedDependencies": [
                 {"uri": f"git+{repository}@{of_run('GITHUB_REF')}", "digest": {"gitCommit": commit}},
@@ -73,11 +80,25 @@ def predicate(environ: Mapping[str, str], labels: Mapping[str, str]) -> dict[str
     }
 
 
+def labels_of(words: str) -> dict[str, str]:
+    """The labels of the one image that `docker image inspect` told of.
+
+    Raises:
+        ProvenanceError: it told of none, or in another form.
+    """
+    try:
+        (image,) = json.loads(words)
+        return image["Config"]["Labels"] or {}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ProvenanceError(
+            f"this is not what `docker image inspect IMAGE` prints of one image: {words[:60]!r}"
+        ) from error
+
+
 def main() -> int:
     """Read what docker says of the image on stdin."""
     try:
-        labels = json.load(sys.stdin)[0]["Config"]["Labels"] or {}
-        print(json.dumps(predicate(os.environ, labels), indent=1))
+        print(json.dumps(predicate(os.environ, labels_of(sys.stdin.read())), indent=1))
     except ProvenanceError as error:
         print(f"provenance: {error}", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ at most 0.01 mAP50-95, or by at most two standard errors of the unlimited mean, 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -23,13 +22,12 @@ from typing import Any, NamedTuple
 from benchmarks import child, kept_runs, record, sides, system, training
 from benchmarks.child import Run
 from benchmarks.harness import Benchmark, Job, Measured, Row
+from benchmarks.noise import noise_of
 
 STOCK_PEAK_GIB = 7.1
 """Of stock in the record bccd_wall of 2026-11-22: reserved, yolov12n, batch 32, 640 px."""
 BUDGET = 0.35
 """As a share of stock's peak."""
-NOISE = 0.01
-"""Smallest difference of means that is no noise, whatever the spread over a few seeds happens to be."""
 LIMITS_GIB = {"limited": BUDGET * STOCK_PEAK_GIB, "unlimited": None}
 KEPT = os.environ.get("MAP_BUDGET_RUNS", "")
 PLAN_LINE = re.compile("memory: .* needs |memory.* -> ")
@@ -88,11 +86,6 @@ def compared(results: dict[tuple[str, int], Result | str]) -> Measured:
             f"standard deviation over seeds {stdev(maps['limited']):.4f} and {stdev(maps['unlimited']):.4f}"
         )
     return measured
-
-
-def noise_of(unlimited: list[float]) -> float:
-    """How far the mean of the limited runs may be from that of these: two standard errors, at least NOISE."""
-    return max(NOISE, 2 * stdev(unlimited) / math.sqrt(len(unlimited)))
 
 
 def _described(seed: int, found: Result) -> str:

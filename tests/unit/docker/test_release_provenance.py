@@ -78,14 +78,23 @@ def test_each_variable_of_the_run_is_asked_for_by_its_name(missing):
         provenance.predicate(RUN | {missing: ""}, LABELS)
 
 
-@pytest.mark.parametrize("revision", ["0" * 40, f"{COMMIT}-dirty", None])
+@pytest.mark.parametrize("revision", ["0" * 40, f"{COMMIT}-dirty"])
 def test_an_image_that_was_not_made_from_the_run_s_commit_is_refused(revision):
-    labels = {name: value for name, value in LABELS.items() if name != "org.opencontainers.image.revision"}
-    labels |= {"org.opencontainers.image.revision": revision} if revision else {}
-    with pytest.raises(
-        ProvenanceError, match=f"^the image was made from {revision or 'no known commit'}, and this run"
-    ):
-        provenance.predicate(RUN, labels)
+    with pytest.raises(ProvenanceError, match=f"^the image was made from {revision}, and this run"):
+        provenance.predicate(RUN, LABELS | {"org.opencontainers.image.revision": revision})
+
+
+@pytest.mark.parametrize("missing", LABELS)
+def test_each_label_of_the_image_is_asked_for_by_its_name(missing):
+    for labels in (LABELS | {missing: ""}, {name: value for name, value in LABELS.items() if name != missing}):
+        with pytest.raises(ProvenanceError, match=f"^the image has no label {missing}: "):
+            provenance.predicate(RUN, labels)
+
+
+@pytest.mark.parametrize("words", ["", "no such image", "[]", "{}", "[1]", '[{"Config": {}}]', "[{}, {}]", "null"])
+def test_what_is_no_image_s_description_is_one_sentence(words):
+    with pytest.raises(ProvenanceError, match=r"^this is not what `docker image inspect IMAGE` prints"):
+        provenance.labels_of(words)
 
 
 def test_docker_s_words_come_in_and_json_goes_out(monkeypatch, capsys):

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import hashlib
+import math
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from yolov12 import cli
+from tests.unit.tools.lr_find_state import changed, held
+from yolov12 import YOLO, cli
 from yolov12.data import synth
 from yolov12.engine.loop import Loop
 from yolov12.errors import UserError
@@ -98,22 +104,6 @@ def tested(data, tmp_path_factory):
     return trainer, before, during, held(trainer), seen
 
 
-def held(trainer) -> dict[str, torch.Tensor]:
-    """Copies of everything that an update may change, by name."""
-    tensors = {
-        f"{kind} {name}": tensor.clone()
-        for kind, model in (("model", trainer.model), ("ema", trainer.ema.ema))
-        for name, tensor in model.state_dict().items()
-    }
-    for number, state in enumerate(trainer.optimizer.state.values()):
-        tensors |= {f"optimizer {number} {name}": torch.as_tensor(value).clone() for name, value in state.items()}
-    tensors["torch"] = torch.get_rng_state()
-    tensors["numpy"] = torch.as_tensor(np.random.get_state()[1].astype(np.int64))
-    tensors["python"] = torch.as_tensor([hash(random.getstate())])
-    tensors["ema updates"] = torch.as_tensor(trainer.ema.updates)
-    return tensors
-
-
 def test_each_update_has_its_learning_rate_in_every_group(tested):
     assert tested[4] == [[lr] * 3 for lr in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)]
     assert tested[0].curve.lrs == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
@@ -122,14 +112,94 @@ def test_each_update_has_its_learning_rate_in_every_group(tested):
 
 def test_it_trains_while_it_tests(tested):
     _, before, during, _, _ = tested
-    changed = {name.split()[0] for name in before if not torch.equal(before[name], during[name])}
-    assert {"model", "ema", "optimizer", "torch"} <= changed | {"torch"}
+    assert {"model", "ema", "optimizer", "group"} <= {name.split()[0] for name in changed(before, during)}
 
 
 def test_afterwards_everything_is_as_before_to_the_bit(tested):
     _, before, _, after, _ = tested
-    assert before.keys() == after.keys()
-    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert changed(before, after) == []
+
+
+@pytest.fixture
+def small():
+    """What `as_before` looks at, without a training: one layer with batch norm, SGD with momentum, fp16's loss scale."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    average = SimpleNamespace(ema=copy.deepcopy(model), updates=7)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    trainer = SimpleNamespace(
+        model=model, ema=average, optimizer=optimizer, scaler=scaler, device=torch.device("cpu"), train=None
+    )
+    spoil(trainer)  # so that the optimizer has a state
+    return trainer
+
+
+def spoil(trainer) -> None:
+    """An update that overflows nothing, one that does, and whatever else a step may touch."""
+    for factor in (1.0, math.inf):
+        trainer.optimizer.zero_grad()
+        trainer.scaler.scale(trainer.model(torch.randn(4, 3)).square().sum() * factor).backward()
+        trainer.scaler.step(trainer.optimizer)
+        trainer.scaler.update()
+    for group in trainer.optimizer.param_groups:
+        group["lr"], group["momentum"] = group["lr"] * 3, 0.5
+    with torch.no_grad():
+        trainer.ema.ema[0].weight.mul_(0.5)
+    trainer.ema.updates += 2
+    random.random()
+    np.random.rand()
+
+
+def test_loss_scale_groups_and_momentum_are_put_back_too(small):
+    before = held(small)
+    with lr_find.as_before(small):
+        spoil(small)
+        touched = changed(before, held(small))
+    assert {"scaler", "group 0", "torch", "numpy", "python", "ema updates", "model 1.num_batches_tracked"} <= set(
+        touched
+    )
+    assert any(name.startswith("optimizer") for name in touched)
+    assert changed(before, held(small)) == []
+    assert all(parameter.grad is None for parameter in small.model.parameters())
+
+
+@pytest.mark.parametrize("error", [UserError("no"), KeyboardInterrupt(), MemoryError()])
+def test_a_test_that_ends_badly_puts_everything_back(small, error):
+    before = held(small)
+
+    def broken() -> None:
+        with lr_find.as_before(small):
+            spoil(small)
+            raise error
+
+    with pytest.raises(type(error)):
+        broken()
+    assert changed(before, held(small)) == []
+
+
+def test_weights_that_are_no_numbers_any_more_are_put_back(small):
+    before = held(small)
+    with lr_find.as_before(small), torch.no_grad():
+        for parameter in small.model.parameters():
+            parameter.fill_(math.nan)
+    assert changed(before, held(small)) == []
+
+
+def test_the_verb_runs_on_the_cpu_and_leaves_the_weights_that_it_was_given(data, tmp_path, monkeypatch, capfd):
+    weights = tmp_path / "mine.pt"
+    YOLO("yolov12n.yaml").save(weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    monkeypatch.chdir(tmp_path)
+    words = "steps=20 lr_min=1e-4 lr_max=0.1 imgsz=64 batch=8 nbs=8 workers=0 device=cpu mosaic=0".split()
+    code = cli.main(["lr-find", f"data={data}", f"model={weights}", f"project={tmp_path / 'runs'}", *words])
+    said = "".join(capfd.readouterr())
+    assert code == (0 if "lr-find: suggested lr0=" in said else 2)
+    assert "lr-find: optimizer=SGD, since optimizer=auto ignores lr0" in said
+    rows = list(csv.DictReader((tmp_path / "runs/lr-find/lr_find.csv").open()))
+    assert 8 <= len(rows) <= 20
+    assert float(rows[0]["lr"]) == pytest.approx(1e-4)
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == digest
+    assert not list((tmp_path / "runs").rglob("*.pt"))
 
 
 def test_a_curve_without_a_fall_leaves_its_files_and_says_what_to_type(tested, capsys):

@@ -5,6 +5,7 @@ result          what a check says
 world           all that checks look at, as one value
 look            the real world; what does not answer is absent from it
 cgroup          limits of the container that this runs in
+nvml            what the driver's library says
 probes          what has to be tried to be known
 gpu_checks      driver, GPU code, attention, clocks, links
 machine_checks  shared memory, limits, cores, folders, disks, loader

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from yolov12 import pins
 from yolov12.tools import verify
+from yolov12.tools.doctor.nvml import LostGpuError
 from yolov12.tools.doctor.result import Result, fail, ok, skipped, warn
 from yolov12.tools.doctor.world import Gpu, World
 from yolov12.tools.gpu_code import GpuCodeError
@@ -21,6 +22,9 @@ SLOWDOWNS = {
     0x02: ("somebody set the clocks lower", "sudo nvidia-smi --reset-gpu-clocks --reset-applications-clocks"),
 }  # fmt: skip
 """NVML's bit (nvmlClocksEventReason*) -> what it means, and what to type. Idle, and the power limit under load, are as they should be."""
+
+FALLEN_OFF = "nvidia-smi; sudo dmesg | grep -i xid   # then restart the host"
+"""What to type where a GPU does not answer any more."""
 
 SLOWER_THAN_PLAIN = 1.1
 """A kernel that takes so much longer than upstream's arithmetic is not worth having; below, it may be noise."""
@@ -80,7 +84,7 @@ def torch_sees(world: World) -> Iterator[Result]:
         return
     for index, said in world.gpu_failures.items():
         why = "the driver counts it and torch can not ask it: it may have fallen off the bus"
-        yield fail("torch", said, why, "nvidia-smi; sudo dmesg | grep -i xid   # then restart the host", f"GPU {index}")
+        yield fail("torch", said, why, FALLEN_OFF, f"GPU {index}")
     if world.gpus:
         yield from (ok("torch", f"{gpu.name}, sm_{gpu.arch}", subject=gpu.subject) for gpu in world.gpus)
         yield from _missing(world)
@@ -212,6 +216,10 @@ def clocks(world: World) -> Iterator[Result]:
             bits = world.slowdowns(gpu)
         except OSError as error:
             yield skipped("clocks", f"the driver does not say: {error}", subject=gpu.subject)
+            continue
+        except LostGpuError as error:
+            why = "the driver can not reach it any more: training ends at the next step, and the GPU has to be reset"
+            yield fail("clocks", str(error), why, FALLEN_OFF, gpu.subject)
             continue
         found = [words for bit, words in SLOWDOWNS.items() if bits & bit]
         if found:

@@ -15,7 +15,7 @@ from yolov12 import folders, settings
 from yolov12.data import datayaml, fonts
 from yolov12.distributed import devices
 from yolov12.tools import verify
-from yolov12.tools.doctor import cgroup, probes
+from yolov12.tools.doctor import cgroup, nvml, probes
 from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, Trial, World
 
 SHM = Path("/dev/shm")
@@ -65,7 +65,7 @@ def look(options: Mapping[str, Any]) -> World:
         logger_settings=_ultralytics_settings(),
         attention=_attention,
         describe_cpu_attention=_describe_cpu_attention,
-        slowdowns=_slowdowns,
+        slowdowns=lambda gpu: nvml.slowdowns(gpu.pci),
         all_reduce=lambda: probes.all_reduce(bool(gpus)),
         write_speed=probes.write_speed,
         read_speed=probes.read_speed,
@@ -107,7 +107,7 @@ def _gpus() -> tuple[tuple[Gpu, ...], dict[int, str]]:
 
 
 def _driver(promises: Path) -> Driver:
-    version, cuda, gpus = _nvml()
+    version, cuda, gpus = nvml.driver()
     version = version or driver_version(_read(Path("/proc/driver/nvidia/version")))
     least = _read(promises / "least_driver").strip()
     return Driver(
@@ -118,22 +118,6 @@ def _driver(promises: Path) -> Driver:
         older=older_drivers(_read(promises / "older_drivers")),
         gpus=gpus,
     )
-
-
-def _nvml() -> tuple[str, tuple[int, int] | None, int | None]:
-    """(driver, newest CUDA that it runs, how many GPUs it has) as NVML has them."""
-    try:
-        import pynvml
-    except ImportError:
-        return "", None, None
-    try:
-        pynvml.nvmlInit()
-        cuda = pynvml.nvmlSystemGetCudaDriverVersion()
-        version = pynvml.nvmlSystemGetDriverVersion()
-        gpus = pynvml.nvmlDeviceGetCount()
-    except pynvml.NVMLError:
-        return "", None, None
-    return (version.decode() if isinstance(version, bytes) else version), (cuda // 1000, cuda % 1000 // 10), gpus
 
 
 def driver_version(text: str) -> str:
@@ -210,18 +194,3 @@ def _describe_cpu_attention() -> tuple[str, str]:
     from yolov12.model.attention import describe
 
     return describe("cpu", torch.float32, True)
-
-
-def _slowdowns(gpu: Gpu) -> int:
-    """
-    Raises:
-        OSError: NVML does not say.
-    """
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByPciBusId(gpu.pci.encode())
-        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
-    except pynvml.NVMLError as error:  # no driver, or a share of a GPU (MIG)
-        raise OSError(str(error)) from error

@@ -11,7 +11,7 @@ from yolov12.distributed import binding
 from yolov12.errors import ExitError
 from yolov12.folders import check_writable
 from yolov12.tools.doctor.result import Result, fail, ok, skipped, warn
-from yolov12.tools.doctor.world import World
+from yolov12.tools.doctor.world import Speed, World
 
 # What ultralytics asks for by default: workers, batches ahead of each, pictures of a batch, pixels.
 WORKERS, AHEAD, BATCH, IMGSZ = 8, 2, 16, 640
@@ -127,49 +127,49 @@ def workspace(world: World) -> Iterator[Result]:
 
 def disks(world: World) -> Iterator[Result]:
     """Room and speed where runs are written, and speed where the data set lies."""
-    folder = nearest(world.runs)
+    yield _where_runs_go(world, nearest(world.runs))
+    if world.data is None:
+        yield skipped("disk", "no data set was named: yolov12 doctor data=my.yaml", subject="data")
+    else:
+        yield _where_data_lies(world, world.data)
+
+
+def _where_runs_go(world: World, folder: Path) -> Result:
     free = world.free_bytes(folder)
     value = f"{free / 2**30:.1f} GiB free"
     make_room = "df -h   # make room, or project=FOLDER on another disk"
     if free < LEAST_FREE_BYTES:
-        yield fail("disk", value, "not even one checkpoint of a large model fits", make_room, str(folder))
-    elif not os.access(folder, os.W_OK):
-        yield skipped("disk", "can not be written to (see workspace)", value, str(folder))
-    else:
+        return fail("disk", value, "not even one checkpoint of a large model fits", make_room, str(folder))
+    if not os.access(folder, os.W_OK):
+        return skipped("disk", "can not be written to (see workspace)", value, str(folder))
+    try:
         speed = world.write_speed(folder)
-        value += f", {speed.mb_per_s:.0f} MB/s ({speed.what})"
-        if free < FEW_FREE_BYTES:
-            why = "runs of large models, or many of them, will not fit"
-            yield warn("disk", value, why, make_room, str(folder))
-        elif speed.mb_per_s < SLOW_WRITE_MB_PER_S:
-            yield warn(
-                "disk",
-                value,
-                "checkpoints of large models take long to write",
-                "project=FOLDER   # on a local disk",
-                str(folder),
-            )
-        else:
-            yield ok("disk", value, subject=str(folder))
-    if world.data is None:
-        yield skipped("disk", "no data set was named: yolov12 doctor data=my.yaml", subject="data")
-        return
-    read = world.read_speed(world.data)
-    if read is None:
-        yield skipped("disk", "no pictures were found there", subject=str(world.data))
-        return
-    value = f"{read.mb_per_s:.0f} MB/s ({read.what})"
-    if read.mb_per_s < SLOW_READ_MB_PER_S and read.pictures_per_s < FEW_PICTURES_PER_S:
+    except OSError as error:  # a quota, say
+        return fail("disk", value, f"a small file can not be written: {error.strerror}", make_room, str(folder))
+    value += f", {_judged(speed)}"
+    if free < FEW_FREE_BYTES:
+        return warn("disk", value, "runs of large models, or many of them, will not fit", make_room, str(folder))
+    if speed.is_enough and speed.mb_per_s < SLOW_WRITE_MB_PER_S:
+        why = "checkpoints of large models take long to write"
+        return warn("disk", value, why, "project=FOLDER   # on a local disk", str(folder))
+    return ok("disk", value, subject=str(folder))
+
+
+def _where_data_lies(world: World, folder: Path) -> Result:
+    speed = world.read_speed(folder)
+    if speed is None:
+        return skipped("disk", "no pictures were found there", subject=str(folder))
+    if not speed.is_enough:
+        return skipped("disk", _judged(speed), subject=str(folder))
+    if speed.mb_per_s < SLOW_READ_MB_PER_S and speed.pictures_per_s < FEW_PICTURES_PER_S:
         why = "training will wait for pictures in the first epoch, and in all of them if they do not fit into memory"
-        yield warn(
-            "disk",
-            value,
-            why,
-            "cache=ram   # or cache=disk on a fast disk, or copy the data set to a local one",
-            str(world.data),
-        )
-    else:
-        yield ok("disk", value, subject=str(world.data))
+        to_type = "cache=ram   # or cache=disk on a fast disk, or copy the data set to a local one"
+        return warn("disk", _judged(speed), why, to_type, str(folder))
+    return ok("disk", _judged(speed), subject=str(folder))
+
+
+def _judged(speed: Speed) -> str:
+    return f"{speed.mb_per_s:.0f} MB/s ({speed.what})" if speed.is_enough else f"{speed.what}: too little to judge"
 
 
 def loader(world: World) -> Iterator[Result]:

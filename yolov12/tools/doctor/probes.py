@@ -28,6 +28,8 @@ TRIAL_S = 2.0
 TOKENS, HEADS, HEAD_DIM = 400, 2, 32
 """Of an area of yolov12n at 640 px."""
 WRITE_BYTES = 64 * 2**20
+LEAST_BYTES = 16 * 2**20
+"""A disk is not judged by less, unless that took long or was many pictures: what is cached, and chance, would be judged."""
 READ_BYTES, READ_FILES = 64 * 2**20, 500
 READ_S, DECODE_S = 2.0, 1.0
 WORKER_TIMEOUT_S = 30
@@ -109,7 +111,7 @@ def write_speed(folder: Path, size: int = WRITE_BYTES) -> Speed:
         file.flush()
         os.fsync(file.fileno())
         duration_s = time.perf_counter() - began
-    return Speed(size / duration_s / 1e6, f"wrote {size >> 20} MiB")
+    return Speed(size / duration_s / 1e6, f"wrote {size >> 20} MiB", size >= LEAST_BYTES)
 
 
 def read_speed(folder: Path, most_files: int = READ_FILES, limit_s: float = READ_S) -> Speed | None:
@@ -126,7 +128,9 @@ def read_speed(folder: Path, most_files: int = READ_FILES, limit_s: float = READ
         return None
     duration_s = time.perf_counter() - began
     rate = count / duration_s
-    return Speed(size / duration_s / 1e6, f"read {count} pictures one after the other, {rate:.0f} a second", rate)
+    is_enough = size >= LEAST_BYTES or count >= READ_FILES or duration_s > limit_s
+    what = f"read {count} pictures one after the other, {rate:.0f} a second"
+    return Speed(size / duration_s / 1e6, what, is_enough, rate)
 
 
 def _pictures(folder: Path, most: int) -> Iterator[Path]:

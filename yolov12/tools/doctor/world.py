@@ -116,6 +116,8 @@ class Speed:
     mb_per_s: float
     what: str
     """What was written or read."""
+    is_enough: bool = True
+    """Whether that was enough to judge by."""
     pictures_per_s: float = 0.0
     """Where pictures were read."""
 
@@ -159,7 +161,7 @@ class World:
     """MemoryError: the GPU is full; RuntimeError: the kernel does not run."""
     describe_cpu_attention: Callable[[], tuple[str, str]]
     slowdowns: Callable[[Gpu], int]
-    """NVML's bits of why the clocks are what they are. OSError: it does not say."""
+    """NVML's bits of why the clocks are what they are. OSError: it does not say; LostGpuError: the GPU is gone."""
     all_reduce: Callable[[], str]
     """The verdict of `yolov12 nccl-test`. OSError: it gave none."""
     write_speed: Callable[[Path], Speed]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tests.unit.tools.doctor import worlds
 from yolov12.export import cache as engine_cache
 from yolov12.tools.doctor import gpu_checks
+from yolov12.tools.doctor.nvml import LostGpuError
 from yolov12.tools.doctor.report import examine
 from yolov12.tools.doctor.result import Result
 from yolov12.tools.doctor.world import Cpus, Driver, Gpu, Limits, LoaderTrial, Speed, World
@@ -126,6 +128,7 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "no fused attention": (trial(backend="plain"), "attention", "warn", "yolov12 verify"),
     "attention does not run": (
         broken(attention=raising(RuntimeError("no kernel image is available"))), "attention", "fail", "YOLOV12_FLASH_ATTN=0"),
+    "a GPU fell off the bus": (broken(slowdowns=raising(LostGpuError("GPU is lost"))), "clocks", "fail", "dmesg"),
     "hot": (broken(slowdowns=lambda gpu: 0x40), "clocks", "warn", "nvidia-smi -q -d TEMPERATURE"),
     "set lower, and hot": (broken(slowdowns=lambda gpu: 0x2 | 0x40), "clocks", "warn", "--reset-gpu-clocks"),
     "power brake, and hot": (broken(slowdowns=lambda gpu: 0x80 | 0x40), "clocks", "warn", "nvidia-smi -q -d POWER"),
@@ -148,8 +151,9 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "outputs belong to root": (broken(user=0), "workspace", "warn", "docker run --user 1000"),
     "full disk": (broken(free_bytes=lambda place: 2**20), "disk", "fail", "project=FOLDER"),
     "nearly full disk": (broken(free_bytes=lambda place: 2**31), "disk", "warn", "project=FOLDER"),
+    "a quota": (broken(write_speed=raising(OSError(122, "Disk quota exceeded"))), "disk", "fail", "make room"),
     "slow disk": (broken(write_speed=lambda place: Speed(5, "wrote")), "disk", "warn", "project=FOLDER"),
-    "slow data": (broken(read_speed=lambda place: Speed(5, "read", 50)), "disk", "warn", "cache=ram"),
+    "slow data": (broken(read_speed=lambda place: Speed(5, "read", pictures_per_s=50)), "disk", "warn", "cache=ram"),
     "loader processes die": (
         broken(loader=lambda: LoaderTrial(1000, 8, "OpenCV", "worker is killed by signal: Bus error")), "loader", "fail", "workers=0"),
     "another torch in the image": (another_torch, "versions", "fail", "yolov12 verify"),
@@ -201,6 +205,24 @@ def test_a_gpu_that_nobody_asked_for_is_no_fault(tmp_path, changes, value):
     assert said == ([value] if value else [])
 
 
+@pytest.mark.parametrize("probe", ["write_speed", "read_speed"])
+def test_a_disk_is_not_judged_by_too_little(tmp_path, probe):
+    tiny = Speed(0.1, "moved 2 MiB", is_enough=False, pictures_per_s=1)
+    world = broken(**{probe: lambda place: tiny})(worlds.healthy(tmp_path))
+    assert bad(world) == []
+    said = [f"{result.value} {result.why}" for result in examine(world) if result.name == "disk"]
+    assert any("moved 2 MiB: too little to judge" in words for words in said)
+
+
 def test_every_check_that_can_fail_has_a_planted_fault(tmp_path):
     names = {result.name for result in examine(worlds.healthy(tmp_path))}
     assert names == {name for _, name, _, _ in FAULTS.values()}
+
+
+def test_the_page_lists_twelve_of_them_as_they_are():
+    page = (Path(__file__).parents[4] / "docs/doctor.md").read_text(encoding="utf-8").partition("## Planted faults")[2]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (warn|FAIL) \| `(.+?)` \|$", page, re.MULTILINE)
+    assert len(rows) == 12
+    assert rows == [
+        (fault, FAULTS[fault][1], FAULTS[fault][2].replace("fail", "FAIL"), FAULTS[fault][3]) for fault, *_ in rows
+    ]

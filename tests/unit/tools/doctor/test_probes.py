@@ -45,6 +45,27 @@ def test_a_disk_is_written_and_left_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("size", "is_enough"), [(15 * 2**20, False), (16 * 2**20, True)])
+def test_a_disk_is_judged_from_16_mib_on(tmp_path, size, is_enough):
+    assert probes.write_speed(tmp_path, size).is_enough is is_enough
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_enough"), [({}, False), ({"READ_FILES": 3}, True), ({"LEAST_BYTES": 100}, True)]
+)
+def test_a_few_small_pictures_are_too_little_to_judge_reading_by(tmp_path, monkeypatch, changes, is_enough):
+    for index in range(3):
+        picture(tmp_path / f"{index}.jpg")
+    for name, value in changes.items():
+        monkeypatch.setattr(probes, name, value)
+    assert probes.read_speed(tmp_path).is_enough is is_enough
+
+
+def test_reading_that_took_too_long_is_judged_however_little_it_was(tmp_path):
+    picture(tmp_path / "0.jpg")
+    assert probes.read_speed(tmp_path, limit_s=0.0).is_enough
+
+
 def test_pictures_are_read_wherever_they_lie_and_other_files_are_not(tmp_path):
     assert probes.read_speed(tmp_path) is None
     (tmp_path / "labels.txt").write_text("0")

@@ -66,7 +66,7 @@ def healthy(folder: Path) -> World:
         slowdowns=lambda gpu: 0x1 | 0x4,  # idle, power limit
         all_reduce=lambda: "good: 365 GB/s at best; 370 to 480 GB/s are reported for H100 SXM",
         write_speed=lambda place: Speed(900, "wrote 64 MiB"),
-        read_speed=lambda place: Speed(900, "read 500 pictures", 9000),
+        read_speed=lambda place: Speed(900, "read 500 pictures", pictures_per_s=9000),
         free_bytes=lambda place: 100 * 2**30,
         loader=lambda: LoaderTrial(4000, 8, "nvJPEG through torchvision"),
         runs_code_from_weights=lambda: False,
