@@ -13,7 +13,7 @@ from typing import Any
 from yolov12 import arguments, settings, values
 from yolov12.distributed.devices import DRIVER, requested_gpus
 from yolov12.errors import UserError
-from yolov12.export import request
+from yolov12.export import aoti_request, request
 
 
 def check(options: Mapping[str, Any]) -> None:
@@ -64,6 +64,8 @@ def check_export(options: Mapping[str, Any]) -> None:
         UserError: the combination, or how an image is built that has TensorRT.
     """
     requested = request.of(options)
+    if aoti_request.is_asked(options):
+        aoti_request.of(options, request.STRIDE)  # any size: the model's is not known yet
     if requested is None or requested.form != "engine" or any(map(find_spec, ("tensorrt", "tensorrt_rtx"))):
         return
     raise UserError(

@@ -73,3 +73,13 @@ def test_arguments_of_engines_are_refused_by_name():
 def test_deciding_needs_no_torch():
     code = "import sys, yolov12.export.aoti_request; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_package_that_can_not_be_is_refused_before_torch_is_imported():
+    code = (
+        "import sys; from yolov12 import early, errors\n"
+        "try: early.check_export({'format': 'aoti', 'dynamic': True})\n"
+        "except errors.UserError as error: print(str(error)[:29], 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "dynamic=True with format=aoti False\n", done.stderr
