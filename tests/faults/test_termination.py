@@ -43,15 +43,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def terminated(
-    data: Path, out: Path, epoch: int, *launcher: str, event: str = "on_train_batch_start"
+    data: Path, out: Path, epoch: int, *launcher: str, event: str = "on_train_batch_start", log: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
-    """A run to which SIGTERM comes at `event` of `epoch` (counted from 0)."""
+    """A run to which SIGTERM comes at `event` of `epoch` (counted from 0). `log` is where stderr goes."""
     out.mkdir(exist_ok=True)
     (out / "script.py").write_text(SCRIPT)
     return subprocess.run(
         [sys.executable, *launcher, str(out / "script.py"), str(data), str(out), str(epoch), event],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=log,
         text=True,
         timeout=280,
     )
@@ -72,6 +73,13 @@ def test_a_terminated_run_saves_the_step_ends_with_143_and_says_how_to_go_on(dat
     assert "the script's own clean-up ran" in done.stdout
     assert weights_of(tmp_path)["yolov12"]["seen"] == 4
     assert flaw(last) is None
+
+
+def test_in_a_log_nothing_stands_below_the_line_that_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
+    done = terminated(data, tmp_path, 0, log=subprocess.STDOUT)
+    *_, last, clean_up = done.stdout.splitlines()
+    assert clean_up == "the script's own clean-up ran"
+    assert last.startswith("terminated after step 1 of 3 of epoch 1; go on with resume=")
 
 
 def test_a_signal_at_the_end_of_an_epoch_does_not_wait_for_its_validation(data: Path, tmp_path: Path) -> None:

@@ -239,6 +239,8 @@ class Loop:
         self.memory_report.after_step()
         self.cost.after_step(0 if GHOST in batch else len(batch["img"]))
         if result.wish is Wish.TERMINATE:
+            if IS_FIRST:
+                progress.close()  # or the bar is printed below the last line
             ending.in_epoch(self, i + 1)
         if self.save_steps and (i + 1) % self.save_steps == 0:
             ending.save(self, i + 1)
