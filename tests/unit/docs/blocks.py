@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = "cosign diff docker export kubectl make pip python python3 sbatch source srun torchrun yolo yolov12".split()
+PROGRAMS = (
+    "cosign diff docker export kubectl make pip python python3 sbatch source srun torchrun trtexec yolo yolov12".split()
+)
 """Besides files of the repository and of its .venv."""
 TEXT = frozenset("--- (environment) FROM alone data demo e mean ok safe settings, variance".split())
 """First words of blocks that are output, arithmetic or a Dockerfile. Words that end with a colon need no entry."""

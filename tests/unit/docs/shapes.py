@@ -41,7 +41,7 @@ WITH_VALUE = frozenset(
 WITHOUT_VALUE = frozenset("--rm -it -i -t --read-only --init".split())
 """Options of `docker run` that the pages use."""
 DOCKERS_OWN = frozenset("build buildx image load login pull push save stop tag".split())
-NOT_OURS = frozenset("cosign diff pip source srun yolo".split())
+NOT_OURS = frozenset("cosign diff pip source srun trtexec yolo".split())
 
 
 class NotTypableError(Exception):
@@ -276,12 +276,13 @@ def _file_of_repository(name: str, words: list[str], variables: Mapping[str, str
     """A script of the checkout: it is there, and its text knows the variables and the options that it gets."""
     text = _existing(name).read_text(encoding="utf-8")
     options = [word.partition("=")[0] for word in words if word.startswith("--") and word != "--help"]
-    if unread := [one for one in (*variables, *options) if one not in text]:
+    handed_on = options if name == "benchmarks/gpu.sh" else []
+    if unread := [one for one in (*variables, *options) if one not in text and one not in handed_on]:
         raise NotTypableError(f"{name} does not know {', '.join(unread)}")
     if name == "scripts/multinode.sh":
         yolov12(_shown(words))
-    if name == "benchmarks/gpu.sh":
-        _known_benchmarks([word for word in words if word != "none"])
+    if name == "benchmarks/gpu.sh" and words != ["none"]:
+        benchmarks(["run", *words])
 
 
 def _existing(name: str) -> Path:

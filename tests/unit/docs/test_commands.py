@@ -55,7 +55,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"docker run .*yolov12:dev make test": ("tests/image/test_dev.py", 'dev.run("make", "test"'),
     r"docker run .*yolov12:deploy predict .*": ("tests/image/test_deploy.py", '"predict", "model=model.onnx"'),
     r"make build": (".ci/run", 'make --no-print-directory build VARIANT="$variant"'),
-    r"make build VARIANT=\w+": (".ci/run", 'make --no-print-directory build VARIANT="$variant"'),
+    r"make build VARIANT=\w+( BASE_IMAGE=\S+)?": (".ci/run", 'make --no-print-directory build VARIANT="$variant"'),
     r"make build (?!VARIANT).+": ("tests/shell/build.bats", '"$status" -eq 0'),
     r"make push .*": ("tests/image/test_release.py", '"docker/push.py"'),
     r"docker pull registry\.example/.*": ("tests/image/test_release.py", 'docker("pull", reference)'),
@@ -111,6 +111,12 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/unit/benchmarks/test_programs.py", "test_answers_are_timed_on_all_sides"),
     r"python -m benchmarks run lr_find --set device=cpu .*": (
         "tests/unit/benchmarks/test_lr_find.py", "test_small_on_the_cpu_every_row_has_a_value"),
+    r"python -m benchmarks run first_step --no-warmup .*": (
+        "tests/unit/benchmarks/test_programs.py", "test_the_first_step_of_both_sides_is_timed"),
+    r"python -m benchmarks run latency --records try .*": (
+        "tests/unit/benchmarks/test_latency.py", 'command.main(["run", "latency"'),
+    r"yolov12 export model=best\.pt format=aoti": ("tests/unit/export/test_aoti.py", "test_it_lies_beside_the_weights_named_for_its_machine"),
+    r"yolov12 predict model=best_cpu\.pt2 .*": ("tests/unit/export/test_aoti.py", "test_a_package_finds_what_its_source_finds"),
     r"python benchmarks/carry\.py": ("tests/unit/benchmarks/test_carry.py", "carry"),
     r"OUT=results .*benchmarks/gpu(_memory)?\.sh .*": ("tests/unit/benchmarks/test_gpu_script.py", "test_tests_can_be_chosen"),
 }  # fmt: skip
@@ -118,7 +124,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
 
 NEEDS = re.compile(
     r"\bneeds? (at least )?(an? |the |one |two |several |[\d, or]+ )?"
-    r"(NVIDIA GPUs?|GPUs?|TensorRT|hours|Docker|cosign|cluster|nvcc|machines)\b|\bnot run here\b"
+    r"(NVIDIA GPUs?|GPUs?|TensorRT|hours|Docker|cosign|cluster|nvcc|machines|network)\b|\bnot run here\b"
 )
 """How a page says that a command needs what no test has."""
 
