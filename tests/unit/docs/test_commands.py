@@ -21,6 +21,7 @@ from tests.unit.docs import blocks, shapes
 from tests.unit.docs.blocks import Command
 from yolov12 import cli, settings
 from yolov12.data import synth
+from yolov12.verb_table import VERBS
 
 ROOT = shapes.ROOT
 
@@ -163,6 +164,12 @@ def test_every_command_of_a_sentence_could_be_typed():
 
 def test_every_command_of_a_block_is_run_or_says_what_it_needs():
     assert unaccounted(of_blocks()) == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_help_shows_as_an_example_could_be_typed(verb: str):
+    for example in VERBS[verb].example.split("|"):
+        assert shapes.mistake(["yolov12", *blocks.split(example.replace("NAME", "start"))]) == "", example
 
 
 def test_commands_are_found_at_all():
