@@ -37,10 +37,10 @@ OF_THE_USER = ("my_script.py",)
 """Files that the pages stand for those of a reader."""
 
 WITH_VALUE = frozenset(
-    "-v --volume --gpus --network --user -e --env --tmpfs --shm-size --workdir --device --ulimit --time --name -p".split()
+    "-v --volume --gpus --network --user -e --env --tmpfs --shm-size --workdir --device --ulimit --time --name -p --pids-limit --cpuset-cpus".split()
 )
 WITHOUT_VALUE = frozenset("--rm -it -i -t --read-only --init".split())
-"""Options of `docker run` that the pages use."""
+"""Options of `docker run` that the pages and the doctor use."""
 DOCKERS_OWN = frozenset("build buildx image load login pull push save stop tag".split())
 NOT_OURS = frozenset("cosign diff pip source srun yolo".split())
 
