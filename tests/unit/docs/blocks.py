@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The commands that README.md, CONTRIBUTING.md and docs/*.md show: those of code blocks, and those between backticks in a sentence.
+"""The commands that README.md, CONTRIBUTING.md, docs/*.md and the files of deploy/ show: those of code blocks, and those between backticks.
 
 A block is what is indented by four spaces or fenced; an empty line ends it. What it holds is told by its first word: a program makes it commands,
 a word with a colon or one of TEXT makes it something else, and any other word is an error, so that no command goes unnoticed.
@@ -54,7 +54,9 @@ def split(text: str) -> list[str]:
 
 def pages(root: Path) -> list[Path]:
     """Every page that tells users what to type."""
-    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").glob("*.md"))]
+    folders = ("docs", "deploy", "examples")
+    more = [page for folder in folders for page in sorted((root / folder).rglob("*.md"))]
+    return [root / "README.md", root / "CONTRIBUTING.md", *more]
 
 
 def of_blocks(page: Path, root: Path) -> Iterator[Command]:
@@ -82,6 +84,14 @@ def of_sentences(page: Path, root: Path) -> Iterator[Command]:
         if "\n\n" not in found[0] and "NAME" not in found[1].split():  # a template, that one
             place = f"{page.relative_to(root)}:{text.count(chr(10), 0, found.start()) + 1}"
             yield Command(place, " ".join(found[1].split()))
+
+
+def of_manifests(root: Path) -> Iterator[Command]:
+    """The commands in the heads of the files of deploy/: comments that are indented by three spaces."""
+    for file in sorted((root / "deploy").rglob("*.*")):
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), 1):
+            if found := re.fullmatch(r"#   (\S.*)", line):
+                yield Command(f"{file.relative_to(root)}:{number}", found[1])
 
 
 def _blocks(lines: list[str]) -> Iterator[tuple[int, int, str]]:

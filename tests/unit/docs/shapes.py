@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from benchmarks import __main__ as benchmarks_program
 from benchmarks import plan, suite
@@ -36,10 +37,10 @@ OF_THE_USER = ("my_script.py",)
 """Files that the pages stand for those of a reader."""
 
 WITH_VALUE = frozenset(
-    "-v --volume --gpus --network --user -e --env --tmpfs --shm-size --workdir --device --ulimit --time --name -p".split()
+    "-v --volume --gpus --network --user -e --env --tmpfs --shm-size --workdir --device --ulimit --time --name -p --pids-limit --cpuset-cpus".split()
 )
 WITHOUT_VALUE = frozenset("--rm -it -i -t --read-only --init".split())
-"""Options of `docker run` that the pages use."""
+"""Options of `docker run` that the pages and the doctor use."""
 DOCKERS_OWN = frozenset("build buildx image load login pull push save stop tag".split())
 NOT_OURS = frozenset("cosign diff pip source srun trtexec yolo".split())
 
@@ -181,12 +182,18 @@ def make(words: list[str]) -> None:
 
 
 def docker(words: list[str]) -> None:
-    """`docker run OPTIONS IMAGE ...`: what the image gets is read as its entrypoint would."""
+    """`docker run`, and `docker compose run`; the other verbs are docker's own."""
     verb, rest = words[0], _shown(words[1:])
-    if verb in DOCKERS_OWN:
-        return
-    if verb != "run":
+    if verb == "run":
+        _docker_run(rest)
+    elif verb == "compose":
+        _compose(rest)
+    elif verb not in DOCKERS_OWN:
         raise NotTypableError(f"docker {verb} is not known to tests/unit/docs/shapes.py")
+
+
+def _docker_run(rest: list[str]) -> None:
+    """Options that the pages use, an image that is built, and what it gets, read as its entrypoint would."""
     while rest and rest[0].startswith("-"):
         option, equals, _ = rest[0].partition("=")
         if option not in WITH_VALUE | WITHOUT_VALUE:
@@ -206,6 +213,15 @@ def docker(words: list[str]) -> None:
         python(command)
     elif command and command[0] not in ("bash", "sh"):
         _program(command, {})
+
+
+def _compose(words: list[str]) -> None:
+    """`docker compose -f FILE run --rm SERVICE ...`: what the service gets is read as the image's entrypoint would."""
+    option, file, *rest = words
+    services = yaml.safe_load(_existing(file).read_text(encoding="utf-8"))["services"]
+    if option != "-f" or rest[:2] != ["run", "--rm"] or rest[2] not in services:
+        raise NotTypableError(f"docker compose -f FILE run --rm with one of {', '.join(services)} is what pages show")
+    _docker_run([services[rest[2]]["image"], *rest[3:]])
 
 
 def _image(name: str) -> None:

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.dist.ranks import _free_port as free_port
 from yolov12.data import synth
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,6 +47,27 @@ def test_a_trainer_of_ones_own_trains(run: Callable[[str], Ran]):
     trainer = names["model"].trainer
     assert type(trainer) is names["Darker"]
     assert trainer.best.is_file()
+
+
+@pytest.mark.slow  # three processes that import ultralytics
+def test_a_trainer_of_a_script_goes_along_to_other_processes(run: Callable[[str], Ran], tmp_path: Path):
+    del run  # makes the data
+    program = TRAINER.replace("        return {", '        print("darker")\n        return {')
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "NODE_RANK": "0",
+        "NNODES": "1",
+        "GPUS_PER_NODE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+    }
+    (tmp_path / "script.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env={**os.environ, **environment, "MASTER_PORT": str(free_port())},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "launch: 2 processes on this machine" in done.stderr
+    assert done.stdout.count("darker") == 2 * 2  # two ranks; an epoch of four images in batches of two over both
 
 
 def test_the_pieces_can_be_taken_alone(run: Callable[[str], Ran]):

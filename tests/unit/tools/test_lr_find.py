@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.unit.docs import shapes
 from tests.unit.tools.lr_find_state import changed, held
 from yolov12 import YOLO, cli
 from yolov12.data import synth
@@ -219,3 +220,5 @@ def test_a_curve_with_a_fall_says_what_to_type(tested, capfd):
     said = "".join(capfd.readouterr())
     assert f"suggested lr0={found.lr:g}" in said
     assert f"optimizer=SGD lr0={found.lr:g}" in said
+    typed = re.search(r"lr-find: next: \S*yolov12 (train .*)", said)
+    assert shapes.mistake(["yolov12", *typed[1].split()]) == ""

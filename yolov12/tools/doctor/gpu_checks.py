@@ -258,7 +258,7 @@ def all_reduce(world: World) -> Iterator[Result]:
 
 def _reinstall(world: World) -> str:
     return (
-        "docker pull, or make build   # the image is damaged"
+        "make build   # or docker pull: the image is damaged"
         if world.is_image
         else "make setup   # in a clone; or the image"
     )

@@ -46,7 +46,7 @@ def versions(world: World) -> Iterator[Result]:
                 "versions",
                 differs,
                 "the image is not what was built",
-                "docker pull, or make build   # then: yolov12 verify",
+                "make build   # or docker pull; then: yolov12 verify",
             )
         elif "ultralytics" in check.expected:
             why = "this package changes ultralytics in places that it has read in that version, and stays out of any other"
@@ -131,7 +131,7 @@ def weights(world: World) -> Iterator[Result]:
         return
     if world.runs_code_from_weights():
         why = "a file that was made to run code did so when it was loaded"
-        yield fail("weights", "not safe", why, "docker pull, or make build   # the package is damaged")
+        yield fail("weights", "not safe", why, "make build   # or docker pull: the package is damaged")
         return
     trusting = {
         "YOLOV12_TRUST_WEIGHTS": "checkpoints and engines of anyone are loaded, and may run code",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.docs import blocks, shapes
 from tests.unit.tools.doctor import worlds
 from yolov12.export import cache as engine_cache
 from yolov12.tools.doctor import gpu_checks
@@ -192,6 +193,23 @@ def test_a_fault_is_found_with_what_to_type(tmp_path, fault):
     assert {(result.name, result.status) for result in found} == {(name, status)}
     assert command in found[0].to_type
     assert found[0].why
+
+
+SYSTEM = "chmod cp df grep nvidia-smi pip sudo ulimit unset yolo".split()
+"""Commands that are not ours."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_to_type_can_be_typed(tmp_path, fault):
+    for result in bad(FAULTS[fault][0](worlds.healthy(tmp_path))):
+        for command in re.split(r"[;|]", result.to_type.partition("#")[0]):
+            words = command.split()
+            while words and re.fullmatch(r"NCCL_\w+=.*", words[0]):
+                words = words[1:]
+            if words and re.fullmatch(r"[a-z_]+=.*", words[0]):  # an argument of train
+                words = ["yolov12", "train", *words]
+            if words and words[0] not in SYSTEM:
+                assert shapes.mistake(blocks.split(" ".join(words))) == "", result.to_type
 
 
 @pytest.mark.parametrize(
