@@ -52,7 +52,7 @@ scheduled() { BASE_IMAGE=base "$tree/.ci/scheduled" "$@"; }
 
 @test "an unknown part is a usage error that names the known ones" {
     run -2 scheduled redy
-    [ "$output" = "scheduled: there is no part redy: type one of slow-tests images image-tests slow-image-test_one ready" ]
+    [ "$output" = "scheduled: there is no part redy: type one of slow-tests images image-tests image-tests-cu128 slow-image-test_one ready" ]
 }
 
 @test "without an environment nothing is run" {
