@@ -51,9 +51,21 @@ def finished(started: Started) -> Run:
 
 
 def answer(work: Callable[[dict[str, Any]], Any]) -> None:
-    """In the started process: do the work for what is asked, `folder` among it, and leave its result for `finished`."""
+    """In the started process: do the work for what is asked, `folder` among it, and leave its result for `finished`.
+
+    An error that our launcher would tell in one line is told so, and ends the process with that exit code.
+    """
     asked = json.loads(sys.argv[1])
-    write_result(Path(asked["folder"]), work(asked))
+    try:
+        result = work(asked)
+    except Exception as error:
+        from yolov12.mistakes import as_exit  # not before: a process of stock is to know nothing of ours
+
+        if (known := as_exit(error)) is None:
+            raise
+        print(f"error: {known}")
+        sys.exit(known.exit_code)
+    write_result(Path(asked["folder"]), result)
 
 
 def write_result(folder: Path, result: Any) -> None:

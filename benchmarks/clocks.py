@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -20,7 +21,10 @@ def as_found(device: str) -> dict[str, float]:
     """
     if device == "cpu":
         return of_cpu(CPUINFO.read_text()) if CPUINFO.is_file() else {}
-    query = ["nvidia-smi", f"--id={device}", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    # nvidia-smi counts all GPUs of the machine, and takes their UUIDs too.
+    of_machine = visible[int(device)] if device.isdigit() and int(device) < len(visible) else device
+    query = ["nvidia-smi", f"--id={of_machine}", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired):

@@ -6,7 +6,7 @@
 #   benchmarks/gpu.sh none                                                            (tests only)
 #
 # OUT=folder for records and logs   CARRY=.carry   PYTHON=python3   GPU_TESTS="tests/gpu" (0: none)   GPU_TESTS_LIMIT_S=120
-# KEEP=1: map_budget and map_paired make the runs of one seed. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
+# KEEP=1: map_budget, map_paired and lr_find make the runs of one seed. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
 # the next call, if the machine is another one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,8 +32,8 @@ done
 mkdir -p "$out"
 if [[ ${KEEP:-0} != 0 ]]; then
     kept=$(realpath "$out")
-    export MAP_BUDGET_RUNS=$kept/map_budget-runs.json MAP_PAIRED_RUNS=$kept/map_paired-runs.json
-    for name in map_budget map_paired; do # those of OUT are the newer ones
+    export MAP_BUDGET_RUNS=$kept/map_budget-runs.json MAP_PAIRED_RUNS=$kept/map_paired-runs.json LR_FIND_RUNS=$kept/lr_find-runs.json
+    for name in map_budget map_paired lr_find; do # those of OUT are the newer ones
         [[ -f $kept/$name-runs.json || ! -f $carry/$name-runs.json ]] || cp "$carry/$name-runs.json" "$kept"
     done
 fi

@@ -7,8 +7,24 @@ import math
 from collections.abc import Sequence
 from statistics import stdev
 
+from benchmarks.errors import BenchmarkError
+
+LEAST_SEEDS = 2
+"""Fewer have no spread."""
 NOISE = 0.01
 """Smallest difference of means that is no noise, whatever the spread over a few seeds happens to be."""
+
+
+def require_seeds(count: int) -> None:
+    """Before anything is trained.
+
+    Raises:
+        BenchmarkError: too few.
+    """
+    if count < LEAST_SEEDS:
+        raise BenchmarkError(
+            f"seeds={count}: type seeds={LEAST_SEEDS} or more, since one training says nothing of the noise"
+        )
 
 
 def noise_of(maps: Sequence[float]) -> float:

@@ -43,7 +43,7 @@ JOB = """\
   @name@:
     name: @name@ ${{ matrix.variants }}
     if: @condition@
-    runs-on: ubuntu-24.04
+@needs@    runs-on: ubuntu-24.04
     timeout-minutes: 180
     permissions:
 @permissions@
@@ -213,7 +213,8 @@ def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
             ["contents: read", "packages: write", "id-token: write"],
             bake,
             CHECKOUT + COMPARE + steps + push(versions),
-            NVIDIAS,
+            env=NVIDIAS,
+            needs="    needs: package\n",
         ),
     ]
     return HEAD + "".join(jobs) + SCHEDULED.replace("@steps@", textwrap.indent(CHECKOUT + PARTS, " " * 6))
@@ -230,7 +231,15 @@ def entry(variants: list[str], bake: Mapping[str, Any]) -> str:
     return textwrap.indent("\n".join(lines), " " * 10)
 
 
-def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, Any], steps: str, env: str = "") -> str:
+def job(
+    name: str,
+    condition: str,
+    permissions: list[str],
+    bake: Mapping[str, Any],
+    steps: str,
+    env: str = "",
+    needs: str = "",
+) -> str:
     """One job of the matrix."""
     parts = {
         "name": name,
@@ -238,6 +247,7 @@ def job(name: str, condition: str, permissions: list[str], bake: Mapping[str, An
         "permissions": textwrap.indent("\n".join(permissions), " " * 6),
         "include": "\n".join(entry(variants, bake) for variants in machines(bake)),
         "env": env,
+        "needs": needs,
         "steps": textwrap.indent(steps, " " * 6),
     }
     text = JOB

@@ -30,7 +30,7 @@ class RetryableError(ExitError):
 
 
 class DeviceFullError(RetryableError):
-    """There was not enough memory on the device, whatever was tried."""
+    """There was not enough memory on the device, whatever was tried; what memory went to is not said yet (engine/run_memory.py adds it)."""
 
 
 class PeerFailedError(RetryableError):

@@ -27,7 +27,7 @@ from benchmarks import child, kept_runs, record, sides, system, training
 from benchmarks.child import Run
 from benchmarks.harness import Benchmark, Job, Measured, Row
 from benchmarks.kept_runs import Key
-from benchmarks.noise import noise_of
+from benchmarks.noise import noise_of, require_seeds
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -52,6 +52,7 @@ ROWS = tuple(
 
 def run_side(job: Job) -> Measured:
     """The range tests, then all trainings at once, or those of one seed where finished runs are kept."""
+    require_seeds(job.parameters["seeds"])
     kept = str(job.parameters["kept"])
     networks = [network for network in NETWORKS if any(row.startswith(f"lr_find_{network}") for row in job.rows)]
     tests = {(f"test-{network}", 0): _asked(job, network, 0, "test") for network in networks}
@@ -224,21 +225,11 @@ BENCHMARK = Benchmark(
 )
 
 
-def _main(asked: dict[str, Any]) -> int:
-    """One run, as child.py asks for it."""
-    from yolov12.mistakes import as_exit
-
-    try:
-        result = (test if asked["do"] == "test" else train)(asked)
-    except Exception as error:
-        if (known := as_exit(error)) is None:
-            raise
-        print(f"error: {known}")
-        return known.exit_code
+def _one_run(asked: dict[str, Any]) -> list[Any]:
+    result = (test if asked["do"] == "test" else train)(asked)
     sides.check("ours", sys.modules, sys.meta_path)
-    child.write_result(Path(asked["folder"]), result)
-    return 0
+    return result
 
 
 if __name__ == "__main__":
-    sys.exit(_main(json.loads(sys.argv[1])))
+    child.answer(_one_run)

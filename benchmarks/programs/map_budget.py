@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from benchmarks import child, kept_runs, record, sides, system, training
 from benchmarks.child import Run
 from benchmarks.harness import Benchmark, Job, Measured, Row
-from benchmarks.noise import noise_of
+from benchmarks.noise import noise_of, require_seeds
 
 STOCK_PEAK_GIB = 7.1
 """Of stock in the record bccd_wall of 2026-11-22: reserved, yolov12n, batch 32, 640 px."""
@@ -54,6 +54,7 @@ class Result(NamedTuple):
 
 def run_side(job: Job) -> Measured:
     """All runs at once, or those of one seed where finished runs are kept."""
+    require_seeds(job.parameters["seeds"])
     asked = {
         (name, seed): {**job.parameters, "side": "ours", "seed": seed, "budget_gib": gib}
         for seed in range(job.parameters["seeds"])

@@ -10,6 +10,7 @@ import torch
 
 from tests.dist.ranks import run
 from tests.dist.test_two_ranks import join
+from yolov12.distributed import reduce
 from yolov12.distributed.reduce import Reducer
 
 STEPS = 200
@@ -67,12 +68,35 @@ def _sent(compresses: bool) -> int:
     return reducer.bytes_sent
 
 
+def _room_at_the_second_try(rank: int) -> list[float]:
+    """A list of another shape, whose buffers there was no memory for at first."""
+    reducer, make = Reducer([torch.zeros(3)], compresses=True), reduce.Compression
+    calls = iter(range(10))
+
+    def fails_at_first(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return make(*arguments)
+
+    gradient = torch.full((5,), rank + 1.0)
+    reduce.Compression = fails_at_first
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            reducer.make_room([gradient])
+        reducer.make_room([gradient])
+    finally:
+        reduce.Compression = make
+    reducer.sum([gradient], torch.ones(2))
+    return gradient.tolist()
+
+
 def _everything(rank: int) -> dict[str, Any]:
     join()
     return {
         "summed": {feedback: _summed(rank, feedback) for feedback in (True, False)},
         "trained": {how: _trained(rank, how) for how in ("in full", "with feedback", "without feedback")},
         "overflow": _with_overflow(rank),
+        "room": _room_at_the_second_try(rank),
         "sent": (_sent(True), _sent(False)),
     }
 
@@ -118,3 +142,7 @@ def test_an_overflow_is_seen_by_all_and_leaves_nothing_behind(ranks: list[dict])
     for overflowed, after in (rank["overflow"] for rank in ranks):
         assert not overflowed[1].isfinite()
         assert torch.equal(after, torch.full((3,), 2.0))
+
+
+def test_room_that_could_not_be_made_is_made_at_the_next_try(ranks: list[dict]) -> None:
+    assert [rank["room"] for rank in ranks] == [[3.0] * 5] * 2

@@ -46,7 +46,8 @@ def broadcast_from_first(tensors: Sequence[Tensor], bucket_bytes: int = BUCKET_B
 class Reducer:
     """Sums one model's gradients, step after step, in buffers that it keeps.
 
-    Between the vote and the collectives nothing is allocated, so that no rank can run out of memory while its peers wait.
+    Between the vote and the collectives nothing is allocated but a few numbers, which are asked for again where there is no room for them, so that
+    no rank gives up while its peers wait.
 
     Args:
         like: the parameters that get gradients, or tensors like them.
@@ -58,7 +59,7 @@ class Reducer:
         self.bytes_sent = 0
         """What this rank has sent over the wire, by the algorithms' own arithmetic."""
         self.room = FlatBuffers(like)
-        self._compressions = self._make()
+        self._compressions = self._made_for(self.room)
 
     def sum(self, gradients: Sequence[Tensor], counts: Tensor, unit: Tensor | float = 1.0) -> None:
         """Replace gradients and counts by their sums over all ranks, in place. Every rank must call it with lists of the same kind.
@@ -83,8 +84,9 @@ class Reducer:
     def make_room(self, gradients: Sequence[Tensor]) -> None:
         """Have buffers for lists like this one: anew where a layer was frozen, or is no more. To be called before the vote."""
         if not self.room.fits(gradients):
-            self.room = FlatBuffers(gradients)
-            self._compressions = self._make()
+            room = FlatBuffers(gradients)
+            # Both or neither: where there is no memory for one, the next attempt asks again.
+            self.room, self._compressions = room, self._made_for(room)
 
     def forget(self) -> None:
         """Drop what rounding left over: the weights that it belongs to are gone."""
@@ -92,9 +94,8 @@ class Reducer:
             if compression is not None:
                 compression.forget()
 
-    def _make(self) -> list[Compression | None]:
+    def _made_for(self, room: FlatBuffers) -> list[Compression | None]:
         size = dist.get_world_size() if self.compresses else 1
         return [
-            Compression(flat, size) if self.compresses and flat.is_floating_point() else None
-            for flat in self.room.flats
+            Compression(flat, size) if self.compresses and flat.is_floating_point() else None for flat in room.flats
         ]

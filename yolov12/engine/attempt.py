@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What an attempt at a step brings, beside the gradients that it leaves in the parameters; and what becomes of those."""
+"""What an attempt at a step brings, beside the gradients that it leaves in the parameters; what becomes of those; and what a step tells."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from yolov12.distributed.vote import Wish
 
 Batch = dict[str, Any]
 
@@ -26,6 +28,20 @@ class Attempt:
         """With tensors of its own, so that what made it may run again."""
         items = {name: item.clone() for name, item in self.items.items()}
         return Attempt(self.loss.clone(), items, None if self.counts is None else self.counts.clone())
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a committed step has to tell."""
+
+    loss: Tensor
+    """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
+    items: dict[str, Tensor]
+    """Each component's mean loss over this rank's images, detached."""
+    is_finite: Tensor
+    """Whether this rank's own loss was, a boolean on the device."""
+    wish: Wish = Wish.GO_ON
+    """The strongest of what the ranks want to happen next."""
 
 
 def fill_missing(parameters: Iterable[nn.Parameter]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is said when not even one image fits: what memory went to, and where the allocator's snapshot lies."""
+"""What is said when a run ends for want of memory: what memory went to, and where the allocator's snapshot lies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def largest_kept(profile: Profile, plan: Plan | None) -> Sizes:
     if plan is None:
         return []
     kept = [
-        (block.name, block.kept_bytes // plan.parts)
+        (block.name, int(block.kept_bytes * profile.share_of(plan.parts)))
         for i, block in enumerate(profile.blocks)
         if i not in plan.dropped and block.kept_bytes
     ]

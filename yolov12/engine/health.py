@@ -19,7 +19,8 @@ from yolov12.distributed.agree import Digests, Fingerprints, first_difference
 from yolov12.distributed.flat import FlatBuffers
 from yolov12.distributed.stragglers import Stragglers
 from yolov12.distributed.sync_bn import SyncedBatchNorm2d
-from yolov12.engine.step import Step, StepResult
+from yolov12.engine.attempt import StepResult
+from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
 from yolov12.log import say
 

@@ -21,6 +21,9 @@ from yolov12.wholefile import replacing
 
 Key = dict[str, str]
 
+FORMAT = 2
+"""Of the files; goes up when what is in them changes."""
+
 
 def key_of(trace: Trace, device: torch.device, dtype: torch.dtype) -> Key:
     """What a measurement depends on. The trace holds the layers of the model and, by the bytes of each, the shape of the batch."""
@@ -37,7 +40,7 @@ def key_of(trace: Trace, device: torch.device, dtype: torch.dtype) -> Key:
         "batch norm": "torch" if kernels_missing(device) else "kernels",
         "cudnn": f"{cudnn.version()}, benchmark {cudnn.benchmark}, deterministic {cudnn.deterministic}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "versions": f"yolov12 {__version__}, torch {torch.__version__}",
+        "versions": f"yolov12 {__version__}, torch {torch.__version__}, format {FORMAT}",
     }
 
 
@@ -51,8 +54,8 @@ def load(folder: Path, key: Key, calls: int) -> Measured | None:
         convolution_ms, rest_ms = (tuple(map(float, found[name])) for name in ("convolution_ms", "rest_ms"))
         if not len(convolution_ms) == len(rest_ms) == calls:
             raise ValueError(f"times of {len(convolution_ms)} calls, and the model has {calls}")
-        rest = (int(found[name]) for name in ("loss_excess_bytes", "backward_excess_bytes", "parts"))
-        return Measured(convolution_ms, rest_ms, *rest)
+        excess_and_parts = (int(found[name]) for name in ("loss_excess_bytes", "backward_excess_bytes", "parts"))
+        return Measured(convolution_ms, rest_ms, *excess_and_parts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         warn(f"memory: {path} is ignored, this run measures anew ({type(error).__name__}: {error})")
         return None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from yolov12 import settings
 from yolov12.engine.replays import GpuPool, Pool, Replays, foreign_layer
+from yolov12.export.adapter import AOTI
 from yolov12.log import say_once
 from yolov12.model.fused.inference import constants_of
 from yolov12.seams import Seam
@@ -26,8 +27,6 @@ SEAMS = (
 
 MOST_PIXELS = 32 * 640 * 640
 """Of a batch that is run as a graph. In larger ones kernels take longer than launching them, and the graph's memory would come on top."""
-PACKAGE = "aoti"
-"""A network compiled by AOTInductor (export/adapter.py): no Python of its own, and weights that nobody else can reach."""
 HEAD_ATTRIBUTES = ("max_det", "agnostic_nms", "end2end", "xyxy", "export", "dynamic")
 """Numbers and switches of a head that its forward reads, and that may be set between two calls."""
 
@@ -48,7 +47,7 @@ def why_not(model: Any, compiled: Any) -> str | None:
         return f"compile={compiled}"
     if settings.current().compile == "0":
         return "compile=0"
-    if model.format == PACKAGE:
+    if model.format == AOTI:
         return None
     if model.format != "pt":
         return f"it runs a file of format {model.format}"
@@ -68,7 +67,7 @@ class Network:
     def __init__(self, model: Any, pool: Pool, name: str, compiled: Any = False) -> None:
         self.off = why_not(model, compiled)
         if self.off is not None:
-            if model.format in ("pt", PACKAGE):
+            if model.format in ("pt", AOTI):
                 say_once(f"{name} {self.off}", f"{name}: no CUDA graph: {self.off}")
             return
         # The AutoBackend around it has no modules of its own.

@@ -49,7 +49,7 @@ def if_asked(parameters: Sequence[Tensor], ranks: int) -> RankNorms | None:
 
 
 class RankNorms:
-    """Adds up this rank's own gradients between two updates, in memory of its own that is made once: a step allocates nothing after its vote.
+    """Adds up this rank's own gradients between two updates, in memory of its own that is made once; after its vote a step asks for few numbers.
 
     Args:
         parameters: of the model.
@@ -69,11 +69,16 @@ class RankNorms:
             counts: the sum of target scores, and the images, of this rank alone.
             targets_per_image: the provisional divisor that they were made with (step.py); None where they are already those of ultralytics' own loss.
         """
-        factor = torch.full_like(counts[0], dist.get_world_size())
-        if targets_per_image is not None:
-            targets, images = counts
-            # At least one image: a rank without any has gradients of zero, and nothing can be divided by a factor of zero.
-            factor *= targets_per_image * images.clamp(min=1) / targets.clamp(min=1)
+
+        def factor_of() -> Tensor:
+            made = torch.full_like(counts[0], dist.get_world_size())
+            if targets_per_image is not None:
+                targets, images = counts
+                # At least one image: a rank without any has gradients of zero, and nothing can be divided by a factor of zero.
+                made *= targets_per_image * images.clamp(min=1) / targets.clamp(min=1)
+            return made
+
+        factor = again(factor_of, warn)
         own = [self.own[place] for place in places]
         torch._foreach_div_(own, factor)  # in place: a product would be a second copy of the gradients
         torch._foreach_add_(own, list(gradients))

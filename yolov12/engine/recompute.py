@@ -32,9 +32,9 @@ from yolov12.settings import Settings
 TIGHTER = 0.85
 """After running out of memory the next plan is made for this share of what the last one was expected to need."""
 CALM_STEPS = 200
-"""After that many steps without trouble a plan that was tightened may grow back."""
+"""After that many steps without trouble a plan that memory enforced may grow back; after a step that failed, twice as many."""
 MOST_CALM_STEPS = 16 * CALM_STEPS
-"""After each failure it takes twice as many, up to this: a plan that looks as if it fitted and does not costs few steps."""
+"""It doubles with each step that fails, up to this: a plan that looks as if it fitted and does not costs few steps."""
 GROWTH = 1.10
 """By how much the budget must exceed what the plan needs before the plan is loosened: plans must not flutter."""
 MOST_LEARNED = 4
@@ -98,6 +98,8 @@ class Recomputation:
         """Without trouble, until now."""
         self.patience = CALM_STEPS
         """So many of them before the plan may grow back."""
+        self._failed_after: int | None = None
+        """Committed steps before the last one that ran out of memory."""
         self.budget_bytes: int | None = None
         """What a step might use when memory was last looked at."""
         say(f"memory: {self.reason}")
@@ -144,8 +146,9 @@ class Recomputation:
         """After running out of memory: a plan that needs less, as `old -> new`; None if there is none."""
         if self.mode != "planned" or self.known is None or self.plan is None:
             return None
-        self.calm_steps = 0
-        self.patience = min(2 * self.patience, MOST_CALM_STEPS)
+        if self.history.steps != self._failed_after:  # else it is the same step, which failed under a tighter plan too
+            self.patience = min(2 * self.patience, MOST_CALM_STEPS)
+        self.calm_steps, self._failed_after = 0, self.history.steps
         self.ceiling = int(TIGHTER * self.plan.peak_bytes)
         tighter = self._choose(self.ceiling)
         if not tighter.fits:

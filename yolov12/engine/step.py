@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from yolov12.distributed import pulse
 from yolov12.distributed.reduce import Reducer
 from yolov12.distributed.sync_bn import counted, is_synchronised
 from yolov12.distributed.vote import Wish, vote
-from yolov12.engine.attempt import Attempt, Batch, fill_missing, put_aside
+from yolov12.engine.attempt import Attempt, Batch, StepResult, fill_missing, put_aside
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import Listener
@@ -36,7 +35,7 @@ from yolov12.engine.recompute import CALM_STEPS, Recomputation
 from yolov12.engine.snapshot import Snapshot
 from yolov12.errors import DeviceFullError, PeerFailedError, RetryableError
 from yolov12.log import say, warn
-from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
+from yolov12.memory.failure import WAITS_S, again, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
 from yolov12.memory.micro_batch import split
 from yolov12.memory.peaks import BETWEEN, Peaks
@@ -48,20 +47,6 @@ GRAPH_ROOM = 2.0
 """How many times a step's memory must fit for a graph: it keeps its own, and the last batch of an epoch, which is smaller, runs without it."""
 RARE_STEPS = 3
 """So many steps after the last failure a further one may be a matter of a moment, and costs little if it is not."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a committed step has to tell."""
-
-    loss: Tensor
-    """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
-    items: dict[str, Tensor]
-    """Each component's mean loss over this rank's images, detached."""
-    is_finite: Tensor
-    """Whether this rank's own loss was, a boolean on the device."""
-    wish: Wish = Wish.GO_ON
-    """The strongest of what the ranks want to happen next."""
 
 
 class Step:
@@ -139,7 +124,7 @@ class Step:
 
         Raises:
             RetryableError: a single image does not fit, or another rank failed for another reason than memory.
-            DeviceFullError: batch norm is synchronised.
+            DeviceFullError: out of memory with synchronised batch norm, where one process alone can not repeat a step.
         """
         self._before.take()
         waits_s = iter(self.waits_s)
@@ -338,7 +323,8 @@ class Step:
                 if self.rank_norms is not None:
                     counted_by = self._targets_per_image if self._criterion.counter else None
                     self.rank_norms.add([i for i, _ in present], gradients, attempt.counts, counted_by)
-                self.reducer.sum(gradients, attempt.counts, self._unit() if self.reducer.compresses else 1.0)
+                unit = again(self._unit, warn) if self.reducer.compresses else 1.0
+                self.reducer.sum(gradients, attempt.counts, unit)
             if self._criterion.counter is not None:
                 targets, images = attempt.counts
                 targets_per_image = targets.clamp(min=1) / images

@@ -23,7 +23,7 @@ from ultralytics.utils import LOGGER
 
 from yolov12 import log
 from yolov12.errors import UserError
-from yolov12.export import aoti_file, builder, trust
+from yolov12.export import aoti_file, aoti_request, builder, trust
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -36,7 +36,7 @@ SEAMS = (
     Seam("nn/modules/head.py", 180, "ultralytics.nn.modules.head.Detect.forward", "164f309a5c8f"),
 )
 
-AOTI = "aoti"
+AOTI = aoti_request.NAMES[0]
 """What AutoBackend calls the format of packages."""
 
 _upstream_load_model = TensorRTBackend.load_model

@@ -8,7 +8,6 @@ so that a package needs torch and nothing of ours. A package is native code for 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -54,8 +53,8 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
         ParityError: the package differs from its source. Nothing is written then.
     """
     asked = aoti_request.of(options, (getattr(network, "args", None) or {}).get("imgsz", 640))
-    require_compiler()
     device = device_of(asked)
+    require_compiler(device)
     here = aoti_file.origin_here(device)
     target = destination(network)
     target = target.with_name(f"{target.stem}_{here.arch}{aoti_file.SUFFIX}")
@@ -73,17 +72,37 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
     return str(target)
 
 
-def require_compiler() -> None:
-    """Look for the C++ compiler that AOTInductor calls, before anything is traced.
+def require_compiler(device: torch.device) -> None:
+    """Look for what AOTInductor compiles with, before anything is traced: a C++ compiler, and for a GPU a CUDA toolkit's headers.
 
     Raises:
-        UserError: there is none.
+        UserError: it is not here.
     """
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise UserError(
             f"format=aoti compiles C++, and {compiler} is not here: install g++ (the train image has it), or name yours with CXX="
         )
+    if device.type == "cuda" and not toolkit_headers():
+        raise UserError(
+            f"format=aoti for a GPU compiles against the headers of a CUDA toolkit, and there are none here (CUDA_HOME={cuda_home()}): "
+            f"install the toolkit {torch.version.cuda} and name its folder with CUDA_HOME=, or type device=cpu or format=onnx"
+        )
+
+
+def cuda_home() -> str | None:
+    """The folder of a CUDA toolkit as torch finds it: by CUDA_HOME, by nvcc, or where it usually lies."""
+    from torch.utils import cpp_extension  # imports much
+
+    return cpp_extension.CUDA_HOME
+
+
+def toolkit_headers() -> list[Path]:
+    """Folders for the compiler; none where no toolkit is whole. NVIDIA's wheels beside torch are not: they have no crt/ and no CCCL."""
+    include = Path(cuda_home() or "") / "include"
+    if not all((include / name).is_file() for name in ("cuda.h", "crt/host_defines.h")):
+        return []
+    return [folder for folder in (include, include / "cccl") if folder.is_dir()]
 
 
 def device_of(asked: Asked) -> torch.device:
@@ -227,17 +246,16 @@ def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
 
 @contextmanager
 def cuda_in_reach(folder: Path) -> Iterator[None]:
-    """Let g++ find what torch's wheels have of CUDA, where no toolkit is installed: headers, and the driver's library under the linker's name.
+    """Let g++ find a toolkit's headers, CCCL's among them, and the driver's library under the linker's name.
 
     Args:
         folder: for the link to the library.
     """
-    headers = sorted({file.parent for wheels in _wheel_folders() for file in wheels.glob("cu*/include/cuda.h")})
     before = {name: os.environ.get(name) for name in ("CPATH", "LIBRARY_PATH")}
     driver = next((place for place in _library_folders() if (place / "libcuda.so.1").exists()), None)
     if driver is not None:
         (folder / "libcuda.so").symlink_to(driver / "libcuda.so.1")
-    for name, places in (("CPATH", headers), ("LIBRARY_PATH", [folder])):
+    for name, places in (("CPATH", toolkit_headers()), ("LIBRARY_PATH", [folder])):
         os.environ[name] = os.pathsep.join(filter(None, (before[name], *map(str, places))))
     try:
         yield
@@ -247,12 +265,6 @@ def cuda_in_reach(folder: Path) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _wheel_folders() -> list[Path]:
-    """Where NVIDIA's wheels lie; none where torch takes CUDA from elsewhere, which the compiler then finds by itself."""
-    spec = importlib.util.find_spec("nvidia")
-    return [Path(place) for place in spec.submodule_search_locations or ()] if spec else []
 
 
 def _library_folders() -> list[Path]:

@@ -39,13 +39,13 @@ class Origin:
     torch: str
     """Version."""
     arch: str
-    """As "sm_90"; "cpu" on the CPU, where `features` say more."""
+    """As "sm_90"; "cpu" for the CPU alone."""
     gpu: str
     """The GPU's name, for people; "" on the CPU."""
     machine: str
     """As "x86_64" or "aarch64"."""
     features: tuple[str, ...]
-    """Of the CPU, sorted: instructions that the code may use. Empty for a GPU, whose package has little else."""
+    """Of the CPU, sorted: instructions that the code may use. A package for a GPU has code for the CPU too, which launches the kernels."""
 
     def __str__(self) -> str:
         return f"torch {self.torch} on {' '.join(filter(None, (self.arch, self.gpu)))} ({self.machine})"
@@ -69,11 +69,11 @@ def origin_here(device: Any) -> Origin:
     """
     import torch
 
-    if device.type == "cuda":
-        arch = "sm_" + "".join(map(str, torch.cuda.get_device_capability(device)))
-        return Origin(torch.__version__, arch, torch.cuda.get_device_name(device), platform.machine(), ())
     cpuinfo = Path("/proc/cpuinfo")
     features = cpu_features(cpuinfo.read_text() if cpuinfo.is_file() else "")
+    if device.type == "cuda":
+        arch = "sm_" + "".join(map(str, torch.cuda.get_device_capability(device)))
+        return Origin(torch.__version__, arch, torch.cuda.get_device_name(device), platform.machine(), features)
     return Origin(torch.__version__, "cpu", "", platform.machine(), features)
 
 
@@ -90,14 +90,13 @@ def metadata_of(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{path} is no whole package: {error}; {again(path)}") from error
     try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or BUILT_BY not in found:
+        found: dict[str, Any] = json.loads(text)
+        origin_of(found)
+        found["names"] = {int(index): name for index, name in found["names"].items()}  # JSON's keys are texts
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{path} does not say what it is, so it was not made with format=aoti here; export it from the .pt file"
-        )
-    found["names"] = {int(index): name for index, name in found["names"].items()}  # JSON's keys are texts
+        ) from None
     return found
 
 

@@ -210,8 +210,15 @@ def batch_of(options: Mapping[str, Any]) -> int:
 
 
 def _suppression(options: Mapping[str, Any]) -> Suppression:
-    typed = {"conf": "conf", "iou": "iou", "max_det": "max_det", "agnostic": "agnostic_nms"}
-    return Suppression(**{name: options[key] for name, key in typed.items() if options.get(key) is not None})
+    # As numbers of their kind: `conf=0` is typed as a whole one, and a graph's attributes have types.
+    typed = {
+        "conf": ("conf", float),
+        "iou": ("iou", float),
+        "max_det": ("max_det", int),
+        "agnostic": ("agnostic_nms", bool),
+    }
+    given = {name: kind(options[key]) for name, (key, kind) in typed.items() if options.get(key) is not None}
+    return Suppression(**given)
 
 
 def _workspace(options: Mapping[str, Any]) -> float | None:

@@ -154,7 +154,9 @@ def _events(ranks: Sequence[Summary]) -> Iterator[str]:
     found.sort(key=lambda one: one[0].step)  # those of one step stay in the order in which they happened
     for event, rank in found[:SHOWN_EVENTS]:
         where = f", rank {rank}" if len(ranks) > 1 else ""
-        yield f"memory:   step {event.step + 1}{where}: {event.what}"
+        # An update and a validation come after the step that was counted last; all else belongs to the one after it.
+        step = event.step + (event.kind not in ("update", "validation"))
+        yield f"memory:   step {step}{where}: {event.what}"
     if len(found) > SHOWN_EVENTS:
         yield f"memory:   and {len(found) - SHOWN_EVENTS} more; memory.csv counts them by epoch"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`yolov12 cache ls|prune|verify`: what lies in the cache folder, and the engines in it one by one."""
+"""`yolov12 cache ls|prune|verify`: what lies in the cache folder, and the engines and packages in it one by one."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
             "\n".join(
                 [
                     *problems,
-                    f"{len(cache.entries(engines)[0])} engines in {engines}, {len(problems)} would be built again",
+                    f"{len(cache.entries(engines)[0])} engines and packages in {engines}, {len(problems)} would be built again",
                 ]
             )
         )
         return 1 if problems else 0
     max_gib = options.get("max_gib", 0.0)
     if isinstance(max_gib, bool) or not isinstance(max_gib, (int, float)) or not max_gib >= 0:
-        raise UserError(f"max_gib={max_gib}: type how many GiB the engines may take, for example max_gib=2")
+        raise UserError(f"max_gib={max_gib}: type how many GiB engines and packages may take, for example max_gib=2")
     removed = cache.prune(engines, int(max_gib * 2**30))
     freed = sum(entry.plan_bytes for entry in removed)
     print(
-        f"{len(removed)} engines removed from {engines}, {freed / 2**20:.1f} MiB; {len(cache.entries(engines)[0])} are left"
+        f"{len(removed)} engines and packages removed from {engines}, {freed / 2**20:.1f} MiB; {len(cache.entries(engines)[0])} are left"
     )
     return 0
 
 
 def listed(engines: Path) -> Iterator[str]:
-    """A line for each engine, the one used last first, and one for each other folder of the cache."""
+    """A line for each engine and package, the one used last first, and one for each other folder of the cache."""
     found, unreadable = cache.entries(engines)
-    yield f"{engines}: {len(found)} engines, {sum(entry.plan_bytes for entry in found) / 2**20:.1f} MiB"
+    yield f"{engines}: {len(found)} engines and packages, {sum(entry.plan_bytes for entry in found) / 2**20:.1f} MiB"
     for entry in reversed(found):
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_s))
         known = entry.key

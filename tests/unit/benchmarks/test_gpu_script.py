@@ -16,7 +16,7 @@ echo "$*|PYTHONPATH=$PYTHONPATH|COMMIT=${YOLOV12_COMMIT:-}|BCCD=${YOLOV12_BCCD:-
 case "$*" in
   "-c import polars") exit "${NO_POLARS:-1}" ;;
   "-m pytest"*) echo "2 passed"; exit "${PYTEST_FAILS:-0}" ;;
-  "-m benchmarks run"*) [[ -z ${RUNS:-} ]] || echo -n "$RUNS" | tee "$MAP_BUDGET_RUNS" >"$MAP_PAIRED_RUNS"; exit "${RUN_FAILS:-0}" ;;
+  "-m benchmarks run"*) [[ -z ${RUNS:-} ]] || echo -n "$RUNS" | tee "$MAP_BUDGET_RUNS" "$MAP_PAIRED_RUNS" >"$LR_FIND_RUNS"; exit "${RUN_FAILS:-0}" ;;
   "-m benchmarks report"*) echo "the table" ;;
 esac
 """
@@ -148,7 +148,7 @@ def test_the_tests_of_the_memory_session_are_there(machine):
     assert all((SCRIPT.parents[1] / name).is_file() for name in named)
 
 
-@pytest.mark.parametrize("name", ["map_budget", "map_paired"])
+@pytest.mark.parametrize("name", ["map_budget", "map_paired", "lr_find"])
 def test_kept_runs_come_from_what_was_carried_and_go_back_with_the_records(machine, name):
     out, carried = (machine.folder / folder / f"{name}-runs.json" for folder in ("out", "carry"))
     machine.run(name, KEEP="1", RUNS="the first call's")

@@ -27,7 +27,7 @@ from benchmarks.harness import discover
 from benchmarks.step import command as bench_step
 from yolov12 import arguments, cli, recipes, settings, values, verbs
 from yolov12.errors import ExitError
-from yolov12.export import request
+from yolov12.export import aoti_request, request
 from yolov12.verb_table import LATER, VERBS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -127,6 +127,8 @@ def yolov12(words: list[str]) -> None:
         options, _ = recipes.apply(options.pop("recipe"), options, verbs.DEFAULT_MODEL)
     if name == "export":
         request.of({"format": "onnx"} | options)
+        if aoti_request.is_asked(options):
+            aoti_request.of({key: value for key, value in options.items() if key != "model"}, 640)
     if "mode" in keys:  # those of ultralytics
         values.check({key: value for key, value in options.items() if key in arguments.ultralytics_defaults()})
     return None

@@ -18,9 +18,16 @@ FEWEST_WORDS = 2
 
 
 def texts_of_python(source: str) -> list[str]:
-    """Every string of a module; what an f-string puts in is a HOLE."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    """Every string of a module but its docstrings; what an f-string puts in is a HOLE."""
+    found, module = [], ast.parse(source)
+    bare = {
+        id(node.value)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(module):
+        if id(node) in bare:
+            continue
         if isinstance(node, ast.JoinedStr):
             found.append("".join(part.value if isinstance(part, ast.Constant) else HOLE for part in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -276,9 +276,11 @@ def test_after_each_failure_it_takes_twice_as_long_until_the_old_plan_comes_back
     waited = []
     for _ in range(4):
         run.tighten()
+        run.tighten()  # the same step, again
         steps = 0
         while run.plan.dropped:
             run.before(SHAPE)
+            run.history.steps += 1
             steps += 1
         waited.append(steps)
     assert waited == [4, 8, 8, 8]

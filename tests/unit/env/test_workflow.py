@@ -53,7 +53,7 @@ def test_it_has_what_github_asks_of_a_workflow_and_nothing_that_it_does_not_know
     assert document["on"].keys() == {"pull_request", "push", "schedule", "workflow_dispatch"}
     for name, job in document["jobs"].items():
         known = {"name", "runs-on", "timeout-minutes", "permissions", "defaults", "steps"}
-        more = {"package": set(), "scheduled": {"if"}}
+        more = {"package": set(), "scheduled": {"if"}, "release": {"if", "needs", "strategy", "env"}}
         assert job.keys() == known | more.get(name, {"if", "strategy", "env"})
         for step in job["steps"]:
             assert {"name", "run"} <= step.keys() <= {"name", "run", "env"}, (
@@ -107,6 +107,7 @@ def test_only_a_version_s_tag_may_write_packages_and_sign():
 def test_every_push_and_pull_request_runs_lint_and_the_tests_of_the_package():
     package = yaml.safe_load(workflow.expected())["jobs"]["package"]
     assert "if" not in package
+    assert yaml.safe_load(workflow.expected())["jobs"]["release"]["needs"] == "package"
     assert package["permissions"] == {"contents": "read"}
     assert package["steps"][-1]["run"].split("\n")[-4:-1] == ["make setup", "make lint", "make test"]
 

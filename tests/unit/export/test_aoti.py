@@ -143,19 +143,38 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch, model):
         model.export(format="aoti", imgsz=64)
 
 
-def test_cuda_of_the_wheels_is_in_reach_while_it_compiles(tmp_path, monkeypatch):
-    include = tmp_path / "nvidia" / "cu13" / "include"
-    include.mkdir(parents=True)
-    (include / "cuda.h").touch()
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch) -> Path:
+    """A CUDA toolkit, as far as it is looked at."""
+    home = tmp_path / "cuda"
+    for name in ("cuda.h", "crt/host_defines.h", "cccl/nv/target"):
+        (home / "include" / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / "include" / name).touch()
+    monkeypatch.setattr(aoti, "cuda_home", lambda: str(home))
+    return home
+
+
+def test_for_a_gpu_a_whole_toolkit_is_needed(toolkit, monkeypatch):
+    gpu = torch.device("cuda", 0)
+    aoti.require_compiler(gpu)
+    (toolkit / "include/crt/host_defines.h").unlink()  # as in NVIDIA's wheels beside torch
+    with pytest.raises(UserError, match=r"headers of a CUDA toolkit, and there are none here \(CUDA_HOME=.*device=cpu"):
+        aoti.require_compiler(gpu)
+    aoti.require_compiler(torch.device("cpu"))
+    monkeypatch.setattr(aoti, "cuda_home", lambda: None)
+    with pytest.raises(UserError, match="CUDA_HOME=None"):
+        aoti.require_compiler(gpu)
+
+
+def test_the_toolkit_and_the_driver_are_in_reach_while_it_compiles(toolkit, tmp_path, monkeypatch):
     driver = tmp_path / "driver"
     driver.mkdir()
     (driver / "libcuda.so.1").touch()
-    monkeypatch.setattr(aoti, "_wheel_folders", lambda: [tmp_path / "nvidia"])
     monkeypatch.setattr(aoti, "_library_folders", lambda: [tmp_path, driver])
     monkeypatch.setenv("CPATH", "/mine")
     monkeypatch.delenv("LIBRARY_PATH", raising=False)
     with aoti.cuda_in_reach(tmp_path):
-        assert os.environ["CPATH"] == f"/mine:{include}"
+        assert os.environ["CPATH"] == f"/mine:{toolkit}/include:{toolkit}/include/cccl"
         assert (Path(os.environ["LIBRARY_PATH"]) / "libcuda.so").resolve() == driver / "libcuda.so.1"
     assert os.environ["CPATH"] == "/mine"
     assert "LIBRARY_PATH" not in os.environ

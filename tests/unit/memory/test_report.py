@@ -69,7 +69,7 @@ def test_steps_on_smaller_images_are_counted():
 
 
 def test_a_repeated_update_is_shown_too():
-    assert lines([replace(CALM, events=(Event(3, "update", "full"),))])[-1] == "memory:   step 4: full"
+    assert lines([replace(CALM, events=(Event(3, "update", "full"),))])[-1] == "memory:   step 3: full"
 
 
 def test_hundreds_of_events_do_not_fill_the_screen():

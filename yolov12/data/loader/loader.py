@@ -157,7 +157,7 @@ class PictureLoader:
                     self.preparer.gatherer.ask(soon)
                 self._at = Place(epoch, first + number)
                 yield self._finished(self._at, share)
-            # While the run validates, the threads read what the next epoch begins with.
+            # While the run validates, the threads read what the next epoch begins with; after the last one in vain, which nobody knows here.
             for soon in islice(self.order.plan.shares(epoch + 1), READ_AHEAD):
                 self.preparer.gatherer.ask(soon)
 

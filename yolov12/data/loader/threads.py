@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Runs functions in the order in which they come. All but `close` may be called by any thread.
+    """Runs functions in the order in which they come. Any thread may call its methods.
 
     Args:
         count: of threads.
@@ -28,13 +28,22 @@ class Threads:
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}_{number}", daemon=True) for number in range(count)
         ]
+        self._closing = threading.Lock()
+        self._is_closed = False
         for thread in self._threads:
             thread.start()
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """What the function will answer or raise."""
+        """What the function will answer or raise.
+
+        Raises:
+            RuntimeError: after `close`, when nobody would answer.
+        """
         answer: Future[T] = Future()
-        self._waiting.put((answer, function, arguments))
+        with self._closing:
+            if self._is_closed:
+                raise RuntimeError("the reading threads are closed")
+            self._waiting.put((answer, function, arguments))
         return answer
 
     def close(self, within_s: float) -> int:
@@ -43,6 +52,8 @@ class Threads:
         Returns:
             How many threads were still busy after that time. They end with what they are doing, or with the process.
         """
+        with self._closing:
+            self._is_closed = True
         while not self._waiting.empty():
             try:
                 dropped = self._waiting.get_nowait()

@@ -39,6 +39,8 @@ def test_closing_waits_for_what_runs_and_drops_what_does_not():
     goes_on.set()
     assert runs.result() == "done"
     assert threads.close(within_s=10) == 0
+    with pytest.raises(RuntimeError, match="closed"):
+        threads.submit(work)
 
 
 STUCK = """
