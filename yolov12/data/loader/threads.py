@@ -6,6 +6,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -13,8 +14,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+Work = tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]
+Waiting = queue.SimpleQueue[Work | None]
+"""None ends the thread that takes it."""
+
+
 class Threads:
-    """Runs functions in the order in which they come. Any thread may call its methods.
+    """Runs functions in the order in which they come. Any thread may call its methods. The threads begin with the first function, and end with
+    the object, closed or not.
 
     Args:
         count: of threads.
@@ -22,16 +29,16 @@ class Threads:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None] = (
-            queue.SimpleQueue()
-        )
+        self._waiting: Waiting = queue.SimpleQueue()
+        # They know the queue alone: one that knew this object would keep it.
         self._threads = [
-            threading.Thread(target=self._run, name=f"{name}_{number}", daemon=True) for number in range(count)
+            threading.Thread(target=_run, args=(self._waiting,), name=f"{name}_{number}", daemon=True)
+            for number in range(count)
         ]
+        weakref.finalize(self, _end, self._waiting, count).atexit = False
         self._closing = threading.Lock()
         self._is_closed = False
-        for thread in self._threads:
-            thread.start()
+        self._has_begun = False
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """What the function will answer or raise.
@@ -43,6 +50,10 @@ class Threads:
         with self._closing:
             if self._is_closed:
                 raise RuntimeError("the reading threads are closed")
+            if not self._has_begun:
+                self._has_begun = True
+                for thread in self._threads:
+                    thread.start()
             self._waiting.put((answer, function, arguments))
         return answer
 
@@ -61,21 +72,26 @@ class Threads:
                 break
             if dropped is not None:
                 dropped[0].cancel()
-        for _ in self._threads:
-            self._waiting.put(None)
+        _end(self._waiting, len(self._threads))
         until_s = time.monotonic() + within_s
-        for thread in self._threads:
+        for thread in self._threads if self._has_begun else ():
             thread.join(max(until_s - time.monotonic(), 0))
         self._threads = [thread for thread in self._threads if thread.is_alive()]
         return len(self._threads)
 
-    def _run(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            answer, function, arguments = work
-            if not answer.set_running_or_notify_cancel():
-                continue
-            try:
-                answer.set_result(function(*arguments))
-            except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits for the answer
-                answer.set_exception(error)
-            del work, answer, function, arguments  # not kept while it waits
+
+def _run(waiting: Waiting) -> None:
+    while (work := waiting.get()) is not None:
+        answer, function, arguments = work
+        if not answer.set_running_or_notify_cancel():
+            continue
+        try:
+            answer.set_result(function(*arguments))
+        except BaseException as error:  # noqa: BLE001  # it belongs to whoever waits for the answer
+            answer.set_exception(error)
+        del work, answer, function, arguments  # not kept while it waits
+
+
+def _end(waiting: Waiting, count: int) -> None:
+    for _ in range(count):
+        waiting.put(None)

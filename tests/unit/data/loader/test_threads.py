@@ -43,6 +43,23 @@ def test_closing_waits_for_what_runs_and_drops_what_does_not():
         threads.submit(work)
 
 
+def test_threads_that_have_nothing_to_do_do_not_begin():
+    threads = Threads(2, "test-idle")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("test-idle")]
+    assert threads.close(within_s=10) == 0
+
+
+def test_threads_end_with_the_object_that_nobody_closed():
+    threads = Threads(2, "test-forgotten")
+    assert threads.submit(divmod, 7, 2).result() == (3, 1)
+    running = [thread for thread in threading.enumerate() if thread.name.startswith("test-forgotten")]
+    assert len(running) == 2
+    del threads
+    for thread in running:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 STUCK = """
 import threading
 from yolov12.data.loader.threads import Threads
