@@ -84,22 +84,28 @@ def test_signal_handlers_are_as_before(script) -> None:
     assert {number: signal.getsignal(number) for number in launch.HEARD} == before
 
 
-def test_a_request_to_end_reaches_every_rank_and_becomes_the_exit_code(script, tmp_path: Path) -> None:
-    body = """
+@pytest.mark.parametrize("has_signals", [True, False], ids=["torch 2.11", "torch 2.9"])
+def test_a_request_to_end_reaches_every_rank_and_becomes_the_exit_code(
+    has_signals: bool, script, tmp_path: Path
+) -> None:
+    """An older torch's agent does not hear SIGUSR1 by itself."""
+    asked = signal.SIGTERM if has_signals else signal.SIGUSR1
+    body = f"""
 import signal
 def end(*_):
-    open(f"{rank} asked to end", "w")
+    open(str(rank) + " asked to end", "w")
     sys.exit(143)
-signal.signal(signal.SIGTERM, end)
-open(f"{rank} ready", "w")
+signal.signal({int(asked)}, end)
+open(str(rank) + " ready", "w")
 time.sleep(60)
 """
-    program = f"from yolov12.engine import launch; launch.start({script(body)!r}, 2)"
+    older = "" if has_signals else "launch.HAS_SIGNALS = False; "
+    program = f"from yolov12.engine import launch; {older}launch.start({script(body)!r}, 2)"
     launcher = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=dict(os.environ))
     deadline_s = time.monotonic() + 100
     while len(list(tmp_path.glob("* ready"))) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.1)
-    launcher.send_signal(signal.SIGTERM)
+    launcher.send_signal(asked)
     assert launcher.wait(timeout=100) == 143
     assert {path.name for path in tmp_path.glob("* asked to end")} == {"0 asked to end", "1 asked to end"}
 

@@ -30,6 +30,8 @@ from yolov12.memory.failure import headline
 
 HEARD = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, *SIGNALS)
 """Passed on to the processes, which then have 30 seconds to finish their step (torch/distributed/elastic/multiprocessing/api.py)."""
+HAS_SIGNALS = "signals_to_handle" in LaunchConfig.__dataclass_fields__
+"""torch 2.9, of the image for older drivers, has a list of its own, without SIGUSR1."""
 ENDS_S = 10.0
 """How long a machine waits for word of another on why its own ranks lost theirs."""
 
@@ -83,6 +85,8 @@ def start(script: str, ranks: int, machines: Machines | None = None, arguments: 
 
 
 def _config(ranks: int, endpoint: str, nodes: int = 1, **more: Any) -> LaunchConfig:
+    if HAS_SIGNALS:
+        more["signals_to_handle"] = ",".join(number.name for number in HEARD)
     config = LaunchConfig(
         min_nodes=nodes,
         max_nodes=nodes,
@@ -90,7 +94,6 @@ def _config(ranks: int, endpoint: str, nodes: int = 1, **more: Any) -> LaunchCon
         run_id=f"yolov12-{os.getpid() if nodes == 1 else 'machines'}",
         rdzv_endpoint=endpoint,  # with an address of its own, else the host's name is looked up, which fails in a container without a network
         max_restarts=0,
-        signals_to_handle=",".join(number.name for number in HEARD),
         **more,
     )
     # torch would bind the rank to its GPU's cores by the program numactl, and takes the GPU's number for the rank's; see distributed/binding.py.
@@ -174,9 +177,15 @@ def _parsed(text: str) -> tuple[type[ExitError] | None, str]:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """The agent sets signal handlers and leaves them behind."""
+    """The agent sets signal handlers and leaves them behind; those that an older torch does not set are set here, to the same effect."""
     before = {number: signal.getsignal(number) for number in HEARD}
+
+    def end(number: int, frame: Any) -> None:
+        raise SignalException(f"the launcher got {signal.Signals(number).name}", sigval=signal.Signals(number))
+
     try:
+        for number in () if HAS_SIGNALS else HEARD:
+            signal.signal(number, end)
         yield
     finally:
         for number, handler in before.items():
