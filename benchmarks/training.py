@@ -19,6 +19,17 @@ BCCD = os.environ.get("YOLOV12_BCCD", "../shared/data/bccd")
 """Folder of the BCCD data set: bccd.yaml, images/, labels/."""
 
 
+RECIPE: dict[str, Any] = {
+    "data": BCCD,
+    "model": "yolo12n.yaml",
+    "batch": 32,
+    "imgsz": 640,
+    "amp": "bf16",
+    "device": "0",
+}
+"""Parameters of the programs that train on it."""
+
+
 def yolo_class(side: str) -> Any:
     """`YOLO` of ultralytics for stock and tuned, ours for ours."""
     return importlib.import_module("yolov12" if side == "ours" else "ultralytics").YOLO

@@ -71,15 +71,10 @@ BENCHMARK = Benchmark(
     rows=ROWS,
     needs="cuda",
     run_side=run_side,
-    parameters={
-        "data": training.BCCD,
-        "model": "yolo12n.yaml",
+    parameters=training.RECIPE
+    | {
         "epochs": 100,
-        "batch": 32,
-        "imgsz": 640,
-        "amp": "bf16",
         "workers": system.cores(),
-        "device": "0",
         "fraction": 1.0,
     },
     prepare=training.prepare_dataset,

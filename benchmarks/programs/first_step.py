@@ -148,15 +148,10 @@ BENCHMARK = Benchmark(
     rows=ROWS,
     needs="cuda",
     run_side=run_side,
-    parameters={
-        "data": training.BCCD,
-        "model": "yolo12n.yaml",
+    parameters=training.RECIPE
+    | {
         "epochs": 100,  # of which one step is made; as in bccd_wall
-        "batch": 32,
-        "imgsz": 640,
-        "amp": "bf16",
         "workers": system.cores(),
-        "device": "0",
     },
     prepare=training.prepare_dataset,
     warmup={},

@@ -206,17 +206,12 @@ BENCHMARK = Benchmark(
     needs="cuda",
     run_side=run_side,
     sides=("ours",),
-    parameters={
-        "data": training.BCCD,
-        "model": "yolo12n.yaml",
+    parameters=training.RECIPE
+    | {
         "epochs": 60,
         "steps": 100,
-        "batch": 32,
-        "imgsz": 640,
-        "amp": "bf16",
         "workers": max(1, system.cores() // 6),
         "data_pipeline": "gpu",  # all at once, ultralytics' loader would take the cores of a larger machine
-        "device": "0",
         "seeds": 3,
         "kept": os.environ.get("LR_FIND_RUNS", ""),
     },

@@ -208,18 +208,13 @@ BENCHMARK = Benchmark(
     needs="cuda",
     run_side=run_side,
     sides=("ours",),  # its process starts those of both
-    parameters={
-        "data": training.BCCD,
+    parameters=training.RECIPE
+    | {
         "pictures": 800,
         "val_pictures": 300,
         "bccd_epochs": 60,
         "synth_epochs": 10,
-        "model": "yolo12n.yaml",
-        "batch": 32,
-        "imgsz": 640,
-        "amp": "bf16",
         "workers": max(1, system.cores() // 4),
-        "device": "0",
         "seeds": 3,
         "kept": KEPT,
     },

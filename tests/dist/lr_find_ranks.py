@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.unit.tools.lr_find_state import changed, held
+from tests.unit.tools.lr_find_state import SMALL, changed, held
 from yolov12.tools import lr_find
 from yolov12.tools.lr_find import LrFindTrainer
 
@@ -44,21 +44,13 @@ class Watched(LrFindTrainer):
 
 if __name__ == "__main__":
     Watched(
-        overrides={
+        overrides=SMALL
+        | {
             "model": sys.argv[2],
             "data": sys.argv[1],
             "project": sys.argv[3],
             "name": f"run{os.environ.get('RANK', '')}",
             "mode": "train",
-            "imgsz": 64,
-            "batch": 4,
-            "nbs": 8,
-            "device": "cpu",
-            "workers": 0,
-            "optimizer": "SGD",
-            "plots": False,
-            "val": False,
-            "verbose": False,
             "mosaic": 0.0,  # its partners are pictures that a process has read lately
         }
     ).train()

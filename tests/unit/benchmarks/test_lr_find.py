@@ -14,7 +14,7 @@ from benchmarks import child, kept_runs
 from benchmarks.child import Run
 from benchmarks.harness import Job, Measured
 from benchmarks.programs import lr_find
-from tests.unit.benchmarks.test_programs import photos, run  # noqa: F401  # a fixture
+from tests.unit.benchmarks.test_programs import run
 
 TEST = Run([], [0.004, 0.001, 0.016, "between two rules"])
 
@@ -171,7 +171,7 @@ def test_the_steep_trainer_steps_ten_times_as_far():
 
 @pytest.mark.slow  # a range test and four trainings, each in a process
 @pytest.mark.timeout(900)
-def test_small_on_the_cpu_every_row_has_a_value(photos, tmp_path):  # noqa: F811
+def test_small_on_the_cpu_every_row_has_a_value(photos, tmp_path):
     small = {
         "epochs": 1,
         "imgsz": 32,

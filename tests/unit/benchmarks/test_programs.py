@@ -13,9 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import jsonschema
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -24,22 +22,6 @@ from benchmarks import child, harness, kept_runs, record, system, training
 from benchmarks.harness import Job
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    """A data set in BCCD's form: grey pictures with one white square each."""
-    folder = tmp_path / "photos"
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True)
-        for number in range(4):
-            picture = np.full((64, 64, 3), 114, np.uint8)
-            picture[16:48, 16:48] = 255
-            cv2.imwrite(str(folder / "images" / split / f"{number}.jpg"), picture)
-            (folder / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
-    (folder / "bccd.yaml").write_text("train: images/train\nval: images/val\nnames: {0: square}\n")
-    return folder
 
 
 @pytest.fixture

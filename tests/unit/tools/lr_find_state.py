@@ -12,6 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SMALL = {
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 8,
+    "device": "cpu",
+    "workers": 0,
+    "optimizer": "SGD",
+    "plots": False,
+    "val": False,
+    "verbose": False,
+}
+"""Arguments of a training that takes a second."""
+
 
 def held(trainer: Any) -> dict[str, Tensor | str]:
     """Copies, by name: weights and buffers of the model and of its average, the optimizer with its groups, loss scale, random states."""

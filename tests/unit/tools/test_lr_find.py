@@ -17,25 +17,13 @@ import torch
 from torch import nn
 
 from tests.unit.docs import shapes
-from tests.unit.tools.lr_find_state import changed, held
+from tests.unit.tools.lr_find_state import SMALL, changed, held
 from yolov12 import YOLO, cli
 from yolov12.data import synth
 from yolov12.engine.loop import Loop
 from yolov12.errors import UserError
 from yolov12.tools import lr_find
 from yolov12.tools.lr_find import LrFindTrainer, Range
-
-SMALL = {
-    "imgsz": 64,
-    "batch": 4,
-    "nbs": 8,
-    "device": "cpu",
-    "workers": 0,
-    "optimizer": "SGD",
-    "plots": False,
-    "val": False,
-    "verbose": False,
-}
 
 
 @pytest.fixture(scope="module")
