@@ -43,6 +43,8 @@ class Measured:
     versions: dict[str, str] = field(default_factory=dict)
     details: dict[str, dict[str, float]] = field(default_factory=dict)
     """Further numbers of a row, by name, for the table beside the record (details.py)."""
+    itself: dict[str, float] = field(default_factory=dict)
+    """For rows in which ours is compared with itself under other circumstances: what stands in stock's place."""
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,19 @@ def declared(outcomes: Iterable[Outcome]) -> dict[str, dict[str, Any]]:
 
 
 def _values(name: str, side: str, outcomes: list[Outcome]) -> list[float]:
-    return [o.measured.values[name] for o in outcomes if o.side == side and o.measured and name in o.measured.values]
+    runs = [(outcome.side, outcome.measured) for outcome in outcomes if outcome.measured]
+    found = [measured.values[name] for of, measured in runs if of == side and name in measured.values]
+    return found or (
+        [measured.itself[name] for _, measured in runs if name in measured.itself] if side == "stock" else []
+    )
 
 
 def _note(row: Row, outcomes: list[Outcome]) -> str:
+    with_itself = any(run.measured and row.name in run.measured.itself for run in outcomes)
+    sides = ("ours",) if with_itself else SIDES
+    outcomes = [outcome for outcome in outcomes if outcome.side in sides]
     parts = [row.note]
-    for side in SIDES:
+    for side in sides:
         runs = [outcome for outcome in outcomes if outcome.side == side]
         said = [run.measured.notes[row.name] for run in runs if run.measured and row.name in run.measured.notes]
         reasons = [_failure(row.name, run) for run in runs]

@@ -97,6 +97,16 @@ def test_a_note_of_a_side_reaches_the_row():
     assert row["note"] == "what a user waits; stock: not run; ours: first epoch ended at 32.0 s"
 
 
+def test_a_row_that_compares_ours_with_itself_has_a_ratio_without_stock():
+    halved = Measured(
+        declared=DECLARED, values={"wall": 8}, itself={"wall": 4}, notes={"wall": "in half of the memory"}
+    )
+    stock = Measured(declared={**DECLARED, "deterministic": True})
+    (row,) = harness.rows_of((WALL,), [Outcome("stock", stock), Outcome("ours", halved)])
+    assert (row["stock"], row["ours"], row["ratio"]) == ([4], [8], 0.5)
+    assert row["note"] == "what a user waits; ours: in half of the memory"
+
+
 def test_settings_take_the_type_of_their_default():
     chosen = harness.parse_settings(
         ["epochs=3", "fraction=0.5", "graph=1"], [benchmark(epochs=100, fraction=1.0, graph=False)]

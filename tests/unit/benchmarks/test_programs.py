@@ -456,6 +456,7 @@ def test_steps_under_a_limit_are_timed_and_their_plan_is_noted(tmp_path, global_
     measured = program.run_side(job("memory", "ours", (row,), tmp_path, **small))
     assert measured.values[row] > 0
     assert "no plan on cpu" in measured.notes[row]
+    assert list(measured.itself) == ([row] if row == "mem_half_n_b256" else [])
 
 
 class Allocator:
