@@ -4,7 +4,7 @@
 // cuDNN chooses kernels for each new shape of a depthwise convolution for hundreds of milliseconds, where one with all channels takes two to
 // five; and its gradient of the input takes several times as long as the bytes do (docs/performance.md). Here nothing is chosen:
 //     depthwise         reads x, writes y; with the filter turned round, reads the gradient of y and writes that of x
-//     weight_gradient   reads x and the gradient of y, writes a sum for each of the filter's taps from each block; a second kernel adds those
+//     weight_gradient   reads x and the gradient of y, writes a sum for each of the filter's taps from each walker; a second kernel adds those
 // Products are summed in float32 and in a fixed order, so that equal inputs give equal bits.
 #pragma once
 
@@ -31,10 +31,10 @@ struct Depthwise {
 // `weight` is (channels, side, side), of the type of x and y. `turned`: the filter is read from its end, as the gradient of x needs it.
 void depthwise(const Depthwise& shape, Rows x, const void* weight, Rows y, bool turned, int multiprocessors, cudaStream_t stream);
 
-// How many blocks share the lines of all images.
-int weight_gradient_blocks(const Depthwise& shape, int multiprocessors);
+// How many groups of threads share the lines of all images.
+int walkers(const Depthwise& shape, int multiprocessors);
 
-// `partials` is scratch memory for a float32 sum of each block, tap and channel.
-void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int blocks, cudaStream_t stream);
+// `partials` is scratch memory for a float32 sum of each walker, tap and channel.
+void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int walkers, cudaStream_t stream);
 
 }  // namespace yolov12_kernels

@@ -51,11 +51,11 @@ at::Tensor weight_gradient_op(const at::Tensor& grad_y, const at::Tensor& x, con
   TORCH_CHECK(grad_y.sizes() == x.sizes() && grad_y.scalar_type() == x.scalar_type() && grad_y.device() == x.device(),
               "yolov12_kernels: grad_y must be like x, ", x.sizes(), " ", x.scalar_type(), " on ", x.device(), ", and is ", grad_y.sizes(),
               " ", grad_y.scalar_type(), " on ", grad_y.device());
-  const int blocks = weight_gradient_blocks(shape, multiprocessors());
-  const at::Tensor partials = floats(blocks * weight.numel(), x);
+  const int count = walkers(shape, multiprocessors());
+  const at::Tensor partials = floats(count * weight.numel(), x);
   at::Tensor grad_weight = at::empty_like(weight);
   weight_gradient(shape, rows_of(x, "x"), rows_of(grad_y, "grad_y"), grad_weight.mutable_data_ptr(), partials.mutable_data_ptr<float>(),
-                  blocks, c10::cuda::getCurrentCUDAStream());
+                  count, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return grad_weight;
 }
