@@ -177,6 +177,7 @@ class YOLOv12Trainer(DetectionTrainer):
             with in_order(lambda samples, shuffle: self.plan(samples, batch_size, shuffle)):
                 return super(YOLOv12Trainer, self).get_dataloader(dataset_path, batch_size, rank, mode)
 
+        self.upstreams_loader = upstreams
         return pipeline.train_loader(self, dataset_path, batch_size, upstreams)
 
     def plan(self, samples: int, batch_of_rank: int, shuffle: bool = True) -> Plan:
