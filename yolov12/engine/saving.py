@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Checkpoints are written by a thread of their own while training goes on, one after another, and the one before the last is kept.
+"""Checkpoints are written by a thread of their own while training goes on, and the one before the last is kept.
 
-Packing, checksum and fsync take as long as they take; the next save waits for them, so that a slow disk slows the run down instead of filling
-the memory with checkpoints.
+Packing, checksum and fsync take as long as they take, which can be longer than an epoch over few pictures. Then the newest state of a file waits, in
+place of an older one that was not begun: the run does not stand still, and the memory does not fill with checkpoints.
 """
 
 from __future__ import annotations
@@ -20,30 +20,38 @@ from yolov12.model.seal import flaw, previous_of
 
 
 class Saver:
-    """Runs one job at a time. What a job raises is raised again by the next `start` or `wait`."""
+    """Writes one file at a time. What a job raises is raised again by the next `offer` or `wait`."""
 
     def __init__(self) -> None:
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
+        """None where nothing is written; the last one looks for more before it ends."""
         self._failure: BaseException | None = None
 
-    def start(self, job: Callable[[], None]) -> None:
-        """Begin with `job` once the one before has ended; returns as soon as it runs."""
-        self.wait()
-        self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint")
-        self._thread.start()
+    def offer(self, name: str, job: Callable[[], None]) -> None:
+        """Let `job` write the file of this name after those that were offered before; it replaces one for the same file that was not begun.
+
+        Raises:
+            RetryableError: there was no room for an earlier one; the files before it are intact.
+        """
+        self._raise_failure()
+        with self._changing:
+            self._waiting[name] = job
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="checkpoint")
+                self._thread.start()
 
     def wait(self) -> None:
-        """Until what was started is on disk.
+        """Until what was offered is on disk.
 
         Raises:
             RetryableError: there was no room for it; the files before it are intact.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._raise_failure()
 
     def close(self) -> None:
         """`wait` for a run that ends for another reason: a failure is told, not raised."""
@@ -52,11 +60,26 @@ class Saver:
         except Exception as error:  # noqa: BLE001  # the run's own reason must not be lost behind it
             warn(f"the last checkpoint was not saved: {error}")
 
-    def _run(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001  # of a thread nobody would hear it
-            self._failure = error
+    def _run(self) -> None:
+        while True:
+            with self._changing:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                job = self._waiting.pop(next(iter(self._waiting)))
+            try:
+                job()
+            except BaseException as error:  # noqa: BLE001  # of a thread nobody would hear it
+                with self._changing:
+                    self._failure, self._thread = error, None
+                    self._waiting.clear()  # they would fail too
+                return
+            del job  # a checkpoint, while the next one is written
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
 
 class Previous:

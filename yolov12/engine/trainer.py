@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from copy import copy
 from pathlib import Path
@@ -115,6 +116,8 @@ class YOLOv12Trainer(DetectionTrainer):
         self.machines = launchers.of_machine() if self.world.is_alone else None
         given = place.with_folder(self.machines, place.with_device(self.world, self.machines, overrides or {}))
         super().__init__(cfg, given, _callbacks)
+        if self.args.compile:  # what took minutes is there the next time, in a new container too
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir() / "compiled"))
         # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
         if not self.world.is_alone:
             self.world_size, self.ddp = self.world.size, False
@@ -285,13 +288,9 @@ class YOLOv12Trainer(DetectionTrainer):
             self._save_packed([self.last, *named])
             return True
         checkpoint, self.more = Checkpoint(self, self.more), None
-
-        def write() -> None:
-            self._replace_last(checkpoint)
-            for path in named:
-                checkpoint.write_as_stock(path)
-
-        self.saver.start(write)
+        self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
+        for path in named:
+            self.saver.offer(path.name, functools.partial(checkpoint.write_as_stock, path))
         if any(
             _is_from_outside(call) for event in ("on_model_save", "on_fit_epoch_end") for call in self.callbacks[event]
         ):
@@ -316,7 +315,7 @@ class YOLOv12Trainer(DetectionTrainer):
             return False
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
-        self.saver.start(lambda: self._replace_last(checkpoint))
+        self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
         return True
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
