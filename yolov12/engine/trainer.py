@@ -273,9 +273,15 @@ class YOLOv12Trainer(DetectionTrainer):
     def save_model(self) -> bool:
         """Begin to write last.pt, and best.pt and epochN.pt when due; a thread finishes it (saving.py).
 
+        Returns:
+            False where nothing is written: the weights are not finite, and those of an earlier epoch are on disk, from which the next epoch recovers.
+
         Raises:
             RetryableError: the disk was full for the save before; the checkpoints of earlier epochs are intact.
         """
+        # A poisoned average alone is healed (checkpoint.py), and in the first epoch there is nothing better to keep.
+        if self.epoch > self.start_epoch and not self._are_finite(unwrap_model(self.model)):
+            return False
         is_best = self.best_fitness == self.fitness
         named = [self.best] if is_best else []
         if self.save_period > 0 and self.epoch % self.save_period == 0:
@@ -309,14 +315,21 @@ class YOLOv12Trainer(DetectionTrainer):
         Raises:
             RetryableError: the disk was full for the save before; the last.pt that was there is intact.
         """
-        model, average = unwrap_model(self.model), self.ema.ema
-        if not all_finite([*model.parameters(), *average.parameters()]):  # waits for the GPU, as the copies below do
-            warn("the weights are not finite, so last.pt stays as it was")
+        if not self._are_finite(unwrap_model(self.model), self.ema.ema):
             return False
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
         self.saver.start(lambda: self._replace_last(checkpoint))
         return True
+
+    def _are_finite(self, *models: nn.Module) -> bool:
+        """Whether their weights are, said where they are not."""
+        if all_finite(
+            [tensor for model in models for tensor in model.parameters()]
+        ):  # waits for the GPU, as the copies that follow do
+            return True
+        warn("the weights are not finite, so last.pt stays as it was")
+        return False
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)
@@ -352,8 +365,19 @@ class YOLOv12Trainer(DetectionTrainer):
             lr_scale.go_on_as_begun(self)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        self.saver.wait()  # it loads last.pt
-        return super()._handle_nan_recovery(epoch)
+        """As ultralytics' (engine/trainer.py:1088). All ranks load rank 0's last.pt, also one whose machine does not see its folder."""
+        self.saver.wait()
+        if self.world.is_alone or not world.from_first(
+            self._is_lost() and epoch > self.start_epoch and self.last.exists()
+        ):
+            return super()._handle_nan_recovery(epoch)
+        with final_evaluation.brought_to_every_rank(self.last) as last, replaced(self, last=last):
+            return super()._handle_nan_recovery(epoch)
+
+    def _is_lost(self) -> bool:
+        """By this rank's last loss and fitness, which is what ultralytics goes by on rank 0."""
+        loss, fitness = self.loss, self.fitness
+        return bool((loss is not None and not loss.isfinite()) or (fitness is not None and not np.isfinite(fitness)))
 
     def get_validator(self) -> YOLOv12Validator:
         """Our validator, as ultralytics makes its own."""

@@ -120,13 +120,25 @@ def test_the_first_checkpoint_has_none_before_it_and_a_finished_run_keeps_none(t
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("which", ["model", "average"])
-def test_weights_that_are_not_finite_do_not_replace_the_last_checkpoint(which: str, capsys: pytest.CaptureFixture[str]):
-    """A NaN in mid-epoch is for the recovery at its end, which loads what was saved before."""
+def spoiled(which: str) -> YOLOv12Trainer:
+    """A trainer in its second epoch, with a NaN in its model or its average."""
     trainer = object.__new__(YOLOv12Trainer)
     models = {name: nn.Linear(2, 2) for name in ("model", "average")}
     trainer.model, trainer.ema = models["model"], SimpleNamespace(ema=models["average"])
+    trainer.epoch, trainer.start_epoch = 1, 0
     with torch.no_grad():
         models[which].bias[0] = float("nan")
-    assert trainer.save_last({}) is False
+    return trainer
+
+
+@pytest.mark.parametrize("which", ["model", "average"])
+def test_weights_that_are_not_finite_do_not_replace_the_last_checkpoint(which: str, capsys: pytest.CaptureFixture[str]):
+    """A NaN in mid-epoch is for the recovery at its end, which loads what was saved before."""
+    assert spoiled(which).save_last({}) is False
     assert "not finite" in capsys.readouterr().err
+
+
+def test_nor_at_an_epochs_end_where_the_next_one_recovers_from_it(capsys: pytest.CaptureFixture[str]):
+    """They became so in the epoch's last update, which no loss has seen yet."""
+    assert spoiled("model").save_model() is False
+    assert "the weights are not finite, so last.pt stays as it was" in capsys.readouterr().err
