@@ -36,7 +36,7 @@ from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
-from yolov12.engine.validation_memory import surviving
+from yolov12.engine.validation_memory import ValidationLeft, surviving
 from yolov12.errors import RetryableError
 from yolov12.log import say, warn
 from yolov12.memory.failure import again
@@ -149,8 +149,11 @@ class Loop:
             if not self.health.lost:
                 if not self._stops() and vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
                     ending.in_epoch(self, self.batches_per_epoch)
-                with doing("validating"):
-                    self._validate()
+                try:
+                    with doing("validating"):
+                        self._validate()
+                except ValidationLeft:
+                    ending.in_epoch(self, self.batches_per_epoch)
             with doing("saving the checkpoint"):
                 t.saver.wait()  # recovery loads it, in a collective
             meet()
@@ -325,8 +328,13 @@ class Loop:
         # Only rank 0 watches the fitness, and validation has collectives that all must enter.
         if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
-            with self.memory_report.phase("validation"), surviving(t.validator, self.history, t.vote_group):
+            survives = surviving(t.validator, self.history, t.vote_group, self._may_leave_validation)
+            with self.memory_report.phase("validation"), survives:
                 t.metrics, t.fitness = t.validate()
+
+    def _may_leave_validation(self) -> bool:
+        """Whether a signal to end came, and what was done of the epoch can be saved without it: all of it was."""
+        return bool(self.termination.requested) and not self._stops()
 
     def _save_epoch(self, more: dict[str, Any]) -> None:
         t = self.trainer

@@ -38,5 +38,5 @@ class Termination:
         self.__exit__()
         # Not by print: the signal may have come while stderr was being written to, which Python's streams refuse to enter again.
         os.write(
-            2, f"{self.requested}: training ends after the step that runs, or after this epoch's validation\n".encode()
+            2, f"{self.requested}: training ends after the step that runs, or at once where it validates\n".encode()
         )
