@@ -221,6 +221,7 @@ class Loop:
         t = self.trainer
         self.health.begin_step()
         t.run_callbacks("on_train_batch_start")
+        t.saver.look()  # without room for checkpoints, each further step would be lost
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = self._on_device(batch)

@@ -20,7 +20,7 @@ from yolov12.model.seal import flaw, previous_of
 
 
 class Saver:
-    """Runs one job at a time. What a job raises is raised again by the next `start` or `wait`."""
+    """Runs one job at a time. What a job raises is raised again by the next `start`, `wait` or `look`."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
@@ -44,6 +44,15 @@ class Saver:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def look(self) -> None:
+        """Raise what a job raised that has ended; else return at once. With it a run ends at the next step, and not at the next save.
+
+        Raises:
+            RetryableError: as `wait`.
+        """
+        if self._failure is not None:
+            self.wait()
 
     def close(self) -> None:
         """`wait` for a run that ends for another reason: a failure is told, not raised."""

@@ -34,6 +34,7 @@ from yolov12.engine.loop import Loop
 from yolov12.engine.patches import install_patches
 from yolov12.engine.saving import Previous, Saver
 from yolov12.engine.validator import YOLOv12Validator
+from yolov12.errors import RetryableError
 from yolov12.log import say, warn
 from yolov12.memory import segments
 from yolov12.memory.card import Card
@@ -333,8 +334,11 @@ class YOLOv12Trainer(DetectionTrainer):
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)
-        self.previous.keep()
-        checkpoint.write_in_full(self.last)
+        try:
+            self.previous.keep()
+            checkpoint.write_in_full(self.last)
+        except RetryableError as error:
+            raise RetryableError(f"{error}{f' with resume={self.last}' if self.last.exists() else ''}") from error
         self.previous.is_replaced()
 
     def _save_packed(self, paths: list[Path]) -> None:

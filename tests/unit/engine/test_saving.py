@@ -56,6 +56,23 @@ def test_a_failure_is_raised_once_by_the_next_save() -> None:
     saver.wait()
 
 
+def test_a_look_raises_it_too_but_waits_for_nothing() -> None:
+    saver, may_end = Saver(), threading.Event()
+
+    def fails_later() -> None:
+        assert may_end.wait(30)
+        fails()
+
+    saver.look()
+    saver.start(fails_later)
+    saver.look()
+    may_end.set()
+    saver._thread.join()
+    with pytest.raises(RetryableError, match="no room"):
+        saver.look()
+    saver.look()
+
+
 def test_a_run_that_ends_for_another_reason_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     saver = Saver()
     saver.start(fails)
