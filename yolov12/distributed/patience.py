@@ -204,7 +204,8 @@ def explained(beat: Pulse | None, error: str) -> str:
             return f"{STOPPED}: {keeper} (step {beat.step}) is gone without a word ({error})"
         gone = [at(rank, beat.step, peer.sign) for rank, peer in seen.items() if peer.age_s > 2 * beat.interval_s]
         if gone and len(gone) < len(seen) + (len(seen) == 1):
-            return f"{STOPPED}: {' and '.join(gone)} is gone without a word ({error})"
+            how = "gave no sign of life" if "timed out" in error.lower() else "is gone without a word"
+            return f"{STOPPED}: {' and '.join(gone)} {how} ({error})"
     return f"another process did not take part: {error}"
 
 

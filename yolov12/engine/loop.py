@@ -11,7 +11,8 @@ import math
 import random
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,15 +118,22 @@ class Loop:
         with run_memory.explained(self.trainer, self.step):
             try:
                 run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
-                with self.termination:
+                with self.termination, self._saved_at_least():
                     self._train()
-            except BaseException:
-                self.trainer.saver.close()
-                raise
             finally:
                 if self.step.recomputation is not None:
                     self.step.recomputation.close()
             self._finish()
+
+    @contextmanager
+    def _saved_at_least(self) -> Iterator[None]:
+        """Whatever ends the run, a checkpoint that is being written is finished."""
+        try:
+            yield
+        except BaseException:
+            with doing("saving the checkpoint"):
+                self.trainer.saver.close()
+            raise
 
     def _train(self) -> None:
         t = self.trainer

@@ -14,6 +14,7 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from yolov12.engine.termination import unheard
 from yolov12.mistakes import as_exit
 
 PR_SET_PDEATHSIG = 1
@@ -34,8 +35,9 @@ def main(script: str, *arguments: str) -> int:
     try:
         runpy.run_path(script, run_name="__main__")
     except Exception as error:
-        known = as_exit(error)
-        handler.record_exception(known or error)
+        with unheard():
+            known = as_exit(error)
+            handler.record_exception(known or error)
         if known is None:
             raise
         return known.exit_code
