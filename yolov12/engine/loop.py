@@ -11,8 +11,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,22 +117,12 @@ class Loop:
         with run_memory.explained(self.trainer, self.step):
             try:
                 run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
-                with self.termination, self._saved_at_least():
+                with self.termination, self.trainer.saver.done_at_a_failure():
                     self._train()
             finally:
                 if self.step.recomputation is not None:
                     self.step.recomputation.close()
             self._finish()
-
-    @contextmanager
-    def _saved_at_least(self) -> Iterator[None]:
-        """Whatever ends the run, a checkpoint that is being written is finished."""
-        try:
-            yield
-        except BaseException:
-            with doing("saving the checkpoint"):
-                self.trainer.saver.close()
-            raise
 
     def _train(self) -> None:
         t = self.trainer

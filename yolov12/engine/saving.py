@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from yolov12.distributed.pulse import doing
 from yolov12.errors import RetryableError
 from yolov12.folders import is_full_disk
 from yolov12.log import warn
@@ -53,6 +55,16 @@ class Saver:
         """
         if self._failure is not None:
             self.wait()
+
+    @contextmanager
+    def done_at_a_failure(self) -> Iterator[None]:
+        """Whatever ends the block early, a checkpoint that is being written is finished."""
+        try:
+            yield
+        except BaseException:
+            with doing("saving the checkpoint"):
+                self.close()
+            raise
 
     def close(self) -> None:
         """`wait` for a run that ends for another reason: a failure is told, not raised."""
