@@ -109,7 +109,7 @@ def _list() -> int:
         parameters = " ".join(f"{key}={value}" for key, value in benchmark.parameters.items())
         turns = f"{benchmark.repeats} x {', '.join(benchmark.sides)}"
         print(f"{benchmark.name}: {benchmark.claim} (needs {benchmark.needs}; {turns})")
-        print(f"    rows: {' '.join(row.name for row in benchmark.rows)}")
+        print(f"    rows: {' '.join(row.name for row in benchmark.rows if not row.only_by_name)}")
         print(f"    parameters: {parameters}" if parameters else "    no parameters")
     return 0
 

@@ -28,6 +28,8 @@ class Row:
     """What exactly is measured, where the name leaves doubt."""
     gpus: int = 0
     """How many it needs, where that is more than the benchmark does."""
+    only_by_name: bool = False
+    """Whether it is measured only where `--rows` names it."""
 
 
 @dataclass

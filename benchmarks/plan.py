@@ -95,6 +95,8 @@ def _plan(
     benchmark: Benchmark, parameters: Mapping[str, Any], options: argparse.Namespace, settings: Mapping[str, str]
 ) -> Plan:
     row_names = _chosen("--rows", options.rows, [row.name for row in benchmark.rows], benchmark.name)
+    if options.rows is None:
+        row_names = tuple(row.name for row in benchmark.rows if not row.only_by_name)
     if options.rows is None and _is_on_gpus(benchmark, parameters):
         row_names = tuple(row.name for row in _rows_for(benchmark, max(len(system.gpus()), benchmark.gpus)))
     return Plan(
@@ -115,7 +117,7 @@ def _is_on_gpus(benchmark: Benchmark, parameters: Mapping[str, Any]) -> bool:
 
 def _rows_for(benchmark: Benchmark, gpus: int) -> tuple[Row, ...]:
     """The rows of a claim for which so many GPUs are enough."""
-    return tuple(row for row in benchmark.rows if row.gpus <= gpus)
+    return tuple(row for row in benchmark.rows if row.gpus <= gpus and not row.only_by_name)
 
 
 def _chosen(flag: str, asked: list[str] | None, has: Iterable[str], name: str) -> tuple[str, ...]:

@@ -138,6 +138,12 @@ class Settings:
         doc="Batch norm statistics over all GPUs. On, an out-of-memory ends the run instead of being retried.",
         in_script=True,
     )
+    mixed_gpus: bool = setting(
+        False,
+        accepts="1 or 0",
+        doc="Whether GPUs of several kinds may train together. Every update then waits for the slowest of them.",
+        in_script=True,
+    )
     dist_timeout_s: int = setting(
         180,
         accepts="seconds, at least 1",

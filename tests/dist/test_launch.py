@@ -84,30 +84,50 @@ def test_signal_handlers_are_as_before(script) -> None:
     assert {number: signal.getsignal(number) for number in launch.HEARD} == before
 
 
+LISTENS = """
+import signal
+def end(*_):
+    open(str(rank) + " asked to end", "w")
+    sys.exit(143)
+signal.signal({number}, end)
+open(str(rank) + " ready", "w")
+time.sleep(60)
+"""
+
+
+def launcher_of_two(script: str, folder: Path, prelude: str = "") -> subprocess.Popen[bytes]:
+    """A launcher in a process of its own, once both ranks are ready."""
+    program = f"from yolov12.engine import launch; {prelude}launch.start({script!r}, 2)"
+    launcher = subprocess.Popen([sys.executable, "-c", program], cwd=folder, env=dict(os.environ))
+    wait_for(folder, "ready")
+    return launcher
+
+
+def wait_for(folder: Path, what: str) -> None:
+    deadline_s = time.monotonic() + 100
+    while len(list(folder.glob(f"* {what}"))) < 2:
+        assert time.monotonic() < deadline_s, f"not both ranks are {what}"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("has_signals", [True, False], ids=["torch 2.11", "torch 2.9"])
 def test_a_request_to_end_reaches_every_rank_and_becomes_the_exit_code(
     has_signals: bool, script, tmp_path: Path
 ) -> None:
     """An older torch's agent does not hear SIGUSR1 by itself."""
     asked = signal.SIGTERM if has_signals else signal.SIGUSR1
-    body = f"""
-import signal
-def end(*_):
-    open(str(rank) + " asked to end", "w")
-    sys.exit(143)
-signal.signal({int(asked)}, end)
-open(str(rank) + " ready", "w")
-time.sleep(60)
-"""
     older = "" if has_signals else "launch.HAS_SIGNALS = False; "
-    program = f"from yolov12.engine import launch; {older}launch.start({script(body)!r}, 2)"
-    launcher = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=dict(os.environ))
-    deadline_s = time.monotonic() + 100
-    while len(list(tmp_path.glob("* ready"))) < 2 and time.monotonic() < deadline_s:
-        time.sleep(0.1)
+    launcher = launcher_of_two(script(LISTENS.format(number=int(asked))), tmp_path, older)
     launcher.send_signal(asked)
     assert launcher.wait(timeout=100) == 143
     assert {path.name for path in tmp_path.glob("* asked to end")} == {"0 asked to end", "1 asked to end"}
+
+
+def test_ranks_whose_launcher_is_killed_are_asked_to_end(script, tmp_path: Path) -> None:
+    launcher = launcher_of_two(script(LISTENS.format(number=int(signal.SIGTERM))), tmp_path)
+    launcher.kill()
+    launcher.wait(timeout=100)
+    wait_for(tmp_path, "asked to end")
 
 
 def failure(rank: int, exit_code: int, message: str, timestamp: int) -> ProcessFailure:

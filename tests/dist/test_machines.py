@@ -143,7 +143,7 @@ def test_two_machines_with_one_number_are_told() -> None:
     port = _free_port()
     with ThreadPoolExecutor() as threads:
         first = threads.submit(meet, machines(0, port), 1, timeout_s=3)
-        store = meeting._reach(machines(0, port), meeting._Waiting(20, 10), "the first machine")
+        store = meeting._reach(machines(0, port), meeting.Waiting(20), "the first machine")
         while not store.check(["machine/0"]):
             time.sleep(0.05)
         with pytest.raises(UserError, match=r"NODE_RANK=0 is taken by"):

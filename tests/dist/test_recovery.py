@@ -13,7 +13,7 @@ from torch import nn
 from tests.dist.ranks import run
 from tests.dist.test_two_ranks import OUT_OF_MEMORY, join
 from tests.unit.engine.tiny import batch, model, step
-from yolov12.engine.validation_memory import surviving
+from yolov12.engine.validation_memory import ValidationLeft, surviving
 from yolov12.errors import PeerFailedError, RetryableError
 from yolov12.memory.history import History
 
@@ -43,6 +43,41 @@ def test_a_rank_that_fails_in_validation_ends_the_others_with_its_reason() -> No
     assert isinstance(first, PeerFailedError)
     assert "rank 1: ValueError: a bug" in str(first)
     assert isinstance(second, ValueError)
+
+
+def _is_asked_to_end(rank: int, harm: str) -> list[str]:
+    """The second rank hears a signal in its first batch; the first one has made its own by then, unless it fails."""
+    group, done = join(), []
+
+    def preprocess(one: str) -> None:
+        if harm and rank == 0:
+            raise ValueError(harm)
+        done.append(one)
+
+    validator: Any = SimpleNamespace(
+        init_metrics=lambda of: None,
+        preprocess=preprocess,
+        postprocess=None,
+        gather_stats=lambda: done.append("gathered"),
+    )
+    try:
+        with surviving(validator, History(), group, lambda: rank == 1):
+            validator.init_metrics(SimpleNamespace(forward=None))
+            validator.preprocess("batch")
+            validator.gather_stats()
+    except ValidationLeft:
+        done.append("left")
+    return done
+
+
+def test_all_ranks_leave_a_validation_in_which_one_is_asked_to_end() -> None:
+    assert run(_is_asked_to_end, 2, "") == [["batch", "left"], ["left"]]
+
+
+def test_a_failure_beside_it_is_what_all_hear_of() -> None:
+    first, second = run(_is_asked_to_end, 2, "a bug")
+    assert isinstance(first, ValueError)
+    assert isinstance(second, PeerFailedError)
 
 
 def _synchronised(rank: int) -> None:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import pytest
 import torch

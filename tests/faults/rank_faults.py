@@ -2,8 +2,8 @@
 """A training in miniature on three gloo ranks, in which one rank comes to harm: `python -m tests.faults.rank_faults FOLDER CASES` runs the cases.
 
 The ranks are forks of one process that has imported everything, so that a case costs a second. Votes, sums, signs of life and last words are the
-real ones; weights are a few numbers, and a checkpoint is a file with the number of its step. The store is in a process of its own, as
-under torchrun.
+real ones; weights are a few numbers, and a checkpoint is a file with the number of its step. In half of the cases the store is in a process of
+its own, as under torchrun, and in the others rank 0 keeps it, as under Slurm and MPI.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from datetime import timedelta
@@ -47,6 +48,7 @@ def draw(seed: int) -> list[dict[str, Any]]:
     for case in cases:
         if case["kind"] in ("disk full", "busy"):  # what rank 0 does every few steps
             case["rank"], case["step"] = 0, SAVE_EVERY * generator.randrange(1, STEPS // SAVE_EVERY)
+        case["rank 0 keeps the store"] = generator.random() < 0.5
     return cases
 
 
@@ -104,7 +106,8 @@ def train(rank: int, folder: Path, case: dict[str, Any]) -> None:
 def run_rank(rank: int, folder: Path, port: int, case: dict[str, Any]) -> int:
     sys.stderr = (folder / f"{rank} stderr").open("w")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(RANKS))
-    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
+    if not case["rank 0 keeps the store"]:
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
     try:
         train(rank, folder, case)
     except Exception as error:
@@ -116,6 +119,12 @@ def run_rank(rank: int, folder: Path, port: int, case: dict[str, Any]) -> int:
     finally:
         world.leave(failed=True)
     return 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def start_store() -> tuple[int, int]:
@@ -135,7 +144,7 @@ def start_store() -> tuple[int, int]:
 def run_case(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """How each rank ended; one that does not end by itself within four timeouts is killed and has code None."""
     folder.mkdir(parents=True, exist_ok=True)
-    keeper, port = start_store()
+    keeper, port = (0, free_port()) if case["rank 0 keeps the store"] else start_store()
     began_s = time.monotonic()
     ranks = {}
     for rank in range(RANKS):
@@ -158,7 +167,7 @@ def run_case(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
                 codes[ranks.pop(pid)] = os.waitstatus_to_exitcode(status)
         time.sleep(0.05)
     seconds = time.monotonic() - began_s
-    for pid in [*ranks, keeper]:
+    for pid in filter(None, [*ranks, keeper]):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     said = {rank: (folder / f"{rank} stderr").read_text() for rank in range(RANKS)}
@@ -172,7 +181,7 @@ def main(folder: str, cases: str) -> None:
     for i, case in enumerate(json.loads(cases)):
         where = Path(folder) / str(i)
         result = run_case(where, case)
-        again = run_case(where, {"kind": "none", "rank": 0, "step": 0})
+        again = run_case(where, {**case, "kind": "none", "step": 0})
         results.append({**result, "resumed": again["codes"]})
     print(json.dumps(results))
 

@@ -16,7 +16,7 @@ from tests.faults import rank_faults
 
 REPOSITORY = Path(__file__).parents[2]
 IN_CI = range(5)
-ALL = range(5, 20)
+SCHEDULED = range(5, 25)
 SAYS = {
     "kill": "is gone without a word",
     "stop": "gave no sign of life for 5 s",
@@ -74,6 +74,6 @@ def test_whatever_happens_to_a_rank_all_end_with_its_reason_and_the_run_resumes(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", ALL)
+@pytest.mark.parametrize("seed", SCHEDULED)
 def test_the_same_with_more_seeds(seed: int, tmp_path: Path) -> None:
     check_all(seed, tmp_path)

@@ -35,8 +35,19 @@ def on_train_batch_end(trainer):
     if harm == "killed" and rank == 1 and trainer.epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
+def on_train_start(trainer):
+    if harm == "not finite" and rank == 1:
+        trainer.last = trainer.last.with_name("on another machine.pt")
+        preprocess = trainer.preprocess_batch
+        def spoiled(batch):
+            batch = preprocess(batch)
+            if trainer.epoch == 1 and trainer.nan_recovery_attempts == 0:
+                batch["img"][:] = torch.nan
+            return batch
+        trainer.preprocess_batch = spoiled
+
 model = YOLO(sys.argv[1] + "/tiny.yaml")
-for event in (on_model_save, on_train_batch_end):
+for event in (on_model_save, on_train_batch_end, on_train_start):
     model.add_callback(event.__name__, event)
 model.train(
     data=sys.argv[1] + "/synth/data.yaml", project=sys.argv[2], name="run", epochs=2, imgsz=64, batch=4, workers=0, plots=False, exist_ok=True
@@ -88,3 +99,14 @@ def test_what_harms_a_rank_is_told_by_the_other(data: Path, tmp_path: Path, harm
     assert code != 0
     assert names in said, said
     assert torch.load(tmp_path / "run/weights/last.pt", weights_only=False)["epoch"] >= 0
+
+
+@pytest.mark.slow
+def test_lost_weights_are_loaded_anew_also_by_a_rank_that_does_not_see_the_folder(data: Path, tmp_path: Path) -> None:
+    code, said = train(data, tmp_path, "not finite")
+    assert code == 0, said
+    assert "recovering from last.pt" in said
+    rows = (tmp_path / "run/results.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    weights = torch.load(tmp_path / "run/weights/last.pt", weights_only=False)["model"].state_dict()
+    assert all(weight.isfinite().all() for weight in weights.values())

@@ -38,12 +38,13 @@ SIGNAL = getattr(signal, ARGUMENTS.pop("signal", "SIGTERM"))
 
 def train(source, label, /, cut=None, **arguments):
     "Train, and say on which pictures and to which weights; the signal comes before the step `cut` of this process."
-    said = {"files": [], "weights": "", "ended": None}
+    said = {"files": [], "lr": [], "weights": "", "ended": None}
 
     def listen(trainer):
         preprocess = trainer.preprocess_batch
         def heard(batch):
             said["files"].append(sorted(Path(file).name for file in batch["im_file"]) if "ghost" not in batch else [])
+            said["lr"].append([group["lr"] for group in trainer.optimizer.param_groups])
             if cut is not None and len(said["files"]) == cut and int(os.environ.get("RANK", 0)) == 0:
                 os.kill(os.getpid(), SIGNAL)
             return preprocess(batch)
@@ -147,9 +148,13 @@ def of_all_ranks(heard: list[dict[str, Any]]) -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_order_goes_on_when_two_ranks_become_one_and_one_becomes_two(data: Path, tmp_path: Path) -> None:
+def test_order_and_learning_rate_go_on_when_two_ranks_become_one_and_one_becomes_two(
+    data: Path, tmp_path: Path
+) -> None:
     """Ten pictures by threes: in the last batch of an epoch one of two ranks has none."""
     whole = pictures_of(data, Plan(10, 3))
+    (undisturbed,) = said(data, tmp_path / "undisturbed", CUT, batch=3)["CUT"]
+    assert undisturbed["lr"][0] != undisturbed["lr"][1] != undisturbed["lr"][-1], "the warm-up, and then the schedule"
     first = said(data, tmp_path, CUT, "3", ranks=2, batch=3)
     assert [one["ended"] for one in first["CUT"]] == [143, 143]
     second = said(data, tmp_path, RESUME, "2")
@@ -157,6 +162,8 @@ def test_the_order_goes_on_when_two_ranks_become_one_and_one_becomes_two(data: P
     parts = [of_all_ranks(first["CUT"]), of_all_ranks(second["RESUMED"]), of_all_ranks(third["RESUMED"])]
     assert [len(part) for part in parts] == [3, 2, 3]
     assert [step for part in parts for step in part] == whole
+    of_parts = [part for heard in (first["CUT"], second["RESUMED"], third["RESUMED"]) for part in heard[:1]]
+    assert [rate for part in of_parts for rate in part["lr"]] == undisturbed["lr"]
     one, other = third["RESUMED"]
     assert one["norm"] == pytest.approx(other["norm"], rel=1e-6), "both ranks hold the same weights"
 

@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 from ultralytics import YOLO
 
 def take_the_machine(trainer):
-    if trainer.epoch == int(sys.argv[3]) and os.environ.get("RANK", "0") == "0":
+    if getattr(trainer, "epoch", 0) == int(sys.argv[3]) and os.environ.get("RANK", "0") == "0":
         os.kill(os.getpid(), signal.SIGTERM)
 
 model = YOLO("yolov12n.yaml")
@@ -86,6 +86,16 @@ def test_a_signal_at_the_end_of_an_epoch_does_not_wait_for_its_validation(data: 
     done = terminated(data, tmp_path, 0, event="on_train_epoch_end")
     assert done.returncode == 143, done.stdout + done.stderr
     assert "terminated after step 3 of 3 of epoch 1; go on with" in done.stderr
+    assert not (tmp_path / "run" / "results.csv").exists()
+    found = weights_of(tmp_path)["yolov12"]
+    assert (found["epoch"], found["seen"]) == (0, 10)
+
+
+def test_a_signal_in_a_validation_does_not_wait_for_its_end(data: Path, tmp_path: Path) -> None:
+    done = terminated(data, tmp_path, 0, event="on_val_batch_start", log=subprocess.STDOUT)
+    assert done.returncode == 143, done.stdout
+    assert "Traceback" not in done.stdout
+    assert "terminated after step 3 of 3 of epoch 1; go on with" in done.stdout.splitlines()[-2], done.stdout
     assert not (tmp_path / "run" / "results.csv").exists()
     found = weights_of(tmp_path)["yolov12"]
     assert (found["epoch"], found["seen"]) == (0, 10)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch.distributed as dist
 
-from yolov12.distributed.world import from_all
+from yolov12.distributed.patience import collect
 from yolov12.errors import UserError
 from yolov12.log import say
 
@@ -25,7 +25,8 @@ def check(mine: Mapping[str, object], group: dist.ProcessGroup | None, only_warn
         UserError: all differences, with the ranks that have them.
         PeerFailedError: another rank ended, or did not call it in time.
     """
-    everyone = from_all({name: str(value) for name, value in mine.items()}, group)
+    said = {name: str(value) for name, value in mine.items()}
+    everyone = [said] if group is None else collect(said, group)
     found = differences(everyone)
     for name in only_warn:
         if name in found:

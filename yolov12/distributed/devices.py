@@ -121,22 +121,22 @@ def requested_gpus(device: Any) -> list[int]:
     return [0] if text == "cuda" else [int(part) for part in text.split(",") if re.fullmatch(r"\d+", part)]
 
 
-def check_named(named: Sequence[int], gpus: Sequence[Gpu]) -> list[str]:
+def check_named(named: Sequence[int], gpus: Sequence[Gpu], may_mix: bool = False) -> list[str]:
     """What to warn of before a run on the GPUs that the user named.
 
-    GPUs of several kinds are not refused: who names them may have nothing else, and the run is right, if slow.
+    Args:
+        may_mix: whether GPUs of several kinds are only warned of: a run on them is right, if slow.
 
     Raises:
-        UserError: there is no room on one of them; which GPUs have room.
+        UserError: there is no room on one of them, and which GPUs have room; or they are of several kinds.
     """
+    words = f"device={','.join(map(str, named))}"
     chosen = [gpu for gpu in gpus if gpu.index in named]
     full = [gpu for gpu in chosen if gpu.free_bytes < FULL_SHARE * gpu.total_bytes]
     if full:
         others = [str(gpu.index) for gpu in gpus if gpu.is_idle]
         advice = f"GPU {', '.join(others)} is idle" if others else "no GPU here is idle"
-        raise UserError(
-            f"device={','.join(map(str, named))}: GPU {full[0].index} has {full[0].memory}, another program uses it; {advice}"
-        )
+        raise UserError(f"{words}: GPU {full[0].index} has {full[0].memory}, another program uses it; {advice}")
     warnings = [
         f"device: GPU {gpu.index} is in use by another program ({gpu.memory}"
         + (f", {gpu.busy_percent} % busy)" if gpu.busy_percent is not None else ")")
@@ -144,6 +144,11 @@ def check_named(named: Sequence[int], gpus: Sequence[Gpu]) -> list[str]:
         if not gpu.is_idle
     ]
     kinds = sorted({gpu.name for gpu in chosen})
+    if len(kinds) > 1 and not may_mix:
+        raise UserError(
+            f"{words}: GPUs of several kinds ({', '.join(kinds)}), of which every update would wait for the slowest: name those of one kind, "
+            "as device=auto does, or add mixed_gpus=1"
+        )
     if len(kinds) > 1:
         warnings.append(f"device: GPUs of several kinds ({', '.join(kinds)}): every update waits for the slowest")
     return warnings

@@ -18,12 +18,10 @@ from typing import Any, TypeVar
 
 from torch import distributed as dist
 
+from yolov12.distributed.arrival import POLL_S, PROGRESS_S, Waiting
 from yolov12.distributed.launchers import Machines
 from yolov12.errors import ExitError, PeerFailedError, RetryableError, UserError
-from yolov12.log import say
 
-PROGRESS_S = 10.0
-POLL_S = 0.2
 ANSWER_S = 60
 """How long the store may take for one answer."""
 LAST_ANSWER_S = 5.0
@@ -91,7 +89,7 @@ def meet(machines: Machines, local_size: int, timeout_s: float, progress_s: floa
         RetryableError: a machine did not come in time.
     """
     where = f"{machines.address}:{machines.port}"
-    wait = _Waiting(timeout_s, progress_s)
+    wait = Waiting(timeout_s, progress_s)
     store = _keep(machines) if machines.node == 0 else _reach(machines, wait, f"the first machine at {where}")
     mine = {"count": machines.count, "local_size": local_size, "host": socket.gethostname(), "pid": os.getpid()}
     _take_place(store, machines.node, mine)
@@ -146,7 +144,7 @@ def _keep(machines: Machines) -> dist.Store:
         ) from error
 
 
-def _reach(machines: Machines, wait: _Waiting, what: str) -> dist.Store:
+def _reach(machines: Machines, wait: Waiting, what: str) -> dist.Store:
     """A connection to the store of the first machine, which may start later than this one."""
 
     def answers() -> bool:
@@ -181,27 +179,6 @@ def _take_place(store: dist.Store, node: int, mine: dict[str, Any]) -> None:
             f"machine {node} was here before with process {other['pid']}: the run it began is still ending"
         )
     raise UserError(f"NODE_RANK={node} is taken by {other['host']}: give each machine a number of its own")
-
-
-class _Waiting:
-    """One time limit for all that is waited for, and a line on what it is now and then."""
-
-    def __init__(self, timeout_s: float, progress_s: float) -> None:
-        self.timeout_s, self.progress_s = timeout_s, progress_s
-        self.began_s = time.monotonic()
-        self.say_next_s = progress_s
-
-    def until(self, happened: Callable[[], bool], what: Callable[[], str]) -> None:
-        while not happened():
-            waited_s = time.monotonic() - self.began_s
-            if waited_s > self.timeout_s:
-                raise RetryableError(
-                    f"waited {self.timeout_s:g} s for {what()}: start it, or set YOLOV12_RDZV_TIMEOUT_S to wait longer"
-                )
-            if waited_s > self.say_next_s:
-                self.say_next_s += self.progress_s
-                say(f"launch: waiting for {what()}, {waited_s:.0f} of {self.timeout_s:g} s")
-            time.sleep(POLL_S)
 
 
 def _read(store: dist.Store, key: str) -> str:

@@ -36,9 +36,11 @@ class Judge:
         timeout_s: how long a peer may neither come nor show that it works.
         now_s: when the wait began.
         step: that this rank is in. Each has a vote, so a peer that is missing is in it, too, whatever its last sign said.
+        kept_by_rank_0: whether rank 0's process keeps the signs; else that is the launcher of the first machine.
     """
 
-    def __init__(self, timeout_s: float, now_s: float, step: int) -> None:
+    def __init__(self, timeout_s: float, now_s: float, step: int, kept_by_rank_0: bool = False) -> None:
+        self.kept_by_rank_0 = kept_by_rank_0
         self.timeout_s, self.began_s, self.step = timeout_s, now_s, step
         self.excused_s = now_s
         """When a peer was last seen doing declared work: others may be late because of it."""
@@ -58,7 +60,10 @@ class Judge:
                 return f"{at(rank, self.step, peer.sign)}: more than {LONG_WORK_S / 3600:g} hours"
         if now_s - self.excused_s <= self.timeout_s:
             return None
-        if not seen:  # the signs are kept by rank 0's machine
+        if not seen and self.kept_by_rank_0:
+            silent = f"rank 0 (step {self.step}) gave no sign of life for {self.timeout_s:g} s"
+            return f"{silent}, nor could those of other ranks be read, which its process keeps"
+        if not seen:
             unseen = f"no other rank came, and no sign of life of any could be read, for {self.timeout_s:g} s (step {self.step})"
             return f"{unseen}: is the first machine cut off?"
         late = [at(rank, self.step, peer.sign) for rank, peer in seen.items() if not peer.sign.waits]
@@ -150,9 +155,10 @@ def spread(answer: Any, group: dist.ProcessGroup) -> Any:
 
 def _wait_with_patience(work: dist.Work, beat: Pulse) -> None:
     began_s = time.monotonic()
-    judge, next_news_s = Judge(beat.timeout_s, began_s, beat.step), began_s + FIRST_NEWS_S
+    judge = Judge(beat.timeout_s, began_s, beat.step, beat.kept_by_rank_0)
+    next_news_s = began_s + FIRST_NEWS_S
     while not _is_done(work, SLICE_S):
-        now_s, seen = time.monotonic(), beat.seen()
+        now_s, seen = time.monotonic(), {} if beat.is_cut_off else beat.seen()
         if (reason := judge.why_not_wait(seen, now_s)) is not None:
             raise PeerFailedError(f"{STOPPED}: {reason}")
         if now_s >= next_news_s:
@@ -193,9 +199,13 @@ def explained(beat: Pulse | None, error: str) -> str:
                 words = {rank: peer.sign for rank, peer in seen.items() if peer.sign.words}
                 for rank in sorted(words, key=lambda rank: words[rank].words.startswith(STOPPED)):
                     return f"{STOPPED}: {said(rank, words[rank])}"
+        if beat.is_cut_off:  # what was seen before says nothing of who is left
+            keeper = "rank 0" if beat.kept_by_rank_0 else "the first machine"
+            return f"{STOPPED}: {keeper} (step {beat.step}) is gone without a word ({error})"
         gone = [at(rank, beat.step, peer.sign) for rank, peer in seen.items() if peer.age_s > 2 * beat.interval_s]
         if gone and len(gone) < len(seen) + (len(seen) == 1):
-            return f"{STOPPED}: {' and '.join(gone)} is gone without a word ({error})"
+            how = "gave no sign of life" if "timed out" in error.lower() else "is gone without a word"
+            return f"{STOPPED}: {' and '.join(gone)} {how} ({error})"
     return f"another process did not take part: {error}"
 
 

@@ -4,12 +4,15 @@
 It goes through the run's store, the small server that the ranks found each other by. The thread keeps on while the main one saves, scans or
 compiles, and stops with the process, so that peers can tell a rank that is busy from one that is gone (patience.py). The main thread never
 waits for the store: where the network is cut, that could last for ever.
+
+Under torchrun and our own launcher, that of the first machine keeps the store. Under Slurm and MPI rank 0 does, and takes it away when it ends.
 """
 
 from __future__ import annotations
 
 import atexit
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +27,8 @@ LAST_WORDS_S = 2.0
 """How long a rank that failed waits for its words to be written."""
 STOPPING_S = 2.0
 """How long the end of a process waits for a beat that is under way; a store that is gone answers later than anybody would wait."""
+LINGER_S = 5.0
+"""How long rank 0, where it keeps the store, stays for the others to hear its last words."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,13 @@ class Pulse:
         store: of the run; this object uses a connection of its own.
         rank, size: of this process among the run's.
         timeout_s: how long a peer may neither come nor show that it works; at least five signs are given in that time.
+        kept_by_rank_0: whether the store ends with rank 0.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, timeout_s: float) -> None:
-        self.rank, self.size, self.timeout_s = rank, size, timeout_s
+    def __init__(self, store: dist.Store, rank: int, size: int, timeout_s: float, kept_by_rank_0: bool = False) -> None:
+        self.rank, self.size, self.timeout_s, self.kept_by_rank_0 = rank, size, timeout_s, kept_by_rank_0
+        self.is_cut_off = False
+        """Whether the store is gone for good, and who keeps it."""
         self.interval_s = min(INTERVAL_S, timeout_s / 5)
         self.step = 0
         """The step that this rank is in, counted from the start of this process. The trainer sets it."""
@@ -112,11 +120,23 @@ class Pulse:
         self._wake.set()
         if self._thread.is_alive():
             self._told.wait(LAST_WORDS_S)
+        if self.kept_by_rank_0 and self.rank == 0:
+            self._linger()
 
     def seen(self) -> dict[int, Seen]:
         """Every peer's sign as it was last read."""
         now_s = time.monotonic()
         return {rank: Seen(sign, now_s - changed_s) for rank, (sign, changed_s) in self._peers.items()}
+
+    def _linger(self) -> None:
+        """Until each of the others has ended with last words of its own, or is gone."""
+        until_s = time.monotonic() + min(LINGER_S, self.timeout_s)
+        with self.waiting():
+            while time.monotonic() < until_s and self._thread.is_alive():
+                time.sleep(self.interval_s / 4)
+                seen = self.seen()
+                if len(seen) == self.size - 1 and all(peer.sign.words for peer in seen.values()):
+                    return
 
     def _run(self) -> None:
         while not self._is_over:
@@ -124,10 +144,10 @@ class Pulse:
                 self._beat()
                 if self._waits:
                     self._look()
-            except (
-                RuntimeError,
-                ValueError,
-            ):  # the store is gone: nothing changes any more, and that is what others go by
+            except dist.DistNetworkError:  # closed at the other end: it stays so, and torch prints a trace for each try
+                self.is_cut_off = True
+                return
+            except (RuntimeError, ValueError):  # nothing changes any more, and that is what others go by
                 self._wake.wait(self.interval_s)
             self._wake.wait(self.interval_s)
             self._wake.clear()
@@ -157,7 +177,8 @@ _current: Pulse | None = None
 def begin(store: dist.Store, rank: int, size: int, timeout_s: float) -> None:
     """Start this process's pulse."""
     global _current
-    _current = Pulse(store, rank, size, timeout_s)
+    launchers_own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torch/distributed/rendezvous.py
+    _current = Pulse(store, rank, size, timeout_s, kept_by_rank_0=not launchers_own)
     _current.start()
     atexit.register(end)  # for a process that ends without leaving its groups
 

@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from yolov12.distributed import flight, launchers, pulse
+from yolov12.distributed import arrival, flight, launchers, pulse
+from yolov12.distributed.arrival import PROGRESS_S
 from yolov12.distributed.launchers import DEFAULT_PORT, World
 from yolov12.distributed.patience import collect, spread, wait
 from yolov12.errors import RetryableError, UserError
@@ -21,7 +22,6 @@ from yolov12.log import say
 __all__ = ["World", "from_all", "from_environment", "from_first", "is_joined", "join", "leave", "meet"]
 
 T = TypeVar("T")
-PROGRESS_S = 10.0
 
 FOREVER = timedelta(days=1)
 
@@ -45,18 +45,24 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
         The group for votes: gloo on the CPU, so that votes never queue behind, or get lost among, the collectives of a GPU stream.
 
     Raises:
-        UserError: MASTER_PORT is taken.
+        UserError: MASTER_PORT is taken, or some ranks are on the CPU and others on a GPU.
         RetryableError: not all ranks came in time.
     """
     global _votes
     rendezvous = timedelta(seconds=max(timeout_s, rendezvous_timeout_s))
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
+        limit_s = rendezvous.total_seconds()
+        with _waiting_for_peers(world, limit_s):
+            store, _, _ = next(dist.rendezvous("env://", world.rank, world.size, timeout=rendezvous))
+            store.set_timeout(rendezvous)
+        arrival.of_ranks(store, world, device.type, limit_s)
         if backend == "nccl":
             flight.record()
-        with _waiting_for_peers(world, rendezvous.total_seconds()):
+        with _waiting_for_peers(world, limit_s):
             dist.init_process_group(
                 backend,
+                store=dist.PrefixStore("default_pg", store),  # as torch has it with a store that it makes
                 rank=world.rank,
                 world_size=world.size,
                 timeout=rendezvous,

@@ -50,14 +50,14 @@ def lines(options: Mapping[str, Any], found: World | Machines, gpus: Sequence[Gp
     yield f"device: {device} ({reason})"
     here, size, first = _ranks(found, max(len(ids), 1))
     yield from _world(found, here, size)
-    batch, share, words = _batch(options, size)
-    yield from _processes(found, here, first, ids, gpus, share)
-    yield from words
+    batch, words = _batch(options, size)
+    yield from _processes(found, here, first, ids, gpus, [_share(batch, rank, size) for rank in range(size)])
+    yield words
     if batch >= 1:
         nbs = options.get("nbs") or NBS
         every = max(round(nbs / batch), 1)  # engine/trainer.py, _build_train_pipeline
         after = "every batch" if every == 1 else f"every {every} batches"
-        yield f"accumulation: nbs={nbs}: an update after {after}, of {every * (batch // size) * size:g} images"
+        yield f"accumulation: nbs={nbs}: an update after {after}, of {every * int(batch)} images"
     yield from _environment(found, here, size)
 
 
@@ -99,27 +99,33 @@ def _world(found: World | Machines, here: int, size: int) -> Iterator[str]:
     yield f"world: {size} process{'es' if size > 1 else ''} on this machine"
 
 
-def _batch(options: Mapping[str, Any], size: int) -> tuple[float, str, list[str]]:
-    """(the batch over all, one process' share in words, lines about it)."""
+def _batch(options: Mapping[str, Any], size: int) -> tuple[float, str]:
+    """(the batch over all, a line about it)."""
     batch = options.get("batch")
     batch = BATCH if batch is None else batch
     if batch < 1:
-        return batch, "its share", [f"batch: {batch:g}: measured when training starts, the same on each process"]
+        return batch, f"batch: {batch:g}: measured when training starts, the same on each process"
     if batch < size:
         raise UserError(f"batch={batch:g} is over all processes, and there are {size}: type batch={size} or more")
-    share = int(batch // size)
     if size == 1:
-        return batch, f"{share} images of each batch", [f"batch: {batch:g}"]
-    note = "" if share * size == batch else f", which makes {share * size}: type a multiple of {size} to have all of it"
-    return (
-        share * size,
-        f"{share} images of each batch",
-        [f"batch: {batch:g} over {size} processes, {share} on each{note}"],
-    )
+        return batch, f"batch: {batch:g}"
+    each, more = divmod(int(batch), size)
+    shares = f"{each} on each"
+    if more:
+        shares = f"{each + 1} on the first{f' {more}' if more > 1 else ''} and {each} on the others"
+    return batch, f"batch: {batch:g} over {size} processes, {shares}"
+
+
+def _share(batch: float, rank: int, size: int) -> str:
+    """A process' part of a whole batch, as data/order.py cuts it: nothing is left out where the batch does not divide."""
+    if batch < 1:
+        return "its share"
+    each, more = divmod(int(batch), size)
+    return f"{each + (rank < more)} images of each batch"
 
 
 def _processes(
-    found: World | Machines, here: int, first: int, ids: Sequence[int], gpus: Sequence[Gpu], share: str
+    found: World | Machines, here: int, first: int, ids: Sequence[int], gpus: Sequence[Gpu], shares: Sequence[str]
 ) -> Iterator[str]:
     known = {gpu.index: gpu for gpu in gpus}
     cpulists = {index: known[index].cpus for index in ids[:here] if index in known}
@@ -136,7 +142,7 @@ def _processes(
                 where += f" ({known[index].name})"
             if len(cpulists) > 1:
                 where += f", {binding.choose(index, cpulists, os.sched_getaffinity(0), os.cpu_count() or 1)[1]}"
-        yield f"rank {first + local}: {where}, {share}"
+        yield f"rank {first + local}: {where}, {shares[first + local]}"
 
 
 def _environment(found: World | Machines, here: int, size: int) -> Iterator[str]:

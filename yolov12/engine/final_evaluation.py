@@ -46,25 +46,40 @@ def strip(last: Path, best: Path) -> None:
 
 @contextmanager
 def on_every_rank(checkpoint: Path, device: torch.device) -> Iterator[Path]:
-    """Inside the block, ultralytics' validators may be called by all ranks with the path that this yields.
-
-    No folder is shared: ranks other than the first hold a copy of its bytes in a temporary folder of their machine. Every rank must enter.
+    """Inside the block, ultralytics' validators may be called by all ranks with the path that this yields. Every rank must enter.
 
     Args:
         checkpoint: on rank 0.
         device: of this rank.
     """
-    launched = torch.distributed.is_available() and torch.distributed.is_initialized()
     with ExitStack() as stack:
-        if launched:
-            content = world.from_first(checkpoint.read_bytes() if rank() == 0 else b"")
-            if rank() != 0:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="yolov12-"))
-                checkpoint = Path(folder) / checkpoint.name
-                checkpoint.write_bytes(content)
-            if device.type != "cuda":
-                stack.enter_context(_on(device))
+        path = stack.enter_context(brought_to_every_rank(checkpoint))
+        if _is_launched() and device.type != "cuda":
+            stack.enter_context(_on(device))
+        yield path
+
+
+@contextmanager
+def brought_to_every_rank(checkpoint: Path) -> Iterator[Path]:
+    """Where rank 0's file is to be read inside the block. Every rank must enter.
+
+    No folder is shared: ranks other than the first hold a copy of its bytes in a temporary folder of their machine.
+    """
+    if not _is_launched():
         yield checkpoint
+        return
+    content = world.from_first(checkpoint.read_bytes() if rank() == 0 else b"")
+    if rank() == 0:
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory(prefix="yolov12-") as folder:
+        copy = Path(folder) / checkpoint.name
+        copy.write_bytes(content)
+        yield copy
+
+
+def _is_launched() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from yolov12.distributed import patience, pulse
+from yolov12.distributed.pulse import Pulse
+from yolov12.engine.termination import unheard
 from yolov12.errors import ExitError, PeerFailedError
 from yolov12.log import warn
 from yolov12.memory.failure import one_line
@@ -25,16 +27,22 @@ def telling_the_others() -> Iterator[None]:
         beat = pulse.current()
         if beat is None:
             raise
-        known = (
-            PeerFailedError(patience.explained(beat, str(error).splitlines()[0])) if is_lost_connection(error) else None
-        )
-        last = known or error
-        words = sentence(last) if isinstance(last, ExitError) else one_line(last)
-        warn(f"at step {beat.step}: {words}")
-        pulse.last_words(words)
+        with (
+            unheard()
+        ):  # a launcher that saw another process end asks this one to end, too, while it finds out about it
+            known = _as_lost_peer(error, beat)
+            last = known or error
+            words = sentence(last) if isinstance(last, ExitError) else one_line(last)
+            warn(f"at step {beat.step}: {words}")
+            pulse.last_words(words)
         if known is not None:
             raise known from error
         raise
+
+
+def _as_lost_peer(error: Exception, beat: Pulse) -> PeerFailedError | None:
+    """Where a collective failed because of a peer, which one that was."""
+    return PeerFailedError(patience.explained(beat, str(error).splitlines()[0])) if is_lost_connection(error) else None
 
 
 def is_lost_connection(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
 from yolov12.engine.update import Update
-from yolov12.engine.validation_memory import surviving
+from yolov12.engine.validation_memory import ValidationLeft, surviving
 from yolov12.errors import RetryableError
 from yolov12.log import say, warn
 from yolov12.memory.failure import again
@@ -117,11 +117,8 @@ class Loop:
         with run_memory.explained(self.trainer, self.step):
             try:
                 run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
-                with self.termination:
+                with self.termination, self.trainer.saver.done_at_a_failure():
                     self._train()
-            except BaseException:
-                self.trainer.saver.close()
-                raise
             finally:
                 if self.step.recomputation is not None:
                     self.step.recomputation.close()
@@ -149,10 +146,11 @@ class Loop:
             if not self.health.lost:
                 if not self._stops() and vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
                     ending.in_epoch(self, self.batches_per_epoch)
-                with doing("validating"):
-                    self._validate()
-            with doing("saving the checkpoint"):
-                t.saver.wait()  # recovery loads it, in a collective
+                try:
+                    with doing("validating"):
+                        self._validate()
+                except ValidationLeft:
+                    ending.in_epoch(self, self.batches_per_epoch)
             meet()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()
@@ -218,6 +216,7 @@ class Loop:
         t = self.trainer
         self.health.begin_step()
         t.run_callbacks("on_train_batch_start")
+        t.saver.look()  # without room for checkpoints, each further step would be lost
         iteration = i + self.batches_per_epoch * t.epoch
         self._warm_up(iteration)
         batch = self._on_device(batch)
@@ -325,8 +324,13 @@ class Loop:
         # Only rank 0 watches the fitness, and validation has collectives that all must enter.
         if from_first(bool(t.args.val or is_last or t.stopper.possible_stop or self._stops())):
             t._clear_memory(0.5)
-            with self.memory_report.phase("validation"), surviving(t.validator, self.history, t.vote_group):
+            survives = surviving(t.validator, self.history, t.vote_group, self._may_leave_validation)
+            with self.memory_report.phase("validation"), survives:
                 t.metrics, t.fitness = t.validate()
+
+    def _may_leave_validation(self) -> bool:
+        """Whether a signal to end came, and what was done of the epoch can be saved without it: all of it was."""
+        return bool(self.termination.requested) and not self._stops()
 
     def _save_epoch(self, more: dict[str, Any]) -> None:
         t = self.trainer

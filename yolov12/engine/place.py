@@ -22,7 +22,7 @@ from yolov12.log import say
 
 OWN_OF_A_MACHINE = "device data model pretrained project name save_dir resume cfg workers cache exist_ok".split()
 """Arguments that may differ between ranks: paths, which a machine may have elsewhere, and what its own GPUs and cores are."""
-GPU = "GPU"
+GPU = "the kind of GPU, which mixed_gpus=1 allows"
 SETTINGS_OF_A_MACHINE = {"cache_dir", "trt_cache_dir", "price_per_gpu_hour", "user", "offline"}
 
 

@@ -7,24 +7,37 @@ it is. Run by itself, the script would end with a traceback and exit code 1 what
 
 from __future__ import annotations
 
+import ctypes
 import runpy
+import signal
 import sys
 
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from yolov12.engine.termination import unheard
 from yolov12.mistakes import as_exit
+
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h."""
+
+
+def end_with_the_launcher() -> None:
+    """Have the kernel send SIGTERM when the launcher is gone, also if it was killed: ranks that nobody watches would train on, unseen."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def main(script: str, *arguments: str) -> int:
     """The exit code. A bug keeps its traceback, and the exception that made it."""
+    end_with_the_launcher()
     handler = get_error_handler()
     handler.initialize()
     sys.argv = [script, *arguments]
     try:
         runpy.run_path(script, run_name="__main__")
     except Exception as error:
-        known = as_exit(error)
-        handler.record_exception(known or error)
+        with unheard():
+            known = as_exit(error)
+            handler.record_exception(known or error)
         if known is None:
             raise
         return known.exit_code

@@ -10,17 +10,23 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from yolov12.distributed.pulse import doing
 from yolov12.errors import RetryableError
 from yolov12.folders import is_full_disk
 from yolov12.log import warn
 from yolov12.model.seal import flaw, previous_of
 
+_IDLE = "ultralytics.utils.callbacks.base"
+"""Where the callbacks are that do nothing."""
+
 
 class Saver:
-    """Writes one file at a time. What a job raises is raised again by the next `offer` or `wait`."""
+    """Writes one file at a time. What a job raises is raised again by the next `offer`, `wait` or `look`."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, Callable[[], None]] = {}
@@ -53,6 +59,25 @@ class Saver:
             thread.join()
         self._raise_failure()
 
+    def look(self) -> None:
+        """Raise what a job raised that has ended; else return at once. With it a run ends at the next step, and not at the next save.
+
+        Raises:
+            RetryableError: as `wait`.
+        """
+        if self._failure is not None:
+            self.wait()
+
+    @contextmanager
+    def done_at_a_failure(self) -> Iterator[None]:
+        """Whatever ends the block early, a checkpoint that is being written is finished."""
+        try:
+            yield
+        except BaseException:
+            with doing("saving the checkpoint"):
+                self.close()
+            raise
+
     def close(self) -> None:
         """`wait` for a run that ends for another reason: a failure is told, not raised."""
         try:
@@ -80,6 +105,17 @@ class Saver:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def somebody_reads(callbacks: Mapping[str, Iterable[Any]]) -> bool:
+    """Whether a callback may look for the checkpoints of an epoch when that ends: ultralytics' loggers do when a model was saved, a script's whenever."""
+    return any(_module_of(call) != _IDLE for call in callbacks["on_model_save"]) or any(
+        not _module_of(call).startswith("ultralytics.") for call in callbacks["on_fit_epoch_end"]
+    )
+
+
+def _module_of(callback: Any) -> str:
+    return getattr(callback, "__module__", None) or ""
 
 
 class Previous:

@@ -6,11 +6,27 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """`docker stop` and Kubernetes send the first; Slurm, asked by `--signal=USR1@60`, the second."""
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """While entered, `SIGNALS` do nothing: this process is ending already, and has still to say why."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Termination:
@@ -38,5 +54,5 @@ class Termination:
         self.__exit__()
         # Not by print: the signal may have come while stderr was being written to, which Python's streams refuse to enter again.
         os.write(
-            2, f"{self.requested}: training ends after the step that runs, or after this epoch's validation\n".encode()
+            2, f"{self.requested}: training ends after the step that runs, or at once where it validates\n".encode()
         )

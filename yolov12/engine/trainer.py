@@ -26,16 +26,17 @@ from yolov12.data.adapter import in_order
 from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.pulse import doing
-from yolov12.distributed.reduce import broadcast_from_first
-from yolov12.engine import auto_batch, final_evaluation, lr_scale, norms, pipeline, place, resume
+from yolov12.engine import auto_batch, final_evaluation, lost_weights, lr_scale, norms, pipeline, place, resume
 from yolov12.engine.aside import Aside
-from yolov12.engine.checkpoint import Checkpoint, all_finite
+from yolov12.engine.checkpoint import Checkpoint
 from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
+from yolov12.engine.no_reducer import SameOnAllRanks
 from yolov12.engine.patches import install_patches
-from yolov12.engine.saving import Previous, Saver
+from yolov12.engine.saving import Previous, Saver, somebody_reads
 from yolov12.engine.validator import YOLOv12Validator
-from yolov12.log import say, warn
+from yolov12.errors import RetryableError
+from yolov12.log import say
 from yolov12.memory import segments
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
@@ -216,9 +217,8 @@ class YOLOv12Trainer(DetectionTrainer):
         place.choose_network(self.args.device, self.world)
         current = settings.current()
         self.vote_group = world.join(self.world, self.device, current.dist_timeout_s, current.rdzv_timeout_s)
-        agreement.check(
-            place.in_common(vars(self.args), self.data, self.device), self.vote_group, only_warn=[place.GPU]
-        )
+        facts = place.in_common(vars(self.args), self.data, self.device)
+        agreement.check(facts, self.vote_group, only_warn=[place.GPU] if current.mixed_gpus else [])
         # Only rank 0 counts a run's name up (cfg/__init__.py:568); the others take over its folder.
         self.save_dir = Path(world.from_first(str(self.save_dir)))
         self.args.save_dir = str(self.save_dir)
@@ -238,7 +238,7 @@ class YOLOv12Trainer(DetectionTrainer):
             remove_parts(self.wdir)
         # ultralytics would wrap the model in DDP (engine/trainer.py:443). The format that was chosen for this device is told to it for the
         # set-up only: checkpoints keep what was asked for, so that a run resumed on another device chooses anew.
-        no_reducer = replaced(nn.parallel, DistributedDataParallel=_SameOnAllRanks)
+        no_reducer = replaced(nn.parallel, DistributedDataParallel=SameOnAllRanks)
         with no_reducer, replaced(self.args, amp=precision.ARGUMENT[self.amp_dtype]):
             super()._setup_train()
         # It made its own and, for a resumed run, loaded the checkpoint's state into it.
@@ -277,9 +277,15 @@ class YOLOv12Trainer(DetectionTrainer):
     def save_model(self) -> bool:
         """Begin to write last.pt, and best.pt and epochN.pt when due; a thread finishes it (saving.py).
 
+        Returns:
+            False where nothing is written: the weights are not finite, and those of an earlier epoch are on disk, from which the next epoch recovers.
+
         Raises:
             RetryableError: the disk was full for the save before; the checkpoints of earlier epochs are intact.
         """
+        # A poisoned average alone is healed (checkpoint.py), and in the first epoch there is nothing better to keep.
+        if self.epoch > self.start_epoch and not lost_weights.are_finite(self.model):
+            return False
         is_best = self.best_fitness == self.fitness
         named = [self.best] if is_best else []
         if self.save_period > 0 and self.epoch % self.save_period == 0:
@@ -291,10 +297,8 @@ class YOLOv12Trainer(DetectionTrainer):
         self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
         for path in named:
             self.saver.offer(path.name, functools.partial(checkpoint.write_as_stock, path))
-        if any(
-            _is_from_outside(call) for event in ("on_model_save", "on_fit_epoch_end") for call in self.callbacks[event]
-        ):
-            self.saver.wait()  # it may read the files
+        if somebody_reads(self.callbacks):
+            self.saver.wait()
         return True
 
     def save_last(self, more: dict[str, Any]) -> bool:
@@ -309,9 +313,7 @@ class YOLOv12Trainer(DetectionTrainer):
         Raises:
             RetryableError: the disk was full for the save before; the last.pt that was there is intact.
         """
-        model, average = unwrap_model(self.model), self.ema.ema
-        if not all_finite([*model.parameters(), *average.parameters()]):  # waits for the GPU, as the copies below do
-            warn("the weights are not finite, so last.pt stays as it was")
+        if not lost_weights.are_finite(self.model, self.ema.ema):
             return False
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
@@ -320,8 +322,11 @@ class YOLOv12Trainer(DetectionTrainer):
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)
-        self.previous.keep()
-        checkpoint.write_in_full(self.last)
+        try:
+            self.previous.keep()
+            checkpoint.write_in_full(self.last)
+        except RetryableError as error:
+            raise RetryableError(f"{error}{f' with resume={self.last}' if self.last.exists() else ''}") from error
         self.previous.is_replaced()
 
     def _save_packed(self, paths: list[Path]) -> None:
@@ -352,8 +357,7 @@ class YOLOv12Trainer(DetectionTrainer):
             lr_scale.go_on_as_begun(self)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        self.saver.wait()  # it loads last.pt
-        return super()._handle_nan_recovery(epoch)
+        return lost_weights.recover(self, epoch, by_upstream=super()._handle_nan_recovery)
 
     def get_validator(self) -> YOLOv12Validator:
         """Our validator, as ultralytics makes its own."""
@@ -383,16 +387,3 @@ class YOLOv12Trainer(DetectionTrainer):
         self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
         self.run_callbacks("on_fit_epoch_end")
         self.epoch -= 1
-
-
-def _is_from_outside(callback: Any) -> bool:
-    """Whether a callback is none of ultralytics' own, which do nothing."""
-    return getattr(callback, "__module__", None) != "ultralytics.utils.callbacks.base"
-
-
-class _SameOnAllRanks(nn.parallel.DistributedDataParallel):
-    """Stands in for DDP while ultralytics sets up: makes the weights equal on all ranks and hands back the bare model."""
-
-    def __new__(cls, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        broadcast_from_first([tensor.data for tensor in (*module.parameters(), *module.buffers())])
-        return module

@@ -4,6 +4,9 @@
 Around whatever validator a trainer has: where the forward pass, the loss or the NMS of a batch does not fit, it is made again for parts of
 the batch, and the answers are put together. In evaluation an image knows nothing of its neighbours, so the metrics are those of the whole
 set. Nothing of this communicates; before ranks gather what they found, they vote whether each of them has something.
+
+A process that is asked to end leaves a validation at its next batch, and the others do after their last one: it can be made again, and may take
+longer than a scheduler waits.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from yolov12.distributed.vote import vote
+from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.loss_count import counter_for
 from yolov12.errors import DeviceFullError, PeerFailedError
 from yolov12.log import warn
@@ -35,25 +38,43 @@ SEAMS = (
 T = TypeVar("T")
 
 
+class ValidationLeft(Exception):
+    """A validation was left undone, by all ranks, because one of them is asked to end."""
+
+
+def _nobody_asks() -> bool:
+    return False
+
+
 @contextmanager
-def surviving(validator: Any, history: History, group: dist.ProcessGroup | None = None) -> Iterator[None]:
+def surviving(
+    validator: Any,
+    history: History,
+    group: dist.ProcessGroup | None = None,
+    is_asked_to_end: Callable[[], bool] = _nobody_asks,
+) -> Iterator[None]:
     """Validations by this validator inside the block are made in smaller parts where memory asks for it.
 
     Args:
         validator: of a detection trainer.
         history: where repeated batches are noted.
         group: for votes, if all its ranks validate; None for a single process, or where one rank validates alone.
+        is_asked_to_end: whether this process is; asked before each batch.
 
     Raises:
         DeviceFullError: a single image does not fit.
+        ValidationLeft: this process, or another rank, is asked to end.
         PeerFailedError: another rank failed.
     """
-    guard = _Guard(validator, history, group)
+    guard = _Guard(validator, history, group, is_asked_to_end)
     with ExitStack() as restored:
         guard.stand_in(restored)
         try:
             yield
         except PeerFailedError:
+            raise
+        except ValidationLeft:
+            guard.tell(None)
             raise
         except Exception as error:
             guard.tell(one_line(error))
@@ -63,8 +84,14 @@ def surviving(validator: Any, history: History, group: dist.ProcessGroup | None 
 class _Guard:
     """One validator's stand-ins."""
 
-    def __init__(self, validator: Any, history: History, group: dist.ProcessGroup | None) -> None:
-        self.validator, self.history, self.group = validator, history, group
+    def __init__(
+        self,
+        validator: Any,
+        history: History,
+        group: dist.ProcessGroup | None,
+        is_asked_to_end: Callable[[], bool],
+    ) -> None:
+        self.validator, self.history, self.group, self.is_asked_to_end = validator, history, group, is_asked_to_end
         self.parts = 1
         """Into how many a batch is cut; for the rest of this validation, once one did not fit."""
         self.model: Any = None
@@ -89,6 +116,11 @@ class _Guard:
             v, "settle", None
         )  # our validator's; it may fail for want of memory, and then the others must hear of it
 
+        def prepare(batch: dict[str, Any]) -> Any:
+            if self.is_asked_to_end():
+                raise ValidationLeft
+            return self._until_it_fits(1, lambda _: preprocess(batch))
+
         def end() -> None:
             if settle is not None:
                 settle()
@@ -99,7 +131,7 @@ class _Guard:
             restored,
             v,
             init_metrics=begin,
-            preprocess=lambda batch: self._until_it_fits(1, lambda _: preprocess(batch)),
+            preprocess=prepare,
             postprocess=lambda predictions: self._postprocess(postprocess, predictions),
             gather_stats=end,
         )
@@ -109,13 +141,18 @@ class _Guard:
 
         Raises:
             PeerFailedError: this rank made it and another did not.
+            ValidationLeft: a rank is asked to end.
         """
         if not self.peers_wait:
             return
         self.peers_wait = False
-        verdict = vote(failure, self.group)
-        if failure is None and not verdict.all_succeeded:
+        verdict = vote(failure, self.group, Wish.TERMINATE if self.is_asked_to_end() else Wish.GO_ON)
+        if failure is not None:
+            return
+        if not verdict.all_succeeded:
             raise PeerFailedError(f"validation stopped because another process failed, {verdict.first()}")
+        if verdict.wish is Wish.TERMINATE:
+            raise ValidationLeft
 
     def _stand_in_for_model(self, model: Any, restored: ExitStack) -> None:
         if model is self.model:  # as in an earlier validation in the same block

@@ -160,13 +160,13 @@ def with_device(kwargs: dict[str, Any], count: int | None = None, says_each: boo
     """Replace `device="auto"` by what it means here; the first `count` GPUs where a verb uses no more.
 
     Raises:
-        UserError: a GPU that was named has no room.
+        UserError: a GPU that was named has no room, or they are of several kinds.
     """
     asked = kwargs.get("device")
     here = launchers.of_process()
     if asked != "auto":
         if here.is_alone and (named := requested_gpus(asked)) and (gpus := devices.visible_gpus()):
-            for line in devices.check_named(named, gpus):
+            for line in devices.check_named(named, gpus, settings.current().mixed_gpus):
                 warn(line)
         return kwargs
     gpus = devices.visible_gpus()

@@ -289,13 +289,21 @@ def test_list_names_every_benchmark_with_its_rows(answers, capsys):
 
 
 def scaling() -> Benchmark:
-    rows = tuple(Row(f"scale{gpus}", "efficiency", "higher", gpus=gpus) for gpus in (2, 4))
+    rows = tuple(Row(f"scale{gpus}", "efficiency", "higher", gpus=gpus, only_by_name=gpus == 3) for gpus in (2, 3, 4))
     return Benchmark("scale", "many are fast", rows, "cuda", print, gpus=2, parameters={"device": "cuda"}, repeats=1)
 
 
-@pytest.mark.parametrize(("gpus", "rows"), [(2, ["scale2"]), (3, ["scale2"]), (8, ["scale2", "scale4"])])
-def test_a_machine_measures_the_rows_that_it_has_gpus_for_and_that_is_its_full_run(
-    tmp_path, answers, monkeypatch, gpus, rows
+@pytest.mark.parametrize(
+    ("gpus", "asked", "rows"),
+    [
+        (2, [], ["scale2"]),
+        (3, [], ["scale2"]),
+        (8, [], ["scale2", "scale4"]),
+        (8, ["--rows", "scale3"], ["scale3"]),
+    ],
+)
+def test_a_machine_measures_the_rows_that_it_has_gpus_for_and_others_only_by_name(
+    tmp_path, answers, monkeypatch, gpus, asked, rows
 ):
     monkeypatch.setattr(command, "discover", lambda: {"scale": scaling()})
     monkeypatch.setattr(system, "gpus", lambda: ["A100"] * gpus)
@@ -306,9 +314,9 @@ def test_a_machine_measures_the_rows_that_it_has_gpus_for_and_that_is_its_full_r
             side, Measured(DECLARED, dict.fromkeys(rows, 1.0))
         ),
     )
-    assert run(tmp_path, "scale") == 0
-    (path,) = tmp_path.glob("*/scale.json")
-    content = json.loads(path.read_text())
+    assert run(tmp_path, "scale", *asked) == 0
+    assert names(tmp_path) == ["scale-reduced.json" if asked else "scale.json"]
+    content = written(tmp_path)
     assert [row["name"] for row in content["rows"]] == rows
     assert content["device"] == f"a100-x{int(rows[-1][-1])}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`scale` with two, and with eight, processes on the CPU over gloo. What it measures there means nothing; that it comes from all of them does."""
+"""`scale` with two, three and eight processes on the CPU over gloo. What it measures there means nothing; that it comes from all of them does."""
 
 from __future__ import annotations
 
@@ -90,8 +90,10 @@ def test_two_processes_step_alone_and_together_and_bf16_is_half_the_bytes(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("side", "row"), [("stock", "scale2_n"), ("ours", "scale8_n"), ("stock", "scale8_n")])
-def test_both_sides_step_in_two_and_in_eight_processes(tmp_path, monkeypatch, side: str, row: str) -> None:
+@pytest.mark.parametrize(
+    ("side", "row"), [("stock", "scale2_n"), ("ours", "scale3_n"), ("ours", "scale8_n"), ("stock", "scale8_n")]
+)
+def test_both_sides_step_in_two_and_in_more_processes(tmp_path, monkeypatch, side: str, row: str) -> None:
     if side == "stock":
         monkeypatch.setenv("YOLOV12_DISABLE", "1")
     measured = scale.run_side(job(side, (row,), tmp_path))

@@ -84,8 +84,17 @@ def test_a_named_gpu_without_room_is_refused_and_an_idle_one_named() -> None:
         check_named([0, 1], [gpu(0), gpu(1, used_gib=79), gpu(2)])
 
 
+def test_named_gpus_of_several_kinds_are_refused_unless_they_may_mix() -> None:
+    with pytest.raises(
+        UserError, match=r"device=0,1: GPUs of several kinds \(big, small\), .*: name those of one kind, .*mixed_gpus=1"
+    ):
+        check_named([0, 1], [gpu(0, "big"), gpu(1, "small"), gpu(2, "big")])
+    assert check_named([0, 2], [gpu(0, "big"), gpu(1, "small"), gpu(2, "big")]) == []
+
+
 def test_a_named_gpu_in_use_and_several_kinds_are_warned_of() -> None:
-    said = check_named([0, 1], [gpu(0, "big", used_gib=30, busy_percent=97), gpu(1, "small", 24), gpu(2, "third")])
+    gpus = [gpu(0, "big", used_gib=30, busy_percent=97), gpu(1, "small", 24), gpu(2, "third")]
+    said = check_named([0, 1], gpus, may_mix=True)
     assert said == [
         "device: GPU 0 is in use by another program (50.0 of 80.0 GiB free, 97 % busy)",
         "device: GPUs of several kinds (big, small): every update waits for the slowest",

@@ -66,3 +66,10 @@ def test_nothing_seen_at_all_ends_with_the_timeout() -> None:
     assert judge().why_not_wait({}, 106) == (
         "no other rank came, and no sign of life of any could be read, for 5 s (step 7): is the first machine cut off?"
     )
+
+
+def test_where_rank_0_keeps_the_signs_it_is_the_one_that_is_named() -> None:
+    ours = Judge(timeout_s=5, now_s=100, step=7, kept_by_rank_0=True)
+    assert str(ours.why_not_wait({}, 106)).startswith(
+        "rank 0 (step 7) gave no sign of life for 5 s, nor could those of other"
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from yolov12.data.order import Plan
 from yolov12.distributed.devices import Gpu
 from yolov12.distributed.launchers import Machines, World
 from yolov12.engine import dryrun
@@ -51,7 +52,23 @@ def test_a_machine_of_several_names_its_own_ranks():
         "rank 6",
         "rank 7",
     ]
-    assert "batch: 20 over 8 processes, 2 on each, which makes 16: type a multiple of 8 to have all of it" in lines
+
+
+@pytest.mark.parametrize(
+    ("batch", "line"),
+    [
+        (16, "batch: 16 over 8 processes, 2 on each"),
+        (17, "batch: 17 over 8 processes, 3 on the first and 2 on the others"),
+        (20, "batch: 20 over 8 processes, 3 on the first 4 and 2 on the others"),
+    ],
+)
+def test_the_shares_are_those_that_the_loader_cuts(batch: int, line: str):
+    lines = said(TWO_MACHINES, GPUS, batch=batch)
+    assert line in lines
+    shares = [len(next(Plan(100, batch, rank=rank, ranks=8).shares(0))) for rank in range(4, 8)]
+    assert [int(words.split()[-5]) for words in lines if words.startswith("rank ")] == shares
+    of_update = round(64 / batch) * batch
+    assert f"accumulation: nbs=64: an update after every {round(64 / batch)} batches, of {of_update} images" in lines
 
 
 def test_under_a_launcher_that_started_the_ranks_it_starts_none():

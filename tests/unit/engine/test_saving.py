@@ -6,14 +6,16 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from yolov12.engine.saving import Previous, Saver
+from yolov12.engine.saving import Previous, Saver, somebody_reads
 from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.errors import RetryableError
 from yolov12.model.seal import seal
@@ -100,11 +102,53 @@ def test_a_failure_is_raised_by_the_next_save() -> None:
         saver.offer("last.pt", lambda: None)
 
 
+def test_a_look_raises_it_too_but_waits_for_nothing() -> None:
+    saver, may_end = Saver(), threading.Event()
+
+    def fails_later() -> None:
+        assert may_end.wait(30)
+        fails()
+
+    saver.look()
+    saver.offer("last.pt", fails_later)
+    writer = saver._thread
+    saver.look()
+    may_end.set()
+    writer.join()
+    with pytest.raises(RetryableError, match="no room"):
+        saver.look()
+    saver.look()
+
+
 def test_a_run_that_ends_for_another_reason_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     saver = Saver()
     saver.offer("last.pt", fails)
     saver.close()
     assert "the last checkpoint was not saved: no room" in capsys.readouterr().err
+
+
+def of_module(name: str) -> Callable[[Any], None]:
+    def callback(trainer: Any) -> None: ...
+
+    callback.__module__ = name
+    return callback
+
+
+@pytest.mark.parametrize(
+    ("event", "module", "reads"),
+    [
+        ("on_model_save", "ultralytics.utils.callbacks.base", False),
+        ("on_model_save", "ultralytics.utils.callbacks.comet", True),
+        ("on_model_save", "__main__", True),
+        ("on_fit_epoch_end", "ultralytics.utils.callbacks.base", False),
+        ("on_fit_epoch_end", "ultralytics.utils.callbacks.wb", False),
+        ("on_fit_epoch_end", "__main__", True),
+    ],
+)
+def test_files_are_waited_for_where_a_callback_may_read_them(event: str, module: str, reads: bool) -> None:
+    callbacks: dict[str, list[Any]] = {"on_model_save": [], "on_fit_epoch_end": []}
+    callbacks[event].append(of_module(module))
+    assert somebody_reads(callbacks) is reads
 
 
 @pytest.fixture
@@ -164,13 +208,25 @@ def test_the_first_checkpoint_has_none_before_it_and_a_finished_run_keeps_none(t
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("which", ["model", "average"])
-def test_weights_that_are_not_finite_do_not_replace_the_last_checkpoint(which: str, capsys: pytest.CaptureFixture[str]):
-    """A NaN in mid-epoch is for the recovery at its end, which loads what was saved before."""
+def spoiled(which: str) -> YOLOv12Trainer:
+    """A trainer in its second epoch, with a NaN in its model or its average."""
     trainer = object.__new__(YOLOv12Trainer)
     models = {name: nn.Linear(2, 2) for name in ("model", "average")}
     trainer.model, trainer.ema = models["model"], SimpleNamespace(ema=models["average"])
+    trainer.epoch, trainer.start_epoch = 1, 0
     with torch.no_grad():
         models[which].bias[0] = float("nan")
-    assert trainer.save_last({}) is False
+    return trainer
+
+
+@pytest.mark.parametrize("which", ["model", "average"])
+def test_weights_that_are_not_finite_do_not_replace_the_last_checkpoint(which: str, capsys: pytest.CaptureFixture[str]):
+    """A NaN in mid-epoch is for the recovery at its end, which loads what was saved before."""
+    assert spoiled(which).save_last({}) is False
     assert "not finite" in capsys.readouterr().err
+
+
+def test_nor_at_an_epochs_end_where_the_next_one_recovers_from_it(capsys: pytest.CaptureFixture[str]):
+    """They became so in the epoch's last update, which no loss has seen yet."""
+    assert spoiled("model").save_model() is False
+    assert "the weights are not finite, so last.pt stays as it was" in capsys.readouterr().err

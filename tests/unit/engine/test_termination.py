@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from yolov12.engine.termination import SIGNALS, Termination
+from yolov12.engine.termination import SIGNALS, Termination, unheard
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -36,6 +36,14 @@ def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with Termination():
         assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_process_that_ends_already_hears_none_until_it_has_said_why() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with unheard():
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)  # by default it would end this process
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
