@@ -108,7 +108,7 @@ class Saver:
 
 
 def somebody_reads(callbacks: Mapping[str, Iterable[Any]]) -> bool:
-    """Whether a callback may look for the checkpoints of an epoch when that ends: ultralytics' loggers do when a model was saved, a script's whenever."""
+    """Whether a callback may look for an epoch's checkpoints: ultralytics' loggers do when a model was saved, a script's at the epoch's end, too."""
     return any(_module_of(call) != _IDLE for call in callbacks["on_model_save"]) or any(
         not _module_of(call).startswith("ultralytics.") for call in callbacks["on_fit_epoch_end"]
     )
