@@ -112,7 +112,7 @@ def export(words: list[str], options: Options) -> int:
     if options.pop("no_verify", False):
         options["verify"] = False
     _refuse_early(options, check_folder=False)
-    early.check_export({"format": "onnx"} | options)
+    early.check_export({"format": "onnx"} | _call_arguments(options))
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
