@@ -27,7 +27,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12 import settings
 from yolov12.data.order import GHOST
-from yolov12.declare import as_text
+from yolov12.declare import as_argument, as_text
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.world import from_all
 from yolov12.engine.ending import close_loaders
@@ -190,10 +190,9 @@ def next_words(args: Any, typed: Mapping[str, str], lr: float) -> list[str]:
 
 def as_typed(options: Mapping[str, Any]) -> dict[str, str]:
     """The options of a command line, with the settings that it named, which are in the environment by now."""
-    named = {
-        name: getattr(settings.current(), name) for name in settings.DECLARED if settings.origin(name) == "command line"
-    }
-    return {key: as_text(value) for key, value in {**options, **named}.items()}
+    named = {name for name in settings.DECLARED if settings.origin(name) == "command line"}
+    said = {key: as_argument(value) for key, value in options.items()}
+    return said | {name: as_text(getattr(settings.current(), name)) for name in sorted(named)}
 
 
 def main(model: Any, options: Mapping[str, Any], typed: Mapping[str, Any]) -> int:

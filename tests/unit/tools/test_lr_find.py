@@ -231,5 +231,5 @@ def test_the_next_training_has_what_was_typed_for_it_and_not_what_the_test_alone
     }
     args = SimpleNamespace(model="yolo12n.yaml", data="/bundled/data.yaml", batch=24, imgsz=640, optimizer="SGD")
     assert lr_find.next_words(args, lr_find.as_typed(options), 0.02) == (
-        "model=yolo12n.yaml data=synth batch=24 imgsz=640 device=0,1 single_cls=1 sync_bn=1 optimizer=SGD lr0=0.02".split()
+        "model=yolo12n.yaml data=synth batch=24 imgsz=640 device=0,1 single_cls=True sync_bn=1 optimizer=SGD lr0=0.02".split()
     )
