@@ -14,7 +14,7 @@ from benchmarks import child, kept_runs
 from benchmarks.child import Run
 from benchmarks.harness import Job, Measured
 from benchmarks.programs import lr_find
-from tests.unit.benchmarks.test_programs import run
+from tests.unit.benchmarks.programs import run
 
 TEST = Run([], [0.004, 0.001, 0.016, "between two rules"])
 
