@@ -166,7 +166,7 @@ def report(trainer: LrFindTrainer) -> Suggestion:
     if found is None:
         raise UserError(
             f"lr-find: the loss never fell clearly between {curve.lrs[0]:.2g} and {curve.lrs[-1]:.2g}, so there is nothing to suggest; "
-            "look at lr_find.png, and try a wider range (lr_min=, lr_max=), more updates (steps=) or a larger batch"
+            "look at lr_find.png, and try a larger batch, more updates (steps=) or another range (lr_min=, lr_max=)"
         )
     say(f"lr-find: suggested lr0={found.lr:g}, from {found.low:.2g} to {found.high:.2g}: {found.reason}")
     say(f"lr-find: next: {program()} train {shlex.join(next_words(trainer.args, trainer.typed, found.lr))}")
