@@ -174,13 +174,13 @@ def test_the_steep_trainer_steps_ten_times_as_far():
 def test_small_on_the_cpu_every_row_has_a_value(photos, tmp_path):
     small = {
         "epochs": 1,
-        "imgsz": 32,
+        "imgsz": 96,
         "batch": 4,
         "workers": 0,
         "device": "cpu",
         "data": photos,
         "seeds": 2,
-        "steps": 20,
+        "steps": 24,
     }
     settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
     content = run(
