@@ -112,7 +112,7 @@ def export(words: list[str], options: Options) -> int:
     if options.pop("no_verify", False):
         options["verify"] = False
     _refuse_early(options, check_folder=False)
-    early.check_export({"format": "onnx"} | options)
+    early.check_export({"format": "onnx"} | _call_arguments(options))
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
@@ -134,9 +134,10 @@ def lr_find(words: list[str], options: Options) -> int:
     options.setdefault("model", "yolov12n.yaml")
     lr_find_keys = ("lr_min", "lr_max", "steps")
     _refuse_early({key: value for key, value in options.items() if key not in lr_find_keys})
+    typed = dict(options)
     model = _model(options)
     options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
-    return tool("lr_find").main(model, _with_project(_call_arguments(options), model.task))
+    return tool("lr_find").main(model, _with_project(_call_arguments(options), model.task), typed)
 
 
 def cache(words: list[str], options: Options) -> int:

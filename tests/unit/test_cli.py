@@ -431,6 +431,12 @@ def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yol
     assert yolo.calls == []
 
 
+@pytest.mark.parametrize("more", ["", "task=detect", "imgsz=64 batch=2"])
+def test_the_model_that_is_exported_is_no_argument_of_its_package(yolo, more):
+    assert cli.main(["export", "model=best.pt", "format=aoti", *more.split()]) == 0
+    assert called(yolo, "export")["format"] == "aoti"
+
+
 def test_an_export_is_not_verified_where_told_so(yolo):
     assert cli.main(["export", "model=best.pt", "--no-verify"]) == 0
     assert called(yolo, "export") == {"format": "onnx", "verify": False}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -44,6 +45,8 @@ PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    if argv is None:  # as a program; in Python the signal is the caller's
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends other programs, without a traceback
     words = sys.argv[1:] if argv is None else argv
     verb, rest = (words[0], words[1:]) if words else ("help", [])
     if verb in ("help", "--help", "-h") or "--help" in rest or "-h" in rest:

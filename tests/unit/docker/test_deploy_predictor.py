@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,22 @@ from yolov12_deploy.model import Detector, Thresholds
 SIDE = 64
 NAMES = {0: "round", 1: "long"}
 PHOTO = next((Path(__file__).resolve().parents[2] / "data/bccd-mini/images/val").iterdir())
+
+
+def test_a_reader_that_has_left_is_no_traceback(repository):
+    code = "import sys; from yolov12_deploy.cli import main; sys.exit(main())"
+    read, write = os.pipe()
+    os.close(read)
+    path = f"{repository}{os.pathsep}{repository / 'docker/deploy'}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == -signal.SIGPIPE
 
 
 def test_importing_it_leaves_no_identifier_of_the_machine(tmp_path, repository):
