@@ -88,6 +88,7 @@ def val(words: list[str], options: Options) -> int:
     if not (name := options.get("data") or model.overrides.get("data")):
         raise UserError(untrained)
     options["data"] = _checked_data(name, model.task, bool(options.get("single_cls")))
+    _check_channels(model, options)
     model.val(**_with_project(_call_arguments(options), model.task))
     return 0
 
@@ -112,7 +113,7 @@ def export(words: list[str], options: Options) -> int:
     if options.pop("no_verify", False):
         options["verify"] = False
     _refuse_early(options, check_folder=False)
-    early.check_export({"format": "onnx"} | options)
+    early.check_export({"format": "onnx"} | _call_arguments(options))
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
@@ -122,6 +123,7 @@ def export(words: list[str], options: Options) -> int:
     model = _model(options)
     if options.get("data"):
         options["data"] = _bundled_or(options["data"])
+        _check_channels(model, options)
     print(model.export(**_call_arguments(options)))
     return 0
 
@@ -290,6 +292,12 @@ def _checked_data(name: Any, task: str, single_class: bool) -> str:
     for line in dataset(path, task, single_class=single_class, reuse_scan=True).lines():
         say(line)
     return path
+
+
+def _check_channels(model: Any, options: Options) -> None:
+    """Refuse a data set whose pictures have other channels than the model takes."""
+    if model.task != "classify":  # its data set is a folder, and says nothing of them
+        tool("channels").check(model, str(options["model"]), options["data"])
 
 
 def _bundled_or(name: Any) -> str:

@@ -85,6 +85,7 @@ def yolo(monkeypatch, tmp_path):
         "yolov12.model.weights": {
             "convert_file": lambda source, target: Report([f"{source} -> {target}: turbo", "written"])
         },
+        "yolov12.tools.channels": {"check": lambda model, name, data: recorder.calls.append(("channels", {"data": data}))},
         "yolov12.tools.demo_oom": {"main": lambda options: recorder.calls.append(("demo oom", options)) or 1},
         "yolov12.tools.demo": {
             "OPTIONS": ("epochs", "device"),
@@ -429,6 +430,24 @@ def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yol
     assert cli.main(["export", "model=best.pt", "format=onnx", "quantize=8"]) == 2
     assert "int8 is calibrated on your pictures: type data=my.yaml" in error_of(capsys)
     assert yolo.calls == []
+
+
+@pytest.mark.parametrize("line", ["model=best.pt format=aoti", "model=best.pt format=aoti task=detect data=a.yaml --no-verify"])
+def test_a_package_may_be_typed(yolo, line):
+    assert cli.main(["export", *line.split()]) == 0
+    assert called(yolo, "export")["format"] == "aoti"
+
+
+def test_an_argument_that_a_package_can_not_follow_is_refused_before_anything_is_loaded(yolo, capsys):
+    assert cli.main(["export", "model=best.pt", "format=aoti", "opset=18"]) == 2
+    assert "opset=18 means nothing to format=aoti" in error_of(capsys)
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize("line", ["val model=a.pt data=a.yaml", "export model=a.pt data=a.yaml"])
+def test_the_channels_of_a_data_set_are_looked_at_before_it_is_used(yolo, line):
+    assert cli.main(line.split()) == 0
+    assert called(yolo, "channels") == {"data": "a.yaml"}
 
 
 def test_an_export_is_not_verified_where_told_so(yolo):
