@@ -94,12 +94,16 @@ def val(words: list[str], options: Options) -> int:
 
 
 def predict(words: list[str], options: Options) -> int:
-    """Predict, and save the annotated pictures unless `save=False`."""
+    """Predict, and save the annotated pictures unless `save=False`. Several GPUs share the files of a folder."""
     del words
     _require(options, "predict", model="yolov12n.pt", source="pictures/")
     options.setdefault("save", True)
     _refuse_early(options, check_folder=bool(options["save"]))
     model = _model(options)
+    places, files = tool("spread").places_and_files(options)
+    if files:
+        return tool("spread").main(options, model.task, files, places)
+    options |= {"device": places[0]} if places else {}
     # As a stream: results of a long video do not pile up in memory.
     for _ in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
         pass

@@ -85,7 +85,9 @@ def yolo(monkeypatch, tmp_path):
         "yolov12.model.weights": {
             "convert_file": lambda source, target: Report([f"{source} -> {target}: turbo", "written"])
         },
-        "yolov12.tools.channels": {"check": lambda model, name, data: recorder.calls.append(("channels", {"data": data}))},
+        "yolov12.tools.channels": {
+            "check": lambda model, name, data: recorder.calls.append(("channels", {"data": data}))
+        },
         "yolov12.tools.demo_oom": {"main": lambda options: recorder.calls.append(("demo oom", options)) or 1},
         "yolov12.tools.demo": {
             "OPTIONS": ("epochs", "device"),
@@ -432,7 +434,9 @@ def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yol
     assert yolo.calls == []
 
 
-@pytest.mark.parametrize("line", ["model=best.pt format=aoti", "model=best.pt format=aoti task=detect data=a.yaml --no-verify"])
+@pytest.mark.parametrize(
+    "line", ["model=best.pt format=aoti", "model=best.pt format=aoti task=detect data=a.yaml --no-verify"]
+)
 def test_a_package_may_be_typed(yolo, line):
     assert cli.main(["export", *line.split()]) == 0
     assert called(yolo, "export")["format"] == "aoti"
@@ -469,6 +473,32 @@ def test_with_tensorrt_of_either_kind_an_engine_is_exported(yolo, monkeypatch, p
 def test_a_verb_says_what_it_misses(yolo, capsys, line, missing):
     assert cli.main(line.split()) == 2
     assert f"needs {missing}" in error_of(capsys)
+
+
+def test_a_torchscript_file_that_was_cut_is_told_by_its_name(yolo, capsys, tmp_path):
+    (tmp_path / "cut.torchscript").write_bytes(b"PK\x03\x04 and no end")
+    assert cli.main(["predict", "model=cut.torchscript", "source=a.jpg"]) == 2
+    assert error_of(capsys) == "error: cut.torchscript is no whole TorchScript file: fetch it again, or export it again"
+    assert yolo.calls == []
+
+
+def test_several_gpus_share_the_files_of_a_source(yolo, monkeypatch):
+    called_with = []
+    spread = SimpleNamespace(
+        places_and_files=lambda options: (["0", "1"], ["a.jpg", "b.jpg"]),
+        main=lambda *arguments: called_with.append(arguments[1:]) or 7,
+    )
+    monkeypatch.setitem(sys.modules, "yolov12.tools.spread", spread)
+    assert cli.main(["predict", "model=best.pt", "source=a.jpg"]) == 7
+    assert called_with == [("detect", ["a.jpg", "b.jpg"], ["0", "1"])]
+    assert [name for name, _ in yolo.calls] == ["YOLO"]
+
+
+def test_what_one_gpu_predicts_alone_goes_to_the_first(yolo, monkeypatch):
+    spread = SimpleNamespace(places_and_files=lambda options: (["2", "3"], []))
+    monkeypatch.setitem(sys.modules, "yolov12.tools.spread", spread)
+    assert cli.main(["predict", "model=best.pt", "source=0"]) == 0
+    assert called(yolo, "predict")["device"] == "2"
 
 
 def test_an_exported_model_is_told_its_task(yolo):
