@@ -32,6 +32,9 @@ NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "imgsz", "simplify", "data")
 """Arguments that an exported file has settled."""
 
+COMPARED = "onnx, engine, aoti, and torchscript on the CPU without NMS"
+"""Formats that go through the gate."""
+
 Stock = Callable[..., str]
 """ultralytics' `model.export(**arguments)`."""
 
@@ -57,7 +60,7 @@ def export(
 
         return aoti.export(network, options, evaluate)
     if request is None:
-        return _of_ultralytics(network, stock, options)
+        return _of_ultralytics(network, stock, options, evaluate)
     require_packages()
     trt = by_plugin = None
     if request.form == "engine":
@@ -252,31 +255,50 @@ def _engine(network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin
     return path
 
 
-def _of_ultralytics(network: Any, stock: Stock, options: Mapping[str, Any]) -> str:
+def _of_ultralytics(
+    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> str:
     """A format that is ultralytics' alone; TorchScript is compared, and of the others it is said that they are not."""
     form = str(options.get("format") or "torchscript").lower()
+    if form == "torchscript":
+        return _torchscript(network, stock, options, evaluate)
     with told_in_our_words():
         made = stock(**{key: value for key, value in options.items() if key not in requests.OWN_KEYS})
-    if (
-        form != "torchscript"
-        or options.get("verify") is False
-        or options.get("nms")
-        or options.get("device") not in (None, "cpu")
-    ):
-        why = (
-            "verify=False"
-            if options.get("verify") is False
-            else "it is compared for onnx, engine, and torchscript on the CPU without NMS"
-        )
-        say(f"parity: {form} is not verified ({why})")
-        return made
+    why = "verify=False" if options.get("verify") is False else f"it is compared for {COMPARED}"
+    say(f"parity: {form} is not verified ({why})")
+    return made
+
+
+def _torchscript(
+    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> str:
+    """Made aside like the formats of ours, so that a failure leaves the old file as it was."""
+    arguments = {key: value for key, value in options.items() if key not in (*requests.OWN_KEYS, "data")}
+    target = destination(network).with_suffix(".torchscript")
+    folders.check_writable(target.parent, str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
+        staged = Path(folder) / target.name
+        with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
+            stock(**arguments)
+        for line in _torchscript_verified(network, staged, options, evaluate):
+            say(line)
+        with replacing(target) as part:
+            shutil.copyfile(staged, part)
+    for text in closing:
+        LOGGER.info(text)
+    return str(target)
+
+
+def _torchscript_verified(
+    network: Any, path: Path, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> list[str]:
+    if options.get("verify") is False:
+        return ["parity: torchscript is not verified (verify=False)"]
+    if options.get("nms") or options.get("device") not in (None, "cpu"):
+        return [f"parity: torchscript is not verified (it is compared for {COMPARED})"]
     from yolov12.export import gate
 
     imgsz = requests.as_pair(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
-    try:
-        for line in gate.verify(gate.Case(network, Path(made), form, "fp32", imgsz)):
-            say(line)
-    except gate.ParityError:
-        Path(made).unlink(missing_ok=True)
-        raise
-    return made
+    case = gate.Case(network, path, "torchscript", "fp32", imgsz, evaluate=evaluate if options.get("data") else None)
+    return gate.verify(case)

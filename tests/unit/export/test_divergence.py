@@ -62,6 +62,23 @@ def test_the_gate_fails_with_the_numbers_and_the_place(model, exported, tmp_path
         gate.verify(case)
 
 
+def test_a_worse_map_is_told_with_the_place_too(model, exported, tmp_path):
+    maps = iter([50.0, 49.6])
+    case = gate.Case(model.model, exported, "onnx", "fp32", (96, 96), evaluate=lambda file: next(maps))
+    with pytest.raises(parity.ParityError, match=r"worse .*: mAP50-95 50\.00 -> 49\.60 .* All 120 convolutions agree"):
+        gate.verify(case)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [("engine", "they part in TensorRT"), ("aoti", "can not be read from aoti; format=onnx names the layer")],
+)
+def test_of_what_can_not_be_looked_into_it_is_said_what_tells_more(model, exported, monkeypatch, form, words):
+    monkeypatch.setattr(gate, "open_backend", lambda case: (_ for _ in ()).throw(parity.ParityError("Differs.")))
+    with pytest.raises(parity.ParityError, match=rf"^Differs\. .*{words}"):
+        gate.verify(gate.Case(model.model, exported, form, "fp32", (96, 96)))
+
+
 def test_a_graph_of_something_else_has_no_convolution_in_common(model, pixels):
     graph = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 18]> g (float[1,3,96,96] images) => (float[1,3,96,96] y) { y = Relu (images) }'

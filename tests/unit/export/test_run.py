@@ -258,6 +258,25 @@ def test_torchscript_is_compared(model, tmp_path, capsys):
     assert "parity: torchscript in fp32 against its source on 2 images at 64x64" in capsys.readouterr().err
 
 
+def test_a_torchscript_file_that_differs_is_not_written_and_the_old_one_stays(network, tmp_path, monkeypatch):
+    def stock(**arguments):
+        assert arguments == {"format": "torchscript"}
+        Path(network.pt_path).with_suffix(".torchscript").write_text("another")
+
+    (tmp_path / "best.torchscript").write_text("the old one")
+    asked = []
+
+    def differs(case):
+        asked.append(case)
+        raise gate.ParityError("differs")
+
+    monkeypatch.setattr(gate, "verify", differs)
+    with pytest.raises(gate.ParityError):
+        run.export(network, stock, {"format": "torchscript", "data": "my.yaml"}, lambda file: 50.0)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
+    assert asked[0].evaluate is not None  # `data=` is the gate's: ultralytics takes none for this format
+
+
 # An engine of a file that was exported before
 
 
