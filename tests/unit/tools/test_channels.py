@@ -26,9 +26,9 @@ def test_the_same_number_passes(tmp_path, count, text):
 
 def test_another_number_is_refused_with_both(tmp_path):
     named = data(tmp_path, "channels: 1\n")
-    with pytest.raises(UserError, match=f"best.pt takes pictures of 3 channels, and data={named} has 1 channel "):
+    with pytest.raises(UserError, match=rf"best\.pt takes pictures of 3 channels, and data={named} has 1 channel "):
         channels.check(network(), "best.pt", named)
-    with pytest.raises(UserError, match="takes pictures of 1 channel, and .* has 3 channels"):
+    with pytest.raises(UserError, match=r"takes pictures of 1 channel, and .* has 3 channels"):
         channels.check(network(1), "best.pt", data(tmp_path))
 
 
