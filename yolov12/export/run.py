@@ -68,6 +68,7 @@ def export(
 
         trt = engine.module()
         engine.check(trt, request)
+        efficient_nms.check(trt, request, network)
         if request.nms is not None:
             why_not = efficient_nms.why_not(trt, request, network)
             by_plugin = None if why_not else request.nms
@@ -121,12 +122,16 @@ def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
         )
     require_packages()
     import onnx
+    from google.protobuf.message import DecodeError
 
     from yolov12.export import efficient_nms, engine, engine_file
 
     trt = engine.module()
     engine.check(trt, request)
-    metadata = engine.metadata_of(onnx.load(path))
+    try:
+        metadata = engine.metadata_of(onnx.load(path))
+    except DecodeError as error:
+        raise UserError(f"{path} is no whole ONNX file: fetch it again, or export it again") from error
     if "imgsz" not in metadata or "args" not in metadata:
         raise UserError(
             f"{path} does not say what it is, so it was not exported by ultralytics or yolov12: name the .pt file"

@@ -204,12 +204,25 @@ def test_suppression_by_tensorrts_plugin_is_put_into_the_engine_alone(network, s
     assert "parity: onnx in fp32 against its source on 2 images at 96x96: outputs within" in said
 
 
-def test_without_the_plugin_ultralytics_suppresses_and_the_reason_is_told(network, stock, tensorrt, capsys):
+def test_without_the_plugin_ultralytics_suppresses_and_the_reason_is_told(network, stock, proper, capsys):
+    proper.plugins = ()
     asked = {"format": "engine", "imgsz": 96, "dynamic": False, "nms": True, "verify": False}
     run.export(network, stock, asked, None)
     assert stock.called["nms"] is True
-    assert "EfficientNMS_TRT" not in parsed(tensorrt)
-    assert "export: nms=True by ultralytics (TensorRT-RTX has no plugins)" in capsys.readouterr().err
+    assert "EfficientNMS_TRT" not in parsed(proper)
+    assert "export: nms=True by ultralytics (TensorRT 11.4.0 has no EfficientNMS_TRT)" in capsys.readouterr().err
+
+
+def test_where_nothing_can_suppress_it_is_said_before_anything_is_traced(network, stock, tensorrt):
+    with pytest.raises(UserError, match="nms=True needs TensorRT proper"):
+        run.export(network, stock, {"format": "engine", "nms": True}, None)
+    assert stock.called == {}
+
+
+def test_a_carried_graph_that_was_cut_is_named(exported, tensorrt, tmp_path):
+    (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"cut\.onnx is no whole ONNX file"):
+        run.engine_of_file(tmp_path / "cut.onnx", {"format": "engine"})
 
 
 def test_an_engine_after_suppression_is_compared_by_its_boxes(model, exported, tmp_path, monkeypatch):
