@@ -17,7 +17,7 @@ from typing import Any
 
 from yolov12 import early, folders, recipes
 from yolov12.distributed import launchers
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.log import program, say
 
 YAML = (".yaml", ".yml")
@@ -105,8 +105,9 @@ def predict(words: list[str], options: Options) -> int:
         return tool("spread").main(options, model.task, files, places)
     options |= {"device": places[0]} if places else {}
     # As a stream: results of a long video do not pile up in memory.
-    for _ in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
-        pass
+    for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
+        if options["save"]:
+            _require_saved(result)
     return 0
 
 
@@ -231,6 +232,23 @@ def bench(words: list[str], options: Options) -> int:
     if words[0] == "step":
         place = {"env": {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}}
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], **place, check=False).returncode
+
+
+def _require_saved(result: Any) -> None:
+    """Look whether the annotated picture is there and whole. ultralytics does not (engine/predictor.py:589), and a full disk would lose it silently.
+
+    Raises:
+        RetryableError: it is not.
+    """
+    from yolov12.data import pictures
+
+    source = Path(result.path)
+    if source.suffix[1:].lower() not in pictures.FORMATS:
+        return  # a video or a stream
+    saved = Path(result.save_dir) / f"{source.stem}.jpg"
+    if pictures.damage(str(saved))[0] != "keep":
+        saved.unlink(missing_ok=True)
+        raise RetryableError(f"{saved} can not be written: make room there and run the same command again")
 
 
 def _refuse_early(options: Options, check_folder: bool = True) -> None:

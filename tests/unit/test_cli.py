@@ -45,9 +45,9 @@ class Recorder:
     def val(self, **arguments: Any) -> None:
         self._call("val", arguments)
 
-    def predict(self, **arguments: Any) -> list[int]:
+    def predict(self, **arguments: Any) -> list[SimpleNamespace]:
         self._call("predict", arguments)
-        return [1, 2]
+        return [SimpleNamespace(path="clip.mp4", save_dir="out")] * 2
 
     def export(self, **arguments: Any) -> str:
         self._call("export", arguments)
@@ -405,6 +405,21 @@ def test_predict_streams_and_saves_pictures(yolo, tmp_path):
     assert cli.main(["predict", "model=yolov12n.pt", "source=0"]) == 0
     runs = str(tmp_path / "runs" / "detect")
     assert called(yolo, "predict") == {"source": 0, "save": True, "stream": True, "project": runs}
+
+
+@pytest.mark.parametrize("written", [None, b"", b"\xff\xd8\xff cut"])
+def test_a_picture_that_was_not_written_whole_is_no_success(yolo, monkeypatch, capsys, tmp_path, written):
+    if written is not None:
+        (tmp_path / "a.jpg").write_bytes(written)
+    found = SimpleNamespace(path="pictures/a.png", save_dir=str(tmp_path))
+    monkeypatch.setattr(yolo, "predict", lambda self, **arguments: [found])
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0"]) == 75
+    assert (
+        error_of(capsys)
+        == f"error: {tmp_path}/a.jpg can not be written: make room there and run the same command again"
+    )
+    assert not (tmp_path / "a.jpg").exists()
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0", "save=False"]) == 0
 
 
 def test_predict_keeps_no_pictures_where_told_so(yolo):

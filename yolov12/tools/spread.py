@@ -7,6 +7,7 @@ Predictions do not depend on each other, so the processes exchange nothing: each
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,8 +71,15 @@ def files_of(source: Any) -> list[str]:
 
 
 def shares(files: Sequence[str], count: int) -> list[list[str]]:
-    """At most `count` lists, dealt in turns: files that lie together are often of one size. None is empty."""
-    return [list(files[start::count]) for start in range(min(count, len(files)))]
+    """At most `count` lists, dealt in turns: files that lie together are often of one size. None is empty.
+
+    Files whose results would have one name (a.jpg, b/a.png, a-2.jpg) go to one process, which names them apart (engine/predictor.py:508).
+    """
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        groups.setdefault(re.sub(r"(-\d+)+$", "", Path(file).stem), []).append(file)
+    dealt = [list(groups.values())[start::count] for start in range(min(count, len(groups)))]
+    return [[file for group in groups_of_one for file in group] for groups_of_one in dealt]
 
 
 def main(options: Mapping[str, Any], task: str, files: Sequence[str], places: Sequence[str]) -> int:
