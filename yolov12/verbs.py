@@ -235,7 +235,7 @@ def bench(words: list[str], options: Options) -> int:
 
 
 def _require_saved(result: Any) -> None:
-    """Look whether the annotated picture is there and whole. ultralytics does not (engine/predictor.py:589), and a full disk would lose it silently.
+    """Look whether the annotated picture is there and whole: ultralytics does not (engine/predictor.py:589), and a full disk would lose it silently.
 
     Raises:
         RetryableError: it is not.

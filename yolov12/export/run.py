@@ -19,7 +19,7 @@ import numpy as np
 from ultralytics.utils import LOGGER
 
 from yolov12 import folders
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import aoti_request
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
@@ -34,6 +34,10 @@ DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "imgsz", "simplify", 
 
 COMPARED = "onnx, engine, aoti, and torchscript on the CPU without NMS"
 """Formats that go through the gate."""
+
+FLOAT_BYTES = 4
+BESIDE_WEIGHTS_BYTES = 4 * 2**20
+"""Of a TorchScript file: its code and constants, which take far less."""
 
 Stock = Callable[..., str]
 """ultralytics' `model.export(**arguments)`."""
@@ -282,6 +286,7 @@ def _torchscript(
     target = destination(network).with_suffix(".torchscript")
     folders.check_writable(target.parent, str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(target, sum(parameter.numel() for parameter in network.parameters()) * FLOAT_BYTES)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
         staged = Path(folder) / target.name
         with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
@@ -293,6 +298,20 @@ def _torchscript(
     for text in closing:
         LOGGER.info(text)
     return str(target)
+
+
+def _require_room(target: Path, weights_bytes: int) -> None:
+    """Ask before torch's writer of TorchScript does, which ends the process where the disk is full (it throws in a destructor).
+
+    Raises:
+        RetryableError: the weights alone would not fit.
+    """
+    free_bytes = shutil.disk_usage(target.parent).free
+    if free_bytes < weights_bytes + BESIDE_WEIGHTS_BYTES:
+        raise RetryableError(
+            f"no room to save {target}: {free_bytes / 2**20:.0f} MiB are free and {weights_bytes / 2**20:.0f} MiB of weights are to be "
+            "written; make room and run the same command again"
+        )
 
 
 def _torchscript_verified(

@@ -13,7 +13,7 @@ import torch
 
 from tests.unit.export.trt_stand_in import TensorRT
 from yolov12.data import synth
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run, seen
 
 
@@ -288,6 +288,18 @@ def test_a_torchscript_file_that_differs_is_not_written_and_the_old_one_stays(ne
         run.export(network, stock, {"format": "torchscript", "data": "my.yaml"}, lambda file: 50.0)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
     assert asked[0].evaluate is not None  # `data=` is the gate's: ultralytics takes none for this format
+
+
+def test_a_disk_without_room_for_a_torchscript_file_is_told_before_torch_would_end_the_process(
+    network, tmp_path, monkeypatch
+):
+    usage = run.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda place: usage._replace(free=10 * 2**20))
+    with pytest.raises(
+        RetryableError, match=r"no room to save .*best\.torchscript: 10 MiB are free and 10 MiB of weights"
+    ):
+        run.export(network, lambda **arguments: 1 // 0, {"format": "torchscript"}, None)
+    assert list(tmp_path.iterdir()) == []
 
 
 # An engine of a file that was exported before
