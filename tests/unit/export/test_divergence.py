@@ -45,7 +45,8 @@ def test_every_convolution_is_found_and_agrees(model, exported, pixels):
     assert len(found) == 120
     assert max(step.relative for step in found) < 1e-4
     said = divergence.describe(model.model, onnx.load(exported), pixels, "fp32")
-    assert said == "all 120 convolutions agree, so it differs in what decodes their results"
+    assert said.startswith("all 120 convolutions agree (/model.")
+    assert said.endswith(" allowed 0.001), so it differs in what decodes their results, or by roundings that add up")
 
 
 def test_the_first_convolution_that_differs_is_named(model, exported, pixels, tmp_path):
