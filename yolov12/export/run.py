@@ -323,6 +323,6 @@ def _torchscript_verified(
         return [f"parity: torchscript is not verified (it is compared for {COMPARED})"]
     from yolov12.export import gate
 
-    imgsz = requests.as_pair(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
+    imgsz = requests.exported_size(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
     case = gate.Case(network, path, "torchscript", "fp32", imgsz, evaluate=evaluate if options.get("data") else None)
     return gate.verify(case)
