@@ -137,12 +137,7 @@ def _range_faults(rows: list[tuple[int, list[str]]], values: np.ndarray, polygon
             problems.append(Problem(number, f"class {classes[index]:g} is not a whole number from 0 on"))
         elif beyond[index]:
             few = "1 class (0)" if rules.classes == 1 else f"{rules.classes} classes (0-{rules.classes - 1})"
-            problems.append(
-                Problem(
-                    number,
-                    f"class {int(classes[index])}, but `{rules.counted_by}` {'has' if rules.counted_by == 'names' else 'says'} {few}",
-                )
-            )
+            problems.append(Problem(number, f"class {int(classes[index])}, but `{rules.counted_by}` gives {few}"))
         else:
             column = int(np.flatnonzero(outside[index])[0])
             problems.append(Problem(number, _outside_fault(column, float(table[index, column]), polygons)))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,6 @@ def places_and_files(options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The devices that `device=` names, each as an argument, and the files that they share: none where there is nothing to share.
 
     No devices where the arguments leave the choice to ultralytics, and under a launcher, whose ranks predict what they are told.
-
     """
     if not launchers.of_process().is_alone:
         return [], []
@@ -73,13 +73,20 @@ def files_of(source: Any) -> list[str]:
 def shares(files: Sequence[str], count: int) -> list[list[str]]:
     """At most `count` lists, dealt in turns: files that lie together are often of one size. None is empty.
 
-    Files whose results would have one name (a.jpg, b/a.png, a-2.jpg) go to one process, which names them apart (engine/predictor.py:508).
+    Files whose results would have one name (a.jpg and b/a.png, which is numbered to a-2, and then a-2.jpg) go to one process, which names them
+    apart (engine/predictor.py:508).
     """
+    stems = Counter(Path(file).stem for file in files)
+
+    def name(stem: str) -> str:
+        before = re.sub(r"-\d+$", "", stem)
+        return name(before) if before != stem and stems[before] > 1 else stem
+
     groups: dict[str, list[str]] = {}
     for file in files:
-        groups.setdefault(re.sub(r"(-\d+)+$", "", Path(file).stem), []).append(file)
+        groups.setdefault(name(Path(file).stem), []).append(file)
     dealt = [list(groups.values())[start::count] for start in range(min(count, len(groups)))]
-    return [[file for group in groups_of_one for file in group] for groups_of_one in dealt]
+    return [[file for group in part for file in group] for part in dealt]
 
 
 def main(options: Mapping[str, Any], task: str, files: Sequence[str], places: Sequence[str]) -> int:

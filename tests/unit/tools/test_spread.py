@@ -42,6 +42,10 @@ def test_every_file_is_dealt_once_and_nobody_goes_without(count, dealt):
 def test_files_whose_results_would_have_one_name_go_to_one_process():
     assert spread.shares(["a-2.jpg", "a.jpg", "b.jpg", "c/a.png"], 2) == [["a-2.jpg", "a.jpg", "c/a.png"], ["b.jpg"]]
     assert spread.shares(["a.jpg", "b/a.jpg"], 2) == [["a.jpg", "b/a.jpg"]]
+    assert spread.shares(["a-1.jpg", "a-2.jpg", "a-3.jpg"], 2) == [
+        ["a-1.jpg", "a-3.jpg"],
+        ["a-2.jpg"],
+    ]  # a camera's numbers
 
 
 @pytest.mark.parametrize("source", ["0", "rtsp://camera/1", "https://x/y.mp4", "screen 1", "all.streams", 0])
