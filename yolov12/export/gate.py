@@ -66,7 +66,7 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     try:
         lines = list(_compared(case, pictures, allowed))
         if case.evaluate is not None:
-            lines.append(_same_map(case, case.evaluate, allowed))
+            lines.append(_same_map(case.path, case.evaluate, allowed))
     except ParityError as error:
         raise ParityError(f"{error} {_where(case, pictures)}") from error
     return lines
@@ -169,8 +169,8 @@ def compare_after_nms(
     return boxes.require_boxes(found, 0, NMS_LEAST_IOU[case.precision], allowed.score)
 
 
-def _same_map(case: Case, evaluate: Evaluate, allowed: Tolerance) -> str:
-    before, after = evaluate(None), evaluate(case.path)
+def _same_map(path: Path, evaluate: Evaluate, allowed: Tolerance) -> str:
+    before, after = evaluate(None), evaluate(path)
     words = f"mAP50-95 {before:.2f} -> {after:.2f}"
     if not before - after <= allowed.map_points:
         raise ParityError(
