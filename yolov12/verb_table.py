@@ -72,6 +72,7 @@ VERBS: dict[str, Verb] = {
                 "source=  required: a file, folder, pattern, URL or camera number",
                 "save=    False keeps no pictures",
                 DEVICES,
+                "         several GPUs share the files of a folder, a pattern or a list (docs/predict.md)",
             ),
         ),
         Verb(

@@ -118,6 +118,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"python -m benchmarks run latency --records try .*": (
         "tests/unit/benchmarks/test_latency.py", 'command.main(["run", "latency"'),
     r"yolov12 export model=best\.pt format=aoti": ("tests/unit/export/test_aoti.py", "test_it_lies_beside_the_weights_named_for_its_machine"),
+    r"yolov12 predict model=best\.pt source=pictures/ device=auto": (
+        "tests/unit/tools/test_spread.py", "test_auto_means_all_gpus_or_the_cpu"),
     r"yolov12 predict model=best_cpu\.pt2 .*": ("tests/unit/export/test_aoti.py", "test_a_package_finds_what_its_source_finds"),
     r"python benchmarks/carry\.py": ("tests/unit/benchmarks/test_carry.py", "carry"),
     r"OUT=results .*benchmarks/gpu(_memory)?\.sh .*": ("tests/unit/benchmarks/test_gpu_script.py", "test_tests_can_be_chosen"),
