@@ -261,7 +261,7 @@ make build ARCHES=90
 make build VARIANT=trian
 make bench BENCH=memry
 python -m benchmarks lsit
-python -m benchmarks run scale --rows scale3_n
+python -m benchmarks run scale --rows scale17_n
 python -m benchmarks run val --set imgzs=64
 python benchmarks/cary.py
 python train.py --data coco.yaml --modle yolov12s.yaml
