@@ -88,9 +88,9 @@ VERBS: dict[str, Verb] = {
             "find the learning rate to train with",
             "lr-find data=my.yaml model=yolov12n.yaml batch=64",
             verbs.lr_find,
-            _yolo_keys("ddp", "lr_min", "lr_max", "steps"),
+            _yolo_keys("ddp", "recipe", "lr_min", "lr_max", "steps"),
             notes=(
-                "data=    required; the other arguments of train count too: batch, imgsz, optimizer, device, ...",
+                "data=    required; the other arguments of train count too: batch, imgsz, optimizer, device, recipe, ...",
                 "lr_min=1e-6 lr_max=1 steps=100: from which learning rate to which, in how many updates",
                 "writes lr_find.csv and lr_find.png, and says which lr0= to type (docs/lr-find.md)",
             ),

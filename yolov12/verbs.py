@@ -39,13 +39,11 @@ def train(words: list[str], options: Options) -> int:
     place = launchers.adopt()  # before ultralytics is imported, which reads RANK
     dry_run = options.pop("dry_run", False)
     resume = options.get("resume")
-    if (recipe := options.pop("recipe", None)) is not None:
-        if resume:
-            raise UserError(
-                f"recipe={recipe}: a run that is resumed keeps the arguments that it began with: leave recipe= out"
-            )
-        options, line = recipes.apply(recipe, options, DEFAULT_MODEL)
-        say(line)
+    if resume and options.get("recipe") is not None:
+        raise UserError(
+            f"recipe={options['recipe']}: a run that is resumed keeps the arguments that it began with: leave recipe= out"
+        )
+    options = _with_recipe(options)
     if isinstance(resume, str):
         if not Path(resume).is_file():
             raise UserError(f"resume={resume}: there is no such file")
@@ -138,10 +136,11 @@ def lr_find(words: list[str], options: Options) -> int:
     del words
     launchers.adopt()  # as in train
     _require(options, "lr-find", data="my.yaml")
-    options.setdefault("model", "yolov12n.yaml")
+    typed = dict(options)
+    options = _with_recipe(options)
+    typed["model"] = options.setdefault("model", DEFAULT_MODEL)
     lr_find_keys = ("lr_min", "lr_max", "steps")
     _refuse_early({key: value for key, value in options.items() if key not in lr_find_keys})
-    typed = dict(options)
     model = _model(options)
     options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
     return tool("lr_find").main(model, _with_project(_call_arguments(options), model.task), typed)
@@ -250,6 +249,20 @@ def _require_saved(result: Any) -> None:
     if pictures.damage(str(saved))[0] != "keep":
         saved.unlink(missing_ok=True)
         raise RetryableError(f"{saved} can not be written: make room there and run the same command again")
+
+
+def _with_recipe(options: Options) -> Options:
+    """The options with those of `recipe=` below them, which is said.
+
+    Raises:
+        UserError: no such recipe, or the model is none that it is for.
+    """
+    others = {key: value for key, value in options.items() if key != "recipe"}
+    if options.get("recipe") is None:
+        return others
+    found, line = recipes.apply(options["recipe"], others, DEFAULT_MODEL)
+    say(line)
+    return found
 
 
 def _refuse_early(options: Options, check_folder: bool = True) -> None:

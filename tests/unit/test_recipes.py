@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +81,19 @@ def test_the_command_line_takes_a_recipe(monkeypatch, capsys):
         cli.main(["train", "recipe=edge", "data=synth", "--epochs", "3"])
     assert seen == {"model": "yolov12n.yaml", "imgsz": 320, "data": "synth", "epochs": 3}
     assert "recipe=edge: model=yolov12n.yaml imgsz=320; tried on: nothing yet" in capsys.readouterr().err
+
+
+def test_lr_find_takes_a_recipe_and_hands_on_what_was_typed(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(verbs, "_model", lambda options: SimpleNamespace(task="detect"))
+    monkeypatch.setattr(verbs, "_checked_data", lambda name, *more: f"/found/{name}")
+    monkeypatch.setattr(verbs, "tool", lambda name: SimpleNamespace(main=lambda *given: seen.extend(given) or 0))
+    assert cli.main(["lr-find", "recipe=finetune", "data=synth", "model=a.pt", "patience=5", "steps=30"]) == 0
+    _, options, typed = seen
+    assert options["optimizer"] == "AdamW"
+    assert (options["patience"], options["data"], options["steps"]) == (5, "/found/synth", 30)
+    assert typed == {"recipe": "finetune", "data": "synth", "model": "a.pt", "patience": 5, "steps": 30}
+    assert "recipe=finetune: optimizer=AdamW lr0=0.001" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["recipe=none-such", "data=synth"], ["recipe=paper", "resume=last.pt"]])

@@ -123,7 +123,7 @@ def yolov12(words: list[str]) -> None:
     parsed = arguments.parse(tokens, keys, verb.max_words)
     options = settings.apply_command_line(parsed.options)
     settings.current()
-    if name == "train" and "recipe" in options:
+    if name in ("train", "lr-find") and "recipe" in options:
         options, _ = recipes.apply(options.pop("recipe"), options, verbs.DEFAULT_MODEL)
     if name == "export":
         request.of({"format": "onnx"} | options)
