@@ -24,7 +24,7 @@ from ultralytics.utils import LOGGER
 from yolov12 import log
 from yolov12.errors import UserError
 from yolov12.export import aoti_file, aoti_request, builder, trust
-from yolov12.seams import Seam
+from yolov12.seams import Seam, replaced
 
 SEAMS = (
     Seam("engine/exporter.py", 610, "ultralytics.engine.exporter.Exporter.__call__", "8a4e4f44387a"),
@@ -90,10 +90,12 @@ class PackageBackend(BaseBackend):
         aoti_file.check_trusted(path)
         self.fp16 = False  # pictures go in as float32
         self.apply_metadata(metadata)
-        from torch._inductor import aoti_load_package  # imports much
+        from torch._inductor import aoti_load_package, codecache  # imports much
 
-        # On a GPU without what lets several threads run it at once: events that a CUDA graph of it could not be captured with.
-        self.model = aoti_load_package(str(path), run_single_threaded=index >= 0, device_index=index)
+        # Torch would compile a program for each of the CPU's instruction sets, for half a minute, and then no more than warn: `check_fits` has looked.
+        with replaced(codecache, get_device_information=lambda device: {}):
+            # On a GPU without what lets several threads run it at once: events that a CUDA graph of it could not be captured with.
+            self.model = aoti_load_package(str(path), run_single_threaded=index >= 0, device_index=index)
 
     def forward(self, im: torch.Tensor) -> Any:
         """What the network's head gives for (batch, channels, height, width) from 0 to 1.

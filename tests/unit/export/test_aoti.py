@@ -298,6 +298,14 @@ def test_pictures_of_another_size_are_refused_and_not_read_past_their_end(made):
 
 
 @pytest.mark.slow
+def test_nothing_is_compiled_where_one_is_loaded(made, monkeypatch):
+    from ultralytics.nn.autobackend import AutoBackend
+
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", lambda: 1 // 0)
+    assert AutoBackend(made[1], verbose=False)(torch.zeros(2, 3, 64, 64)).shape == (2, 84, 84)
+
+
+@pytest.mark.slow
 def test_predictions_by_graphs_are_the_same(made, monkeypatch):
     from tests.unit.engine.stand_in_pool import StandInPools
     from yolov12 import YOLO
