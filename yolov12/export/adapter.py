@@ -92,7 +92,7 @@ class PackageBackend(BaseBackend):
         self.apply_metadata(metadata)
         from torch._inductor import aoti_load_package, codecache  # imports much
 
-        # Torch would compile a program for each of the CPU's instruction sets, for half a minute, and then no more than warn: `check_fits` has looked.
+        # Torch would compile a program for each of the CPU's instruction sets, for half a minute, and then only warn: `check_fits` has looked.
         with replaced(codecache, get_device_information=lambda device: {}):
             # On a GPU without what lets several threads run it at once: events that a CUDA graph of it could not be captured with.
             self.model = aoti_load_package(str(path), run_single_threaded=index >= 0, device_index=index)
