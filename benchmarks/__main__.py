@@ -99,8 +99,11 @@ def _suite(names: list[str], records: Path) -> int:
 def _plots() -> int:
     if not plots.PAGE.is_file():
         raise BenchmarkError("report --plots fills in docs/performance.md: run it in a clone of the repository")
-    for path in plots.write(record.load_all()):
+    written = plots.write(record.load_all())
+    for path in written:
         print(f"wrote {path.relative_to(system.ROOT)}")
+    if not written:
+        print("nothing to draw: docs/performance.md shows the newest records")
     return 0
 
 

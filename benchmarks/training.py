@@ -80,7 +80,8 @@ class Epoch(NamedTuple):
 class Watch:
     """Callbacks that note when the parts of a training run end and what it really ran with, read while it trains.
 
-    All times are seconds since the process was started, as the CPU sees them: nothing waits for the GPU.
+    All times are seconds since the process was started, as the CPU sees them: nothing waits for the GPU. An epoch's end is not taken from
+    `on_fit_epoch_end`: there ours waits until the checkpoint is on disk, which a script's callback may want to read.
     """
 
     def __init__(self, job: Job) -> None:
@@ -89,14 +90,16 @@ class Watch:
         """When everything is built and the first batch is asked for."""
         self.epochs: list[Epoch] = []
         self._last_batch_s: float | None = None
+        self._validations = 0
+        """Since the last batch."""
         self.declared: dict[str, Any] = {}
 
     def attach(self, model: Any) -> None:
         """Register on an ultralytics model, before `train`."""
         model.add_callback("on_train_start", self._note_start)
-        model.add_callback("on_train_epoch_start", self._read)
+        model.add_callback("on_train_epoch_start", self._begin_epoch)
         model.add_callback("on_train_epoch_end", self._note_last_batch)
-        model.add_callback("on_fit_epoch_end", self._note_epoch)
+        model.add_callback("on_val_start", self._note_validation)
 
     def elapsed_s(self) -> float:
         """Since the process was started."""
@@ -106,12 +109,19 @@ class Watch:
         self.training_starts_s = self.elapsed_s()
 
     def _note_last_batch(self, trainer: Any) -> None:
-        self._last_batch_s = self.elapsed_s()
+        self._last_batch_s, self._validations = self.elapsed_s(), 0
 
-    def _note_epoch(self, trainer: Any) -> None:
-        if (
-            self._last_batch_s is not None
-        ):  # the final evaluation, which is no epoch, calls this too (engine/trainer.py:1021)
+    def _begin_epoch(self, trainer: Any) -> None:
+        self._end_epoch()
+        self._read(trainer)
+
+    def _note_validation(self, validator: Any) -> None:
+        self._validations += 1
+        if self._validations > 1:  # the final one, of the best checkpoint
+            self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        if self._last_batch_s is not None:
             self.epochs.append(Epoch(self._last_batch_s, self.elapsed_s()))
             self._last_batch_s = None
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,18 @@ jobs:
 
 JOB = """\
   @name@:
-    name: @name@ ${{ matrix.variants }}
-    if: @condition@
-@needs@    runs-on: ubuntu-24.04
-    timeout-minutes: 180
+    name: @title@
+@starts@    runs-on: ubuntu-24.04
+    timeout-minutes: @minutes@
     permissions:
 @permissions@
+@matrix@    defaults:
+      run:
+        shell: bash
+    steps:
+@steps@"""
+
+MATRIX = """\
     strategy:
       fail-fast: false
       matrix:
@@ -55,11 +61,7 @@ JOB = """\
     env:
       VARIANTS: ${{ matrix.variants }}
       TEST_IMAGE: ${{ matrix.image }}
-@env@    defaults:
-      run:
-        shell: bash
-    steps:
-@steps@"""
+"""
 
 # A variant that has no choice here gets an empty variable, which docker/build.sh takes for none.
 NVIDIAS = """\
@@ -78,11 +80,14 @@ CHECKOUT = """\
     git checkout --quiet --detach FETCH_HEAD
 """
 
-BUILD = """\
+MAKE_ROOM = """\
 - name: make room
   run: |
     sudo rm -rf /usr/share/dotnet /usr/local/lib/android /opt/ghc
     df -h /
+"""
+
+BUILD = """\
 - name: build
   run: |
     for variant in $VARIANTS; do
@@ -127,20 +132,6 @@ PUSH = """\
     done
 """
 
-
-PACKAGE = """\
-  package:
-    name: lint and tests of the package
-    runs-on: ubuntu-24.04
-    timeout-minutes: 90
-    permissions:
-      contents: read
-    defaults:
-      run:
-        shell: bash
-    steps:
-@steps@"""
-
 CHECKS = """\
 - name: lint and test
   run: |
@@ -149,27 +140,8 @@ CHECKS = """\
     make test
 """
 
-
-# Not for a pull request: it takes hours. The hosted runner has Docker and no registry.
-SCHEDULED = """\
-  scheduled:
-    name: what is too slow for every commit
-    if: github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'
-    runs-on: ubuntu-24.04
-    timeout-minutes: 360
-    permissions:
-      contents: read
-    defaults:
-      run:
-        shell: bash
-    steps:
-@steps@"""
-
+# The hosted runner has Docker and no registry.
 PARTS = """\
-- name: make room
-  run: |
-    sudo rm -rf /usr/share/dotnet /usr/local/lib/android /opt/ghc
-    df -h /
 - name: a registry to push to
   run: |
     sudo apt-get -qq update
@@ -202,22 +174,27 @@ def push(versions: Mapping[str, Any]) -> str:
 
 def workflow(bake: Mapping[str, Any], versions: Mapping[str, Any]) -> str:
     """The whole file. Only the job that a version's tag starts may write packages and ask for the identity that signs them."""
-    steps = BUILD + SCAN.replace("@exceptions@", EXCEPTIONS).replace("@scanner@", scanner(versions))
+    images = MAKE_ROOM + BUILD + SCAN.replace("@exceptions@", EXCEPTIONS).replace("@scanner@", scanner(versions))
     is_release = "startsWith(github.ref, 'refs/tags/v')"
+    # Not for a pull request: it takes hours.
+    is_scheduled = "github.event_name == 'schedule' || github.event_name == 'workflow_dispatch'"
+    include = "\n".join(entry(variants, bake) for variants in machines(bake))
+    matrix = MATRIX.replace("@include@", include)
     jobs = [
-        PACKAGE.replace("@steps@", textwrap.indent(CHECKOUT + CHECKS, " " * 6)),
-        job("image", f"${{{{ !{is_release} }}}}", ["contents: read"], bake, CHECKOUT + steps),
+        job("package", "lint and tests of the package", 90, CHECKS),
+        job("image", "image ${{ matrix.variants }}", 180, images, [f"if: ${{{{ !{is_release} }}}}"], matrix=matrix),
         job(
             "release",
-            is_release,
+            "release ${{ matrix.variants }}",
+            180,
+            COMPARE + images + push(versions),
+            [f"if: {is_release}", "needs: package"],
             ["contents: read", "packages: write", "id-token: write"],
-            bake,
-            CHECKOUT + COMPARE + steps + push(versions),
-            env=NVIDIAS,
-            needs="    needs: package\n",
+            matrix + NVIDIAS,
         ),
+        job("scheduled", "what is too slow for every commit", 360, MAKE_ROOM + PARTS, [f"if: {is_scheduled}"]),
     ]
-    return HEAD + "".join(jobs) + SCHEDULED.replace("@steps@", textwrap.indent(CHECKOUT + PARTS, " " * 6))
+    return HEAD + "".join(jobs)
 
 
 def entry(variants: list[str], bake: Mapping[str, Any]) -> str:
@@ -233,22 +210,32 @@ def entry(variants: list[str], bake: Mapping[str, Any]) -> str:
 
 def job(
     name: str,
-    condition: str,
-    permissions: list[str],
-    bake: Mapping[str, Any],
+    title: str,
+    minutes: int,
     steps: str,
-    env: str = "",
-    needs: str = "",
+    starts: Sequence[str] = (),
+    permissions: Sequence[str] = ("contents: read",),
+    matrix: str = "",
 ) -> str:
-    """One job of the matrix."""
+    """One job on a hosted runner, which begins with the checkout.
+
+    Args:
+        name: by which other jobs name it.
+        title: as GitHub shows it.
+        minutes: after which it is ended.
+        steps: what follows the checkout.
+        starts: when it runs, if not always.
+        permissions: of its token.
+        matrix: of machines, with what each of them finds in the environment.
+    """
     parts = {
         "name": name,
-        "condition": condition,
+        "title": title,
+        "starts": "".join(f"    {line}\n" for line in starts),
+        "minutes": str(minutes),
         "permissions": textwrap.indent("\n".join(permissions), " " * 6),
-        "include": "\n".join(entry(variants, bake) for variants in machines(bake)),
-        "env": env,
-        "needs": needs,
-        "steps": textwrap.indent(steps, " " * 6),
+        "matrix": matrix,
+        "steps": textwrap.indent(CHECKOUT + steps, " " * 6),
     }
     text = JOB
     for key, value in parts.items():

@@ -100,6 +100,14 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+def as_argument(value: Any) -> str:
+    """A value as it is typed behind `key=`: what `arguments.value_of` reads as the same, but for a list, which it reads as a tuple."""
+    if isinstance(value, (list, tuple)):
+        inside = ",".join(str(item) for item in value)
+        return inside if len(value) > 1 else f"[{inside}]"
+    return str(value)
+
+
 def from_text(declaration: Declaration, kind: Any, text: str) -> Any:
     """What is particular to our settings in reading `text`; numbers and ranges are left to pydantic.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,13 +115,18 @@ def check_source(source: Any) -> None:
 
 
 def whole_file(model: str) -> str:
-    """`model`, unless it names an empty file. What else may be wrong with weights is told by who reads them (model/reading.py).
+    """`model`, unless it names an empty file, or a TorchScript file that was cut, which torch would call by no name.
+
+    What else may be wrong with weights is told by who reads them (model/reading.py).
 
     Raises:
-        UserError: the file is empty.
+        UserError: the file is empty, or no zip.
     """
-    if Path(model).is_file() and Path(model).stat().st_size == 0:
+    path = Path(model)
+    if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{model} is empty (0 bytes): fetch it again, or name other weights")
+    if path.suffix == ".torchscript" and path.is_file() and not zipfile.is_zipfile(path):  # its end says that it is one
+        raise UserError(f"{model} is no whole TorchScript file: fetch it again, or export it again")
     return model
 
 

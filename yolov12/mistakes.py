@@ -7,6 +7,7 @@ What the table does not know keeps its traceback: a bug must be visible.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable
 
 from yolov12.errors import ExitError, RetryableError, UserError
@@ -31,6 +32,8 @@ _KNOWN: tuple[tuple[type[Exception], str], ...] = (
 
 # Addresses that do not answer: a download (utils/downloads.py:489), a video stream (data/loaders.py:148).
 _UNREACHABLE = re.compile(r"Download failure|Failed to open|Failed to read images from")
+
+_EXPORTER = re.compile(r"ultralytics/(engine/exporter|utils/export/\w+)\.py$")
 
 _PICTURES = re.compile(r" *[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]+")
 
@@ -122,6 +125,26 @@ def _missing_package(error: BaseException) -> str:
     return f"this needs the Python package {error.name!r}, which this environment does not have (nothing is installed without being asked)"
 
 
+def _unusable_model(error: BaseException) -> str:
+    """A file that no backend of ultralytics takes (nn/autobackend.py:240), or that ONNX Runtime can not load (nn/backends/onnx.py:260)."""
+    words = sentence(error)
+    if found := re.match(r"model='(.*?)' is not a supported model format", words):
+        return f"model={found[1]}: no kind of model ends like that: name a .pt or .yaml file, or what export wrote"
+    if found := re.match(r"ERROR (.*?) is not a loadable ONNX model", words):
+        return f"{found[1]} is no whole ONNX file: fetch it again, or export it again"
+    if found := re.search(r"\[ONNXRuntimeError\] .* Load model from (.*?) failed: ?(.*)", words):
+        return f"ONNX Runtime can not load {found[1]}: {found[2]}"
+    return ""
+
+
+def _refused_export(error: BaseException) -> str:
+    """What ultralytics' exporter raises in its own lines is about arguments, platforms and versions; from deeper down it may be a bug."""
+    if not isinstance(error, (ValueError, AssertionError)):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    return sentence(error) if frames and _EXPORTER.search(frames[-1].filename) else ""
+
+
 _TESTS: tuple[Callable[[BaseException], str], ...] = (
     _known_message,
     _bad_argument,
@@ -129,4 +152,6 @@ _TESTS: tuple[Callable[[BaseException], str], ...] = (
     _forbidden_file,
     _malformed_yaml,
     _missing_package,
+    _unusable_model,
+    _refused_export,
 )

@@ -72,6 +72,7 @@ VERBS: dict[str, Verb] = {
                 "source=  required: a file, folder, pattern, URL or camera number",
                 "save=    False keeps no pictures",
                 DEVICES,
+                "         several GPUs share the files of a folder, a pattern or a list (docs/predict.md)",
             ),
         ),
         Verb(
@@ -154,9 +155,9 @@ VERBS: dict[str, Verb] = {
             verbs.doctor,
             lambda: {"data": None, "project": None, "deep": False, "json": False},
             notes=(
-                "data=      also measure the disk that this data set lies on",
+                "data=      also measure the disk that this data set lies on, and its room",
                 "project=   look at this folder instead of where runs go by default",
-                "deep       also what takes minutes, or makes sense on several GPUs only",
+                "deep       without a GPU: also whether ranks on the CPU reach each other",
                 "exit code 1 where something failed; 0 if all is well, or could be better",
             ),
         ),

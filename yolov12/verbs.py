@@ -17,7 +17,7 @@ from typing import Any
 
 from yolov12 import early, folders, recipes
 from yolov12.distributed import launchers
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.log import program, say
 
 YAML = (".yaml", ".yml")
@@ -88,20 +88,26 @@ def val(words: list[str], options: Options) -> int:
     if not (name := options.get("data") or model.overrides.get("data")):
         raise UserError(untrained)
     options["data"] = _checked_data(name, model.task, bool(options.get("single_cls")))
+    _check_channels(model, options)
     model.val(**_with_project(_call_arguments(options), model.task))
     return 0
 
 
 def predict(words: list[str], options: Options) -> int:
-    """Predict, and save the annotated pictures unless `save=False`."""
+    """Predict, and save the annotated pictures unless `save=False`. Several GPUs share the files of a folder."""
     del words
     _require(options, "predict", model="yolov12n.pt", source="pictures/")
     options.setdefault("save", True)
     _refuse_early(options, check_folder=bool(options["save"]))
     model = _model(options)
+    places, files = tool("spread").places_and_files(options)
+    if files:
+        return tool("spread").main(options, model.task, files, places)
+    options |= {"device": places[0]} if places else {}
     # As a stream: results of a long video do not pile up in memory.
-    for _ in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
-        pass
+    for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
+        if options["save"]:
+            _require_saved(result)
     return 0
 
 
@@ -112,7 +118,7 @@ def export(words: list[str], options: Options) -> int:
     if options.pop("no_verify", False):
         options["verify"] = False
     _refuse_early(options, check_folder=False)
-    early.check_export({"format": "onnx"} | options)
+    early.check_export({"format": "onnx"} | _call_arguments(options))
     weights = Path(str(options["model"]))
     if weights.is_file():
         folders.check_writable(weights.absolute().parent, f"model={weights}")
@@ -122,6 +128,7 @@ def export(words: list[str], options: Options) -> int:
     model = _model(options)
     if options.get("data"):
         options["data"] = _bundled_or(options["data"])
+        _check_channels(model, options)
     print(model.export(**_call_arguments(options)))
     return 0
 
@@ -134,9 +141,10 @@ def lr_find(words: list[str], options: Options) -> int:
     options.setdefault("model", "yolov12n.yaml")
     lr_find_keys = ("lr_min", "lr_max", "steps")
     _refuse_early({key: value for key, value in options.items() if key not in lr_find_keys})
+    typed = dict(options)
     model = _model(options)
     options["data"] = _checked_data(options["data"], model.task, bool(options.get("single_cls")))
-    return tool("lr_find").main(model, _with_project(_call_arguments(options), model.task))
+    return tool("lr_find").main(model, _with_project(_call_arguments(options), model.task), typed)
 
 
 def cache(words: list[str], options: Options) -> int:
@@ -227,6 +235,23 @@ def bench(words: list[str], options: Options) -> int:
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], **place, check=False).returncode
 
 
+def _require_saved(result: Any) -> None:
+    """Look whether the annotated picture is there and whole: ultralytics does not (engine/predictor.py:589), and a full disk would lose it silently.
+
+    Raises:
+        RetryableError: it is not.
+    """
+    from yolov12.data import pictures
+
+    source = Path(result.path)
+    if source.suffix[1:].lower() not in pictures.FORMATS:
+        return  # a video or a stream
+    saved = Path(result.save_dir) / f"{source.stem}.jpg"
+    if pictures.damage(str(saved))[0] != "keep":
+        saved.unlink(missing_ok=True)
+        raise RetryableError(f"{saved} can not be written: make room there and run the same command again")
+
+
 def _refuse_early(options: Options, check_folder: bool = True) -> None:
     """Refuse what can be known without importing torch, in an instant and before a word is said.
 
@@ -290,6 +315,12 @@ def _checked_data(name: Any, task: str, single_class: bool) -> str:
     for line in dataset(path, task, single_class=single_class, reuse_scan=True).lines():
         say(line)
     return path
+
+
+def _check_channels(model: Any, options: Options) -> None:
+    """Refuse a data set whose pictures have other channels than the model takes."""
+    if model.task != "classify":  # its data set is a folder, and says nothing of them
+        tool("channels").check(model, str(options["model"]), options["data"])
 
 
 def _bundled_or(name: Any) -> str:

@@ -176,13 +176,13 @@ def test(asked: dict[str, Any]) -> list[Any]:
     from yolov12 import settings
     from yolov12.tools import lr_curve, lr_find
 
-    os.environ[lr_find.REQUEST] = json.dumps({"steps": asked["steps"]})
+    os.environ[lr_find.REQUEST] = json.dumps({"range": {"steps": asked["steps"]}})
     arguments = settings.apply_script_arguments({**_arguments(asked), "val": False, "save": False})
     overrides = {**arguments, "model": asked["model"], "mode": "train"}
     trainer = steep(lr_find.LrFindTrainer, asked["steepness"])(overrides=overrides)
     trainer.train()
     curve = trainer.curve
-    found = lr_curve.suggest(curve.lrs, lr_curve.smooth(curve.lrs, curve.losses))
+    found = lr_curve.suggest(curve.lrs, curve.losses)
     assert found is not None, "report has ended the run then"
     return [found.lr, found.low, found.high, found.reason]
 

@@ -12,13 +12,30 @@ import gc
 import os
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import timing, training
 from benchmarks.harness import Benchmark, Job, Measured, Row
 
-CASES = {"train_step_n_b64": ("n", 64), "train_step_n_b256": ("n", 256)}
-ROWS = tuple(Row(name, "ms", "lower", f"yolov12{size}, batch {batch}") for name, (size, batch) in CASES.items())
+
+class Case(NamedTuple):
+    """What distinguishes a row."""
+
+    size: str
+    batch: int
+    imgsz: int = 640
+
+
+CASES = {
+    "train_step_n_b64": Case("n", 64),
+    "train_step_n_b256": Case("n", 256),
+    "train_step_l_b64": Case("l", 64),
+    "train_step_x_b32": Case("x", 32),
+    "train_step_s_1280_b32": Case("s", 32, 1280),
+}
+ROWS = tuple(
+    Row(name, "ms", "lower", f"yolov12{case.size}, batch {case.batch}, {case.imgsz} px") for name, case in CASES.items()
+)
 BOXES_PER_IMAGE = 7  # COCO's mean
 
 
@@ -34,9 +51,8 @@ def run_side(job: Job) -> Measured:
     device = torch.device(job.parameters["device"])
     measured = Measured(declared=declare(job))
     for name in job.rows:
-        size, batch = CASES[name]
         try:
-            spent_ms, peak = _measure(size, batch // job.parameters["batch_divisor"], device, job)
+            spent_ms, peak = _measure(CASES[name], device, job)
         except torch.OutOfMemoryError as error:
             measured.failed[name] = f"out of memory: {str(error).splitlines()[0]}"
             continue
@@ -58,16 +74,17 @@ def set_determinism(on: bool) -> None:
     torch.manual_seed(0)
 
 
-def _measure(size: str, batch: int, device: Any, job: Job) -> tuple[float, training.Peak]:
+def _measure(case: Case, device: Any, job: Job) -> tuple[float, training.Peak]:
     """(median ms per step, peak) after a warm-up in which kernels are chosen and the allocator has settled."""
     import torch
 
     if device.type == "cuda":
         gc.collect()  # the model of the case before is full of cycles
         torch.cuda.empty_cache()
-    data = synthetic_batch(batch, job.parameters["imgsz"], device)
+    imgsz = case.imgsz * job.parameters["imgsz"] // 640
+    data = synthetic_batch(case.batch // job.parameters["batch_divisor"], imgsz, device)
     with training.kept_peak() as peak:
-        model, step = trainee(size, data, device)
+        model, step = trainee(case.size, data, device)
         if job.side == "ours":
             step = with_our_step(model, step, data, device)
         timing.warm(step, device.type, least_calls=job.parameters["warmup_steps"])

@@ -20,11 +20,14 @@ KINDS = (CONVOLUTION, BATCH_NORM, ATTENTION, ELEMENTWISE, CONCATENATION, COPY, F
 """In the order of the table."""
 
 _BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradients|gradient_kernel"
-"""docker/kernels/batch_norm_act.cu; all others that are ours belong to the loss."""
+"""docker/kernels/batch_norm_act.cu."""
+_DEPTHWISE = "depthwise_kernel|sum_taps|finish_taps"
+"""docker/kernels/depthwise.cu; all others that are ours belong to the loss."""
 
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
+    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE})"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),
     # Attention before products: its kernels are made of them, and cuDNN's and CUTLASS' say so.

@@ -9,8 +9,6 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
-#include <array>
-#include <atomic>
 #include <optional>
 #include <tuple>
 
@@ -19,33 +17,6 @@
 
 namespace yolov12_kernels {
 namespace {
-
-// Elements from one pixel's channels to the next one's. A dimension of size 1 has any stride, so it is not asked.
-int64_t row_stride(const at::Tensor& t) {
-  for (const int dimension : {3, 2, 0}) {
-    if (t.size(dimension) > 1) return t.stride(dimension);
-  }
-  return t.size(1);
-}
-
-// Whether `t`, (images, channels, height, width), can be walked as rows of channels at one distance from each other.
-bool is_rows(const at::Tensor& t) {
-  if (t.dim() != 4 || t.numel() == 0 || !is_supported(t.scalar_type())) return false;
-  const int vector = elements_per_load(type_of(t));
-  const int64_t images = t.size(0), channels = t.size(1), height = t.size(2), width = t.size(3);
-  if (channels % vector != 0 || t.stride(1) != 1) return false;
-  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 != 0) return false;
-  const int64_t row = row_stride(t);
-  if (row < channels || row % vector != 0) return false;
-  if (height > 1 && t.stride(2) != row * width) return false;
-  return images <= 1 || t.stride(0) == row * width * height;
-}
-
-Rows rows_of(const at::Tensor& t, const char* name) {
-  TORCH_CHECK(is_rows(t), "yolov12_kernels: ", name, " of shape ", t.sizes(), " and strides ", t.strides(),
-              " is not channels_last with channels a multiple of 16 bytes");
-  return {const_cast<void*>(t.const_data_ptr()), row_stride(t)};
-}
 
 Shape shape_of(const at::Tensor& y, bool silu) {
   TORCH_CHECK(y.dim() == 4, "yolov12_kernels: y must be (images, channels, height, width), and is ", y.sizes());
@@ -63,24 +34,6 @@ const float* channel_values(const at::Tensor& t, const at::Tensor& y, const char
               "yolov12_kernels: ", name, " must be ", y.size(1), " float32 values on ", y.device(), ", and is ", t.sizes(), " ",
               t.scalar_type(), " on ", t.device());
   return t.const_data_ptr<float>();
-}
-
-// Of the current device; asked once for each, since every call needs it.
-int multiprocessors() {
-  constexpr int kMostDevices = 64;
-  static std::array<std::atomic<int>, kMostDevices> known{};
-  const int device = c10::cuda::current_device();
-  TORCH_CHECK(device < kMostDevices, "yolov12_kernels: device ", device, " is beyond ", kMostDevices);
-  int count = known[device];
-  if (count == 0) {
-    C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    known[device] = count;
-  }
-  return count;
-}
-
-at::Tensor floats(int64_t n, const at::Tensor& like) {
-  return at::empty({n}, like.options().dtype(at::kFloat).memory_format(std::nullopt));
 }
 
 // Batch statistics of y and what follows from them: (4, channels), mean, 1 / deviation, scale and shift. Updates the running statistics.

@@ -34,12 +34,12 @@ from native.build import (
 sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
 
 HERE = Path(__file__).resolve().parent
-VERSION = "1.1"
+VERSION = "1.2"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
-KERNELS = ("batch_norm_act", "detection_loss")
-OPS = ("batch_norm_act_ops", "detection_loss_ops")
-HEADERS = ("batch_norm_act.h", "detection_loss.h", "numbers.cuh", "tensors.h")
+KERNELS = ("batch_norm_act", "depthwise", "detection_loss")
+OPS = ("batch_norm_act_ops", "depthwise_ops", "detection_loss_ops")
+HEADERS = ("batch_norm_act.h", "depthwise.h", "detection_loss.h", "numbers.cuh", "tensors.h")
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}
 """As in env/matrix.yaml: the one arch that has no code of its own, since torch has none either."""

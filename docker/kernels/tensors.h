@@ -3,6 +3,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAFunctions.h>
+
+#include <array>
+#include <atomic>
+#include <optional>
 
 #include "batch_norm_act.h"
 
@@ -17,6 +24,51 @@ inline Type type_of(const at::Tensor& t) {
     case at::kBFloat16: return Type::kBFloat16;
     default: TORCH_CHECK(false, "yolov12_kernels: ", t.scalar_type(), " is not float32, float16 or bfloat16");
   }
+}
+
+// Elements from one pixel's channels to the next one's. A dimension of size 1 has any stride, so it is not asked.
+inline int64_t row_stride(const at::Tensor& t) {
+  for (const int dimension : {3, 2, 0}) {
+    if (t.size(dimension) > 1) return t.stride(dimension);
+  }
+  return t.size(1);
+}
+
+// Whether `t`, (images, channels, height, width), can be walked as rows of channels at one distance from each other.
+inline bool is_rows(const at::Tensor& t) {
+  if (t.dim() != 4 || t.numel() == 0 || !is_supported(t.scalar_type())) return false;
+  const int vector = elements_per_load(type_of(t));
+  const int64_t images = t.size(0), channels = t.size(1), height = t.size(2), width = t.size(3);
+  if (channels % vector != 0 || t.stride(1) != 1) return false;
+  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 != 0) return false;
+  const int64_t row = row_stride(t);
+  if (row < channels || row % vector != 0) return false;
+  if (height > 1 && t.stride(2) != row * width) return false;
+  return images <= 1 || t.stride(0) == row * width * height;
+}
+
+inline Rows rows_of(const at::Tensor& t, const char* name) {
+  TORCH_CHECK(is_rows(t), "yolov12_kernels: ", name, " of shape ", t.sizes(), " and strides ", t.strides(),
+              " is not channels_last with channels a multiple of 16 bytes");
+  return {const_cast<void*>(t.const_data_ptr()), row_stride(t)};
+}
+
+// Of the current device; asked once for each, since every call needs it.
+inline int multiprocessors() {
+  constexpr int kMostDevices = 64;
+  static std::array<std::atomic<int>, kMostDevices> known{};
+  const int device = c10::cuda::current_device();
+  TORCH_CHECK(device < kMostDevices, "yolov12_kernels: device ", device, " is beyond ", kMostDevices);
+  int count = known[device];
+  if (count == 0) {
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    known[device] = count;
+  }
+  return count;
+}
+
+inline at::Tensor floats(int64_t n, const at::Tensor& like) {
+  return at::empty({n}, like.options().dtype(at::kFloat).memory_format(std::nullopt));
 }
 
 }  // namespace yolov12_kernels

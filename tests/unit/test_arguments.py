@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from yolov12 import arguments
 from yolov12.arguments import parse, ultralytics_defaults, value_of
-from yolov12.declare import OFF, ON
+from yolov12.declare import OFF, ON, as_argument
 from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
 
@@ -248,6 +248,19 @@ literals = st.recursive(
 @given(literals)
 def test_what_python_writes_is_read_back(value):
     assert value_of("classes", repr(value)) == value
+
+
+@given(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.lists(st.integers(), min_size=1)
+)
+def test_what_is_shown_to_be_typed_is_read_back(value):
+    read = value_of("classes", as_argument(value))
+    assert (list(read) if isinstance(read, tuple) else read) == value
+    assert isinstance(read, bool) == isinstance(value, bool)
 
 
 @given(st.dictionaries(st.sampled_from(["epochs", "batch", "imgsz", "lr0"]), st.integers(-9, 999), min_size=1))

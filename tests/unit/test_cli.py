@@ -45,9 +45,9 @@ class Recorder:
     def val(self, **arguments: Any) -> None:
         self._call("val", arguments)
 
-    def predict(self, **arguments: Any) -> list[int]:
+    def predict(self, **arguments: Any) -> list[SimpleNamespace]:
         self._call("predict", arguments)
-        return [1, 2]
+        return [SimpleNamespace(path="clip.mp4", save_dir="out")] * 2
 
     def export(self, **arguments: Any) -> str:
         self._call("export", arguments)
@@ -84,6 +84,9 @@ def yolo(monkeypatch, tmp_path):
         "yolov12.data.synth": {"bundled": lambda: Path("/bundled/data.yaml"), "write": drawn_dataset(recorder)},
         "yolov12.model.weights": {
             "convert_file": lambda source, target: Report([f"{source} -> {target}: turbo", "written"])
+        },
+        "yolov12.tools.channels": {
+            "check": lambda model, name, data: recorder.calls.append(("channels", {"data": data}))
         },
         "yolov12.tools.demo_oom": {"main": lambda options: recorder.calls.append(("demo oom", options)) or 1},
         "yolov12.tools.demo": {
@@ -404,6 +407,21 @@ def test_predict_streams_and_saves_pictures(yolo, tmp_path):
     assert called(yolo, "predict") == {"source": 0, "save": True, "stream": True, "project": runs}
 
 
+@pytest.mark.parametrize("written", [None, b"", b"\xff\xd8\xff cut"])
+def test_a_picture_that_was_not_written_whole_is_no_success(yolo, monkeypatch, capsys, tmp_path, written):
+    if written is not None:
+        (tmp_path / "a.jpg").write_bytes(written)
+    found = SimpleNamespace(path="pictures/a.png", save_dir=str(tmp_path))
+    monkeypatch.setattr(yolo, "predict", lambda self, **arguments: [found])
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0"]) == 75
+    assert (
+        error_of(capsys)
+        == f"error: {tmp_path}/a.jpg can not be written: make room there and run the same command again"
+    )
+    assert not (tmp_path / "a.jpg").exists()
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0", "save=False"]) == 0
+
+
 def test_predict_keeps_no_pictures_where_told_so(yolo):
     assert cli.main(["predict", "model=yolov12n.pt", "source=a.jpg", "save=False"]) == 0
     assert called(yolo, "predict")["save"] is False
@@ -431,6 +449,26 @@ def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yol
     assert yolo.calls == []
 
 
+@pytest.mark.parametrize(
+    "line", ["model=best.pt format=aoti", "model=best.pt format=aoti task=detect data=a.yaml --no-verify"]
+)
+def test_a_package_may_be_typed(yolo, line):
+    assert cli.main(["export", *line.split()]) == 0
+    assert called(yolo, "export")["format"] == "aoti"
+
+
+def test_an_argument_that_a_package_can_not_follow_is_refused_before_anything_is_loaded(yolo, capsys):
+    assert cli.main(["export", "model=best.pt", "format=aoti", "opset=18"]) == 2
+    assert "opset=18 means nothing to format=aoti" in error_of(capsys)
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize("line", ["val model=a.pt data=a.yaml", "export model=a.pt data=a.yaml"])
+def test_the_channels_of_a_data_set_are_looked_at_before_it_is_used(yolo, line):
+    assert cli.main(line.split()) == 0
+    assert called(yolo, "channels") == {"data": "a.yaml"}
+
+
 def test_an_export_is_not_verified_where_told_so(yolo):
     assert cli.main(["export", "model=best.pt", "--no-verify"]) == 0
     assert called(yolo, "export") == {"format": "onnx", "verify": False}
@@ -450,6 +488,32 @@ def test_with_tensorrt_of_either_kind_an_engine_is_exported(yolo, monkeypatch, p
 def test_a_verb_says_what_it_misses(yolo, capsys, line, missing):
     assert cli.main(line.split()) == 2
     assert f"needs {missing}" in error_of(capsys)
+
+
+def test_a_torchscript_file_that_was_cut_is_told_by_its_name(yolo, capsys, tmp_path):
+    (tmp_path / "cut.torchscript").write_bytes(b"PK\x03\x04 and no end")
+    assert cli.main(["predict", "model=cut.torchscript", "source=a.jpg"]) == 2
+    assert error_of(capsys) == "error: cut.torchscript is no whole TorchScript file: fetch it again, or export it again"
+    assert yolo.calls == []
+
+
+def test_several_gpus_share_the_files_of_a_source(yolo, monkeypatch):
+    called_with = []
+    spread = SimpleNamespace(
+        places_and_files=lambda options: (["0", "1"], ["a.jpg", "b.jpg"]),
+        main=lambda *arguments: called_with.append(arguments[1:]) or 7,
+    )
+    monkeypatch.setitem(sys.modules, "yolov12.tools.spread", spread)
+    assert cli.main(["predict", "model=best.pt", "source=a.jpg"]) == 7
+    assert called_with == [("detect", ["a.jpg", "b.jpg"], ["0", "1"])]
+    assert [name for name, _ in yolo.calls] == ["YOLO"]
+
+
+def test_what_one_gpu_predicts_alone_goes_to_the_first(yolo, monkeypatch):
+    spread = SimpleNamespace(places_and_files=lambda options: (["2", "3"], []))
+    monkeypatch.setitem(sys.modules, "yolov12.tools.spread", spread)
+    assert cli.main(["predict", "model=best.pt", "source=0"]) == 0
+    assert called(yolo, "predict")["device"] == "2"
 
 
 def test_an_exported_model_is_told_its_task(yolo):

@@ -110,6 +110,50 @@ def test_a_malformed_data_file_is_a_mistake(tmp_path):
     assert isinstance(as_exit(raised_by(YAML.load, tmp_path / "data.yaml")), UserError)
 
 
+def test_what_ultralytics_exporter_refuses_is_a_mistake():
+    from ultralytics.engine.exporter import Exporter
+
+    exporter = Exporter(overrides={"format": "torchscript", "quantize": 16, "device": "cpu"})
+    known = as_exit(raised_by(exporter, small_network()))
+    assert isinstance(known, UserError)
+    assert str(known) == "FP16 TorchScript export is only supported on GPU, i.e. use device=0."
+
+
+def small_network():
+    from ultralytics.nn.tasks import DetectionModel
+
+    return DetectionModel("yolo11n.yaml", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("cut.onnx", b"\x08\x08\x12" * 9, "cut.onnx is no whole ONNX file: fetch it again, or export it again"),
+        ("best.foo", b"?", "no kind of model ends like that"),
+    ],
+)
+def test_a_file_that_no_backend_takes_is_a_mistake(tmp_path, name, content, says):
+    from ultralytics.nn.autobackend import AutoBackend
+
+    (tmp_path / name).write_bytes(content)
+    known = as_exit(raised_by(AutoBackend, str(tmp_path / name)))
+    assert isinstance(known, UserError)
+    assert says in str(known)
+
+
+def test_a_graph_that_onnx_runtime_can_not_load_is_a_mistake(tmp_path):
+    import onnx
+    import onnxruntime
+
+    graph = '<ir_version: 8, opset_import: ["" : 18]> g (float[1] x) => (float[1] y) { y = Nothing (x) }'
+    onnx.save(onnx.parser.parse_model(graph), tmp_path / "odd.onnx")
+    known = as_exit(
+        raised_by(onnxruntime.InferenceSession, str(tmp_path / "odd.onnx"), providers=["CPUExecutionProvider"])
+    )
+    assert isinstance(known, UserError)
+    assert str(known).startswith(f"ONNX Runtime can not load {tmp_path}/odd.onnx: ")
+
+
 def test_training_an_exported_model_is_a_mistake():
     from ultralytics.engine.model import Model
 

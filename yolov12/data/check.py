@@ -98,7 +98,8 @@ def dataset(
     if task == "classify":
         return _classification(Path(data))
     description = datayaml.load(data)
-    rules = labels.Rules(len(description.names), task, _keypoints(description, task), single_class)
+    counted_by = "nc" if description.content.get("names") is None else "names"
+    rules = labels.Rules(len(description.names), task, _keypoints(description, task), single_class, counted_by)
     splits = {}
     for name, places in description.splits.items():
         paths = pictures.listed(places)

@@ -28,6 +28,8 @@ class Rules:
     """`kpt_shape` of the data yaml: how many, and 2 or 3 numbers each."""
     single_class: bool = False
     """single_cls=True: class numbers are ignored."""
+    counted_by: str = "names"
+    """Key of the data yaml that says how many classes there are: `names` or `nc`."""
 
     @property
     def pose_columns(self) -> int:
@@ -135,7 +137,7 @@ def _range_faults(rows: list[tuple[int, list[str]]], values: np.ndarray, polygon
             problems.append(Problem(number, f"class {classes[index]:g} is not a whole number from 0 on"))
         elif beyond[index]:
             few = "1 class (0)" if rules.classes == 1 else f"{rules.classes} classes (0-{rules.classes - 1})"
-            problems.append(Problem(number, f"class {int(classes[index])}, but `names` has {few}"))
+            problems.append(Problem(number, f"class {int(classes[index])}, but `{rules.counted_by}` gives {few}"))
         else:
             column = int(np.flatnonzero(outside[index])[0])
             problems.append(Problem(number, _outside_fault(column, float(table[index, column]), polygons)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yolov12 import settings
-from yolov12.declare import PREFIX, as_text
+from yolov12.declare import PREFIX, as_argument, as_text
 from yolov12.distributed import binding, devices
 from yolov12.distributed.devices import Gpu
 from yolov12.distributed.launchers import Machines, World
@@ -45,7 +45,7 @@ def lines(options: Mapping[str, Any], found: World | Machines, gpus: Sequence[Gp
     device, reason = _device(options.get("device"), found, gpus)
     ids = [] if device in ("cpu", "mps") else [int(index) for index in device.split(",")]
     yield "dry run: nothing is started"
-    yield f"command: {program()} train {shlex.join(f'{key}={as_text(value)}' for key, value in {**options, 'device': device}.items())}"
+    yield f"command: {program()} train {shlex.join(f'{key}={as_argument(value)}' for key, value in {**options, 'device': device}.items())}"
     yield from (f"device: {line}" for line in devices.lines(gpus, device))
     yield f"device: {device} ({reason})"
     here, size, first = _ranks(found, max(len(ids), 1))

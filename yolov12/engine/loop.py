@@ -151,8 +151,6 @@ class Loop:
                         self._validate()
                 except ValidationLeft:
                     ending.in_epoch(self, self.batches_per_epoch)
-            with doing("saving the checkpoint"):
-                t.saver.wait()  # recovery loads it, in a collective
             meet()
             if t._handle_nan_recovery(t.epoch):
                 self.step.forget()

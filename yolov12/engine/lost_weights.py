@@ -11,6 +11,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12.distributed import world
+from yolov12.distributed.pulse import doing
 from yolov12.engine.checkpoint import all_finite
 from yolov12.engine.final_evaluation import brought_to_every_rank
 from yolov12.log import warn
@@ -30,9 +31,11 @@ def recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> boo
 
     Each rank of several loads rank 0's file, also one whose machine does not see its folder.
     """
-    t = trainer
-    t.saver.wait()
-    if t.world.is_alone or not world.from_first(_is_lost(t) and epoch > t.start_epoch and t.last.exists()):
+    t, is_lost = trainer, _is_lost(trainer)
+    if is_lost:
+        with doing("saving the checkpoint"):
+            t.saver.wait()
+    if t.world.is_alone or not world.from_first(is_lost and epoch > t.start_epoch and t.last.exists()):
         return by_upstream(epoch)
     with brought_to_every_rank(t.last) as last, replaced(t, last=last):
         return by_upstream(epoch)

@@ -11,6 +11,7 @@ from ultralytics.utils import LOCAL_RANK
 
 from yolov12 import settings
 from yolov12.data import loader as ours
+from yolov12.data.loader.decoders import ENOUGH_THREADS
 from yolov12.distributed.world import from_all
 from yolov12.engine.data_wait import DataWait
 from yolov12.engine.first_rank_first import first_rank_first
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
 
 AUTO_CHANGES_OVER = False
-"""Whether `auto` may choose our loader by itself, or only says when it would. To be set once a record shows the loader on a GPU."""
+"""Whether `auto` may change over to our loader in mid-run, or only says when it would: no record shows yet that it is the faster one where few
+threads read."""
 WAIT_BOUND = 0.10
 """The part of the steps' time at the loader above which `auto` changes over. Provisional: no record says yet where changing over begins to pay."""
 
 
 def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Callable[[], Any]) -> Any:
     """The loader that training begins with. All ranks must call it.
+
+    `auto` takes ours at once where that can be known beforehand (`_why_at_once`): nothing of it hangs on a clock, so that a run repeats.
 
     Args:
         trainer: whose run it is.
@@ -39,11 +43,19 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
     Raises:
         UserError: the user asked for ours, and with another argument for what it can not do.
     """
-    if settings.current().data_pipeline != "gpu":
+    wanted = settings.current().data_pipeline
+    if wanted == "cpu" or (wanted == "auto" and trainer.device.type != "cuda"):
         return upstreams()
     with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
         dataset = trainer.build_dataset(path, "train", batch)
-    if (obstacle := ours.obstacle(dataset, trainer.args)) is None:
+    obstacle = ours.obstacle(dataset, trainer.args)
+    if wanted == "auto":
+        reason = None if obstacle else _why_at_once(trainer, dataset, batch)
+        if None in from_all(reason, trainer.vote_group):
+            return _over(dataset, trainer, upstreams)
+        say(f"data pipeline: gpu (auto: {reason})")
+        return _ours_for(trainer, dataset, batch)
+    if obstacle is None:
         where = "on the GPU" if trainer.device.type == "cuda" else f"the same tensor code on {trainer.device.type}"
         say(f"data pipeline: gpu (asked for): pictures are augmented as tensors, {where}")
         return _ours_for(trainer, dataset, batch)
@@ -52,7 +64,26 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
             f"data_pipeline=gpu and {obstacle.typed} contradict each other ({obstacle.reason}): leave one of them out"
         )
     say(f"data pipeline: gpu -> cpu: {obstacle.reason}")
-    return upstreams()
+    return _over(dataset, trainer, upstreams)
+
+
+def _why_at_once(trainer: YOLOv12Trainer, dataset: Any, batch: int) -> str | None:
+    """Why `auto` takes our loader from the first epoch on; None where it first watches how long the loop waits for data."""
+    size = ours.bytes_of_all(dataset, batch, trainer.device)
+    if size is not None:
+        return f"all {len(dataset)} pictures stay decoded on the GPU, {size / 2**30:.2f} GiB"
+    threads = ours.reading_threads(trainer.args, trainer.world.local_size)
+    if threads >= ENOUGH_THREADS and not trainer.args.cache:
+        return f"{threads} threads read, and the GPU augments"
+    return None
+
+
+def _over(dataset: Any, trainer: YOLOv12Trainer, upstreams: Callable[[], Any]) -> Any:
+    """Ultralytics' loader over a data set that was built without a cache; it is built anew only if one was asked for."""
+    if trainer.args.cache:
+        return upstreams()
+    with replaced(trainer, build_dataset=lambda *_: dataset):
+        return upstreams()
 
 
 def undisturbed(loader: Any) -> AbstractContextManager[Any]:
@@ -70,9 +101,10 @@ class Switch:
 
     def __init__(self, trainer: YOLOv12Trainer, wait: DataWait) -> None:
         self.trainer = trainer
+        self.is_auto = settings.current().data_pipeline == "auto"
         self.wait: DataWait | None = None
         """None where nothing is to be decided, or it is decided."""
-        if settings.current().data_pipeline == "auto":
+        if self.is_auto and not isinstance(trainer.train_loader, ours.PictureLoader):
             reason = self._why_not()
             self.wait = wait if reason is None else None
             reason = (
@@ -84,13 +116,15 @@ class Switch:
         """Change over if it is time. All ranks must call it; the one that waits most decides for all, since they share one order of samples.
 
         Raises:
-            UserError: a callback changed the transforms of the data set after our loader was taken, which does not use them.
+            UserError: a callback changed the transforms of the data set after our loader, which does not use them, was asked for.
         """
         loader = self.trainer.train_loader
-        if isinstance(loader, ours.PictureLoader) and loader.is_outdated():
-            raise UserError(
-                "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
-            )
+        if isinstance(loader, ours.PictureLoader) and any(from_all(loader.is_outdated(), self.trainer.vote_group)):
+            if not self.is_auto:
+                raise UserError(
+                    "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
+                )
+            self._change_back(loader)
         if self.wait is None:
             return
         shares = [share for share in from_all(self.wait.share(), self.trainer.vote_group) if share is not None]
@@ -117,6 +151,15 @@ class Switch:
         if mosaic_is_closed:
             t.train_loader.close_mosaic()
         before.close()
+
+    def _change_back(self, loader: ours.PictureLoader) -> None:
+        """To ultralytics' loader over the same data set, with the transforms that it has now."""
+        t = self.trainer
+        say(
+            f"data pipeline: gpu -> cpu from epoch {t.epoch + 1} on: a script changed the data set's transforms, which ours does not use"
+        )
+        loader.close()
+        t.train_loader = _over(loader.dataset, t, t.upstreams_loader)
 
     def _why_not(self) -> str | None:
         if self.trainer.device.type != "cuda":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Checkpoints are written by a thread of their own while training goes on, one after another, and the one before the last is kept.
+"""Checkpoints are written by a thread of their own while training goes on, and the one before the last is kept.
 
-Packing, checksum and fsync take as long as they take; the next save waits for them, so that a slow disk slows the run down instead of filling
-the memory with checkpoints.
+Packing, checksum and fsync take as long as they take, which can be longer than an epoch over few pictures. Then the newest state of a file waits, in
+place of an older one that was not begun: the run does not stand still, and the memory does not fill with checkpoints.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from yolov12.distributed.pulse import doing
 from yolov12.errors import RetryableError
@@ -20,32 +21,43 @@ from yolov12.folders import is_full_disk
 from yolov12.log import warn
 from yolov12.model.seal import flaw, previous_of
 
+_IDLE = "ultralytics.utils.callbacks.base"
+"""Where the callbacks are that do nothing."""
+
 
 class Saver:
-    """Runs one job at a time. What a job raises is raised again by the next `start`, `wait` or `look`."""
+    """Writes one file at a time. What a job raises is raised again by the next `offer`, `wait` or `look`."""
 
     def __init__(self) -> None:
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._changing = threading.Lock()
         self._thread: threading.Thread | None = None
+        """None where nothing is written; the last one looks for more before it ends."""
         self._failure: BaseException | None = None
 
-    def start(self, job: Callable[[], None]) -> None:
-        """Begin with `job` once the one before has ended; returns as soon as it runs."""
-        self.wait()
-        self._thread = threading.Thread(target=self._run, args=(job,), name="checkpoint")
-        self._thread.start()
+    def offer(self, name: str, job: Callable[[], None]) -> None:
+        """Let `job` write the file of this name after those that were offered before; it replaces one for the same file that was not begun.
+
+        Raises:
+            RetryableError: there was no room for an earlier one; the files before it are intact.
+        """
+        self._raise_failure()
+        with self._changing:
+            self._waiting[name] = job
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="checkpoint")
+                self._thread.start()
 
     def wait(self) -> None:
-        """Until what was started is on disk.
+        """Until what was offered is on disk.
 
         Raises:
             RetryableError: there was no room for it; the files before it are intact.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._raise_failure()
 
     def look(self) -> None:
         """Raise what a job raised that has ended; else return at once. With it a run ends at the next step, and not at the next save.
@@ -73,11 +85,37 @@ class Saver:
         except Exception as error:  # noqa: BLE001  # the run's own reason must not be lost behind it
             warn(f"the last checkpoint was not saved: {error}")
 
-    def _run(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001  # of a thread nobody would hear it
-            self._failure = error
+    def _run(self) -> None:
+        while True:
+            with self._changing:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                job = self._waiting.pop(next(iter(self._waiting)))
+            try:
+                job()
+            except BaseException as error:  # noqa: BLE001  # of a thread nobody would hear it
+                with self._changing:
+                    self._failure, self._thread = error, None
+                    self._waiting.clear()  # they would fail too
+                return
+            del job  # a checkpoint, while the next one is written
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+
+def somebody_reads(callbacks: Mapping[str, Iterable[Any]]) -> bool:
+    """Whether a callback may look for an epoch's checkpoints: ultralytics' loggers do when a model was saved, a script's at the epoch's end, too."""
+    return any(_module_of(call) != _IDLE for call in callbacks["on_model_save"]) or any(
+        not _module_of(call).startswith("ultralytics.") for call in callbacks["on_fit_epoch_end"]
+    )
+
+
+def _module_of(callback: Any) -> str:
+    return getattr(callback, "__module__", None) or ""
 
 
 class Previous:

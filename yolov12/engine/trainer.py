@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from copy import copy
 from pathlib import Path
@@ -32,7 +33,7 @@ from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.no_reducer import SameOnAllRanks
 from yolov12.engine.patches import install_patches
-from yolov12.engine.saving import Previous, Saver
+from yolov12.engine.saving import Previous, Saver, somebody_reads
 from yolov12.engine.validator import YOLOv12Validator
 from yolov12.errors import RetryableError
 from yolov12.log import say
@@ -116,6 +117,8 @@ class YOLOv12Trainer(DetectionTrainer):
         self.machines = launchers.of_machine() if self.world.is_alone else None
         given = place.with_folder(self.machines, place.with_device(self.world, self.machines, overrides or {}))
         super().__init__(cfg, given, _callbacks)
+        if self.args.compile:  # what took minutes is there the next time, in a new container too
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir() / "compiled"))
         # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks
         if not self.world.is_alone:
             self.world_size, self.ddp = self.world.size, False
@@ -178,6 +181,7 @@ class YOLOv12Trainer(DetectionTrainer):
             with in_order(lambda samples, shuffle: self.plan(samples, batch_size, shuffle)):
                 return super(YOLOv12Trainer, self).get_dataloader(dataset_path, batch_size, rank, mode)
 
+        self.upstreams_loader = upstreams
         return pipeline.train_loader(self, dataset_path, batch_size, upstreams)
 
     def plan(self, samples: int, batch_of_rank: int, shuffle: bool = True) -> Plan:
@@ -290,17 +294,11 @@ class YOLOv12Trainer(DetectionTrainer):
             self._save_packed([self.last, *named])
             return True
         checkpoint, self.more = Checkpoint(self, self.more), None
-
-        def write() -> None:
-            self._replace_last(checkpoint)
-            for path in named:
-                checkpoint.write_as_stock(path)
-
-        self.saver.start(write)
-        if any(
-            _is_from_outside(call) for event in ("on_model_save", "on_fit_epoch_end") for call in self.callbacks[event]
-        ):
-            self.saver.wait()  # it may read the files
+        self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
+        for path in named:
+            self.saver.offer(path.name, functools.partial(checkpoint.write_as_stock, path))
+        if somebody_reads(self.callbacks):
+            self.saver.wait()
         return True
 
     def save_last(self, more: dict[str, Any]) -> bool:
@@ -319,7 +317,7 @@ class YOLOv12Trainer(DetectionTrainer):
             return False
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
-        self.saver.start(lambda: self._replace_last(checkpoint))
+        self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
         return True
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
@@ -389,8 +387,3 @@ class YOLOv12Trainer(DetectionTrainer):
         self.epoch += 1  # loggers get the best metrics one step after the last epoch's (engine/trainer.py:1020)
         self.run_callbacks("on_fit_epoch_end")
         self.epoch -= 1
-
-
-def _is_from_outside(callback: Any) -> bool:
-    """Whether a callback is none of ultralytics' own, which do nothing."""
-    return getattr(callback, "__module__", None) != "ultralytics.utils.callbacks.base"

@@ -67,6 +67,11 @@ class YOLOv12Mixin:
                 f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "
                 "load the run's weights/last.pt, or leave resume out and name data= for a new run"
             )
+        if kwargs.get("label_smoothing"):
+            say(
+                f"label_smoothing={kwargs['label_smoothing']} changes nothing: ultralytics has dropped it, and the loss smooths by itself, "
+                "by how well a box fits; leave it out"
+            )
         dry_run = kwargs.pop("dry_run", False)
         arguments = with_device(
             settings.apply_script_arguments(kwargs | _checkpoint_of(self.model, kwargs)), says_each=True

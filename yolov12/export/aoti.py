@@ -131,7 +131,7 @@ def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> byt
     """
     program_of_it = traced(network, asked, device)
     about = metadata(network, asked, here)
-    say(f"aoti: {asked.precision} for {here}")
+    say(f"aoti: {asked.precision} at {'{1}x{0}'.format(*asked.imgsz)} for {here}")
 
     def build() -> bytes:
         with tempfile.TemporaryDirectory(prefix="yolov12-aoti-") as folder:

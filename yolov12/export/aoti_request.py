@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolov12.errors import UserError
-from yolov12.export.request import as_pair, batch_of, precision_of
+from yolov12.export.request import batch_of, exported_size, precision_of
 
 NAMES = ("aoti", "aotinductor", "pt2")
 """What `format=` may be called."""
@@ -61,10 +61,9 @@ def of(options: Mapping[str, Any], trained_imgsz: Any) -> Asked:
     precision, _ = precision_of("aoti", options)
     if precision == "int8":
         raise UserError(f"quantize={options['quantize']} with format=aoti: {UNFIT['int8']}")
-    height, width = as_pair(options.get("imgsz") or trained_imgsz)
     device = options.get("device")
     return Asked(
-        imgsz=(height, width),
+        imgsz=exported_size(options.get("imgsz") or trained_imgsz),
         batch=batch_of(options),
         precision=precision,
         device=None if device in (None, "") else str(device),

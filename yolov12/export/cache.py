@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from yolov12.wholefile import replacing
 LIMIT_BYTES = 8 * 2**30
 """What all plans together may take; those that were used longest ago go first."""
 LEDGER = "made.txt"
+NAME = re.compile(r"[0-9a-f]{32}")
+"""Of entries, see `name_of`."""
 
 Key = Mapping[str, str]
 """All that an engine depends on: name -> value."""
@@ -58,6 +61,7 @@ def get_or_build(
         plan = build()
         try:
             store(folder, key, plan)
+            sweep(folder)
             prune(folder, limit_bytes, keep=name)
         except (OSError, ExitError) as error:
             warn(f"{what} cache: this {what} is not kept: {error}")
@@ -155,13 +159,31 @@ def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry]:
             break
         if entry.name == keep:
             continue
-        with held_at_once(folder / f"{entry.name}.lock") as is_free:
-            if is_free:
-                for suffix in ("json", "plan", "lock"):  # the record first: without it there is no entry
-                    (folder / f"{entry.name}.{suffix}").unlink(missing_ok=True)
-                total -= entry.plan_bytes
-                removed.append(entry)
+        if _removed(folder, entry.name):
+            total -= entry.plan_bytes
+            removed.append(entry)
     return removed
+
+
+def sweep(folder: Path) -> list[str]:
+    """Remove what is no entry and would be counted by nobody: plans whose record is not there or can not be read. What is being built stays.
+
+    Only what is named as entries are: the folder may be one in which users keep files of their own.
+
+    Returns:
+        The names of what was removed.
+    """
+    known = {entry.name for entry in entries(folder)[0]}
+    strays = {path.stem for suffix in ("json", "plan") for path in folder.glob(f"*.{suffix}")} - known
+    return [name for name in sorted(strays) if NAME.fullmatch(name) and _removed(folder, name)]
+
+
+def _removed(folder: Path, name: str) -> bool:
+    """Remove the files of a name, unless somebody builds or loads it."""
+    with held_at_once(folder / f"{name}.lock") as is_free:
+        for suffix in ("json", "plan", "lock") if is_free else ():  # the record first: without it there is no entry
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+        return is_free
 
 
 def _read(record: Path) -> Entry:

@@ -46,7 +46,11 @@ def describe(source: torch.nn.Module, model: onnx.ModelProto, pixels: np.ndarray
             return f"the first convolution that differs is {step.node}, by {step.relative:.2g} of its largest value (allowed {allowed:g}); {before}"
     if not found:
         return "no node of the graph has the name of a convolution of the model"
-    return f"all {len(found)} convolutions agree, so it differs in what decodes their results"
+    worst = max(found, key=lambda step: step.relative)
+    return (
+        f"all {len(found)} convolutions agree ({worst.node} least, by {worst.relative:.2g} of its largest value, allowed {allowed:g}), so it "
+        "differs in what decodes their results, or by roundings that add up"
+    )
 
 
 def steps(source: torch.nn.Module, model: onnx.ModelProto, pixels: np.ndarray) -> list[Step]:

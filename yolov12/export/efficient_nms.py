@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from yolov12.errors import UserError
 from yolov12.export import builder
 from yolov12.export.request import Request, Suppression
 
@@ -49,6 +50,19 @@ def why_not(trt: Any, request: Request, network: Any) -> str:
     if not builder.has_plugin(trt, PLUGIN, VERSION):
         return f"TensorRT {trt.__version__} has no {PLUGIN}"
     return ""
+
+
+def check(trt: Any, request: Request, network: Any) -> None:
+    """Refuse suppression that the builder could only refuse after the graph was traced and compared.
+
+    Raises:
+        UserError: TensorRT-RTX is to build, which has no plugins and does not read ultralytics' suppression (1.7: `NonZero`).
+    """
+    if request.nms is not None and builder.is_rtx(trt) and not getattr(network, "end2end", False):
+        raise UserError(
+            "nms=True needs TensorRT proper, and TensorRT-RTX is what builds here: leave nms out (what runs the engine suppresses then), "
+            "or export format=onnx nms=True"
+        )
 
 
 def appended(model: onnx.ModelProto, suppression: Suppression) -> onnx.ModelProto:

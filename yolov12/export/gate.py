@@ -29,6 +29,8 @@ Evaluate = Callable[[Path | None], float]
 NMS_LEAST_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
 """How well boxes that are left after suppression must overlap."""
 
+SEES_NOTHING = "parity: the model sees nothing on these images, so no box was compared; data=my.yaml compares mAP"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -63,10 +65,10 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     allowed = TOLERANCES[case.precision]
     try:
         lines = list(_compared(case, pictures, allowed))
+        if case.evaluate is not None:
+            lines.append(_same_map(case.path, case.evaluate, allowed))
     except ParityError as error:
-        raise ParityError(f"{error} {_where(case, pictures)}".strip()) from error
-    if case.evaluate is not None:
-        lines.append(_same_map(case, allowed))
+        raise ParityError(f"{error} {_where(case, pictures)}") from error
     return lines
 
 
@@ -79,6 +81,8 @@ def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) ->
             f"{begin} {found.exported_boxes} of {found.source_boxes} boxes (least IoU {found.least_iou:.4f}, scores within "
             f"{found.largest_score_difference:.1e})"
         )
+        if not found.source_boxes:
+            yield SEES_NOTHING
     elif case.form == "onnx" and case.precision == "fp32":
         raw = parity.require_raw(parity.compare_raw(case.source, case.path, images, case.imgsz))
         yield f"{begin} outputs within {raw.max_abs_diff:.1e} (allowed {parity.RAW_THRESHOLD:g})"
@@ -90,7 +94,7 @@ def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) ->
             f"(allowed {allowed.score:g}), {seen.shown} anchors above {SHOWN_SCORE}"
         )
         if opened.classes is not None and not seen.shown:
-            yield "parity: the model sees nothing on these images, so no box was compared; data=my.yaml compares mAP"
+            yield SEES_NOTHING
 
 
 def open_graph(case: Case) -> parity.Exported:
@@ -165,9 +169,8 @@ def compare_after_nms(
     return boxes.require_boxes(found, 0, NMS_LEAST_IOU[case.precision], allowed.score)
 
 
-def _same_map(case: Case, allowed: Tolerance) -> str:
-    assert case.evaluate is not None
-    before, after = case.evaluate(None), case.evaluate(case.path)
+def _same_map(path: Path, evaluate: Evaluate, allowed: Tolerance) -> str:
+    before, after = evaluate(None), evaluate(path)
     words = f"mAP50-95 {before:.2f} -> {after:.2f}"
     if not before - after <= allowed.map_points:
         raise ParityError(
@@ -177,9 +180,11 @@ def _same_map(case: Case, allowed: Tolerance) -> str:
 
 
 def _where(case: Case, images: Sequence[parity.Image]) -> str:
-    """Where source and export part, in a sentence, for a graph that can be looked into."""
+    """Where source and export part, in a sentence; of what can not be looked into, what else tells it."""
+    if case.form == "engine":
+        return "The ONNX file that it was built from agrees with its source, so they part in TensorRT."
     if case.form != "onnx":
-        return ""
+        return f"What single layers give can not be read from {case.form}; format=onnx names the layer, if that differs too."
     pixels = next(iter(parity.full_batches(parity.open_onnx(case.path, case.imgsz), images)))
     model = onnx.load(case.path)
     graph = rounded.emulated(model) if rounded.has_half(model) else model

@@ -260,14 +260,25 @@ def _sides(
             raise UserError(f"{key}={value}: type pixels that {STRIDE} divides, for example {key}={STRIDE * 10}")
         found.append(as_pair(value))
     smallest, largest = found
-    exported = as_pair(options.get("imgsz") or trained_imgsz or 0)
+    exported = exported_size(options.get("imgsz") or trained_imgsz or 0)
     for index in range(2 if any(exported) else 0):
         if (smallest and smallest[index] > exported[index]) or (largest and largest[index] < exported[index]):
+            least, most = as_text(smallest or (STRIDE, STRIDE)), as_text(largest or exported)
             raise UserError(
-                f"imgsz={exported[0]},{exported[1]} must lie between min_imgsz={options.get('min_imgsz')} and "
-                f"max_imgsz={options.get('max_imgsz')}"
+                f"imgsz={as_text(exported)} is not between min_imgsz={least} and max_imgsz={most}: change one of them"
             )
     return smallest, largest
+
+
+def exported_size(imgsz: Any) -> tuple[int, int]:
+    """(height, width) that is exported for `imgsz=`: multiples of the stride, as ultralytics rounds them up (utils/checks.py:279)."""
+    height, width = (-(-side // STRIDE) * STRIDE for side in as_pair(imgsz))
+    return height, width
+
+
+def as_text(sides: tuple[int, int]) -> str:
+    """As a size is typed: "640", or "480,640"."""
+    return ",".join(map(str, dict.fromkeys(sides)))
 
 
 def as_pair(imgsz: Any) -> tuple[int, int]:

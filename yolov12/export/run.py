@@ -19,7 +19,7 @@ import numpy as np
 from ultralytics.utils import LOGGER
 
 from yolov12 import folders
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import aoti_request
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
@@ -31,6 +31,13 @@ NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 
 DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "imgsz", "simplify", "data")
 """Arguments that an exported file has settled."""
+
+COMPARED = "onnx, engine, aoti, and torchscript on the CPU without NMS"
+"""Formats that go through the gate."""
+
+FLOAT_BYTES = 4
+BESIDE_WEIGHTS_BYTES = 4 * 2**20
+"""Of a TorchScript file: its code and constants, which take far less."""
 
 Stock = Callable[..., str]
 """ultralytics' `model.export(**arguments)`."""
@@ -57,7 +64,7 @@ def export(
 
         return aoti.export(network, options, evaluate)
     if request is None:
-        return _of_ultralytics(network, stock, options)
+        return _of_ultralytics(network, stock, options, evaluate)
     require_packages()
     trt = by_plugin = None
     if request.form == "engine":
@@ -65,6 +72,7 @@ def export(
 
         trt = engine.module()
         engine.check(trt, request)
+        efficient_nms.check(trt, request, network)
         if request.nms is not None:
             why_not = efficient_nms.why_not(trt, request, network)
             by_plugin = None if why_not else request.nms
@@ -118,12 +126,16 @@ def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
         )
     require_packages()
     import onnx
+    from google.protobuf.message import DecodeError
 
     from yolov12.export import efficient_nms, engine, engine_file
 
     trt = engine.module()
     engine.check(trt, request)
-    metadata = engine.metadata_of(onnx.load(path))
+    try:
+        metadata = engine.metadata_of(onnx.load(path))
+    except DecodeError as error:
+        raise UserError(f"{path} is no whole ONNX file: fetch it again, or export it again") from error
     if "imgsz" not in metadata or "args" not in metadata:
         raise UserError(
             f"{path} does not say what it is, so it was not exported by ultralytics or yolov12: name the .pt file"
@@ -252,31 +264,65 @@ def _engine(network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin
     return path
 
 
-def _of_ultralytics(network: Any, stock: Stock, options: Mapping[str, Any]) -> str:
+def _of_ultralytics(
+    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> str:
     """A format that is ultralytics' alone; TorchScript is compared, and of the others it is said that they are not."""
     form = str(options.get("format") or "torchscript").lower()
+    if form == "torchscript":
+        return _torchscript(network, stock, options, evaluate)
     with told_in_our_words():
         made = stock(**{key: value for key, value in options.items() if key not in requests.OWN_KEYS})
-    if (
-        form != "torchscript"
-        or options.get("verify") is False
-        or options.get("nms")
-        or options.get("device") not in (None, "cpu")
-    ):
-        why = (
-            "verify=False"
-            if options.get("verify") is False
-            else "it is compared for onnx, engine, and torchscript on the CPU without NMS"
+    why = "verify=False" if options.get("verify") is False else f"it is compared for {COMPARED}"
+    say(f"parity: {form} is not verified ({why})")
+    return made
+
+
+def _torchscript(
+    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> str:
+    """Made aside like the formats of ours, so that a failure leaves the old file as it was."""
+    arguments = {key: value for key, value in options.items() if key not in (*requests.OWN_KEYS, "data")}
+    target = destination(network).with_suffix(".torchscript")
+    folders.check_writable(target.parent, str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _require_room(target, sum(parameter.numel() for parameter in network.parameters()) * FLOAT_BYTES)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
+        staged = Path(folder) / target.name
+        with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
+            stock(**arguments)
+        for line in _torchscript_verified(network, staged, options, evaluate):
+            say(line)
+        with replacing(target) as part:
+            shutil.copyfile(staged, part)
+    for text in closing:
+        LOGGER.info(text)
+    return str(target)
+
+
+def _require_room(target: Path, weights_bytes: int) -> None:
+    """Ask before torch's writer of TorchScript does, which ends the process where the disk is full (it throws in a destructor).
+
+    Raises:
+        RetryableError: the weights alone would not fit.
+    """
+    free_bytes = shutil.disk_usage(target.parent).free
+    if free_bytes < weights_bytes + BESIDE_WEIGHTS_BYTES:
+        raise RetryableError(
+            f"no room to save {target}: {free_bytes / 2**20:.0f} MiB are free and {weights_bytes / 2**20:.0f} MiB of weights are to be "
+            "written; make room and run the same command again"
         )
-        say(f"parity: {form} is not verified ({why})")
-        return made
+
+
+def _torchscript_verified(
+    network: Any, path: Path, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+) -> list[str]:
+    if options.get("verify") is False:
+        return ["parity: torchscript is not verified (verify=False)"]
+    if options.get("nms") or options.get("device") not in (None, "cpu"):
+        return [f"parity: torchscript is not verified (it is compared for {COMPARED})"]
     from yolov12.export import gate
 
-    imgsz = requests.as_pair(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
-    try:
-        for line in gate.verify(gate.Case(network, Path(made), form, "fp32", imgsz)):
-            say(line)
-    except gate.ParityError:
-        Path(made).unlink(missing_ok=True)
-        raise
-    return made
+    imgsz = requests.exported_size(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
+    case = gate.Case(network, path, "torchscript", "fp32", imgsz, evaluate=evaluate if options.get("data") else None)
+    return gate.verify(case)

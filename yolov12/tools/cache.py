@@ -41,10 +41,12 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
     max_gib = options.get("max_gib", 0.0)
     if isinstance(max_gib, bool) or not isinstance(max_gib, (int, float)) or not max_gib >= 0:
         raise UserError(f"max_gib={max_gib}: type how many GiB engines and packages may take, for example max_gib=2")
+    strays = cache.sweep(engines)
     removed = cache.prune(engines, int(max_gib * 2**30))
     freed = sum(entry.plan_bytes for entry in removed)
     print(
         f"{len(removed)} engines and packages removed from {engines}, {freed / 2**20:.1f} MiB; {len(cache.entries(engines)[0])} are left"
+        + (f"; {len(strays)} without a record that can be read removed too" if strays else "")
     )
     return 0
 

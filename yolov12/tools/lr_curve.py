@@ -26,6 +26,8 @@ EXPLODED = 4.0
 """A mean of the last losses so many times the lowest such mean ends the test: beyond it there is nothing to learn."""
 LEAST_FALL = 0.05
 """Share by which the smoothed loss must fall, or the test says nothing."""
+CLEAR_FALL = 4.0
+"""By so many standard errors it must fall, too: the fall is between the highest and the lowest point, which noise alone keeps apart."""
 FEWEST = 8
 """Of fewer updates nothing is said."""
 
@@ -51,27 +53,39 @@ def has_exploded(losses: Sequence[float]) -> bool:
 
 def smooth(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
     """The losses, each as a mean of those around it over the logarithm of the learning rate; where one is no number, up to it alone."""
-    usable = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
-    places = np.log10(np.asarray(lrs[:usable], dtype=float))
+    usable = _usable(losses)
+    return (_bells(lrs[:usable]) @ np.asarray(losses[:usable], dtype=float)).tolist()
+
+
+def _usable(losses: Sequence[float]) -> int:
+    """How many losses there are before the first that is no number."""
+    return next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+
+
+def _bells(lrs: Sequence[float]) -> np.ndarray:
+    """(n, n): in row i the weights of all n losses in the smoothed loss i; each row sums to 1."""
+    places = np.log10(np.asarray(lrs, dtype=float))
     weights = np.exp(-0.5 * ((places[:, None] - places[None, :]) / WIDTH_DECADES) ** 2)
-    return (weights @ np.asarray(losses[:usable]) / weights.sum(axis=1)).tolist()
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
-def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> Suggestion | None:
-    """The learning rate between two common rules: where the loss falls fastest, and a tenth of where it is lowest.
+def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
+    """The learning rate between two common rules: where the smoothed loss falls fastest, and a tenth of where it is lowest.
 
     Args:
         lrs: learning rate of each update, rising by a constant factor.
-        smoothed: what `smooth` makes of their losses; it may end earlier.
+        losses: loss of each update, as it was.
 
     Returns:
         None where the loss never fell by more than noise.
     """
+    smoothed = smooth(lrs, losses)
     if len(smoothed) < FEWEST:
         return None
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
     highest = max(range(lowest + 1), key=smoothed.__getitem__)
-    if smoothed[highest] - smoothed[lowest] < LEAST_FALL * smoothed[highest] or lowest - highest < 2:
+    least = max(LEAST_FALL * smoothed[highest], CLEAR_FALL * _standard_error(lrs, losses, highest, lowest))
+    if smoothed[highest] - smoothed[lowest] < least or lowest - highest < 2:
         return None
     # Over equal steps of log(lr), so the fall in loss is the slope.
     steepest = min(range(highest + 1, lowest), key=lambda i: smoothed[i + 1] - smoothed[i - 1])
@@ -83,6 +97,13 @@ def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> Suggestion | Non
         high=high,
         reason=f"between where the loss falls fastest ({fastest_lr:.2g}) and a tenth of where it is lowest ({lrs[lowest]:.2g} / 10)",
     )
+
+
+def _standard_error(lrs: Sequence[float], losses: Sequence[float], highest: int, lowest: int) -> float:
+    """Of the difference between two smoothed losses, by how much neighbours differ up to the lower one: beyond it the loss may explode."""
+    noise = math.sqrt(float(np.mean(np.diff(losses[: lowest + 1]) ** 2)) / 2) if lowest else 0.0
+    bells = _bells(lrs[: _usable(losses)])
+    return noise * math.sqrt(float((bells[[highest, lowest]] ** 2).sum()))
 
 
 def write_csv(path: Path, lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float]) -> None:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 from ultralytics.utils import DEFAULT_CFG, RANK, TQDM
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolov12 import settings
 from yolov12.data.order import GHOST
+from yolov12.declare import as_argument, as_text
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.world import from_all
 from yolov12.engine.ending import close_loaders
@@ -37,8 +40,10 @@ from yolov12.tools.lr_curve import Suggestion, draw, has_exploded, smooth, sugge
 
 OPTIONS: dict[str, Any] = {"lr_min": 1e-6, "lr_max": 1.0, "steps": 100}
 FEWEST_STEPS = 20
+NOT_OF_TRAIN = (*OPTIONS, "name", "exist_ok", "save_dir", "optimizer", "lr0")
+"""What was typed for the test alone, or is answered by it."""
 REQUEST = "YOLOV12_LR_FIND"
-"""Internal: the range as JSON, for the processes that a training on several GPUs starts."""
+"""Internal: the range and what was typed as JSON, for the processes that a training on several GPUs starts."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,11 @@ class LrFindTrainer(YOLOv12Trainer):
     def __init__(
         self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: dict | None = None
     ) -> None:
-        """As `YOLOv12Trainer`; the range is read from the environment, where `main` has put it."""
+        """As `YOLOv12Trainer`; the range and what was typed are read from the environment, where `main` has put them."""
         super().__init__(cfg, overrides, _callbacks)
-        self.range = Range(**json.loads(os.environ.get(REQUEST, "{}")))
+        request = json.loads(os.environ.get(REQUEST, "{}"))
+        self.range = Range(**request.get("range", {}))
+        self.typed: dict[str, str] = request.get("typed", {})
 
     def _run(self) -> None:
         loop = Loop(self)
@@ -145,7 +152,7 @@ def report(trainer: LrFindTrainer) -> Suggestion:
     """
     curve = trainer.curve
     smoothed = smooth(curve.lrs, curve.losses)
-    found = suggest(curve.lrs, smoothed)
+    found = suggest(curve.lrs, curve.losses)
     folder = Path(trainer.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "lr_find.csv", curve.lrs, curve.losses, smoothed)
@@ -159,23 +166,42 @@ def report(trainer: LrFindTrainer) -> Suggestion:
     if found is None:
         raise UserError(
             f"lr-find: the loss never fell clearly between {curve.lrs[0]:.2g} and {curve.lrs[-1]:.2g}, so there is nothing to suggest; "
-            "look at lr_find.png, and try a wider range (lr_min=, lr_max=), more updates (steps=) or a larger batch"
+            "look at lr_find.png, and try a larger batch, more updates (steps=) or another range (lr_min=, lr_max=)"
         )
-    optimizer = trainer.args.optimizer
     say(f"lr-find: suggested lr0={found.lr:g}, from {found.low:.2g} to {found.high:.2g}: {found.reason}")
-    say(
-        f"lr-find: next: {program()} train model={trainer.args.model} data={trainer.args.data} batch={trainer.args.batch} "
-        f"imgsz={trainer.args.imgsz} optimizer={optimizer} lr0={found.lr:g}"
-    )
+    say(f"lr-find: next: {program()} train {shlex.join(next_words(trainer.args, trainer.typed, found.lr))}")
     return found
 
 
-def main(model: Any, options: Mapping[str, Any]) -> int:
+def next_words(args: Any, typed: Mapping[str, str], lr: float) -> list[str]:
+    """The training that the test was for, in the user's own words: another `nbs=`, say, would want another learning rate.
+
+    Args:
+        args: the trainer's, with what follows from what was typed (`batch=-1`).
+        typed: every argument and setting of the command line, as text.
+        lr: the suggestion.
+    """
+    words = {key: typed.get(key, str(getattr(args, key))) for key in ("model", "data")}
+    words |= {"batch": str(args.batch), "imgsz": str(args.imgsz)}
+    words |= {key: text for key, text in typed.items() if key not in (*words, *NOT_OF_TRAIN)}
+    words |= {"optimizer": str(args.optimizer), "lr0": f"{lr:g}"}
+    return [f"{key}={text}" for key, text in words.items()]
+
+
+def as_typed(options: Mapping[str, Any]) -> dict[str, str]:
+    """The options of a command line, with the settings that it named, which are in the environment by now."""
+    named = {name for name in settings.DECLARED if settings.origin(name) == "command line"}
+    said = {key: as_argument(value) for key, value in options.items()}
+    return said | {name: as_text(getattr(settings.current(), name)) for name in sorted(named)}
+
+
+def main(model: Any, options: Mapping[str, Any], typed: Mapping[str, Any]) -> int:
     """The verb.
 
     Args:
         model: a `YOLO` for detection.
         options: ultralytics' arguments and those of OPTIONS.
+        typed: the arguments as the user wrote them: `model=` and `data=` before they were looked up.
 
     Raises:
         UserError: a range that is none, or a loss that shows no learning rate.
@@ -191,7 +217,7 @@ def main(model: Any, options: Mapping[str, Any]) -> int:
         arguments[key] = value
     arguments.setdefault("name", "lr-find")
     arguments = with_device(arguments, says_each=True)
-    os.environ[REQUEST] = json.dumps(asdict(asked))
+    os.environ[REQUEST] = json.dumps({"range": asdict(asked), "typed": as_typed(typed)})
     try:
         trainer = LrFindTrainer(
             overrides={**model.overrides, **arguments, "model": model.overrides["model"], "mode": "train"},

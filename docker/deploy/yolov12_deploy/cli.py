@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`yolov12 predict model=x.onnx source=pictures/` and `yolov12 verify`, in the images without torch.
 
-Exit codes: 0 done; 1 verify found a difference; 2 usage or bad input.
+Exit codes: 0 done; 1 verify found a difference; 2 usage or bad input; 75 worth a retry: the disk is full.
 """
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from yolov12 import __version__
 from yolov12_deploy.errors import UsageError
@@ -25,7 +28,7 @@ HELP = f"""yolov12 {__version__}, deploy: run exported detection models, .onnx w
   yolov12 verify [--json]      compare what is installed with what was promised
 
 Training, validation and export are in the image yolov12:train.
-exit codes: 0 done; 1 verify found a difference; 2 usage or bad input"""
+exit codes: 0 done; 1 verify found a difference; 2 usage or bad input; 75 worth a retry: the disk is full"""
 
 OPTIONS = {
     "model": "",
@@ -44,6 +47,8 @@ PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    if argv is None:  # as a program; in Python the signal is the caller's
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it as it ends other programs, without a traceback
     words = sys.argv[1:] if argv is None else argv
     verb, rest = (words[0], words[1:]) if words else ("help", [])
     if verb in ("help", "--help", "-h") or "--help" in rest or "-h" in rest:
@@ -63,6 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of the files that are read and written
+        print(f"error: {error.filename or 'the results can not be written'}: {error.strerror}", file=sys.stderr)
+        return 75 if error.errno in (errno.ENOSPC, errno.EDQUOT) else 2
 
 
 def parse(words: list[str]) -> dict[str, str | float | int]:
@@ -116,9 +124,22 @@ def predict(options: dict[str, str | float | int]) -> int:
             lines.write(json.dumps({"picture": str(file), "boxes": boxes}) + "\n")
             print(f"{file}: {len(boxes)} boxes")
             if options["save"]:
-                cv2.imwrite(str(out / file.name), draw(picture, found, detector.names))
+                write(out / file.name, cv2.imencode(file.suffix, draw(picture, found, detector.names))[1])
     print(f"{len(pictures)} pictures, in {out}")
     return 0
+
+
+def write(file: Path, content: Any) -> None:
+    """A whole file or none. cv2.imwrite would say nothing of a full disk.
+
+    Raises:
+        OSError: it can not be written.
+    """
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def as_record(row: object, names: dict[int, str]) -> dict[str, object]:

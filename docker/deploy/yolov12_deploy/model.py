@@ -36,8 +36,8 @@ class Detector:
             device: `auto` or `cpu`, see session.open_session.
 
         Raises:
-            UsageError: it can not be loaded, is not a detection model, takes several pictures at once, or `imgsz` is not the size that it
-                was exported with.
+            UsageError: it can not be loaded, is not a detection model, takes several pictures at once or others than colour pictures, or `imgsz`
+                is not the size that it was exported with.
         """
         self.session = open_session(model, threads, device)
         known = self.session.metadata
@@ -45,6 +45,8 @@ class Detector:
             raise UsageError(f"model={model} is a model for {task}; only detect is understood here")
         if self.session.shape[0] not in (1, None):
             raise UsageError(f"model={model} takes {self.session.shape[0]} pictures at once: export it with batch=1")
+        if self.session.shape[1] not in (3, None):
+            raise UsageError(f"model={model} takes {self.session.shape[1]} channels, and pictures have 3 here")
         self.names: dict[int, str] = {int(number): name for number, name in known.get("names", {}).items()}
         self.has_suppression = bool(known.get("end2end") or known.get("args", {}).get("nms"))
         self.height, self.width = self._input_size(imgsz, known.get("imgsz", (640, 640)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What tests of several programs train on."""
+"""What tests of several programs train on, and what they put back."""
 
 from __future__ import annotations
 
@@ -24,3 +24,14 @@ def photos(tmp_path) -> Path:
             (folder / "labels" / split / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     (folder / "bccd.yaml").write_text("train: images/train\nval: images/val\nnames: {0: square}\n")
     return folder
+
+
+@pytest.fixture
+def global_settings():
+    """Put back what a side sets for its whole process."""
+    import torch
+
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = True

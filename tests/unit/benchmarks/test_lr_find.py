@@ -14,7 +14,7 @@ from benchmarks import child, kept_runs
 from benchmarks.child import Run
 from benchmarks.harness import Job, Measured
 from benchmarks.programs import lr_find
-from tests.unit.benchmarks.test_programs import run
+from tests.unit.benchmarks.programs import run
 
 TEST = Run([], [0.004, 0.001, 0.016, "between two rules"])
 
@@ -174,13 +174,13 @@ def test_the_steep_trainer_steps_ten_times_as_far():
 def test_small_on_the_cpu_every_row_has_a_value(photos, tmp_path):
     small = {
         "epochs": 1,
-        "imgsz": 32,
+        "imgsz": 96,
         "batch": 4,
         "workers": 0,
         "device": "cpu",
         "data": photos,
         "seeds": 2,
-        "steps": 20,
+        "steps": 24,
     }
     settings = [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
     content = run(

@@ -72,6 +72,15 @@ def test_a_new_record_is_drawn_and_what_is_there_is_left(place):
     assert plots.write([content(), content("2026-11-23T10:00:00Z")]) == [plots.PICTURES / "speed-gpu.svg", plots.PAGE]
 
 
+def test_the_command_says_what_it_wrote_and_also_that_there_was_nothing_to_draw(place, monkeypatch, capsys):
+    monkeypatch.setattr(command.system, "ROOT", place)
+    monkeypatch.setattr(command.record, "load_all", lambda: [content()])
+    assert command.main(["report", "--plots"]) == 0
+    assert capsys.readouterr().out == "wrote plots/speed-gpu.svg\nwrote performance.md\n"
+    assert command.main(["report", "--plots"]) == 0
+    assert "nothing to draw" in capsys.readouterr().out
+
+
 def test_a_picture_without_a_record_goes(place):
     plots.write([content()])
     plots.write([])

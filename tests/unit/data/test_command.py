@@ -22,9 +22,16 @@ def test_faults_in_labels_stand_on_lines_of_their_own(tmp_path: Path, capsys):
     assert cli.main(["data", "check", str(data)]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"error: {data}: correct or delete 2 label lines at fault:",
-        "  labels/train/2.txt:1: class 7, but `names` has 2 classes (0-1)",
+        "  labels/train/2.txt:1: class 7, but `names` gives 2 classes (0-1)",
         "  labels/train/2.txt:2: x_center is nan",
     ]
+
+
+def test_a_class_beyond_nc_is_told_of_nc(tmp_path: Path, capsys):
+    data = write_good(tmp_path, "train: images/train\nval: images/val\nnc: 2\n")
+    (tmp_path / "labels" / "train" / "2.txt").write_text("7 .5 .5 .1 .1\n")
+    assert cli.main(["data", "check", str(data)]) == 2
+    assert "labels/train/2.txt:1: class 7, but `nc` gives 2 classes (0-1)" in capsys.readouterr().err
 
 
 def test_a_yaml_with_nc_alone_numbers_its_classes(tmp_path: Path, capsys):

@@ -29,7 +29,7 @@ def test_an_empty_file_is_background():
 
 
 def test_line_numbers_count_blank_lines():
-    assert faults("\n0 .5 .5 .1 .1\n\n3 .5 .5 .1 .1\n") == [(4, "class 3, but `names` has 3 classes (0-2)")]
+    assert faults("\n0 .5 .5 .1 .1\n\n3 .5 .5 .1 .1\n") == [(4, "class 3, but `names` gives 3 classes (0-2)")]
 
 
 def test_each_line_at_fault_is_named_once_and_in_order():

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,22 @@ NAMES = {0: "round", 1: "long"}
 PHOTO = next((Path(__file__).resolve().parents[2] / "data/bccd-mini/images/val").iterdir())
 
 
+def test_a_reader_that_has_left_is_no_traceback(repository):
+    code = "import sys; from yolov12_deploy.cli import main; sys.exit(main())"
+    read, write = os.pipe()
+    os.close(read)
+    path = f"{repository}{os.pathsep}{repository / 'docker/deploy'}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == -signal.SIGPIPE
+
+
 def test_importing_it_leaves_no_identifier_of_the_machine(tmp_path, repository):
     """ONNX Runtime alone would (the test can fail), and would send events."""
     quiet = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
@@ -52,9 +70,9 @@ def raw_output(count: int, classes: int, seed: int) -> np.ndarray:
     return np.concatenate([centre, size, scores]).astype(np.float32)
 
 
-def write_model(file: Path, output: np.ndarray, batch: int = 1, **metadata: str) -> Path:
+def write_model(file: Path, output: np.ndarray, batch: int = 1, channels: int = 3, **metadata: str) -> Path:
     """An ONNX file that takes any picture of SIDE x SIDE and gives `output`."""
-    taken = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])
+    taken = helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, channels, SIDE, SIDE])
     given_back = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, *output.shape])
     constant = helper.make_tensor("constant", TensorProto.FLOAT, [1, *output.shape], output.ravel())
     nodes = [
@@ -226,6 +244,26 @@ def test_a_model_for_several_pictures_at_once_is_refused(tmp_path):
     file = write_model(tmp_path / "batch.onnx", raw_output(5, 2, 0), batch=4)
     with pytest.raises(UsageError, match="takes 4 pictures at once: export it with batch=1"):
         Detector(file)
+
+
+def test_a_model_for_pictures_of_other_channels_is_refused(tmp_path):
+    file = write_model(tmp_path / "grey.onnx", raw_output(5, 2, 0), channels=1)
+    with pytest.raises(UsageError, match="takes 1 channels, and pictures have 3 here"):
+        Detector(file)
+
+
+def test_a_full_disk_is_worth_a_retry_and_leaves_no_part_of_a_picture(model, pictures, tmp_path, monkeypatch, capsys):
+    def full(path, content):
+        with path.open("wb") as part:
+            part.write(bytes(content)[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert cli.main(["predict", f"model={model}", f"source={pictures}", f"out={tmp_path}/out"]) == 75
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/out/")
+    assert error.endswith("No space left on device")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
 
 
 def test_a_model_of_something_else_than_pictures_is_refused(tmp_path):

@@ -128,7 +128,7 @@ def yolov12(words: list[str]) -> None:
     if name == "export":
         request.of({"format": "onnx"} | options)
         if aoti_request.is_asked(options):
-            aoti_request.of({key: value for key, value in options.items() if key != "model"}, 640)
+            aoti_request.of(verbs._call_arguments(options), 640)
     if "mode" in keys:  # those of ultralytics
         values.check({key: value for key, value in options.items() if key in arguments.ultralytics_defaults()})
     return None

@@ -104,20 +104,22 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "tests/dist/test_launch.py", "test_every_rank_runs_the_script_as_its_main_program"),
     r"(IMAGE=.* )?sbatch .*": ("tests/shell/slurm.bats", "one task on each node"),
     # the benchmarks
-    r"python -m benchmarks run start": ("tests/unit/benchmarks/test_programs.py", '"start", "--rows", "dropin_start_ms"'),
+    r"python -m benchmarks run start": ("tests/unit/benchmarks/test_start.py", '"start", "--rows", "dropin_start_ms"'),
     r"python -m benchmarks report --plots": ("tests/unit/benchmarks/test_plots.py", "test_a_new_record_is_drawn"),
     r"python -m benchmarks step|yolov12 bench step.*": ("tests/unit/benchmarks/step/test_command.py", "test_a_step_on_the_cpu_is_told_by_phases"),
     r"python -m benchmarks run scale --rows .* --set device=cpu .*": (
         "tests/unit/benchmarks/test_scale.py", "test_two_processes_step_alone_and_together"),
     r"python -m benchmarks run infer --records try .*": (
-        "tests/unit/benchmarks/test_programs.py", "test_answers_are_timed_on_all_sides"),
+        "tests/unit/benchmarks/test_infer.py", "test_answers_are_timed_on_all_sides"),
     r"python -m benchmarks run lr_find --set device=cpu .*": (
         "tests/unit/benchmarks/test_lr_find.py", "test_small_on_the_cpu_every_row_has_a_value"),
     r"python -m benchmarks run first_step --no-warmup .*": (
-        "tests/unit/benchmarks/test_programs.py", "test_the_first_step_of_both_sides_is_timed"),
+        "tests/unit/benchmarks/test_first_step.py", "test_the_first_step_of_both_sides_is_timed"),
     r"python -m benchmarks run latency --records try .*": (
         "tests/unit/benchmarks/test_latency.py", 'command.main(["run", "latency"'),
     r"yolov12 export model=best\.pt format=aoti": ("tests/unit/export/test_aoti.py", "test_it_lies_beside_the_weights_named_for_its_machine"),
+    r"yolov12 predict model=best\.pt source=pictures/ device=auto": (
+        "tests/unit/tools/test_spread.py", "test_auto_means_all_gpus_or_the_cpu"),
     r"yolov12 predict model=best_cpu\.pt2 .*": ("tests/unit/export/test_aoti.py", "test_a_package_finds_what_its_source_finds"),
     r"python benchmarks/carry\.py": ("tests/unit/benchmarks/test_carry.py", "carry"),
     r"OUT=results .*benchmarks/gpu(_memory)?\.sh .*": ("tests/unit/benchmarks/test_gpu_script.py", "test_tests_can_be_chosen"),
@@ -259,7 +261,7 @@ make build ARCHES=90
 make build VARIANT=trian
 make bench BENCH=memry
 python -m benchmarks lsit
-python -m benchmarks run scale --rows scale3_n
+python -m benchmarks run scale --rows scale17_n
 python -m benchmarks run val --set imgzs=64
 python benchmarks/cary.py
 python train.py --data coco.yaml --modle yolov12s.yaml

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from yolov12 import arguments, values
 from yolov12.data.order import Plan
 from yolov12.distributed.devices import Gpu
 from yolov12.distributed.launchers import Machines, World
@@ -34,6 +36,12 @@ def test_one_process_on_the_cpu():
     assert "launcher: none" in lines
     assert "rank 0: the CPU, 16 images of each batch" in lines
     assert "accumulation: nbs=64: an update after every 4 batches, of 64 images" in lines
+
+
+def test_the_command_can_be_typed_as_it_stands():
+    command = said(World(), data="my set.yaml", plots=False, classes=[0], device="cpu")[1]
+    assert command.endswith(" train 'data=my set.yaml' plots=False 'classes=[0]' device=cpu")
+    values.check(arguments.parse(shlex.split(command)[3:], arguments.ultralytics_defaults()).options)
 
 
 def test_each_rank_has_a_gpu_and_a_share():

@@ -58,6 +58,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     monkeypatch.setattr(pipeline, "AUTO_CHANGES_OVER", True)
     monkeypatch.setattr(ours, "obstacle", lambda dataset, args: None)
     monkeypatch.setattr(ours, "build", lambda dataset, args, batch, *rest: Loader(batch))
+    monkeypatch.setattr(ours, "bytes_of_all", lambda dataset, batch, device: None)
+    monkeypatch.setattr(ours, "reading_threads", lambda args, local_ranks: 2)
     return Trainer(
         device=torch.device("cuda"),
         args=SimpleNamespace(cache="ram", close_mosaic=10),
@@ -80,6 +82,55 @@ def made(trainer: Any) -> Any:
 def test_training_begins_with_ultralytics_loader(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, value: str):
     asked(monkeypatch, value)
     assert made(trainer) == "ultralytics' loader"
+
+
+def test_auto_takes_ours_from_the_beginning_where_all_pictures_stay_decoded(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked(monkeypatch, "auto")
+    monkeypatch.setattr(ours, "bytes_of_all", lambda dataset, batch, device: 2**29)
+    assert isinstance(made(trainer), Loader)
+    assert "data pipeline: gpu (auto: all 1 pictures stay decoded on the GPU, 0.50 GiB)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("threads", "cache", "is_ours"), [(8, False, True), (8, "ram", False), (7, False, False)], ids=str
+)
+def test_auto_takes_ours_from_the_beginning_where_enough_threads_read_and_none_asks_for_a_cache(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, threads: int, cache: Any, is_ours: bool
+):
+    asked(monkeypatch, "auto")
+    trainer.args.cache = cache
+    monkeypatch.setattr(ours, "reading_threads", lambda args, local_ranks: threads)
+    assert isinstance(made(trainer), Loader) == is_ours
+
+
+def test_auto_takes_ours_on_all_ranks_or_on_none(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "auto")
+    monkeypatch.setattr(ours, "bytes_of_all", lambda dataset, batch, device: 2**29)
+    monkeypatch.setattr(pipeline, "from_all", lambda reason, group: [reason, None])
+    assert made(trainer) == "ultralytics' loader"
+
+
+def test_auto_on_the_cpu_builds_no_data_set_for_it(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "auto")
+    trainer.device = torch.device("cpu")
+    monkeypatch.setattr(trainer, "build_dataset", None)
+    assert made(trainer) == "ultralytics' loader"
+
+
+@pytest.mark.parametrize(("cache", "again"), [("ram", True), (False, False)])
+def test_a_data_set_is_built_twice_only_where_ultralytics_is_to_cache_it(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, cache: Any, again: bool
+):
+    asked(monkeypatch, "auto")
+    trainer.args.cache = cache
+    first = Pictures("images")
+    monkeypatch.setattr(
+        Trainer, "build_dataset", lambda *_: first if trainer.args.cache is False else Pictures("other")
+    )
+    found = pipeline.train_loader(trainer, "images", 4, lambda: trainer.build_dataset("images", "train", 4))  # type: ignore[arg-type]
+    assert (found is not first) == again
 
 
 @pytest.mark.parametrize(("device", "where"), [("cuda", "on the GPU"), ("cpu", "the same tensor code on cpu")])
@@ -188,6 +239,23 @@ def test_auto_stays_where_a_callback_changed_the_transforms_meanwhile(
     switch.at_epoch_start(mosaic_is_closed=False)
     assert trainer.train_loader is before
     assert "stays cpu (auto: changed by a script), although 40%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ranks", [[True, True], [False, True]])
+def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ranks: list[bool]
+):
+    asked(monkeypatch, "auto")
+    monkeypatch.setattr(ours, "PictureLoader", Loader)
+    monkeypatch.setattr(pipeline, "from_all", lambda outdated, group: ranks)
+    before = trainer.train_loader
+    trainer.args.cache = False
+    trainer.upstreams_loader = lambda: SimpleNamespace(dataset=trainer.build_dataset("images", "train", 4))
+    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
+    switch.at_epoch_start(mosaic_is_closed=False)
+    assert before.done == ["closed"]
+    assert trainer.train_loader.dataset is before.dataset
+    assert "data pipeline: gpu -> cpu from epoch 4 on: a script changed" in capsys.readouterr().err
 
 
 def test_transforms_that_our_loader_would_leave_out_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One job at a time, in a thread; no failure is lost, and no whole checkpoint either."""
+"""One file at a time, in a thread; no failure is lost, and no whole checkpoint either."""
 
 from __future__ import annotations
 
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from yolov12.engine.saving import Previous, Saver
+from yolov12.engine.saving import Previous, Saver, somebody_reads
 from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.errors import RetryableError
 from yolov12.model.seal import seal
@@ -28,32 +30,76 @@ def epoch_in(path: Path) -> int:
     return torch.load(path)["epoch"]
 
 
-def test_training_goes_on_while_a_job_runs_and_the_next_save_waits_for_it() -> None:
-    saver, may_end, done = Saver(), threading.Event(), []
+class Slow:
+    """A job that is held up until it is told to end."""
 
-    def slow() -> None:
-        assert may_end.wait(30)
-        done.append("first")
+    def __init__(self, done: list[str]) -> None:
+        self.done, self.began, self.may_end = done, threading.Event(), threading.Event()
 
-    saver.start(slow)
+    def __call__(self) -> None:
+        self.began.set()
+        assert self.may_end.wait(30)
+        self.done.append("slow")
+
+
+def test_training_goes_on_while_a_file_is_written() -> None:
+    saver, done = Saver(), []
+    slow = Slow(done)
+    saver.offer("last.pt", slow)
+    saver.offer("best.pt", lambda: done.append("best"))
     assert not done
-    may_end.set()
-    saver.start(lambda: done.append("second"))
-    assert done[0] == "first"
+    slow.may_end.set()
     saver.wait()
-    assert done == ["first", "second"]
+    assert done == ["slow", "best"]
+
+
+def test_what_was_not_begun_makes_room_for_newer_states_of_the_same_file_only() -> None:
+    saver, done = Saver(), []
+    slow = Slow(done)
+    saver.offer("last.pt", slow)
+    assert slow.began.wait(30)
+    for epoch in range(3):
+        saver.offer("last.pt", lambda epoch=epoch: done.append(f"last of {epoch}"))
+    saver.offer("best.pt", lambda: done.append("best"))
+    saver.offer("last.pt", lambda: done.append("last of 3"))
+    slow.may_end.set()
+    saver.wait()
+    assert done == ["slow", "last of 3", "best"]
+
+
+def test_after_all_was_written_another_file_can_be() -> None:
+    saver, done = Saver(), []
+    for epoch in range(3):
+        saver.offer("last.pt", lambda epoch=epoch: done.append(epoch))
+        saver.wait()
+    assert done == [0, 1, 2]
 
 
 def fails() -> None:
     raise RetryableError("no room")
 
 
-def test_a_failure_is_raised_once_by_the_next_save() -> None:
-    saver = Saver()
-    saver.start(fails)
+def test_a_failure_is_raised_once_and_what_waits_is_not_tried() -> None:
+    saver, done = Saver(), []
+    slow = Slow(done)
+    saver.offer("epoch1.pt", slow)
+    saver.offer("last.pt", fails)
+    saver.offer("best.pt", lambda: done.append("best"))
+    slow.may_end.set()
     with pytest.raises(RetryableError, match="no room"):
-        saver.start(lambda: None)
+        saver.wait()
     saver.wait()
+    assert done == ["slow"]
+
+
+def test_a_failure_is_raised_by_the_next_save() -> None:
+    saver = Saver()
+    saver.offer("last.pt", fails)
+    writer = saver._thread
+    if writer is not None:
+        writer.join()
+    with pytest.raises(RetryableError, match="no room"):
+        saver.offer("last.pt", lambda: None)
 
 
 def test_a_look_raises_it_too_but_waits_for_nothing() -> None:
@@ -64,10 +110,11 @@ def test_a_look_raises_it_too_but_waits_for_nothing() -> None:
         fails()
 
     saver.look()
-    saver.start(fails_later)
+    saver.offer("last.pt", fails_later)
+    writer = saver._thread
     saver.look()
     may_end.set()
-    saver._thread.join()
+    writer.join()
     with pytest.raises(RetryableError, match="no room"):
         saver.look()
     saver.look()
@@ -75,9 +122,33 @@ def test_a_look_raises_it_too_but_waits_for_nothing() -> None:
 
 def test_a_run_that_ends_for_another_reason_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     saver = Saver()
-    saver.start(fails)
+    saver.offer("last.pt", fails)
     saver.close()
     assert "the last checkpoint was not saved: no room" in capsys.readouterr().err
+
+
+def of_module(name: str) -> Callable[[Any], None]:
+    def callback(trainer: Any) -> None: ...
+
+    callback.__module__ = name
+    return callback
+
+
+@pytest.mark.parametrize(
+    ("event", "module", "reads"),
+    [
+        ("on_model_save", "ultralytics.utils.callbacks.base", False),
+        ("on_model_save", "ultralytics.utils.callbacks.comet", True),
+        ("on_model_save", "__main__", True),
+        ("on_fit_epoch_end", "ultralytics.utils.callbacks.base", False),
+        ("on_fit_epoch_end", "ultralytics.utils.callbacks.wb", False),
+        ("on_fit_epoch_end", "__main__", True),
+    ],
+)
+def test_files_are_waited_for_where_a_callback_may_read_them(event: str, module: str, reads: bool) -> None:
+    callbacks: dict[str, list[Any]] = {"on_model_save": [], "on_fit_epoch_end": []}
+    callbacks[event].append(of_module(module))
+    assert somebody_reads(callbacks) is reads
 
 
 @pytest.fixture

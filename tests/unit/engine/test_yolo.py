@@ -53,6 +53,16 @@ def test_an_argument_of_train_counts_more_and_that_is_said(capsys: pytest.Captur
     assert "gradient_checkpointing=True: checkpoint=1 of model.train counts" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_said"), [({"label_smoothing": 0.1}, True), ({"label_smoothing": 0.0}, False), ({}, False)]
+)
+def test_an_argument_of_the_articles_that_changes_nothing_is_said_to(
+    arguments: dict[str, Any], is_said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint_of_a_run(None, **arguments)
+    assert ("label_smoothing=0.1 changes nothing" in capsys.readouterr().err) == is_said
+
+
 def test_what_the_user_set_outside_of_the_script_counts_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLOV12_CHECKPOINT", "1")
     assert checkpoint_of_a_run(True) == "1"

@@ -27,6 +27,14 @@ def test_a_package_is_what_was_asked_for():
     assert aoti_request.of(typed, 640) == aoti_request.Asked((320, 640), 8, "fp16", "0", "a.yaml", False)
 
 
+@pytest.mark.parametrize(("imgsz", "sides"), [(100, (128, 128)), ([100, 64], (128, 64)), (1, (32, 32))])
+def test_a_size_between_strides_is_rounded_up_as_ultralytics_does(imgsz, sides):
+    from ultralytics.utils.checks import check_imgsz
+
+    assert aoti_request.of({"format": "aoti", "imgsz": imgsz}, 640).imgsz == sides
+    assert tuple(check_imgsz(imgsz, request.STRIDE, min_dim=2)) == sides
+
+
 def test_defaults_that_were_typed_are_no_contradiction():
     typed = {
         "format": "aoti",

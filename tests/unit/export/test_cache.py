@@ -97,6 +97,30 @@ def test_a_plan_that_was_pruned_is_still_known_as_ours(tmp_path):
     assert not cache.is_ours(tmp_path, b"another plan")
 
 
+def test_what_is_no_entry_is_swept_when_the_next_one_is_built(tmp_path):
+    (tmp_path / f"{'a' * 32}.plan").write_bytes(b"its record was never written")
+    (tmp_path / f"{'b' * 32}.json").write_text("{")
+    (tmp_path / f"{'b' * 32}.plan").write_bytes(b"its record can not be read")
+    build_counted(tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {cache.name_of(KEY), "made"}
+    assert cache.load(tmp_path, KEY) == (b"plan", "")
+
+
+def test_a_plan_whose_record_is_about_to_be_written_is_not_swept(tmp_path):
+    name = "c" * 32
+    (tmp_path / f"{name}.plan").write_bytes(b"plan")
+    with held(tmp_path / f"{name}.lock", ""):
+        assert cache.sweep(tmp_path) == []
+    assert cache.sweep(tmp_path) == [name]
+
+
+def test_files_of_the_users_own_are_not_swept(tmp_path):
+    for name in ("annotations.json", "mine.plan"):
+        (tmp_path / name).write_text("{}")
+    assert cache.sweep(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_what_is_being_built_is_not_pruned(tmp_path):
     build_counted(tmp_path)
     with held(tmp_path / f"{cache.name_of(KEY)}.lock", ""):

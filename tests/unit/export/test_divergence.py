@@ -45,7 +45,8 @@ def test_every_convolution_is_found_and_agrees(model, exported, pixels):
     assert len(found) == 120
     assert max(step.relative for step in found) < 1e-4
     said = divergence.describe(model.model, onnx.load(exported), pixels, "fp32")
-    assert said == "all 120 convolutions agree, so it differs in what decodes their results"
+    assert said.startswith("all 120 convolutions agree (/model.")
+    assert said.endswith(" allowed 0.001), so it differs in what decodes their results, or by roundings that add up")
 
 
 def test_the_first_convolution_that_differs_is_named(model, exported, pixels, tmp_path):
@@ -60,6 +61,23 @@ def test_the_gate_fails_with_the_numbers_and_the_place(model, exported, tmp_path
     case = gate.Case(model.model, path, "onnx", "fp32", (96, 96))
     with pytest.raises(parity.ParityError, match=rf"output0 by .* The first convolution that differs is {CULPRIT}"):
         gate.verify(case)
+
+
+def test_a_worse_map_is_told_with_the_place_too(model, exported, tmp_path):
+    maps = iter([50.0, 49.6])
+    case = gate.Case(model.model, exported, "onnx", "fp32", (96, 96), evaluate=lambda file: next(maps))
+    with pytest.raises(parity.ParityError, match=r"worse .*: mAP50-95 50\.00 -> 49\.60 .* All 120 convolutions agree"):
+        gate.verify(case)
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [("engine", "they part in TensorRT"), ("aoti", "can not be read from aoti; format=onnx names the layer")],
+)
+def test_of_what_can_not_be_looked_into_it_is_said_what_tells_more(model, exported, monkeypatch, form, words):
+    monkeypatch.setattr(gate, "open_backend", lambda case: (_ for _ in ()).throw(parity.ParityError("Differs.")))
+    with pytest.raises(parity.ParityError, match=rf"^Differs\. .*{words}"):
+        gate.verify(gate.Case(model.model, exported, form, "fp32", (96, 96)))
 
 
 def test_a_graph_of_something_else_has_no_convolution_in_common(model, pixels):

@@ -16,6 +16,7 @@ from onnx.reference.op_run import OpRun
 from ultralytics.utils.nms import non_max_suppression
 
 from tests.unit.export.trt_stand_in import TensorRT
+from yolov12.errors import UserError
 from yolov12.export import boxes, efficient_nms, request
 from yolov12.export.request import Suppression
 
@@ -179,6 +180,17 @@ def without_plugin():
 def test_where_the_plugin_can_not_be_the_reason_is_told(trt, options, network, words):
     asked = request.of({"format": "engine", "nms": True} | options)
     assert efficient_nms.why_not(trt, asked, network) == words
+
+
+def test_tensorrt_rtx_can_not_suppress_at_all_unless_the_head_does():
+    trt, asked = TensorRT("tensorrt_rtx", "1.7"), request.of({"format": "engine", "nms": True})
+    with pytest.raises(
+        UserError, match="nms=True needs TensorRT proper, and TensorRT-RTX is what builds here: leave nms out"
+    ):
+        efficient_nms.check(trt, asked, Network())
+    efficient_nms.check(trt, asked, Network(end2end=True))
+    efficient_nms.check(trt, request.of({"format": "engine"}), Network())
+    efficient_nms.check(TensorRT(), asked, Network())
 
 
 def test_thresholds_are_as_upstream_has_them():

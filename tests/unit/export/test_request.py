@@ -69,8 +69,14 @@ def test_other_formats_are_left_alone():
         ({"format": "engine", "arch": "ampere"}, "'ampere' is no GPU architecture"),
         ({"format": "engine", "dynamic": False, "max_imgsz": 640}, "max_imgsz=640 needs an open input size"),
         ({"format": "engine", "max_imgsz": 650}, "type pixels that 32 divides"),
-        ({"format": "engine", "imgsz": 640, "max_imgsz": 320}, "imgsz=640,640 must lie between"),
-        ({"format": "engine", "imgsz": (320, 640), "min_imgsz": 640}, "imgsz=320,640 must lie between"),
+        (
+            {"format": "engine", "imgsz": 640, "max_imgsz": 320},
+            "imgsz=640 is not between min_imgsz=32 and max_imgsz=320",
+        ),
+        (
+            {"format": "engine", "imgsz": (320, 640), "min_imgsz": 640},
+            "imgsz=320,640 is not between min_imgsz=640 and max_imgsz=320,640",
+        ),
         ({"format": "torchscript", "min_imgsz": 64}, "min_imgsz=64 is for format=engine, not format=torchscript"),
     ],
 )
@@ -89,7 +95,7 @@ def test_an_architecture_is_understood_however_it_is_written(typed, archs):
 
 
 def test_the_trained_size_counts_where_none_was_given():
-    with pytest.raises(UserError, match="imgsz=320,320 must lie between"):
+    with pytest.raises(UserError, match="imgsz=320 is not between"):
         request.of({"format": "engine", "max_imgsz": 256}, trained_imgsz=320)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from tests.unit.export.trt_stand_in import TensorRT
 from yolov12.data import synth
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run, seen
 
 
@@ -204,12 +204,25 @@ def test_suppression_by_tensorrts_plugin_is_put_into_the_engine_alone(network, s
     assert "parity: onnx in fp32 against its source on 2 images at 96x96: outputs within" in said
 
 
-def test_without_the_plugin_ultralytics_suppresses_and_the_reason_is_told(network, stock, tensorrt, capsys):
+def test_without_the_plugin_ultralytics_suppresses_and_the_reason_is_told(network, stock, proper, capsys):
+    proper.plugins = ()
     asked = {"format": "engine", "imgsz": 96, "dynamic": False, "nms": True, "verify": False}
     run.export(network, stock, asked, None)
     assert stock.called["nms"] is True
-    assert "EfficientNMS_TRT" not in parsed(tensorrt)
-    assert "export: nms=True by ultralytics (TensorRT-RTX has no plugins)" in capsys.readouterr().err
+    assert "EfficientNMS_TRT" not in parsed(proper)
+    assert "export: nms=True by ultralytics (TensorRT 11.4.0 has no EfficientNMS_TRT)" in capsys.readouterr().err
+
+
+def test_where_nothing_can_suppress_it_is_said_before_anything_is_traced(network, stock, tensorrt):
+    with pytest.raises(UserError, match="nms=True needs TensorRT proper"):
+        run.export(network, stock, {"format": "engine", "nms": True}, None)
+    assert stock.called == {}
+
+
+def test_a_carried_graph_that_was_cut_is_named(exported, tensorrt, tmp_path):
+    (tmp_path / "cut.onnx").write_bytes(exported.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"cut\.onnx is no whole ONNX file"):
+        run.engine_of_file(tmp_path / "cut.onnx", {"format": "engine"})
 
 
 def test_an_engine_after_suppression_is_compared_by_its_boxes(model, exported, tmp_path, monkeypatch):
@@ -251,11 +264,42 @@ def test_a_format_of_ultralytics_alone_is_made_and_not_called_verified(network, 
 def test_torchscript_is_compared(model, tmp_path, capsys):
     model.model.pt_path = str(tmp_path / "best.pt")
     try:
-        made = model.export(format="torchscript", imgsz=64)
+        made = model.export(format="torchscript", imgsz=50)  # as ultralytics rounds it
     finally:
         del model.model.pt_path
     assert made == str(tmp_path / "best.torchscript")
     assert "parity: torchscript in fp32 against its source on 2 images at 64x64" in capsys.readouterr().err
+
+
+def test_a_torchscript_file_that_differs_is_not_written_and_the_old_one_stays(network, tmp_path, monkeypatch):
+    def stock(**arguments):
+        assert arguments == {"format": "torchscript"}
+        Path(network.pt_path).with_suffix(".torchscript").write_text("another")
+
+    (tmp_path / "best.torchscript").write_text("the old one")
+    asked = []
+
+    def differs(case):
+        asked.append(case)
+        raise gate.ParityError("differs")
+
+    monkeypatch.setattr(gate, "verify", differs)
+    with pytest.raises(gate.ParityError):
+        run.export(network, stock, {"format": "torchscript", "data": "my.yaml"}, lambda file: 50.0)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
+    assert asked[0].evaluate is not None  # `data=` is the gate's: ultralytics takes none for this format
+
+
+def test_a_disk_without_room_for_a_torchscript_file_is_told_before_torch_would_end_the_process(
+    network, tmp_path, monkeypatch
+):
+    usage = run.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda place: usage._replace(free=10 * 2**20))
+    with pytest.raises(
+        RetryableError, match=r"no room to save .*best\.torchscript: 10 MiB are free and 10 MiB of weights"
+    ):
+        run.export(network, lambda **arguments: 1 // 0, {"format": "torchscript"}, None)
+    assert list(tmp_path.iterdir()) == []
 
 
 # An engine of a file that was exported before

@@ -38,9 +38,10 @@ def forget() -> None:
 def installed(monkeypatch) -> Callable[[str | None], list[str]]:
     """Put a package in reach that has no code for the T4 and answers `load` as told; returns the calls of it."""
 
-    def install(load: str | None = None) -> list[str]:
+    def install(load: str | None = None, ops: str = norm.OPS) -> list[str]:
         calls: list[str] = []
         package = types.ModuleType("yolov12_kernels")
+        package.__version__ = f"{ops}+sm80.sm90"  # type: ignore[attr-defined]  # made up
         package.why_not = lambda capability: NO_CODE if capability == (7, 5) else None  # type: ignore[attr-defined]  # made up
         package.load = lambda: calls.append("load") or load  # type: ignore[attr-defined]  # made up
         monkeypatch.setitem(sys.modules, "yolov12_kernels", package)
@@ -69,6 +70,12 @@ def test_a_library_that_does_not_load_is_said_once_for_all_gpus_of_a_kind(instal
     installed(load="built against torch 1.0")
     assert norm.kernels_missing(H100) == norm.kernels_missing(ANOTHER_H100) == "built against torch 1.0"
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_package_with_the_ops_of_another_version_is_not_called(installed):
+    calls = installed(ops="1.0")
+    assert norm.kernels_missing(H100) == f"yolov12_kernels 1.0 has other ops than {norm.OPS}: build it again"
+    assert calls == []
 
 
 def test_without_the_package_the_reason_names_it(monkeypatch, capsys):

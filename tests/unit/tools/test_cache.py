@@ -45,6 +45,15 @@ def test_prune_removes_down_to_a_size(engines, capsys):
     assert cache.entries(engines) == ([], [])
 
 
+def test_prune_removes_what_is_no_entry_too(engines, capsys):
+    (engines / f"{'0' * 32}.json").write_text("{")
+    assert cli.main(["cache", "ls"]) == 0
+    assert "unreadable" in capsys.readouterr().out
+    assert cli.main(["cache", "prune", "max_gib=1"]) == 0
+    assert "1 are left; 1 without a record that can be read removed too" in capsys.readouterr().out
+    assert not list(engines.glob("000*"))
+
+
 @pytest.mark.parametrize("line", ["cache", "cache clear", "cache prune max_gib=-1", "cache prune max_gib=all"])
 def test_another_word_or_size_is_refused(engines, capsys, line):
     assert cli.main(line.split()) == 2

@@ -25,7 +25,7 @@ def valley(fall_at: float, lowest_at: float, noise: float = 0.0) -> list[float]:
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_the_suggestion_lies_between_the_steepest_fall_and_a_tenth_of_the_lowest_point(noise):
-    found = suggest(LRS, smooth(LRS, valley(1e-3, 1e-1, noise)))
+    found = suggest(LRS, valley(1e-3, 1e-1, noise))
     assert found is not None
     assert found.low <= found.lr * 1.05
     assert found.lr <= found.high * 1.05
@@ -35,8 +35,8 @@ def test_the_suggestion_lies_between_the_steepest_fall_and_a_tenth_of_the_lowest
 
 
 def test_a_model_whose_best_rate_is_ten_times_lower_gets_a_suggestion_ten_times_lower():
-    one = suggest(LRS, smooth(LRS, valley(1e-3, 1e-1)))
-    tenth = suggest(LRS, smooth(LRS, valley(1e-4, 1e-2)))
+    one = suggest(LRS, valley(1e-3, 1e-1))
+    tenth = suggest(LRS, valley(1e-4, 1e-2))
     assert one is not None
     assert tenth is not None
     assert one.lr / tenth.lr == pytest.approx(10, rel=0.15)
@@ -52,11 +52,28 @@ def test_a_model_whose_best_rate_is_ten_times_lower_gets_a_suggestion_ten_times_
     ids=["flat", "rising", "noise"],
 )
 def test_a_loss_that_does_not_fall_gives_no_suggestion(losses):
-    assert suggest(LRS, smooth(LRS, losses)) is None
+    assert suggest(LRS, losses) is None
+
+
+def test_the_largest_fall_of_noise_alone_is_no_fall():
+    """As of a few pictures at 64 px, whose loss differs by half from batch to batch."""
+    noise = [5 + 2.5 * np.random.default_rng(seed).standard_normal(len(LRS)) for seed in range(100)]
+    assert sum(suggest(LRS, losses) is not None for losses in noise) <= 2
+
+
+def test_a_test_that_noise_ended_early_suggests_nothing():
+    """A test on eight photos at 64 px: its smoothed loss falls by 8 % before a few bad batches end it."""
+    # fmt: off
+    losses = [0.65, 4.62, 0.64, 0.64, 1.31, 0.64, 0.63, 0.78, 0.88, 5.45, 0.65, 0.64, 1.99, 0.64, 1.88, 0.64, 0.64, 2.58, 4.20, 4.55]
+    # fmt: on
+    lrs = [float(lr) for lr in np.geomspace(1e-6, 1, 100)[: len(losses)]]
+    smoothed = smooth(lrs, losses)
+    assert smoothed[0] > 1.05 * min(smoothed)
+    assert suggest(lrs, losses) is None
 
 
 def test_a_handful_of_updates_gives_no_suggestion():
-    assert suggest(LRS[:5], smooth(LRS[:5], [9, 8, 7, 6, 5])) is None
+    assert suggest(LRS[:5], [9, 8, 7, 6, 5]) is None
 
 
 def test_smoothing_keeps_a_constant_and_ends_at_the_first_loss_that_is_no_number():
@@ -87,7 +104,7 @@ def test_the_files_hold_the_curve(tmp_path):
     rows = list(csv.DictReader((tmp_path / "lr_find.csv").open()))
     assert [float(row["lr"]) for row in rows] == LRS
     assert float(rows[60]["smoothed_loss"]) == smoothed[60]
-    draw(tmp_path / "lr_find.png", LRS, losses, smoothed, suggest(LRS, smoothed))
+    draw(tmp_path / "lr_find.png", LRS, losses, smoothed, suggest(LRS, losses))
     assert (tmp_path / "lr_find.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -9,6 +9,7 @@ import hashlib
 import math
 import random
 import re
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 
 from tests.unit.docs import shapes
 from tests.unit.tools.lr_find_state import SMALL, changed, held
-from yolov12 import YOLO, cli
+from yolov12 import YOLO, cli, settings
 from yolov12.data import synth
 from yolov12.engine.loop import Loop
 from yolov12.errors import UserError
@@ -200,13 +201,35 @@ def test_a_curve_without_a_fall_leaves_its_files_and_says_what_to_type(tested, c
     assert (trainer.save_dir / "lr_find.png").is_file()
 
 
-def test_a_curve_with_a_fall_says_what_to_type(tested, capfd):
+def test_a_curve_with_a_fall_says_what_to_type(tested, capfd, monkeypatch):
     trainer = tested[0]
+    monkeypatch.setattr(
+        trainer, "typed", {"model": "yolov12n.yaml", "data": "my set.yaml", "nbs": "16", "steps": "50", "name": "a"}
+    )
     lrs = Range().lrs()
     trainer.curve = lr_find.Curve(lrs, [10 - 5 * min(max(np.log10(lr) + 4, 0), 2) / 2 + 50 * lr**2 for lr in lrs])
     found = lr_find.report(trainer)
     said = "".join(capfd.readouterr())
     assert f"suggested lr0={found.lr:g}" in said
-    assert f"optimizer=SGD lr0={found.lr:g}" in said
-    typed = re.search(r"lr-find: next: \S*yolov12 (train .*)", said)
-    assert shapes.mistake(["yolov12", *typed[1].split()]) == ""
+    typed = shlex.split(re.search(r"lr-find: next: \S*yolov12 (train .*)", said)[1])
+    assert typed[1:3] == ["model=yolov12n.yaml", "data=my set.yaml"]
+    assert typed[-3:] == ["nbs=16", "optimizer=SGD", f"lr0={found.lr:g}"]
+    assert shapes.mistake(["yolov12", *typed]) == ""
+
+
+def test_the_next_training_has_what_was_typed_for_it_and_not_what_the_test_alone_needed(monkeypatch):
+    monkeypatch.setenv("YOLOV12_SYNC_BN", "1")
+    monkeypatch.setattr(settings, "origin", lambda name: "command line" if name == "sync_bn" else "default")
+    options = {
+        "data": "synth",
+        "batch": -1,
+        "device": [0, 1],
+        "lr_max": 0.1,
+        "lr0": 0.5,
+        "optimizer": "auto",
+        "single_cls": True,
+    }
+    args = SimpleNamespace(model="yolo12n.yaml", data="/bundled/data.yaml", batch=24, imgsz=640, optimizer="SGD")
+    assert lr_find.next_words(args, lr_find.as_typed(options), 0.02) == (
+        "model=yolo12n.yaml data=synth batch=24 imgsz=640 device=0,1 single_cls=True sync_bn=1 optimizer=SGD lr0=0.02".split()
+    )

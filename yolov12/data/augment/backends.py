@@ -42,6 +42,8 @@ def _choose(device: torch.device) -> Backend:
     if reason:
         say(f"augmentation: torch's operations, without the Triton kernels: {reason}")
         return PLAIN
+    # Compiling takes seconds, while the first batch is waited for; where Triton puts it by itself a container forgets it.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_dir() / "triton"))
     from yolov12.data.augment import kernels  # imports Triton
 
     say("augmentation: Triton kernels")

@@ -87,7 +87,7 @@ def build(
 
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
-    threads = max(min(len(os.sched_getaffinity(0)) // local_ranks, int(args.workers)), 1)
+    threads = reading_threads(args, local_ranks)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device, threads)
     places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))
@@ -105,6 +105,24 @@ def build(
         rank=plan.rank,
     )
     return PictureLoader(dataset, preparer, Order(plan), batch, threads)
+
+
+def reading_threads(args: Any, local_ranks: int) -> int:
+    """How many a rank has: its share of the machine's cores, at most `workers`."""
+    return max(min(len(os.sched_getaffinity(0)) // local_ranks, int(args.workers)), 1)
+
+
+def bytes_of_all(dataset: Any, batch: int, device: torch.device) -> int | None:
+    """What all pictures of a training set take if they stay decoded on `device`; None where they do not fit.
+
+    Args:
+        dataset: ultralytics'.
+        batch: images of a batch of this rank.
+        device: that trains.
+    """
+    count, imgsz = len(dataset), int(dataset.imgsz)
+    places, _ = store.sizes(count, min(batch, count), imgsz, store.limit_bytes(device))
+    return places * 3 * imgsz**2 if places == count else None
 
 
 def _cache(dataset: Any, imgsz: int, threads: int, folder: Path) -> cachefile.CacheFile | None:

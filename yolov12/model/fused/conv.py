@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import BaseModel
 
+from yolov12.model.fused.convolution import Geometry, convolve, gradients, is_for_our_kernel
 from yolov12.model.fused.lineage import Kept, Source, remember, source_of, tracking
 from yolov12.model.fused.norm import Normalised, normalise
 from yolov12.seams import Seam
@@ -101,7 +102,7 @@ class Call:
         self.silu = isinstance(module.act, nn.SiLU)
         self.norm = module.bn
         conv = module.conv
-        self.geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.geometry = Geometry.of(conv)
         self.weight: Tensor | None = None
         self.normalised: Normalised | None = None
         self.convolved: Tensor | None = None
@@ -136,16 +137,13 @@ class Call:
         grad_y, grad_gamma, grad_beta = self.normalised.gradient(grad, self.output_of_convolution())
         weight, source = self.weight, self.source
         self.convolved = self.normalised = self.weight = self.source = None
-        stride, padding, dilation, groups = self.geometry
         x = source.rebuild() if needs_weight else grad_y.new_empty(1).expand(self.shape)
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad_y, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (needs_x, needs_weight, False)
-        )
+        grad_x, grad_weight = gradients(grad_y, x, weight, self.geometry, needs_x, needs_weight)
         return grad_x, grad_weight, grad_gamma, grad_beta
 
     def _convolve(self, x: Tensor) -> Tensor:
-        stride, padding, dilation, groups = self.geometry
-        return torch.ops.aten.convolution(x, self.weight, None, stride, padding, dilation, False, (0, 0), groups)
+        assert self.weight is not None
+        return convolve(x, self.weight, self.geometry)
 
 
 class OutputOf:
@@ -182,6 +180,8 @@ def forward(self: Conv, x: Tensor) -> Tensor:
     """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
     keep = None if torch.compiler.is_compiling() else _choices.get(self)
     if keep is None or not is_eligible(self, x):
+        if is_for_our_kernel(self.conv, x):
+            return self.act(self.bn(convolve(x, self.conv.weight, Geometry.of(self.conv))))
         return _upstream_forward(self, x)
     weight, device = self.conv.weight, x.device.type
     autocasts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

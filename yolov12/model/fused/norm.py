@@ -22,6 +22,9 @@ from yolov12.log import say
 KERNELS = "yolov12_kernels"
 """The package that holds the compiled kernels, and the namespace of their ops."""
 
+OPS = "1.2"
+"""Which version of its ops this code calls (VERSION of docker/kernels/build.py)."""
+
 ALL = slice(None)
 
 
@@ -59,6 +62,8 @@ def _look(capability: tuple[int, int]) -> str | None:
         import yolov12_kernels
     except ModuleNotFoundError as error:
         return f"the package {KERNELS} is not installed" if error.name == KERNELS else f"{KERNELS} needs {error.name}"
+    if (version := yolov12_kernels.__version__.partition("+")[0]) != OPS:
+        return f"{KERNELS} {version} has other ops than {OPS}: build it again"
     return yolov12_kernels.why_not(capability) or yolov12_kernels.load()
 
 

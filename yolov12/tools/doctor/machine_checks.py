@@ -126,7 +126,7 @@ def workspace(world: World) -> Iterator[Result]:
 
 
 def disks(world: World) -> Iterator[Result]:
-    """Room and speed where runs are written, and speed where the data set lies."""
+    """Room and speed where runs are written, and where the data set lies."""
     yield _where_runs_go(world, nearest(world.runs))
     if world.data is None:
         yield skipped("disk", "no data set was named: yolov12 doctor data=my.yaml", subject="data")
@@ -136,7 +136,7 @@ def disks(world: World) -> Iterator[Result]:
 
 def _where_runs_go(world: World, folder: Path) -> Result:
     free = world.free_bytes(folder)
-    value = f"{free / 2**30:.1f} GiB free"
+    value = _gib_free(free)
     make_room = "df -h   # make room, or project=FOLDER on another disk"
     if free < LEAST_FREE_BYTES:
         return fail("disk", value, "not even one checkpoint of a large model fits", make_room, str(folder))
@@ -159,13 +159,18 @@ def _where_data_lies(world: World, folder: Path) -> Result:
     speed = world.read_speed(folder)
     if speed is None:
         return skipped("disk", "no pictures were found there", subject=str(folder))
+    value = f"{_gib_free(world.free_bytes(folder))}, {_judged(speed)}"  # room for cache=disk
     if not speed.is_enough:
-        return skipped("disk", _judged(speed), subject=str(folder))
+        return skipped("disk", value, subject=str(folder))
     if speed.mb_per_s < SLOW_READ_MB_PER_S and speed.pictures_per_s < FEW_PICTURES_PER_S:
         why = "training will wait for pictures in the first epoch, and in all of them if they do not fit into memory"
         to_type = "cache=ram   # or cache=disk on a fast disk, or copy the data set to a local one"
-        return warn("disk", _judged(speed), why, to_type, str(folder))
-    return ok("disk", _judged(speed), subject=str(folder))
+        return warn("disk", value, why, to_type, str(folder))
+    return ok("disk", value, subject=str(folder))
+
+
+def _gib_free(free_bytes: int) -> str:
+    return f"{free_bytes / 2**30:.1f} GiB free"
 
 
 def _judged(speed: Speed) -> str:

@@ -37,6 +37,18 @@ def batch_norm_gradient(grad_out: Tensor, y: Tensor, constants: Tensor, silu: bo
     return grad_y, y.new_empty(y.shape[1], dtype=torch.float32), y.new_empty(y.shape[1], dtype=torch.float32)
 
 
+@torch.library.register_fake("yolov12_kernels::depthwise")
+def depthwise(x: Tensor, weight: Tensor, turned: bool) -> Tensor:
+    """As x, channels_last."""
+    return torch.empty_like(x, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("yolov12_kernels::depthwise_weight_gradient")
+def depthwise_weight_gradient(grad_y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """As weight."""
+    return torch.empty_like(weight)
+
+
 @torch.library.register_fake("yolov12_kernels::detection_loss")
 def detection_loss(
     boxes: list[Tensor], scores: list[Tensor], objects: Tensor, strides: list[float], candidates: int, *rules: object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 
 import pytest
@@ -42,3 +43,16 @@ def test_without_triton_or_a_compiler_the_reason_says_so(all_there, monkeypatch)
 def test_the_setting_for_our_kernels_holds_for_these_too(all_there, monkeypatch):
     monkeypatch.setenv("YOLOV12_KERNELS", "0")
     assert backends.why_plain((9, 0)) == "YOLOV12_KERNELS=0"
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_what_triton_compiled_is_kept_with_our_other_caches_unless_the_user_says_where(
+    all_there, monkeypatch, tmp_path, chosen
+):
+    monkeypatch.setenv("YOLOV12_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", chosen or "")  # so that it is put back afterwards
+    if chosen is None:
+        monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    backends._choose.__wrapped__(torch.device("cuda"))
+    assert os.environ["TRITON_CACHE_DIR"] == (chosen or str(tmp_path / "triton"))

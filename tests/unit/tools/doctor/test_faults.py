@@ -232,6 +232,13 @@ def test_a_disk_is_not_judged_by_too_little(tmp_path, probe):
     assert any("moved 2 MiB: too little to judge" in words for words in said)
 
 
+def test_the_room_on_the_disk_of_the_data_is_told_beside_its_speed(tmp_path):
+    world = broken(free_bytes=lambda place: (3 if place.name == "data" else 100) * 2**30)(worlds.healthy(tmp_path))
+    runs, data = (result.value for result in examine(world) if result.name == "disk")
+    assert runs.startswith("100.0 GiB free")
+    assert data == "3.0 GiB free, 900 MB/s (read 500 pictures)"
+
+
 def test_every_check_that_can_fail_has_a_planted_fault(tmp_path):
     names = {result.name for result in examine(worlds.healthy(tmp_path))}
     assert names == {name for _, name, _, _ in FAULTS.values()}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// Depthwise convolution of NHWC tensors: each channel with one small square filter of its own, stride 1, and as many zeros around as keep the size.
+//
+// cuDNN chooses kernels for each new shape of a depthwise convolution for hundreds of milliseconds, where one with all channels takes two to
+// five; and its gradient of the input takes several times as long as the bytes do (docs/performance.md). Here nothing is chosen:
+//     depthwise         reads x, writes y; with the filter turned round, reads the gradient of y and writes that of x
+//     weight_gradient   reads x and the gradient of y, writes a sum for each of the filter's taps from each walker; a second kernel adds those
+// Products are summed in float32 and in a fixed order, so that equal inputs give equal bits.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "batch_norm_act.h"
+
+namespace yolov12_kernels {
+
+// Sides of a filter for which there is code.
+constexpr int kSmallFilter = 3, kMiddleFilter = 5, kLargeFilter = 7;
+
+struct Depthwise {
+  int images;
+  int height;
+  int width;
+  int channels;  // a multiple of elements_per_load(type)
+  int side;      // of the filter
+  Type type;
+};
+
+// `weight` is (channels, side, side), of the type of x and y. `turned`: the filter is read from its end, as the gradient of x needs it.
+void depthwise(const Depthwise& shape, Rows x, const void* weight, Rows y, bool turned, int multiprocessors, cudaStream_t stream);
+
+// How many groups of threads share the lines of all images.
+int walkers(const Depthwise& shape, int multiprocessors);
+
+// `partials` is scratch memory for a float32 sum of each walker, tap and channel.
+void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int walkers, cudaStream_t stream);
+
+}  // namespace yolov12_kernels

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Depthwise convolution by our kernels (docker/kernels) on a GPU: against float64, bits that repeat, in a model, what is refused.
+
+python -m pytest tests/gpu/test_depthwise.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.conv import Conv
+
+from yolov12.model import fused
+from yolov12.model.fused import norm
+from yolov12.model.fused.convolution import Geometry, convolve, gradients
+
+kernels = pytest.importorskip(
+    "yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH"
+)
+
+OPS = torch.ops.yolov12_kernels
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TOLERANCE = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 2e-5}
+"""Largest difference from float64 as a share of the largest value: half of the last place, which the halves are rounded to once."""
+SHAPES = [
+    (2, 16, 20, 20),
+    (3, 80, 33, 17),
+    (1, 144, 7, 5),
+    (2, 384, 13, 26),
+    (1, 8, 1, 1),
+    (1, 64, 3, 2),
+    (64, 64, 80, 80),
+]
+"""(images, channels, height, width). 144 channels are 36 threads, more than a block has side by side; 80 are no power of two; images smaller than
+the filter; the last one has many rows for each block."""
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu_with_code() -> Iterator[None]:
+    if reason := norm.kernels_missing(torch.device("cuda", torch.cuda.current_device())):
+        pytest.skip(f"yolov12_kernels {kernels.__version__}: {reason}")
+    yield
+    torch.cuda.empty_cache()
+
+
+def drawn(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, device="cuda", generator=generator).to(dtype, memory_format=torch.channels_last)
+
+
+def problem(shape: tuple[int, int, int, int], side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Geometry]:
+    """x, gradient of y, weight, geometry."""
+    channels, margin = shape[1], side // 2
+    weight = drawn((channels, 1, side, side), dtype, 2)
+    return drawn(shape, dtype, 0), drawn(shape, dtype, 1), weight, Geometry((1, 1), (margin, margin), (1, 1), channels)
+
+
+def in_float64(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry) -> list[Tensor]:
+    """y, and the gradients of x and weight, by torch's own kernels, an image at a time: those are slow, and need memory."""
+    x, grad, weight = (t.double().contiguous() for t in (x, grad, weight))
+    stride, padding, dilation, groups = geometry
+    found = []
+    with torch.backends.cudnn.flags(enabled=False):
+        for image, grad_image in zip(x.split(1), grad.split(1), strict=True):
+            y = nn.functional.conv2d(image, weight, None, stride, padding, dilation, groups)
+            grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+                grad_image, image, weight, None, stride, padding, dilation, False, (0, 0), groups, (True, True, False)
+            )
+            found.append((y, grad_x, grad_weight))
+    ys, grads_x, grads_weight = zip(*found, strict=True)
+    return [torch.cat(ys), torch.cat(grads_x), torch.stack(grads_weight).sum(0)]
+
+
+def by_us(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry) -> list[Tensor]:
+    assert OPS.is_depthwise(x, weight)
+    return [convolve(x, weight, geometry), *gradients(grad, x, weight, geometry, True, True)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_output_and_gradients_are_those_of_float64(
+    shape: tuple[int, int, int, int], side: int, dtype: torch.dtype
+) -> None:
+    of = problem(shape, side, dtype)
+    for found, expected in zip(by_us(*of), in_float64(*of), strict=True):
+        assert found.dtype is dtype
+        off = (found.double() - expected).abs().max() / expected.abs().max()
+        assert off <= TOLERANCE[dtype], f"{off:.2e}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_again_gives_the_same_bits(dtype: torch.dtype) -> None:
+    of = problem((32, 64, 40, 40), 7, dtype)
+    first = by_us(*of)
+    for _ in range(3):
+        assert all(map(torch.equal, by_us(*of), first))
+
+
+def test_channels_of_a_wider_tensor_are_taken_as_they_lie() -> None:
+    x, grad, weight, geometry = problem((2, 32, 20, 20), 3, torch.bfloat16)
+    wide = drawn((2, 96, 20, 20), torch.bfloat16, 3)
+    wide[:, 32:64] = x
+    part = wide[:, 32:64]
+    assert all(map(torch.equal, by_us(part, grad, weight, geometry), by_us(x, grad, weight, geometry)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "weights_dtype", "layout"),
+    [
+        ((1, 12, 8, 8), 3, torch.bfloat16, torch.channels_last),  # 24 bytes
+        ((1, 16, 8, 8), 9, torch.bfloat16, torch.channels_last),
+        ((1, 16, 8, 8), 3, torch.float32, torch.channels_last),
+        ((1, 16, 8, 8), 3, torch.bfloat16, torch.contiguous_format),
+    ],
+)
+def test_what_does_not_fit_is_torchs(
+    shape: tuple[int, int, int, int], side: int, weights_dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    x, grad, weight, _ = problem(shape, side, torch.bfloat16)
+    x, weight = x.contiguous(memory_format=layout), weight.to(weights_dtype)
+    assert not OPS.is_depthwise(x, weight)
+    with pytest.raises(RuntimeError, match="must be channels_last"):
+        OPS.depthwise(x, weight, False)
+    with pytest.raises(RuntimeError, match="must be channels_last"):
+        OPS.depthwise_weight_gradient(grad, x, weight)
+
+
+def names_of_kernels(run: object) -> set[str]:
+    run()  # type: ignore[operator]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        run()  # type: ignore[operator]
+        torch.cuda.synchronize()
+    return {event.key for event in profiler.key_averages()}
+
+
+def test_a_conv_in_training_and_in_validation_runs_them() -> None:
+    module = Conv(32, 32, 7, g=32).cuda().to(memory_format=torch.channels_last)
+    x = drawn((4, 32, 20, 20), torch.float32, 0).requires_grad_()
+    fused.install()
+    fused.choose({module: fused.Keep.BOTH})
+    try:
+
+        def train() -> None:
+            with torch.autocast("cuda", torch.bfloat16):
+                module(x).float().sum().backward()
+
+        names = names_of_kernels(train)
+        assert any("depthwise_kernel" in name for name in names)
+        assert any("sum_taps" in name for name in names)
+        module.eval().half()
+        half = x.detach().half()
+
+        def validate() -> Tensor:
+            with torch.inference_mode():
+                return module(half)
+
+        assert any("depthwise_kernel" in name for name in names_of_kernels(validate))
+        expected = module.act(module.bn(nn.functional.conv2d(half, module.conv.weight, None, 1, 3, 1, 32)))
+        torch.testing.assert_close(validate(), expected, rtol=2e-3, atol=2e-3)
+    finally:
+        fused.choose({})
+        fused.uninstall()

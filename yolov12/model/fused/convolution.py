@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Convolutions without a bias and their gradients: torch's, or our kernels (docker/kernels/depthwise.h) where each channel has a filter of its own.
+
+For such a convolution cuDNN chooses its kernels anew for every number of images, for 0.1 to 1.4 seconds, where an ordinary one takes milliseconds:
+more than nine tenths of what the first step of a shape costs. Ours have nothing to choose.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yolov12.model.fused.norm import kernels_missing
+
+
+class Geometry(NamedTuple):
+    """What of a `Conv2d` is not in its weight."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @staticmethod
+    def of(conv: nn.Conv2d) -> Geometry:
+        """Not for a `padding` in words."""
+        assert not isinstance(conv.padding, str)
+        return Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The convolution of x, (images, channels, height, width), of the weight's type."""
+    if _is_served(x, weight, geometry):
+        return torch.ops.yolov12_kernels.depthwise(x, weight, False)
+    stride, padding, dilation, groups = geometry
+    return torch.ops.aten.convolution(x, weight, None, stride, padding, dilation, False, (0, 0), groups)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs_x: bool, needs_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of x and of the weight from that of the output; of x only the shape is asked where the weight's is not needed."""
+    if _is_served(grad, weight, geometry) and (not needs_weight or _is_served(x, weight, geometry)):
+        ops = torch.ops.yolov12_kernels
+        return (
+            ops.depthwise(grad, weight, True) if needs_x else None,
+            ops.depthwise_weight_gradient(grad, x, weight) if needs_weight else None,
+        )
+    stride, padding, dilation, groups = geometry
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (needs_x, needs_weight, False)
+    )
+    return grad_x, grad_weight
+
+
+def is_for_our_kernel(conv: nn.Module, x: Tensor) -> bool:
+    """Whether outside of training our kernel computes what calling `conv` would."""
+    return (
+        x.is_cuda
+        and type(conv) is nn.Conv2d
+        and conv.groups > 1
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cuda")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
+        and _is_served(x, conv.weight, Geometry.of(conv))
+    )
+
+
+def keeps_size(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether it has one filter for each channel, square and of odd side, and as many pixels come out as go in."""
+    channels, of_group, height, width = weight.shape
+    return (
+        of_group == 1
+        and geometry.groups == channels
+        and height == width
+        and height % 2 == 1
+        and geometry.stride == (1, 1)
+        and geometry.dilation == (1, 1)
+        and geometry.padding == (height // 2, height // 2)
+    )
+
+
+def _is_served(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether our kernels take this: on a GPU, channels_last, in 16-byte loads, with filters of a side for which there is code."""
+    if not x.is_cuda or not keeps_size(weight, geometry) or kernels_missing(x.device) is not None:
+        return False
+    return torch.ops.yolov12_kernels.is_depthwise(x, weight)
