@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from tests.dist.ranks import run
 from tests.dist.test_sync_bn import SMALL
 from tests.dist.test_two_ranks import join
 from tests.unit.engine.tiny import batch, model, step
+from yolov12.distributed.stragglers import CHECKS
 from yolov12.distributed.sync_bn import synchronise
+from yolov12.engine import health as health_module
 from yolov12.engine.health import EVERY_STEPS, Health
 from yolov12.engine.optimizer_state import allocate
 from yolov12.errors import RetryableError
@@ -54,9 +57,27 @@ def _trained(rank: int, group: Any, harm: str) -> tuple[str, int, str]:
     return "", health.steps, health.lost
 
 
-def _everything(rank: int) -> dict[str, tuple[str, int, str]]:
+def _slow(rank: int, group: Any) -> list[str]:
+    """What is said while the second rank takes long for each step, and the first one waits for it in the vote."""
+    of, said = model(frozen_batch_norm=True, config=SMALL), []
+    runner = step(of, vote_group=group)
+    health = Health(runner, torch.optim.SGD(of.parameters(), lr=0.0), "")
+    health_module.say = said.append  # type: ignore[attr-defined]
+    one = split(batch([2, 1]), 2)[rank]
+    for _ in range((CHECKS + 1) * EVERY_STEPS):
+        health.begin_step()
+        time.sleep(0.1 * rank)
+        health.after_step(runner.run(one))
+        runner.take_gradients()
+    return said
+
+
+def _everything(rank: int) -> dict[str, Any]:
     group = join()
-    return {harm: _trained(rank, group, harm) for harm in ("none", "weight", "momentum", "statistics", "not finite")}
+    found: dict[str, Any] = {
+        harm: _trained(rank, group, harm) for harm in ("none", "weight", "momentum", "statistics", "not finite")
+    }
+    return found | {"slow": _slow(rank, group)}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +104,13 @@ def test_what_differs_is_named_on_all_ranks_one_step_after_the_check(ranks: list
 def test_a_difference_in_the_optimizers_state_is_found(ranks: list[dict]) -> None:
     for said, _, _ in (rank["momentum"] for rank in ranks):
         assert NAME in said
+
+
+def test_a_rank_that_the_others_wait_for_is_named_once(ranks: list[dict]) -> None:
+    for said in (rank["slow"] for rank in ranks):
+        (line,) = said
+        assert line.startswith("distributed: the others wait for rank 1: 1")
+        assert "ms for a step and its data, where the median is" in line
 
 
 def test_a_loss_that_is_not_finite_is_one_decision_and_names_the_rank_and_step(ranks: list[dict]) -> None:

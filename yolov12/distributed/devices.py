@@ -130,13 +130,13 @@ def check_named(named: Sequence[int], gpus: Sequence[Gpu], may_mix: bool = False
     Raises:
         UserError: there is no room on one of them, and which GPUs have room; or they are of several kinds.
     """
-    words = f"device={','.join(map(str, named))}"
+    shown = ",".join(map(str, named))
     chosen = [gpu for gpu in gpus if gpu.index in named]
     full = [gpu for gpu in chosen if gpu.free_bytes < FULL_SHARE * gpu.total_bytes]
     if full:
         others = [str(gpu.index) for gpu in gpus if gpu.is_idle]
         advice = f"GPU {', '.join(others)} is idle" if others else "no GPU here is idle"
-        raise UserError(f"{words}: GPU {full[0].index} has {full[0].memory}, another program uses it; {advice}")
+        raise UserError(f"device={shown}: GPU {full[0].index} has {full[0].memory}, another program uses it; {advice}")
     warnings = [
         f"device: GPU {gpu.index} is in use by another program ({gpu.memory}"
         + (f", {gpu.busy_percent} % busy)" if gpu.busy_percent is not None else ")")
@@ -146,7 +146,7 @@ def check_named(named: Sequence[int], gpus: Sequence[Gpu], may_mix: bool = False
     kinds = sorted({gpu.name for gpu in chosen})
     if len(kinds) > 1 and not may_mix:
         raise UserError(
-            f"{words}: GPUs of several kinds ({', '.join(kinds)}), of which every update would wait for the slowest: name those of one kind, "
+            f"device={shown}: GPUs of several kinds ({', '.join(kinds)}), of which every update would wait for the slowest: name those of one kind, "
             "as device=auto does, or add mixed_gpus=1"
         )
     if len(kinds) > 1:

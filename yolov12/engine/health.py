@@ -6,7 +6,6 @@ The comparison reads the GPU one step later, when the numbers are there, so that
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from yolov12.distributed.flat import FlatBuffers
 from yolov12.distributed.stragglers import Stragglers
 from yolov12.distributed.sync_bn import SyncedBatchNorm2d
 from yolov12.engine.attempt import StepResult
+from yolov12.engine.own_time import OwnTime
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
 from yolov12.log import say
@@ -57,12 +57,15 @@ class Health:
         self._stragglers = Stragglers()
         self._first_bad: Tensor | None = None
         self._pending: tuple[list[str], Tensor, Any] | None = None
-        self._begun_s, self._waited_s = time.monotonic(), 0.0
+        alone = self.group is None  # nobody asks then
+        self.own_time = OwnTime(torch.device("cpu") if alone else step.parameters[0].device, lambda: step.waited_s)
+        step.after_backward = self.own_time.after_backward
 
     def begin_step(self) -> None:
         """A step begins; its number is what this rank's signs of life tell."""
         self.steps += 1
         pulse.at_step(self.steps)
+        self.own_time.begin_step()
 
     def after_step(self, result: StepResult) -> None:
         """A step was committed, and its update was not made yet. Every rank must call it after every step.
@@ -125,9 +128,10 @@ class Health:
         names, digests, copied = self._pending
         self._pending = None
         if copied is not None:
-            copied.synchronize()  # of the step before: it is there
+            with self.own_time.waiting_for_the_gpu():
+                copied.synchronize()  # of the step before: it is there
         *rows, (bad, _) = [(float(product), float(norm)) for product, norm in digests.tolist()]
-        reports: list[_Report] = patience.collect(_Report(rows, int(bad), self._own_ms()), self.group)
+        reports: list[_Report] = patience.collect(_Report(rows, int(bad), self.own_time.read_ms()), self.group)
         self._look_for_lost_weights(names, reports)
         if not self.lost and (found := first_difference([report.digests for report in reports])):
             place, rank, distance = found
@@ -151,14 +155,6 @@ class Health:
             self._first_bad = None
         else:
             self.lost = f"{what}, and now the weights are not finite either"
-
-    def _own_ms(self) -> float:
-        """A step's time since the last check, without what was waited for peers. On a GPU: the host's, which its queue slows down in the end."""
-        now_s = time.monotonic()
-        waited_s = self.step.waited_s - self._waited_s
-        own_ms = (now_s - self._begun_s - waited_s) * 1000 / EVERY_STEPS
-        self._begun_s, self._waited_s = now_s, self.step.waited_s
-        return own_ms
 
 
 def _synchronised_statistics(model: nn.Module) -> dict[str, Tensor]:

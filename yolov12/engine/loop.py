@@ -308,7 +308,8 @@ class Loop:
         if now_s - self.shown_at_s < PROGRESS_INTERVAL_S and i + 1 < self.batches_per_epoch:
             return
         self.shown_at_s = now_s
-        losses = [float(loss) for loss in t.tloss.values()]  # waits for the GPU
+        with self.health.own_time.waiting_for_the_gpu():
+            losses = [float(loss) for loss in t.tloss.values()]
         memory = f"{t._get_memory():.3g}G"
         objects = batch.get("cls", batch["img"]).shape[0]
         progress.set_description(

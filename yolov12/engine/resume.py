@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolov12 import settings
+from yolov12.declare import as_text
 from yolov12.distributed.world import from_all
 from yolov12.engine import randomness
 from yolov12.engine.checkpoint import KEY
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 FORM = 1
 """Of what is saved; another number is another form, which this version does not read."""
+OF_THE_RUN = ("sync_bn", "grad_clip", "grad_compress", "save_steps")
+"""Settings that a run is expected to go on with. ultralytics' arguments are in its checkpoint already; these are typed again."""
 LOADED_FROM_ITS_PATH = "teacher_model."
 """What a model in distillation holds beside its own weights."""
 
@@ -46,6 +50,7 @@ def saved_by(loop: Loop, epoch: int, seen: int, batches: int) -> dict[str, Any]:
         "epoch": epoch,
         "seen": seen,
         "samples": plan.samples,
+        "settings": _settings(),
         "weights": {name: value for name, value in weights.items() if not name.startswith(LOADED_FROM_ITS_PATH)},
         "step": loop.step.kept(),
         "since_update": batches - 1 + loop.batches_per_epoch * epoch - loop.last_update,
@@ -84,6 +89,13 @@ def load(trainer: YOLOv12Trainer, checkpoint: dict[str, Any], more: dict[str, An
 def go_on(loop: Loop, more: dict[str, Any]) -> None:
     """Put the loop at the place that was saved. Call right before its first epoch."""
     t, plan = loop.trainer, loop.trainer.train_loader.order.plan
+    for name, value in _settings().items():
+        begun = more.get("settings", {}).get(name, value)  # checkpoints of earlier versions have none
+        if begun != value:
+            say(
+                f"WARNING resume: the run was begun with {name}={as_text(begun)}, and goes on with {name}={as_text(value)}: "
+                f"type {name}={as_text(begun)} beside resume= to go on as it began"
+            )
     seen = more["seen"]
     if plan.samples != more["samples"]:
         say(
@@ -103,3 +115,8 @@ def go_on(loop: Loop, more: dict[str, Any]) -> None:
     randomness.restore(more["random"], t.device, t.world.rank, max(t.world.size, 1), t.args.seed)
     whole = "" if not seen else f", after {seen} of its {plan.used} samples"
     say(f"resume: epoch {t.start_epoch + 1} of {t.epochs}{whole}")
+
+
+def _settings() -> dict[str, Any]:
+    current = settings.current()
+    return {name: getattr(current, name) for name in OF_THE_RUN}

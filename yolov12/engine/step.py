@@ -99,6 +99,8 @@ class Step:
         """How long it waits for a neighbour, each time that one image at a time does not fit."""
         self.micro_batches = 1
         """At least so many; the plan may ask for more."""
+        self.after_backward: Callable[[], None] = lambda: None
+        """Called when an attempt is made, before the vote on it."""
         self.waited_s = 0.0
         """For peers, in votes on attempts since the run began; with the time that a vote takes itself."""
         self._planned_parts = 1
@@ -130,6 +132,7 @@ class Step:
         waits_s = iter(self.waits_s)
         while True:
             attempt, error = self._attempt(batch)
+            self.after_backward()
             if error is not None and self._is_synchronised:
                 # The others wait inside their forward pass for this rank's statistics, where they hear no vote: this process must end.
                 if not is_out_of_memory(error):

@@ -64,6 +64,19 @@ def test_it_goes_on_in_the_middle_of_the_epoch(saved: dict[str, Any], capsys: py
     assert "resume: epoch 4 of 9, after 4 of its 10 samples" in capsys.readouterr().err
 
 
+def test_a_setting_that_is_not_typed_again_is_told(
+    saved: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume.go_on(a_loop(Plan(10, 2)), saved)
+    assert "WARNING" not in capsys.readouterr().err
+    monkeypatch.setenv("YOLOV12_GRAD_CLIP", "max_rank")
+    resume.go_on(a_loop(Plan(10, 2)), saved)
+    assert (
+        "resume: the run was begun with grad_clip=global, and goes on with grad_clip=max_rank: type grad_clip=global"
+        in capsys.readouterr().err
+    )
+
+
 def test_another_batch_cuts_what_is_left(saved: dict[str, Any]) -> None:
     loop = a_loop(Plan(10, 3))
     resume.go_on(loop, saved)
