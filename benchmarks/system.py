@@ -23,6 +23,7 @@ PACKAGES = (
     "opencv-python-headless",
     "onnx",
     "onnxruntime",
+    "tensorrt-rtx-cu13",
     "flash-attn",
     "triton",
     "nvidia-cudnn-cu13",

@@ -35,13 +35,9 @@ ROWS = (
 
 def run_side(job: Job) -> Measured:
     """Export, and measure what the rows ask for."""
-    import onnx
-    import onnxruntime
     from ultralytics import YOLO
 
-    measured = Measured(
-        declared=dict.fromkeys(DECLARED), versions={"onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__}
-    )
+    measured = Measured(declared=dict.fromkeys(DECLARED))
     model = YOLO(str(job.scratch / WEIGHTS))
     size, is_ours = job.parameters["imgsz"], job.side == "ours"
     # Compared here, for both sides; the gate would only take time.
@@ -59,9 +55,6 @@ def run_side(job: Job) -> Measured:
         if importlib.util.find_spec("tensorrt_rtx") is None:
             measured.failed["rtx_engine_size"] = "TensorRT-RTX is not installed (its wheels are in env/versions.yaml)"
         else:
-            import tensorrt_rtx
-
-            measured.versions["tensorrt-rtx"] = tensorrt_rtx.__version__
             path = Path(model.export(format="onnx", imgsz=size, **unverified, **({"half": True} if is_ours else {})))
             measured.values["rtx_engine_size"] = len(_engine(path, job.parameters["arch"]))
     return measured
