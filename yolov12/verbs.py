@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,10 @@ def predict(words: list[str], options: Options) -> int:
         return tool("spread").main(options, model.task, files, places)
     options |= {"device": places[0]} if places else {}
     # As a stream: results of a long video do not pile up in memory.
+    taken: set[str] = set()
     for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
         if options["save"]:
-            _require_saved(result)
+            _require_saved(result, taken)
     return 0
 
 
@@ -234,8 +236,12 @@ def bench(words: list[str], options: Options) -> int:
     return subprocess.run([sys.executable, "-m", "benchmarks", *words], **place, check=False).returncode
 
 
-def _require_saved(result: Any) -> None:
+def _require_saved(result: Any, taken: set[str]) -> None:
     """Look whether the annotated picture is there and whole: ultralytics does not (engine/predictor.py:589), and a full disk would lose it silently.
+
+    Args:
+        result: of one picture; those of videos and streams are passed over.
+        taken: names of the pictures before; a second one of a name gets a number behind it, as in ultralytics (engine/predictor.py:508).
 
     Raises:
         RetryableError: it is not.
@@ -244,8 +250,10 @@ def _require_saved(result: Any) -> None:
 
     source = Path(result.path)
     if source.suffix[1:].lower() not in pictures.FORMATS:
-        return  # a video or a stream
-    saved = Path(result.save_dir) / f"{source.stem}.jpg"
+        return
+    name = next(one for one in chain([source.stem], (f"{source.stem}-{k}" for k in count(2))) if one not in taken)
+    taken.add(name)
+    saved = Path(result.save_dir) / f"{name}.jpg"
     if pictures.damage(str(saved))[0] != "keep":
         saved.unlink(missing_ok=True)
         raise RetryableError(f"{saved} can not be written: make room there and run the same command again")

@@ -14,6 +14,7 @@ constexpr int kThreads = 128;
 constexpr int kMostLanes = 32;  // threads side by side over channels: 128 channels, so that a filter of 7 takes 25 kB of shared memory at most
 constexpr int kBlocksPerMultiprocessor = 8;  // as many as fit at once, here and below: a few more would run alone at the end
 constexpr int kWalkers = 224;  // threads of a block for the gradient of the weight: 32 side by side for each row of the largest filter
+constexpr int kMostWalkersOfBlock = 64;  // threads in a block's third dimension, of any GPU
 constexpr int kFinishLanes = 32, kFinishParts = 16;
 
 // How many blocks for the gradient of the weight fit onto a multiprocessor at once.
@@ -213,7 +214,7 @@ void with_types(const Depthwise& shape, const Call& call) {
 }
 
 // Groups of threads in a block that walk along lines of their own, each with `side` rows of threads.
-int walkers_of_block(const Lanes& lanes, int side) { return std::max(kWalkers / (lanes.lanes * side), 1); }
+int walkers_of_block(const Lanes& lanes, int side) { return std::clamp(kWalkers / (lanes.lanes * side), 1, kMostWalkersOfBlock); }
 
 }  // namespace
 

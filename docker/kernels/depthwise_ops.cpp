@@ -21,7 +21,8 @@ bool is_depthwise(const at::Tensor& x, const at::Tensor& weight) {
   if (!is_rows(x) || weight.dim() != 4 || weight.scalar_type() != x.scalar_type() || weight.device() != x.device()) return false;
   const int64_t side = weight.size(2);
   if (weight.size(0) != x.size(1) || weight.size(1) != 1 || weight.size(3) != side || !weight.is_contiguous()) return false;
-  if (x.size(0) * x.size(2) * x.size(3) > INT_MAX) return false;
+  // Places within a row, and a few beside it, are counted as int, and so are pixels.
+  if (x.size(0) * x.size(2) * x.size(3) > INT_MAX || row_stride(x) * (x.size(3) + kLargeFilter) > INT_MAX) return false;
   return side == kSmallFilter || side == kMiddleFilter || side == kLargeFilter;
 }
 
@@ -51,6 +52,7 @@ at::Tensor weight_gradient_op(const at::Tensor& grad_y, const at::Tensor& x, con
   TORCH_CHECK(grad_y.sizes() == x.sizes() && grad_y.scalar_type() == x.scalar_type() && grad_y.device() == x.device(),
               "yolov12_kernels: grad_y must be like x, ", x.sizes(), " ", x.scalar_type(), " on ", x.device(), ", and is ", grad_y.sizes(),
               " ", grad_y.scalar_type(), " on ", grad_y.device());
+  shape_of(grad_y, weight);
   const int count = walkers(shape, multiprocessors());
   const at::Tensor partials = floats(count * weight.numel(), x);
   at::Tensor grad_weight = at::empty_like(weight);

@@ -31,7 +31,7 @@ from yolov12.engine.data_wait import DataWait
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.health import Health
 from yolov12.engine.memory_report import MemoryReport
-from yolov12.engine.pipeline import Switch, undisturbed
+from yolov12.engine.pipeline import Watch, undisturbed
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
@@ -98,7 +98,7 @@ class Loop:
         self.cost = Cost(trainer.device)
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
         self.data_wait = DataWait()
-        self.pipeline = Switch(trainer, self.data_wait)
+        self.pipeline = Watch(trainer, self.data_wait)
 
     def _graph(self) -> StepGraph | None:
         """None under torch.compile, which makes its own."""
@@ -162,13 +162,13 @@ class Loop:
             t.nan_recovery_attempts = 0
             more = resume.saved_by(self, t.epoch + 1, seen=0, batches=0)
             with doing("saving the checkpoint"):
-                self._save_epoch(more)
+                is_saved = self._save_epoch(more)
             self.memory_report.after_epoch(t.epoch + 1)
             self._prepare_next_epoch()
             if t.stop:
                 break
             if vote(None, t.vote_group, self._wish()).wish is Wish.TERMINATE:
-                ending.after_epoch(self, f"after epoch {t.epoch + 1}", is_saved=t.args.save)
+                ending.after_epoch(self, f"after epoch {t.epoch + 1}", is_saved=is_saved)
             t.epoch += 1
 
     def _announce(self) -> None:
@@ -187,7 +187,7 @@ class Loop:
             warnings.simplefilter("ignore")  # torch wants optimizer.step() before the first scheduler.step()
             t.scheduler.step()
         t._model_train()
-        self.pipeline.at_epoch_start(self.mosaic_is_closed and bool(t.args.close_mosaic))
+        self.pipeline.at_epoch_start()
         self.seen_before = self.place[1] if self.place[0] == t.epoch else 0
         t.train_loader.set_epoch(t.epoch, self.seen_before)
         first = self.batches_per_epoch - t.train_loader.order.plan.batches(self.seen_before)
@@ -333,18 +333,21 @@ class Loop:
         """Whether a signal to end came, and what was done of the epoch can be saved without it: all of it was."""
         return bool(self.termination.requested) and not self._stops()
 
-    def _save_epoch(self, more: dict[str, Any]) -> None:
+    def _save_epoch(self, more: dict[str, Any]) -> bool:
+        """Whether a checkpoint of it will be there, as far as this rank knows: rank 0 saves."""
         t = self.trainer
         if not IS_FIRST:
-            return
+            return bool(t.args.save)
         is_last = t.epoch + 1 >= t.epochs
         t.save_metrics(metrics={**t.label_loss_items(t.tloss), **t.metrics, **t.lr})
         t.stop |= t.stopper(t.epoch + 1, t.fitness) or is_last
         if t.args.time:
             t.stop |= time.time() - t.train_time_start > t.args.time * 3600
         t.more = more
-        if (t.args.save or is_last) and t.save_model():
+        is_saved = bool(t.args.save or is_last) and t.save_model()
+        if is_saved:
             t.run_callbacks("on_model_save")
+        return is_saved
 
     def _prepare_next_epoch(self) -> None:
         t, now_s = self.trainer, time.time()

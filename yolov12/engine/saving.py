@@ -36,7 +36,7 @@ class Saver:
         self._failure: BaseException | None = None
 
     def offer(self, name: str, job: Callable[[], None]) -> None:
-        """Let `job` write the file of this name after those that were offered before; it replaces one for the same file that was not begun.
+        """Let `job` write the file of this name when its turn comes, which is that of an older one for the same file that was not begun.
 
         Raises:
             RetryableError: there was no room for an earlier one; the files before it are intact.
@@ -108,14 +108,17 @@ class Saver:
 
 
 def somebody_reads(callbacks: Mapping[str, Iterable[Any]]) -> bool:
-    """Whether a callback may look for an epoch's checkpoints: ultralytics' loggers do when a model was saved, a script's at the epoch's end, too."""
-    return any(_module_of(call) != _IDLE for call in callbacks["on_model_save"]) or any(
-        not _module_of(call).startswith("ultralytics.") for call in callbacks["on_fit_epoch_end"]
-    )
+    """Whether a callback may look for an epoch's checkpoints: as ultralytics' for Comet, which uploads best.pt (utils/callbacks/comet.py:571)."""
+    of_epoch = [*callbacks["on_model_save"], *callbacks["on_fit_epoch_end"]]
+    return any(getattr(call, "__module__", None) != _IDLE for call in of_epoch)
 
 
-def _module_of(callback: Any) -> str:
-    return getattr(callback, "__module__", None) or ""
+def with_advice(last: Path, write: Callable[..., None], *arguments: Any) -> None:
+    """`write(*arguments)`; where there is no room, the error says how the run goes on from `last`."""
+    try:
+        write(*arguments)
+    except RetryableError as error:
+        raise RetryableError(f"{error}{f' with resume={last}' if last.exists() else ''}") from error
 
 
 class Previous:

@@ -33,9 +33,8 @@ from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.no_reducer import SameOnAllRanks
 from yolov12.engine.patches import install_patches
-from yolov12.engine.saving import Previous, Saver, somebody_reads
+from yolov12.engine.saving import Previous, Saver, somebody_reads, with_advice
 from yolov12.engine.validator import YOLOv12Validator
-from yolov12.errors import RetryableError
 from yolov12.log import say
 from yolov12.memory import segments
 from yolov12.memory.card import Card
@@ -96,6 +95,8 @@ class YOLOv12Trainer(DetectionTrainer):
     save_dir: Path
     scaler: precision.YoloAMPScaler
     batch_size: float
+    has_checkpoint = False
+    """Whether this run has written one, or was resumed from one."""
 
     def __init__(
         self,
@@ -283,12 +284,13 @@ class YOLOv12Trainer(DetectionTrainer):
         Raises:
             RetryableError: the disk was full for the save before; the checkpoints of earlier epochs are intact.
         """
-        # A poisoned average alone is healed (checkpoint.py), and in the first epoch there is nothing better to keep.
-        if self.epoch > self.start_epoch and not lost_weights.are_finite(self.model):
+        # A poisoned average alone is healed (checkpoint.py), and before the first checkpoint there is nothing better to keep.
+        if (self.has_checkpoint or self.epoch > self.start_epoch) and not lost_weights.are_finite(self.model):
             return False
         is_best = self.best_fitness == self.fitness
         named = [self.best] if is_best else []
         if self.save_period > 0 and self.epoch % self.save_period == 0:
+            self.saver.wait()  # no newer state takes the place of this file, and many would fill the memory
             named.append(self.wdir / f"epoch{self.epoch}.pt")
         if is_qat(self.ema.ema):
             self._save_packed([self.last, *named])
@@ -296,7 +298,8 @@ class YOLOv12Trainer(DetectionTrainer):
         checkpoint, self.more = Checkpoint(self, self.more), None
         self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
         for path in named:
-            self.saver.offer(path.name, functools.partial(checkpoint.write_as_stock, path))
+            self.saver.offer(path.name, functools.partial(with_advice, self.last, checkpoint.write_as_stock, path))
+        self.has_checkpoint = True
         if somebody_reads(self.callbacks):
             self.saver.wait()
         return True
@@ -318,15 +321,13 @@ class YOLOv12Trainer(DetectionTrainer):
         # Stock can go on with whole epochs only, and takes a number below 0 for a finished run.
         checkpoint = Checkpoint(self, more, epoch=max(self.epoch - 1, 0))
         self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
+        self.has_checkpoint = True
         return True
 
     def _replace_last(self, checkpoint: Checkpoint) -> None:
         self.wdir.mkdir(parents=True, exist_ok=True)
-        try:
-            self.previous.keep()
-            checkpoint.write_in_full(self.last)
-        except RetryableError as error:
-            raise RetryableError(f"{error}{f' with resume={self.last}' if self.last.exists() else ''}") from error
+        with_advice(self.last, self.previous.keep)
+        with_advice(self.last, checkpoint.write_in_full, self.last)
         self.previous.is_replaced()
 
     def _save_packed(self, paths: list[Path]) -> None:
@@ -354,6 +355,7 @@ class YOLOv12Trainer(DetectionTrainer):
         else:
             resume.load(self, ckpt, self.more)
         if ckpt is not None and self.resume:
+            self.has_checkpoint = True
             lr_scale.go_on_as_begun(self)
 
     def _handle_nan_recovery(self, epoch: int) -> bool:

@@ -171,7 +171,8 @@ def with_device(kwargs: dict[str, Any], count: int | None = None, says_each: boo
     here = launchers.of_process()
     if asked != "auto":
         if here.is_alone and (named := requested_gpus(asked)) and (gpus := devices.visible_gpus()):
-            for line in devices.check_named(named, gpus, settings.current().mixed_gpus):
+            # Those that use fewer than were named use one of a kind.
+            for line in devices.check_named(named, gpus, settings.current().mixed_gpus or count is not None):
                 warn(line)
         return kwargs
     gpus = devices.visible_gpus()

@@ -6,6 +6,7 @@ Predictions do not depend on each other, so the processes exchange nothing: each
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import signal
@@ -106,7 +107,8 @@ def main(options: Mapping[str, Any], task: str, files: Sequence[str], places: Se
     with tempfile.TemporaryDirectory(prefix="yolov12-predict-") as lists, _ended_with_this() as started:
         for part, device in zip(parts, places, strict=False):
             names = Path(lists) / f"{len(started)}.txt"
-            names.write_text("\n".join(part))
+            # ultralytics expands a line of such a list that has a star (data/loaders.py), as it does with no name that a folder holds.
+            names.write_text("\n".join(glob.escape(name) if "*" in name else name for name in part))
             words = [*kept, f"source={names}", f"device={device}", f"save_dir={results}"]
             command = [sys.executable, "-m", "yolov12.cli", "predict", *words]
             started.append(subprocess.Popen(command, env=environment))

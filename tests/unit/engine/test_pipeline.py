@@ -55,7 +55,6 @@ class Trainer(SimpleNamespace):
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    monkeypatch.setattr(pipeline, "AUTO_CHANGES_OVER", True)
     monkeypatch.setattr(ours, "obstacle", lambda dataset, args: None)
     monkeypatch.setattr(ours, "build", lambda dataset, args, batch, *rest: Loader(batch))
     monkeypatch.setattr(ours, "bytes_of_all", lambda dataset, batch, device: None)
@@ -94,7 +93,7 @@ def test_auto_takes_ours_from_the_beginning_where_all_pictures_stay_decoded(
 
 
 @pytest.mark.parametrize(
-    ("threads", "cache", "is_ours"), [(8, False, True), (8, "ram", False), (7, False, False)], ids=str
+    ("threads", "cache", "is_ours"), [(16, False, True), (16, "ram", False), (15, False, False)], ids=str
 )
 def test_auto_takes_ours_from_the_beginning_where_enough_threads_read_and_none_asks_for_a_cache(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, threads: int, cache: Any, is_ours: bool
@@ -169,65 +168,49 @@ def test_two_wishes_that_contradict_each_other_end_the_run(trainer: Trainer, mon
         made(trainer)
 
 
-def with_share(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, share: float | None) -> pipeline.Switch:
+def with_share(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, share: float | None) -> pipeline.Watch:
     asked(monkeypatch, "auto")
-    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
+    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
     assert switch.wait is not None
     switch.wait.steps = 50
     monkeypatch.setattr(switch.wait, "share", lambda: share)
     return switch
 
 
-def test_auto_changes_over_once_the_loop_waits_for_data(
+def test_auto_says_where_the_loop_waits_for_data(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = trainer.train_loader
-    switch = with_share(trainer, monkeypatch, 0.4)
-    switch.at_epoch_start(mosaic_is_closed=False)
-    assert trainer.train_loader is not before
-    assert (before.done, trainer.train_loader.done) == (["closed"], [])
-    said = capsys.readouterr().err
-    assert "data pipeline: cpu -> gpu from epoch 4 on (auto: 40% of the time of 50 steps was spent waiting" in said
-    assert switch.wait is None  # it is decided
-
-
-def test_before_a_record_shows_the_loader_on_a_gpu_auto_only_says_that_it_would_pay(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setattr(pipeline, "AUTO_CHANGES_OVER", False)
-    before = trainer.train_loader
-    with_share(trainer, monkeypatch, 0.4).at_epoch_start(mosaic_is_closed=False)
+    watch = with_share(trainer, monkeypatch, 0.4)
+    watch.at_epoch_start()
     assert trainer.train_loader is before
-    assert "stays cpu (auto: 40% of the time of 50 steps was spent waiting for data); data_pipeline=gpu" in (
-        capsys.readouterr().err
-    )
-
-
-def test_after_mosaic_was_closed_it_stays_closed(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
-    with_share(trainer, monkeypatch, 0.4).at_epoch_start(mosaic_is_closed=True)
-    assert trainer.train_loader.done == ["mosaic closed"]
+    said = capsys.readouterr().err
+    assert "stays cpu (auto: 40% of the time of 50 steps was spent waiting for data); data_pipeline=gpu" in said
+    watch.at_epoch_start()
+    assert capsys.readouterr().err == ""  # once
 
 
 def test_auto_stays_where_data_are_no_hindrance(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = trainer.train_loader
-    with_share(trainer, monkeypatch, 0.02).at_epoch_start(mosaic_is_closed=False)
+    with_share(trainer, monkeypatch, 0.02).at_epoch_start()
     assert trainer.train_loader is before
     assert "data pipeline: stays cpu (auto: 2% of the time" in capsys.readouterr().err
 
 
 def test_auto_waits_until_it_has_seen_enough(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
     switch = with_share(trainer, monkeypatch, None)
-    switch.at_epoch_start(mosaic_is_closed=False)
+    switch.at_epoch_start()
     assert switch.wait is not None
 
 
-def test_the_rank_that_waits_most_decides_for_all(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+def test_the_rank_that_waits_most_counts(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(pipeline, "from_all", lambda share, group: [share, None, 0.5])
-    with_share(trainer, monkeypatch, 0.01).at_epoch_start(mosaic_is_closed=False)
-    assert isinstance(trainer.train_loader, Loader)
-    assert trainer.train_loader.done == []
+    with_share(trainer, monkeypatch, 0.01).at_epoch_start()
+    assert "50% of the time of 50 steps was spent waiting for data); data_pipeline=gpu" in capsys.readouterr().err
 
 
 def test_auto_stays_where_a_callback_changed_the_transforms_meanwhile(
@@ -236,23 +219,24 @@ def test_auto_stays_where_a_callback_changed_the_transforms_meanwhile(
     before = trainer.train_loader
     switch = with_share(trainer, monkeypatch, 0.4)
     monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("changed by a script"))
-    switch.at_epoch_start(mosaic_is_closed=False)
+    switch.at_epoch_start()
     assert trainer.train_loader is before
     assert "stays cpu (auto: changed by a script), although 40%" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cache", [False, "ram"])
 @pytest.mark.parametrize("ranks", [[True, True], [False, True]])
 def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ranks: list[bool]
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ranks: list[bool], cache: Any
 ):
     asked(monkeypatch, "auto")
     monkeypatch.setattr(ours, "PictureLoader", Loader)
     monkeypatch.setattr(pipeline, "from_all", lambda outdated, group: ranks)
     before = trainer.train_loader
-    trainer.args.cache = False
+    trainer.args.cache = cache
     trainer.upstreams_loader = lambda: SimpleNamespace(dataset=trainer.build_dataset("images", "train", 4))
-    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
-    switch.at_epoch_start(mosaic_is_closed=False)
+    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
+    switch.at_epoch_start()
     assert before.done == ["closed"]
     assert trainer.train_loader.dataset is before.dataset
     assert "data pipeline: gpu -> cpu from epoch 4 on: a script changed" in capsys.readouterr().err
@@ -260,12 +244,12 @@ def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
 
 def test_transforms_that_our_loader_would_leave_out_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
     asked(monkeypatch, "gpu")
-    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
+    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
     monkeypatch.setattr(ours, "PictureLoader", Loader)
-    switch.at_epoch_start(mosaic_is_closed=False)
+    switch.at_epoch_start()
     trainer.train_loader.outdated = True
     with pytest.raises(UserError, match=r"a script changed the data set's transforms.*: type data_pipeline=cpu"):
-        switch.at_epoch_start(mosaic_is_closed=False)
+        switch.at_epoch_start()
 
 
 @pytest.mark.parametrize("why", ["no GPU", "an obstacle"])
@@ -277,9 +261,9 @@ def test_auto_says_why_it_never_will(
         trainer.device = torch.device("cpu")
     else:
         monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("an obstacle"))
-    switch = pipeline.Switch(trainer, DataWait())  # type: ignore[arg-type]
+    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
     assert switch.wait is None
     assert f"{why}" in capsys.readouterr().err
     before = trainer.train_loader
-    switch.at_epoch_start(mosaic_is_closed=False)
+    switch.at_epoch_start()
     assert trainer.train_loader is before

@@ -138,10 +138,10 @@ def of_module(name: str) -> Callable[[Any], None]:
     ("event", "module", "reads"),
     [
         ("on_model_save", "ultralytics.utils.callbacks.base", False),
-        ("on_model_save", "ultralytics.utils.callbacks.comet", True),
+        ("on_model_save", "ultralytics.utils.callbacks.hub", True),
         ("on_model_save", "__main__", True),
         ("on_fit_epoch_end", "ultralytics.utils.callbacks.base", False),
-        ("on_fit_epoch_end", "ultralytics.utils.callbacks.wb", False),
+        ("on_fit_epoch_end", "ultralytics.utils.callbacks.comet", True),
         ("on_fit_epoch_end", "__main__", True),
     ],
 )
@@ -226,7 +226,13 @@ def test_weights_that_are_not_finite_do_not_replace_the_last_checkpoint(which: s
     assert "not finite" in capsys.readouterr().err
 
 
-def test_nor_at_an_epochs_end_where_the_next_one_recovers_from_it(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("is_first_of_a_resumed_run", [False, True])
+def test_nor_at_an_epochs_end_where_the_next_one_recovers_from_it(
+    capsys: pytest.CaptureFixture[str], is_first_of_a_resumed_run: bool
+):
     """They became so in the epoch's last update, which no loss has seen yet."""
-    assert spoiled("model").save_model() is False
+    trainer = spoiled("model")
+    if is_first_of_a_resumed_run:
+        trainer.start_epoch, trainer.has_checkpoint = trainer.epoch, True
+    assert trainer.save_model() is False
     assert "the weights are not finite, so last.pt stays as it was" in capsys.readouterr().err

@@ -124,6 +124,20 @@ def test_each_process_gets_its_files_its_device_and_one_folder(programs, tmp_pat
     assert not Path(first["source"]).exists()
 
 
+def test_a_star_in_a_name_is_part_of_it(programs, tmp_path, monkeypatch):
+    """ultralytics looks for what such a line of a list stands for."""
+    from ultralytics.data.loaders import LoadImagesAndVideos
+
+    for name in ("a*b.jpg", "ab.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    commands = programs(a="", b="")
+    files = [str(tmp_path / "a*b.jpg"), str(tmp_path / "ab.jpg")]
+    assert spread.main({"model": "best.pt"}, "detect", files, ["a", "b"]) == 0
+    for (_, lines), expected in zip(commands, files, strict=True):
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        assert LoadImagesAndVideos(str(tmp_path / "list.txt")).files == [expected]
+
+
 def test_the_first_that_fails_ends_the_others(programs, capsys):
     programs(a="import time; time.sleep(60)", b="raise SystemExit(2)")
     began_s = time.monotonic()

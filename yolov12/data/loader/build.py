@@ -87,13 +87,13 @@ def build(
 
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
+    places, recent = _places(dataset, batch, device)
     threads = reading_threads(args, local_ranks)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device, threads)
-    places, recent = store.sizes(count, batch, imgsz, store.limit_bytes(device))
     say(
         f"loader: reading threads: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
-        f"({places * 3 * imgsz**2 / 2**30:.2f} GiB)"
+        f"({store.bytes_of(places, imgsz) / 2**30:.2f} GiB)"
     )
     gatherer = Gatherer(dataset.im_files, imgsz, store.Store(places, imgsz, device), threads, decoder, cache)
     preparer = Preparer(
@@ -120,9 +120,14 @@ def bytes_of_all(dataset: Any, batch: int, device: torch.device) -> int | None:
         batch: images of a batch of this rank.
         device: that trains.
     """
-    count, imgsz = len(dataset), int(dataset.imgsz)
-    places, _ = store.sizes(count, min(batch, count), imgsz, store.limit_bytes(device))
-    return places * 3 * imgsz**2 if places == count else None
+    places, _ = _places(dataset, batch, device)
+    return store.bytes_of(places, int(dataset.imgsz)) if places == len(dataset) else None
+
+
+def _places(dataset: Any, batch: int, device: torch.device) -> tuple[int, int]:
+    """`store.sizes` for this data set."""
+    count = len(dataset)
+    return store.sizes(count, min(batch, count), int(dataset.imgsz), store.limit_bytes(device))
 
 
 def _cache(dataset: Any, imgsz: int, threads: int, folder: Path) -> cachefile.CacheFile | None:

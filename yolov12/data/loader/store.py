@@ -38,6 +38,11 @@ def sizes(pictures: int, batch: int, imgsz: int, limit: int = LIMIT_BYTES) -> tu
     return min(pictures, max(recent, fit)), recent
 
 
+def bytes_of(pictures: int, imgsz: int) -> int:
+    """What so many places take."""
+    return pictures * 3 * imgsz**2
+
+
 class Store:
     """Decoded pictures by their index in the data set; the one that was used longest ago makes room.
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12.model.fused.convolution import Geometry, convolve
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.seams import Seam
 
@@ -31,7 +30,9 @@ def forward_fuse(self: Conv, x: Tensor) -> Tensor:
     if not _is_served(self, x):
         return _upstream_forward_fuse(self, x)
     conv = self.conv
-    y = convolve(x, conv.weight, Geometry.of(conv))
+    y = torch.ops.aten.convolution(
+        x, conv.weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups
+    )
     if not _is_rows(y):
         return self.act(y.add_(conv.bias[:, None, None]))
     return _biased_silu(y, _constants_for(conv))

@@ -53,7 +53,9 @@ def kernels_missing(device: torch.device) -> str | None:
 def _missing_on(capability: tuple[int, int], are_wanted: bool) -> str | None:
     reason = _look(capability) if are_wanted else "YOLOV12_KERNELS=0"
     if reason:
-        say(f"kernels: torch's operations run for batch norm and the loss, without our kernels: {reason}")
+        say(
+            f"kernels: torch's operations run for batch norm, depthwise convolutions and the loss, without our kernels: {reason}"
+        )
     return reason
 
 
