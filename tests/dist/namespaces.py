@@ -40,7 +40,20 @@ class Cable:
         try:
             for name in self.names:
                 _ip("netns", "add", name)
-            _ip("link", "add", "wire", "netns", self.names[0], "type", "veth", "peer", "name", "wire", "netns", self.names[1])
+            _ip(
+                "link",
+                "add",
+                "wire",
+                "netns",
+                self.names[0],
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "wire",
+                "netns",
+                self.names[1],
+            )
             for name, address in zip(self.names, ADDRESSES, strict=True):
                 _ip("-n", name, "addr", "add", f"{address}/24", "dev", "wire")
                 for device in ("lo", "wire"):
@@ -50,7 +63,9 @@ class Cable:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         for pid in self.processes():
             subprocess.run(["kill", "-KILL", str(pid)], check=False)
         for name in self.names:
@@ -70,7 +85,10 @@ class Cable:
 
     def processes(self) -> list[int]:
         """What runs on either machine."""
-        asked = [subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False) for name in self.names]
+        asked = [
+            subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+            for name in self.names
+        ]
         return [int(pid) for answer in asked for pid in answer.stdout.split()]
 
     def lose(self, percent: int) -> None:

@@ -51,7 +51,9 @@ def started(script: Path, node: int, port: int, ranks: int = 1, **more: str) -> 
     places = {"NODE_RANK": str(node), "NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | places | more
     command = [sys.executable, "-c", START, str(script), str(ranks)]
-    return subprocess.Popen(command, cwd=script.parent, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=script.parent, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def script(folder: Path, body: str) -> Path:
@@ -66,17 +68,23 @@ def test_machines_with_different_numbers_of_ranks_make_one_world(tmp_path: Path)
     ended = [machine.communicate(timeout=250) for machine in both]
     assert [machine.returncode for machine in both] == [0, 0], ended
     assert {path.name for path in tmp_path.glob("[[]*")} == {"[0, 1, 2] 00", "[0, 1, 2] 11", "[0, 1, 2] 12"}
-    assert "launch: 3 processes on 2 machines; this is machine 1, with 2 of them (the environment: NODE_RANK=1 of NNODES=2)" in ended[0][1]
+    assert (
+        "launch: 3 processes on 2 machines; this is machine 1, with 2 of them (the environment: NODE_RANK=1 of NNODES=2)"
+        in ended[0][1]
+    )
 
 
 @pytest.mark.parametrize("failing", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_all_machines_end_with_the_reason_of_the_one_that_failed(tmp_path: Path, failing: int) -> None:
-    body = JOIN + f"""
+    body = (
+        JOIN
+        + f"""
 vote.vote(None, group)
 if rank == {failing}:
     raise UserError("labels/7.txt: class 9 of 3")
 vote.vote(None, group)
 """
+    )
     port, program = _free_port(), script(tmp_path, body)
     both = [started(program, node, port) for node in (0, 1)]
     ended = [machine.communicate(timeout=250) for machine in both]
@@ -88,7 +96,9 @@ vote.vote(None, group)
 
 def test_a_machine_that_does_not_come_is_named_and_worth_a_retry(capfd: pytest.CaptureFixture[str]) -> None:
     port = _free_port()
-    with pytest.raises(RetryableError, match=rf"waited 1 s for machine 1, 2 of 3 at 127\.0\.0\.1:{port}; this is machine 0"):
+    with pytest.raises(
+        RetryableError, match=rf"waited 1 s for machine 1, 2 of 3 at 127\.0\.0\.1:{port}; this is machine 0"
+    ):
         meet(machines(0, port, count=3), 1, timeout_s=1, progress_s=0.3)
     assert "launch: waiting for machine 1, 2 of 3" in capfd.readouterr().err
 
@@ -177,7 +187,16 @@ export NODE_RANK={node}
 exec {sys.executable} {REPOSITORY}/docker/workbench/train.py --data {data} --model yolov12n.yaml --batch 4 --device auto {QUICK}
 """
         environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-        both.append(subprocess.Popen(["bash", "-c", script], cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        both.append(
+            subprocess.Popen(
+                ["bash", "-c", script],
+                cwd=folder,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
     ended = [machine.communicate(timeout=280)[0] for machine in both]
     assert [machine.returncode for machine in both] == [0, 0], "\n".join(ended)
     assert "launcher: the environment: NODE_RANK=0, and WORLD_SIZE=2, which counts machines here" in ended[0]

@@ -93,7 +93,9 @@ def test_over_a_cable_that_loses_packets_two_machines_equal_one_process(cable: C
 
 
 @pytest.mark.slow  # it lasts the timeout, and what machines wait for word of each other
-def test_when_the_cable_is_cut_both_machines_end_with_the_reason_and_leave_nothing_behind(cable: Cable, tmp_path: Path) -> None:
+def test_when_the_cable_is_cut_both_machines_end_with_the_reason_and_leave_nothing_behind(
+    cable: Cable, tmp_path: Path
+) -> None:
     machines = started(cable, tmp_path, TIMEOUT_S, count=100_000)
     wait_for((tmp_path / "1 is at 3").exists)
     cable.lose(100)
@@ -107,7 +109,9 @@ def test_when_the_cable_is_cut_both_machines_end_with_the_reason_and_leave_nothi
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_training_whose_cable_loses_packets_and_is_cut_ends_resumed_where_one_process_does(cable: Cable, tmp_path: Path) -> None:
+def test_a_training_whose_cable_loses_packets_and_is_cut_ends_resumed_where_one_process_does(
+    cable: Cable, tmp_path: Path
+) -> None:
     """Batch norm is synchronised: its statistics are then those of the whole batch, whoever has how much of it."""
     data = synth.write(tmp_path / "data", n_train=12, n_val=4, imgsz=64)
     train = [sys.executable, "-m", "yolov12.cli", "train"]

@@ -58,7 +58,9 @@ def _in_every_way(rank: int) -> dict[str, dict[str, Tensor]]:
     """What the optimizer gets, in each of the ways that `WAYS` says."""
     group = join()
 
-    def taken(seeds: list[int], scale: float = 1.0, ghost: bool = False, updates: int = 1, limit: float = 1.0) -> dict[str, Tensor]:
+    def taken(
+        seeds: list[int], scale: float = 1.0, ghost: bool = False, updates: int = 1, limit: float = 1.0
+    ) -> dict[str, Tensor]:
         rank_norms.MAX_NORM = limit
         of = model()
         runner = step(of, vote_group=group)
