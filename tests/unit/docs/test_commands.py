@@ -64,7 +64,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"make save .*": ("tests/image/test_release.py", '"docker/save.sh"'),
     r"make load .*": ("tests/image/test_release.py", '"docker/load.sh"'),
     r"make sign .*": ("tests/shell/release.bats", "make sign hands its variables on"),
-    r"docker/tree\.py .*|diff first\.txt second\.txt": ("tests/image/test_release.py", "tree"),
+    r"docker/tree\.py .*|diff /tmp/first\.txt /tmp/second\.txt": ("tests/image/test_release.py", "tree"),
     # the checkout
     r"make setup": (".ci/run", "make --no-print-directory setup"),
     r"make demo": (".ci/run", "make --no-print-directory demo"),
