@@ -56,7 +56,7 @@ def _batch_of_a_rank(rank: int, fails_on: int | None) -> int:
         amp_dtype=torch.bfloat16,
         stride=32,
     )
-    return auto_batch.batch_of(trainer, upstreams)  # type: ignore[arg-type]  # as much of a trainer as is read
+    return auto_batch.batch_of(trainer, upstreams)  # as much of a trainer as is read
 
 
 def test_all_ranks_take_what_fits_on_the_smallest() -> None:

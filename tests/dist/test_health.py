@@ -62,7 +62,7 @@ def _slow(rank: int, group: Any) -> list[str]:
     of, said = model(frozen_batch_norm=True, config=SMALL), []
     runner = step(of, vote_group=group)
     health = Health(runner, torch.optim.SGD(of.parameters(), lr=0.0), "")
-    health_module.say = said.append  # type: ignore[attr-defined]
+    health_module.say = said.append
     one = split(batch([2, 1]), 2)[rank]
     for _ in range((CHECKS + 1) * EVERY_STEPS):
         health.begin_step()

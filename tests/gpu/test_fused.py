@@ -20,18 +20,12 @@ from torch.nn import functional as F
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
+from tests.gpu.compiled import DTYPES, OPS, TOLERANCE, kernels, nhwc, skip_without_code
 from yolov12.model import fused
 from yolov12.model.fused import lineage, norm
 
-kernels = pytest.importorskip(
-    "yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH"
-)
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms; read at cuBLAS's first use
 
-OPS = torch.ops.yolov12_kernels
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-TOLERANCE = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 2e-5}
-"""Largest difference from float64 as a share of the largest value: half of the last place, which the halves are rounded to once."""
 SUMS_TOLERANCE = 1e-3
 """For the gradients of weight and bias: sums over all pixels, in which the errors of a fast exponential add up too."""
 SHAPES = [(4, 16, 80, 80), (3, 80, 33, 17), (2, 384, 20, 20), (1, 2304, 7, 5), (1, 8, 3, 5), (256, 16, 160, 160)]
@@ -42,16 +36,9 @@ FUSED = [fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.INPUT, fused.Keep.N
 
 @pytest.fixture(autouse=True)
 def on_a_gpu_with_code() -> Iterator[None]:
-    if reason := norm.kernels_missing(torch.device("cuda", torch.cuda.current_device())):
-        pytest.skip(f"yolov12_kernels {kernels.__version__}: {reason}")
+    skip_without_code()
     yield
     torch.cuda.empty_cache()
-
-
-def nhwc(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator("cuda").manual_seed(seed)
-    made = torch.randn(shape, device="cuda", generator=generator)
-    return made.to(dtype, memory_format=torch.channels_last)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:

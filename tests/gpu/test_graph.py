@@ -16,15 +16,14 @@ from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
+from tests.gpu.compiled import skip_without_code
 from yolov12 import settings
 from yolov12.engine import graph
 from yolov12.engine.graph import EAGER_STEPS, StepGraph
 from yolov12.engine.patches import install_patches
 from yolov12.engine.recompute import Recomputation
 from yolov12.engine.step import Step
-from yolov12.model.fused import norm
 
-pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms; read at cuBLAS's first use
 
 STEPS = EAGER_STEPS + 6
@@ -32,8 +31,7 @@ STEPS = EAGER_STEPS + 6
 
 @pytest.fixture(autouse=True)
 def deterministic_and_always_worth_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    if reason := norm.kernels_missing(torch.device("cuda", torch.cuda.current_device())):
-        pytest.skip(f"yolov12_kernels: {reason}")
+    skip_without_code()
     install_patches()
     monkeypatch.setattr(graph, "LEAST_GAIN", 0.0)
     torch.use_deterministic_algorithms(True, warn_only=True)

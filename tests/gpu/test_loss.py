@@ -18,15 +18,12 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.loss import v8DetectionLoss
 from ultralytics.utils.tal import TaskAlignedAssigner
 
+from tests.gpu.compiled import DTYPES, skip_without_code
 from yolov12.model import loss
-from yolov12.model.fused import norm
 from yolov12.model.loss import kernels
 from yolov12.model.loss.levels import Levels
 
-pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
-
 STRIDES = (8, 16, 32)
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 GRADIENT_TOLERANCE = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float32: 2e-4}
 """Of the largest gradient of an output: the last place of its type, or float32's errors where a box nearly fits."""
 LOSS_SCALE = 1024.0
@@ -43,8 +40,7 @@ class OfWhatFits(TaskAlignedAssigner):
 
 @pytest.fixture(autouse=True)
 def on_a_gpu_with_code() -> Iterator[None]:
-    if reason := norm.kernels_missing(torch.device("cuda", torch.cuda.current_device())):
-        pytest.skip(f"yolov12_kernels: {reason}")
+    skip_without_code()
     loss.uninstall()
     yield
     loss.uninstall()

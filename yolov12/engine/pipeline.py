@@ -31,8 +31,6 @@ WAIT_BOUND = 0.10
 def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Callable[[], Any]) -> Any:
     """The loader that training begins with. All ranks must call it.
 
-    `auto` takes ours at once where that can be known beforehand (`_why_at_once`): nothing of it hangs on a clock, so that a run repeats.
-
     Args:
         trainer: whose run it is.
         path: of the training pictures.
@@ -42,20 +40,21 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
     Raises:
         UserError: the user asked for ours, and with another argument for what it can not do.
     """
-    wanted = settings.current().data_pipeline
-    if wanted == "cpu" or (wanted == "auto" and trainer.device.type != "cuda"):
+    wanted, device = settings.current().data_pipeline, trainer.device.type
+    if wanted == "auto" and device != "cuda":
+        say(f"data pipeline: cpu (auto: there is no GPU, only {device})")
+    if wanted == "cpu" or (wanted == "auto" and device != "cuda"):
         return upstreams()
     with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
         dataset = trainer.build_dataset(path, "train", batch)
     obstacle = ours.obstacle(dataset, trainer.args)
     if wanted == "auto":
-        reason = None if obstacle else _why_at_once(trainer, dataset, batch)
-        if None in from_all(reason, trainer.vote_group):
-            return _over(dataset, trainer, upstreams)
-        say(f"data pipeline: gpu (auto: {reason})")
-        return _ours_for(trainer, dataset, batch)
+        choices = from_all(_choice(trainer, dataset, batch, obstacle), trainer.vote_group)
+        takes_ours, reason = min(choices, key=lambda choice: choice[0])  # one that can not decides for all
+        say(f"data pipeline: {'gpu' if takes_ours else 'cpu'} (auto: {reason})")
+        return _ours_for(trainer, dataset, batch) if takes_ours else _over(dataset, trainer, upstreams)
     if obstacle is None:
-        where = "on the GPU" if trainer.device.type == "cuda" else f"the same tensor code on {trainer.device.type}"
+        where = "on the GPU" if device == "cuda" else f"the same tensor code on {device}"
         say(f"data pipeline: gpu (asked for): pictures are augmented as tensors, {where}")
         return _ours_for(trainer, dataset, batch)
     if obstacle.typed:
@@ -66,15 +65,20 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
     return _over(dataset, trainer, upstreams)
 
 
-def _why_at_once(trainer: YOLOv12Trainer, dataset: Any, batch: int) -> str | None:
-    """Why `auto` takes our loader from the first epoch on; None where the loop's waiting for data is watched instead."""
+def _choice(trainer: YOLOv12Trainer, dataset: Any, batch: int, obstacle: ours.Obstacle | None) -> tuple[bool, str]:
+    """(whether `auto` takes our loader, why), as far as this rank goes. Nothing of it hangs on a clock, so that a run repeats."""
+    if obstacle is not None:
+        return False, obstacle.reason
     size = ours.bytes_of_all(dataset, batch, trainer.device)
     if size is not None:
-        return f"all {len(dataset)} pictures stay decoded on the GPU, {size / 2**30:.2f} GiB"
+        return True, f"all {len(dataset)} pictures stay decoded on the GPU, {size / 2**30:.2f} GiB"
+    more = f"more than the GPU keeps decoded of {len(dataset)} pictures"
+    if trainer.args.cache:
+        return False, f"cache={trainer.args.cache} is ultralytics', and {more} are to be read"
     threads = ours.reading_threads(trainer.args, trainer.world.local_size)
-    if threads >= AUTO_THREADS and not trainer.args.cache:
-        return f"{threads} threads read, and the GPU augments"
-    return None
+    if threads < AUTO_THREADS:
+        return False, f"{threads} threads read {more}, and from {AUTO_THREADS} on ours is taken"
+    return True, f"{threads} threads read, and the GPU augments"
 
 
 def _over(dataset: Any, trainer: YOLOv12Trainer, upstreams: Callable[[], Any]) -> Any:
@@ -110,14 +114,9 @@ class Watch:
         self.trainer = trainer
         self.is_auto = settings.current().data_pipeline == "auto"
         self.wait: DataWait | None = None
-        """None where nothing is to be decided, or it is decided."""
-        if self.is_auto and not isinstance(trainer.train_loader, ours.PictureLoader):
-            reason = self._why_not()
-            self.wait = wait if reason is None else None
-            reason = (
-                reason or f"auto: not all pictures stay decoded on the GPU, and fewer than {AUTO_THREADS} threads read"
-            )
-            say(f"data pipeline: cpu ({reason})")
+        """None where there is nothing to tell, or it was told."""
+        if self.is_auto and trainer.device.type == "cuda" and not isinstance(trainer.train_loader, ours.PictureLoader):
+            self.wait = wait
 
     def at_epoch_start(self) -> None:
         """Look, and say or do what is due. All ranks must call it.
@@ -140,12 +139,12 @@ class Watch:
         seen = f"{max(shares):.0%} of the time of {self.wait.steps} steps was spent waiting for data"
         self.wait = None
         if max(shares) <= WAIT_BOUND:
-            say(f"data pipeline: stays cpu (auto: {seen})")
-        elif reason := self._why_not():  # a callback may have changed the transforms since
-            say(f"data pipeline: stays cpu ({reason}), although {seen}")
+            say(f"data pipeline: cpu: {seen}")
+        elif obstacle := ours.obstacle(loader.dataset, self.trainer.args):  # by now: a callback may change transforms
+            say(f"data pipeline: cpu ({obstacle.reason}), although {seen}")
         else:
             say(
-                f"data pipeline: stays cpu (auto: {seen}); data_pipeline=gpu augments on the GPU, and leaves the cores to reading. "
+                f"data pipeline: cpu, although {seen}; data_pipeline=gpu augments on the GPU, and leaves the cores to reading. "
                 f"No record says yet whether that is faster with fewer than {AUTO_THREADS} threads"
             )
 
@@ -157,12 +156,6 @@ class Watch:
         )
         loader.close()
         t.train_loader = _around(loader.dataset, t, t.upstreams_loader)  # ultralytics' own cache has to be left out
-
-    def _why_not(self) -> str | None:
-        if self.trainer.device.type != "cuda":
-            return f"auto: there is no GPU, only {self.trainer.device.type}"
-        obstacle = ours.obstacle(self.trainer.train_loader.dataset, self.trainer.args)
-        return None if obstacle is None else f"auto: {obstacle.reason}"
 
 
 def _ours_for(trainer: YOLOv12Trainer, dataset: Any, batch: int) -> ours.PictureLoader:

@@ -41,7 +41,7 @@ class Saver:
         Raises:
             RetryableError: there was no room for an earlier one; the files before it are intact.
         """
-        self._raise_failure()
+        self.look()
         with self._changing:
             self._waiting[name] = job
             if self._thread is None:
@@ -57,7 +57,7 @@ class Saver:
         thread = self._thread
         if thread is not None:
             thread.join()
-        self._raise_failure()
+        self.look()
 
     def look(self) -> None:
         """Raise what a job raised that has ended; else return at once. With it a run ends at the next step, and not at the next save.
@@ -65,8 +65,9 @@ class Saver:
         Raises:
             RetryableError: as `wait`.
         """
-        if self._failure is not None:
-            self.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     @contextmanager
     def done_at_a_failure(self) -> Iterator[None]:
@@ -100,11 +101,6 @@ class Saver:
                     self._waiting.clear()  # they would fail too
                 return
             del job  # a checkpoint, while the next one is written
-
-    def _raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
 
 
 def somebody_reads(callbacks: Mapping[str, Iterable[Any]]) -> bool:

@@ -285,8 +285,9 @@ class YOLOv12Trainer(DetectionTrainer):
             RetryableError: the disk was full for the save before; the checkpoints of earlier epochs are intact.
         """
         # A poisoned average alone is healed (checkpoint.py), and before the first checkpoint there is nothing better to keep.
-        if (self.has_checkpoint or self.epoch > self.start_epoch) and not lost_weights.are_finite(self.model):
+        if self.has_checkpoint and not lost_weights.are_finite(self.model):
             return False
+        self.has_checkpoint = True
         is_best = self.best_fitness == self.fitness
         named = [self.best] if is_best else []
         if self.save_period > 0 and self.epoch % self.save_period == 0:
@@ -299,7 +300,6 @@ class YOLOv12Trainer(DetectionTrainer):
         self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
         for path in named:
             self.saver.offer(path.name, functools.partial(with_advice, self.last, checkpoint.write_as_stock, path))
-        self.has_checkpoint = True
         if somebody_reads(self.callbacks):
             self.saver.wait()
         return True

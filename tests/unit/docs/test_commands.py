@@ -78,7 +78,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"python examples/custom_loop\.py .*": ("tests/unit/test_examples.py", "custom_loop.py"),
     r"(\.venv/bin/)?yolov12 train data=my\.yaml( model=yolov12n\.yaml)?( batch=64)?( epochs=100)?( device=auto)?": (
         "tests/unit/test_first_training_page.py", "test_every_command_of_the_page_succeeds"),
-    r"yolov12 train data=synth \.\.\.": ("tests/unit/test_cli.py", 'cli.main(["train", "data=synth"])'),
+    r"yolov12 train data=synth \.\.\.": ("tests/unit/test_verbs.py", 'cli.main(["train", "data=synth"])'),
     r"yolov12 train resume=\S+": ("tests/faults/test_resume.py", "test_a_run_cut_at_a_step_ends_with"),
     r"yolov12 train data=my\.yaml data_pipeline=gpu": ("tests/unit/engine/test_pipeline_run.py", "test_a_run_that_asks_for_it_trains"),
     r"yolov12 train .*lr_scale=linear": ("tests/unit/engine/test_lr_scale.py", "test_lr0_follows_the_images_of_an_update"),
@@ -87,8 +87,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"yolov12 train recipe=.*": ("tests/unit/test_recipes.py", 'cli.main(["train", "recipe=edge"'),
     r"yolov12 export model=runs/detect/train/weights/best\.pt format=onnx": (
         "tests/unit/test_first_training_page.py", "test_every_command_of_the_page_succeeds"),
-    r"yolov12 data synth OUT n_train=.*": ("tests/unit/test_cli.py", 'cli.main(["data", "synth", "out", "n_train=8"'),
-    r"yolov12 data check my\.yaml task=segment": ("tests/unit/test_cli.py", 'cli.main(["data", "check", "my.yaml", "task=segment"])'),
+    r"yolov12 data synth OUT n_train=.*": ("tests/unit/test_verbs.py", 'cli.main(["data", "synth", "out", "n_train=8"'),
+    r"yolov12 data check my\.yaml task=segment": ("tests/unit/test_verbs.py", 'cli.main(["data", "check", "my.yaml", "task=segment"])'),
     r"yolov12 doctor( --json| deep=1| (data|project)=.*)?": ("tests/unit/tools/doctor/test_report.py", '"doctor", "--json"'),
     r"yolov12 nccl-test": ("tests/dist/test_nccl_test.py", "test_the_verb_starts_its_ranks"),
     r"yolov12 lr-find .*": ("tests/unit/tools/test_lr_find.py", 'cli.main(["lr-find"'),

@@ -93,22 +93,41 @@ def test_auto_takes_ours_from_the_beginning_where_all_pictures_stay_decoded(
 
 
 @pytest.mark.parametrize(
-    ("threads", "cache", "is_ours"), [(16, False, True), (16, "ram", False), (15, False, False)], ids=str
+    ("threads", "cache", "said"),
+    [
+        (16, False, "gpu (auto: 16 threads read, and the GPU augments)"),
+        (16, "ram", "cpu (auto: cache=ram is ultralytics', and more than the GPU keeps"),
+        (
+            15,
+            False,
+            "cpu (auto: 15 threads read more than the GPU keeps decoded of 1 pictures, and from 16 on ours is taken)",
+        ),
+    ],
+    ids=str,
 )
 def test_auto_takes_ours_from_the_beginning_where_enough_threads_read_and_none_asks_for_a_cache(
-    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, threads: int, cache: Any, is_ours: bool
+    trainer: Trainer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    threads: int,
+    cache: Any,
+    said: str,
 ):
     asked(monkeypatch, "auto")
     trainer.args.cache = cache
     monkeypatch.setattr(ours, "reading_threads", lambda args, local_ranks: threads)
-    assert isinstance(made(trainer), Loader) == is_ours
+    assert isinstance(made(trainer), Loader) == said.startswith("gpu")
+    assert f"data pipeline: {said}" in capsys.readouterr().err
 
 
-def test_auto_takes_ours_on_all_ranks_or_on_none(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+def test_auto_takes_ours_on_all_ranks_or_on_none(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     asked(monkeypatch, "auto")
     monkeypatch.setattr(ours, "bytes_of_all", lambda dataset, batch, device: 2**29)
-    monkeypatch.setattr(pipeline, "from_all", lambda reason, group: [reason, None])
+    monkeypatch.setattr(pipeline, "from_all", lambda choice, group: [choice, (False, "2 threads read")])
     assert made(trainer) == "ultralytics' loader"
+    assert "data pipeline: cpu (auto: 2 threads read)" in capsys.readouterr().err
 
 
 def test_auto_on_the_cpu_builds_no_data_set_for_it(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
@@ -128,7 +147,7 @@ def test_a_data_set_is_built_twice_only_where_ultralytics_is_to_cache_it(
     monkeypatch.setattr(
         Trainer, "build_dataset", lambda *_: first if trainer.args.cache is False else Pictures("other")
     )
-    found = pipeline.train_loader(trainer, "images", 4, lambda: trainer.build_dataset("images", "train", 4))  # type: ignore[arg-type]
+    found = pipeline.train_loader(trainer, "images", 4, lambda: trainer.build_dataset("images", "train", 4))
     assert (found is not first) == again
 
 
@@ -170,11 +189,11 @@ def test_two_wishes_that_contradict_each_other_end_the_run(trainer: Trainer, mon
 
 def with_share(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, share: float | None) -> pipeline.Watch:
     asked(monkeypatch, "auto")
-    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
-    assert switch.wait is not None
-    switch.wait.steps = 50
-    monkeypatch.setattr(switch.wait, "share", lambda: share)
-    return switch
+    watch = pipeline.Watch(trainer, DataWait())
+    assert watch.wait is not None
+    watch.wait.steps = 50
+    monkeypatch.setattr(watch.wait, "share", lambda: share)
+    return watch
 
 
 def test_auto_says_where_the_loop_waits_for_data(
@@ -185,7 +204,9 @@ def test_auto_says_where_the_loop_waits_for_data(
     watch.at_epoch_start()
     assert trainer.train_loader is before
     said = capsys.readouterr().err
-    assert "stays cpu (auto: 40% of the time of 50 steps was spent waiting for data); data_pipeline=gpu" in said
+    assert (
+        "data pipeline: cpu, although 40% of the time of 50 steps was spent waiting for data; data_pipeline=gpu" in said
+    )
     watch.at_epoch_start()
     assert capsys.readouterr().err == ""  # once
 
@@ -196,13 +217,13 @@ def test_auto_stays_where_data_are_no_hindrance(
     before = trainer.train_loader
     with_share(trainer, monkeypatch, 0.02).at_epoch_start()
     assert trainer.train_loader is before
-    assert "data pipeline: stays cpu (auto: 2% of the time" in capsys.readouterr().err
+    assert "data pipeline: cpu: 2% of the time" in capsys.readouterr().err
 
 
 def test_auto_waits_until_it_has_seen_enough(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
-    switch = with_share(trainer, monkeypatch, None)
-    switch.at_epoch_start()
-    assert switch.wait is not None
+    watch = with_share(trainer, monkeypatch, None)
+    watch.at_epoch_start()
+    assert watch.wait is not None
 
 
 def test_the_rank_that_waits_most_counts(
@@ -210,18 +231,18 @@ def test_the_rank_that_waits_most_counts(
 ):
     monkeypatch.setattr(pipeline, "from_all", lambda share, group: [share, None, 0.5])
     with_share(trainer, monkeypatch, 0.01).at_epoch_start()
-    assert "50% of the time of 50 steps was spent waiting for data); data_pipeline=gpu" in capsys.readouterr().err
+    assert "50% of the time of 50 steps was spent waiting for data; data_pipeline=gpu" in capsys.readouterr().err
 
 
 def test_auto_stays_where_a_callback_changed_the_transforms_meanwhile(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = trainer.train_loader
-    switch = with_share(trainer, monkeypatch, 0.4)
+    watch = with_share(trainer, monkeypatch, 0.4)
     monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("changed by a script"))
-    switch.at_epoch_start()
+    watch.at_epoch_start()
     assert trainer.train_loader is before
-    assert "stays cpu (auto: changed by a script), although 40%" in capsys.readouterr().err
+    assert "data pipeline: cpu (changed by a script), although 40%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("cache", [False, "ram"])
@@ -235,8 +256,8 @@ def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
     before = trainer.train_loader
     trainer.args.cache = cache
     trainer.upstreams_loader = lambda: SimpleNamespace(dataset=trainer.build_dataset("images", "train", 4))
-    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
-    switch.at_epoch_start()
+    watch = pipeline.Watch(trainer, DataWait())
+    watch.at_epoch_start()
     assert before.done == ["closed"]
     assert trainer.train_loader.dataset is before.dataset
     assert "data pipeline: gpu -> cpu from epoch 4 on: a script changed" in capsys.readouterr().err
@@ -244,16 +265,16 @@ def test_what_auto_took_is_given_back_for_transforms_that_it_would_leave_out(
 
 def test_transforms_that_our_loader_would_leave_out_end_the_run(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
     asked(monkeypatch, "gpu")
-    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
+    watch = pipeline.Watch(trainer, DataWait())
     monkeypatch.setattr(ours, "PictureLoader", Loader)
-    switch.at_epoch_start()
+    watch.at_epoch_start()
     trainer.train_loader.outdated = True
     with pytest.raises(UserError, match=r"a script changed the data set's transforms.*: type data_pipeline=cpu"):
-        switch.at_epoch_start()
+        watch.at_epoch_start()
 
 
 @pytest.mark.parametrize("why", ["no GPU", "an obstacle"])
-def test_auto_says_why_it_never_will(
+def test_auto_says_why_it_does_not_take_ours(
     trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
 ):
     asked(monkeypatch, "auto")
@@ -261,9 +282,13 @@ def test_auto_says_why_it_never_will(
         trainer.device = torch.device("cpu")
     else:
         monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("an obstacle"))
-    switch = pipeline.Watch(trainer, DataWait())  # type: ignore[arg-type]
-    assert switch.wait is None
-    assert f"{why}" in capsys.readouterr().err
-    before = trainer.train_loader
-    switch.at_epoch_start()
-    assert trainer.train_loader is before
+    assert made(trainer) == "ultralytics' loader"
+    said = capsys.readouterr().err
+    assert said.startswith("data pipeline: cpu (auto: ")
+    assert why in said
+
+
+def test_without_a_gpu_nobody_watches_the_loop(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
+    asked(monkeypatch, "auto")
+    trainer.device = torch.device("cpu")
+    assert pipeline.Watch(trainer, DataWait()).wait is None

@@ -103,20 +103,26 @@ def test_a_run_that_asks_for_two_things_that_exclude_each_other_ends_at_once(dat
     assert "2: data_pipeline=gpu and rect=True contradict each other" in done.stderr
 
 
-IMPATIENT = """
-from yolov12.engine import data_wait, pipeline
-data_wait.SKIPPED_STEPS, data_wait.LEAST_STEPS, pipeline.WAIT_BOUND = 0, 2, -1.0
-pipeline.Switch._why_not = lambda self: None
-pipeline.AUTO_CHANGES_OVER = True
+CHANGED_BY_A_SCRIPT = """
+from yolov12.engine import pipeline
+real_begin, real_look = pipeline.Watch.__init__, pipeline.Watch.at_epoch_start
+def begin(self, *arguments):
+    real_begin(self, *arguments)
+    self.is_auto = True  # which takes our loader on a GPU only
+def look(self):
+    if self.trainer.epoch == 1 and os.environ["RANK"] == "1":
+        self.trainer.train_loader.dataset.transforms.transforms[-1].bgr = 0.5
+    real_look(self)
+pipeline.Watch.__init__, pipeline.Watch.at_epoch_start = begin, look
 """
 
 
 @pytest.mark.slow  # two processes
-def test_two_ranks_change_over_together(data: Path, tmp_path: Path):
+def test_two_ranks_go_back_to_ultralytics_loader_together(data: Path, tmp_path: Path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = train(data, tmp_path, *launcher, before=IMPATIENT, close_mosaic=0)
+    done = train(data, tmp_path, *launcher, before=CHANGED_BY_A_SCRIPT, data_pipeline="gpu", close_mosaic=0)
     ranks = answers(done)
-    assert [rank["loaders"] for rank in ranks] == [["OrderedLoader", "PictureLoader"]] * 2
+    assert [rank["loaders"] for rank in ranks] == [["PictureLoader", "OrderedLoader"]] * 2
     samples = [index for rank in ranks for indices, _ in rank["samples"] for index in indices]
     assert sorted(samples) == list(range(10))
-    assert done.stderr.count("data pipeline: cpu -> gpu from epoch 2 on (auto: ") == 1
+    assert done.stderr.count("data pipeline: gpu -> cpu from epoch 2 on: a script changed") == 1

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from yolov12.model.fused import norm
-from yolov12.model.fused.convolution import Geometry, convolve, gradients, is_for_our_kernel, keeps_size
+from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, gradients, keeps_size
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -62,7 +62,7 @@ def test_on_a_cpu_output_and_gradients_are_torchs(groups, needs_x, needs_weight)
 def test_outside_of_training_too_a_cpu_has_torchs():
     conv = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
     with torch.no_grad():
-        assert not is_for_our_kernel(conv, torch.randn(1, 8, 4, 4))
+        assert by_our_kernel(conv, torch.randn(1, 8, 4, 4)) is None
 
 
 def test_the_ops_that_are_called_are_those_that_are_built():

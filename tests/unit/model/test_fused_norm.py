@@ -41,7 +41,7 @@ def installed(monkeypatch) -> Callable[[str | None], list[str]]:
     def install(load: str | None = None, ops: str = norm.OPS) -> list[str]:
         calls: list[str] = []
         package = types.ModuleType("yolov12_kernels")
-        package.__version__ = f"{ops}+sm80.sm90"  # type: ignore[attr-defined]  # made up
+        package.__version__ = f"{ops}+sm80.sm90"
         package.why_not = lambda capability: NO_CODE if capability == (7, 5) else None  # type: ignore[attr-defined]  # made up
         package.load = lambda: calls.append("load") or load  # type: ignore[attr-defined]  # made up
         monkeypatch.setitem(sys.modules, "yolov12_kernels", package)

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import BaseModel
 
-from yolov12.model.fused.convolution import Geometry, convolve, gradients, is_for_our_kernel
+from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, gradients
 from yolov12.model.fused.lineage import Kept, Source, remember, source_of, tracking
 from yolov12.model.fused.norm import Normalised, normalise
 from yolov12.seams import Seam
@@ -180,9 +180,8 @@ def forward(self: Conv, x: Tensor) -> Tensor:
     """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
     keep = None if torch.compiler.is_compiling() else _choices.get(self)
     if keep is None or not is_eligible(self, x):
-        if is_for_our_kernel(self.conv, x):
-            return self.act(self.bn(convolve(x, self.conv.weight, Geometry.of(self.conv))))
-        return _upstream_forward(self, x)
+        y = by_our_kernel(self.conv, x)
+        return _upstream_forward(self, x) if y is None else self.act(self.bn(y))
     weight, device = self.conv.weight, x.device.type
     autocasts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocasts:

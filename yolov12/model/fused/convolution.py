@@ -55,9 +55,9 @@ def gradients(
     return grad_x, grad_weight
 
 
-def is_for_our_kernel(conv: nn.Module, x: Tensor) -> bool:
-    """Whether outside of training our kernel computes what calling `conv` would."""
-    return (
+def by_our_kernel(conv: nn.Module, x: Tensor) -> Tensor | None:
+    """What calling `conv` outside of training would give, where our kernel computes it."""
+    is_its_own = (
         x.is_cuda
         and type(conv) is nn.Conv2d
         and conv.groups > 1
@@ -71,6 +71,7 @@ def is_for_our_kernel(conv: nn.Module, x: Tensor) -> bool:
         and not (conv._forward_hooks or conv._forward_pre_hooks)
         and _is_served(x, conv.weight, Geometry.of(conv))
     )
+    return torch.ops.yolov12_kernels.depthwise(x, conv.weight, False) if is_its_own else None
 
 
 def keeps_size(weight: Tensor, geometry: Geometry) -> bool:

@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What each verb calls and what it refuses, with everything behind the command line replaced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.unit.command_line import called, error_of
+from yolov12 import __version__, cli, early, folders, verb_table, verbs
+from yolov12.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures("command_line")
+
+
+# train
+
+
+ARTICLE = ["train", "--data", "coco.yaml", "--model", "yolov12s.yaml", "--batch", "256", "--device", "auto"]
+
+
+@pytest.mark.parametrize(
+    "line", [ARTICLE, ["train", "data=coco.yaml", "model=yolov12s.yaml", "batch=256", "device=auto"]]
+)
+def test_train_is_typed_as_in_the_articles_and_as_in_yolo(yolo, tmp_path, line):
+    assert cli.main(line) == 0
+    assert called(yolo, "YOLO") == {"model": "yolo12s.yaml", "task": None}
+    runs = str(tmp_path / "runs" / "detect")
+    assert called(yolo, "train") == {"data": "coco.yaml", "batch": 256, "device": "auto", "project": runs}
+
+
+@pytest.mark.parametrize(
+    "line", [["detect", "train", "data=a.yaml"], ["mode=train", "data=a.yaml"], ["data=a.yaml", "mode=train"]]
+)
+def test_the_verb_is_found_where_yolo_finds_it(yolo, line):
+    assert cli.main(line) == 0
+    assert called(yolo, "train")["data"] == "a.yaml"
+
+
+def test_train_checks_the_data_set_first(yolo):
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert [name for name, _ in yolo.calls] == ["YOLO", "check", "train"]
+    assert called(yolo, "check") == {"path": "a.yaml", "task": "detect"}
+
+
+def test_train_has_a_default_model_and_says_so(yolo, capsys):
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert called(yolo, "YOLO")["model"] == "yolo12n.yaml"
+    assert "model=yolov12n.yaml (the default" in capsys.readouterr().err
+
+
+def test_data_synth_is_the_bundled_set(yolo):
+    assert cli.main(["train", "data=synth"]) == 0
+    assert called(yolo, "train")["data"] == "/bundled/data.yaml"
+
+
+def test_train_without_data_is_refused(yolo, capsys):
+    assert cli.main(["train", "model=yolov12n.yaml"]) == 2
+    assert error_of(capsys) == "error: train needs a data set: type data=my.yaml, or data=synth for the bundled one"
+    assert yolo.calls == []
+
+
+def test_resume_with_a_path_loads_that_checkpoint_and_leaves_its_folder_alone(yolo, tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"PK")
+    yolo.ckpt = {"epoch": 3, "optimizer": {}}
+    assert cli.main(["train", "resume=last.pt"]) == 0
+    assert called(yolo, "YOLO")["model"] == "last.pt"
+    assert called(yolo, "train") == {"resume": True}
+
+
+@pytest.mark.parametrize("checkpoint", [None, {"epoch": -1, "optimizer": None}, {"epoch": 3, "optimizer": None}])
+def test_what_can_not_be_resumed_does_not_start_a_new_run(yolo, capsys, tmp_path, checkpoint):
+    (tmp_path / "last.pt").write_bytes(b"PK")
+    yolo.ckpt = checkpoint
+    assert cli.main(["train", "resume=last.pt"]) == 2
+    assert "last.pt can not be resumed" in error_of(capsys)
+    assert [name for name, _ in yolo.calls] == ["YOLO"]
+
+
+def test_resume_of_a_file_that_is_not_there_is_refused(yolo, capsys):
+    assert cli.main(["train", "resume=nowhere.pt"]) == 2
+    assert error_of(capsys) == "error: resume=nowhere.pt: there is no such file"
+
+
+def test_resume_without_a_path_is_refused(yolo, capsys):
+    assert cli.main(["train", "resume=True"]) == 2
+    assert "resume=runs/detect/train/weights/last.pt" in error_of(capsys)
+
+
+def test_a_task_that_is_not_the_models_is_refused(yolo, capsys):
+    assert cli.main(["segment", "train", "data=a.yaml", "model=yolov12n.pt"]) == 2
+    assert error_of(capsys).startswith("error: task=segment, but yolo12n.pt is a model for detect")
+
+
+# Early refusals
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("train data=nope.yaml", "data=nope.yaml: there is no such file in "),
+        ("train data=cocoo.yaml", "did you mean coco.yaml?"),
+        ("train data=a.yaml optimizer=Adammm", "optimizer=Adammm: did you mean Adam?"),
+        ("train data=a.yaml imgsz=-5", "imgsz=-5: type a whole number of pixels"),
+        ("train data=a.yaml batch=0", "batch=0: type a whole number from 1"),
+        ("train data=a.yaml epochs=1.5", "epochs=1.5: type a whole number from 1"),
+        ("train data=a.yaml device=gpu", "device=gpu: type device=0"),
+        ("train data=a.yaml model=empty.pt", "empty.pt is empty (0 bytes)"),
+        ("predict model=a.pt source=b.jpg", "source=b.jpg: there is no such file or folder; did you mean a.jpg?"),
+        ("val model=a.pt iou=7", "iou=7: type a number from 0 to 1"),
+        ("export model=a.pt format=onxx", "format=onxx: did you mean onnx?"),
+        ("demo epochs=0", "epochs=0: type a whole number from 1"),
+    ],
+)
+def test_a_mistake_is_told_before_a_word_is_said_or_a_folder_made(yolo, capsys, tmp_path, line, says):
+    (tmp_path / "empty.pt").touch()
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(line.split()) == 2
+    lines = [said for said in capsys.readouterr().err.splitlines() if not said.startswith("model=yolov12n.yaml (the")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert yolo.calls == []
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("source", ["0", "https://example.com/a.jpg", "*.jpg", "a.jpg", "."])
+def test_a_source_that_may_be_there_is_left_to_ultralytics(yolo, source):
+    assert cli.main(["predict", "model=a.pt", f"source={source}"]) == 0
+
+
+@pytest.mark.parametrize("data", ["coco8.yaml", "coco8", "synth", "."])
+def test_a_data_set_that_ultralytics_lists_and_a_folder_are_left_to_the_check(yolo, data):
+    assert cli.main(["train", f"data={data}"]) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "classify", "data": "mnist160"},
+        {"model": "yolov12n-cls.yaml", "data": "mnist160"},
+        {"model": "best.pt", "data": "mnist160"},
+    ],
+)
+def test_the_name_of_a_classification_set_is_left_to_the_check(tmp_path, options):
+    (tmp_path / "best.pt").write_text("weights of some task")
+    early.check(options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "detect", "model": "yolov12n-cls.yaml", "data": "mnist160"},
+        {"model": "yolov12n.yaml", "data": "mnist160"},
+        {"model": "best.pt", "data": "nope.yaml"},
+    ],
+)
+def test_what_can_be_no_classification_set_is_refused_early(tmp_path, options):
+    (tmp_path / "best.pt").write_text("weights of some task")
+    with pytest.raises(UserError, match="there is no such file"):
+        early.check(options)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["train data=nope.yaml", "train data=synth lr0=2", "train data=synth model=nope.pt", "train data=synth device=0"],
+)
+def test_a_mistake_is_told_without_importing_torch(line, tmp_path):
+    code = f"import sys\nfrom yolov12 import cli, early\nearly.DRIVER = ()\nassert cli.main({line.split()!r}) == 2\n"
+    code += "print('HEAVY', {'torch', 'ultralytics', 'numpy', 'cv2'} & set(sys.modules))"
+    child = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert child.stdout.splitlines()[-1] == "HEAVY set()"
+
+
+# Folders
+
+
+def test_runs_go_to_the_workspace_if_there_is_one(yolo, tmp_path, monkeypatch):
+    (tmp_path / "workspace").mkdir()
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "workspace")
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert called(yolo, "train")["project"] == str(tmp_path / "workspace" / "runs" / "detect")
+
+
+def test_a_workspace_that_can_not_be_written_is_passed_over_aloud(yolo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "workspace").touch()  # a file: what root can not write to either
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "workspace")
+    assert cli.main(["train", "data=a.yaml"]) == 0
+    assert called(yolo, "train")["project"] == str(tmp_path / "runs" / "detect")
+    assert f"runs go to {tmp_path}/runs ({tmp_path}/workspace: not a folder)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("project", "folder"), [("mine", "runs/detect/mine"), ("/mine", "/mine")])
+def test_a_project_is_taken_as_ultralytics_takes_it(yolo, tmp_path, project, folder):
+    assert cli.main(["train", "data=a.yaml", f"project={project}"]) == 0
+    assert called(yolo, "train")["project"] == str(tmp_path / folder)
+
+
+def test_a_save_dir_stands_alone(yolo, tmp_path):
+    assert cli.main(["train", "data=a.yaml", f"save_dir={tmp_path}/here"]) == 0
+    assert called(yolo, "train") == {"data": "a.yaml", "save_dir": f"{tmp_path}/here"}
+
+
+@pytest.mark.parametrize("key", ["project", "save_dir"])
+@pytest.mark.parametrize("verb", ["train data=a.yaml", "val model=a.pt data=a.yaml", "predict model=a.pt source=a.jpg"])
+def test_an_output_folder_that_can_not_be_written_is_refused_before_anything_is_loaded(
+    yolo, tmp_path, capsys, key, verb
+):
+    (tmp_path / "file").touch()
+    assert cli.main([*verb.split(), f"{key}={tmp_path}/file/runs"]) == 2
+    assert error_of(capsys).startswith(f"error: {key}={tmp_path}/file/runs: can not write to {tmp_path}/file/runs")
+    assert yolo.calls == []
+
+
+# Devices
+
+
+@pytest.fixture
+def gpus(monkeypatch, tmp_path):
+    """A driver, and as many GPUs as the test says."""
+    import torch
+
+    monkeypatch.setattr(early, "DRIVER", (tmp_path,))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return lambda count: monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+def test_a_gpu_is_refused_without_asking_torch_where_there_is_no_driver(yolo, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(early, "DRIVER", (tmp_path / "nowhere",))
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import of it would fail
+    assert cli.main(["train", "data=a.yaml", "device=0"]) == 2
+    assert error_of(capsys).startswith("error: device=0 does not exist: torch sees no GPU here: type device=cpu")
+
+
+def test_a_device_that_does_not_exist_is_refused_first(yolo, capsys, gpus):
+    gpus(0)
+    assert cli.main(["train", "data=a.yaml", "device=7"]) == 2
+    assert error_of(capsys).startswith("error: device=7 does not exist: torch sees no GPU here: type device=cpu")
+    assert yolo.calls == []
+
+
+def test_the_error_names_the_devices_that_exist(gpus):
+    gpus(4)
+    with pytest.raises(UserError, match=r"device=3,4 does not exist: torch sees 4 here: 0 to 3; type device=0"):
+        early.check_device("3,4")
+
+
+@pytest.mark.parametrize("device", ["3", (0, 1), "cuda:2", "cpu", "auto", -1, None])
+def test_a_device_that_exists_or_names_no_gpu_passes(device, gpus):
+    gpus(4)
+    early.check_device(device)
+
+
+def test_a_physical_index_among_the_visible_ones_passes(gpus, monkeypatch):
+    gpus(2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
+    early.check_device("6")
+    with pytest.raises(UserError):
+        early.check_device("5")
+
+
+# val, predict, export
+
+
+def test_val_goes_back_to_the_data_set_of_the_weights(yolo):
+    yolo.overrides = {"data": "trained-on.yaml"}
+    assert cli.main(["val", "model=best.pt"]) == 0
+    assert called(yolo, "val")["data"] == "trained-on.yaml"
+
+
+@pytest.mark.parametrize("model", ["yolov12n.yaml", "yolov12n.pt"])
+def test_val_of_a_model_without_a_data_set_is_refused_by_the_name_that_was_typed(yolo, capsys, model):
+    assert cli.main(["val", f"model={model}"]) == 2
+    assert error_of(capsys) == f"error: model={model} does not say what it was trained on: type data=my.yaml"
+
+
+def test_predict_streams_and_saves_pictures(yolo, tmp_path):
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0"]) == 0
+    runs = str(tmp_path / "runs" / "detect")
+    assert called(yolo, "predict") == {"source": 0, "save": True, "stream": True, "project": runs}
+
+
+@pytest.mark.parametrize("written", [None, b"", b"\xff\xd8\xff cut"])
+def test_a_picture_that_was_not_written_whole_is_no_success(yolo, monkeypatch, capsys, tmp_path, written):
+    if written is not None:
+        (tmp_path / "a.jpg").write_bytes(written)
+    found = SimpleNamespace(path="pictures/a.png", save_dir=str(tmp_path))
+    monkeypatch.setattr(yolo, "predict", lambda self, **arguments: [found])
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0"]) == 75
+    assert (
+        error_of(capsys)
+        == f"error: {tmp_path}/a.jpg can not be written: make room there and run the same command again"
+    )
+    assert not (tmp_path / "a.jpg").exists()
+    assert cli.main(["predict", "model=yolov12n.pt", "source=0", "save=False"]) == 0
+
+
+def test_predict_keeps_no_pictures_where_told_so(yolo):
+    assert cli.main(["predict", "model=yolov12n.pt", "source=a.jpg", "save=False"]) == 0
+    assert called(yolo, "predict")["save"] is False
+
+
+def test_export_has_a_default_format_and_prints_the_file(yolo, capsys):
+    assert cli.main(["export", "model=best.pt"]) == 0
+    assert called(yolo, "export") == {"format": "onnx"}
+    assert capsys.readouterr().out == "best.onnx\n"
+
+
+@pytest.mark.parametrize("form", ["engine", "TensorRT", "trt"])
+def test_an_engine_without_tensorrt_is_refused_with_the_build_that_has_it(yolo, capsys, monkeypatch, form):
+    monkeypatch.setattr(early, "find_spec", lambda name: None)
+    assert cli.main(["export", "model=best.pt", f"format={form}"]) == 2
+    said = error_of(capsys)
+    assert f"format={form} needs TensorRT, which is not installed here." in said
+    assert "make build TENSORRT=10 TENSORRT_INDEX=ADDRESS" in said
+    assert "make build TENSORRT=rtx" in said
+
+
+def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yolo, capsys):
+    assert cli.main(["export", "model=best.pt", "format=onnx", "quantize=8"]) == 2
+    assert "int8 is calibrated on your pictures: type data=my.yaml" in error_of(capsys)
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize(
+    "line", ["model=best.pt format=aoti", "model=best.pt format=aoti task=detect data=a.yaml --no-verify"]
+)
+def test_a_package_may_be_typed(yolo, line):
+    assert cli.main(["export", *line.split()]) == 0
+    assert called(yolo, "export")["format"] == "aoti"
+
+
+def test_an_argument_that_a_package_can_not_follow_is_refused_before_anything_is_loaded(yolo, capsys):
+    assert cli.main(["export", "model=best.pt", "format=aoti", "opset=18"]) == 2
+    assert "opset=18 means nothing to format=aoti" in error_of(capsys)
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize("line", ["val model=a.pt data=a.yaml", "export model=a.pt data=a.yaml"])
+def test_the_channels_of_a_data_set_are_looked_at_before_it_is_used(yolo, line):
+    assert cli.main(line.split()) == 0
+    assert called(yolo, "channels") == {"data": "a.yaml"}
+
+
+def test_an_export_is_not_verified_where_told_so(yolo):
+    assert cli.main(["export", "model=best.pt", "--no-verify"]) == 0
+    assert called(yolo, "export") == {"format": "onnx", "verify": False}
+
+
+@pytest.mark.parametrize("package", ["tensorrt", "tensorrt_rtx"])
+def test_with_tensorrt_of_either_kind_an_engine_is_exported(yolo, monkeypatch, package):
+    monkeypatch.setattr(early, "find_spec", lambda name: name == package or None)
+    assert cli.main(["export", "model=best.pt", "format=engine"]) == 0
+    assert called(yolo, "export") == {"format": "engine"}
+
+
+@pytest.mark.parametrize(
+    ("line", "missing"),
+    [("val", "model="), ("predict source=a.jpg", "model="), ("predict model=a.pt", "source="), ("export", "model=")],
+)
+def test_a_verb_says_what_it_misses(yolo, capsys, line, missing):
+    assert cli.main(line.split()) == 2
+    assert f"needs {missing}" in error_of(capsys)
+
+
+def test_a_torchscript_file_that_was_cut_is_told_by_its_name(yolo, capsys, tmp_path):
+    (tmp_path / "cut.torchscript").write_bytes(b"PK\x03\x04 and no end")
+    assert cli.main(["predict", "model=cut.torchscript", "source=a.jpg"]) == 2
+    assert error_of(capsys) == "error: cut.torchscript is no whole TorchScript file: fetch it again, or export it again"
+    assert yolo.calls == []
+
+
+def test_several_gpus_share_the_files_of_a_source(yolo, monkeypatch):
+    called_with = []
+    spread = SimpleNamespace(
+        places_and_files=lambda options: (["0", "1"], ["a.jpg", "b.jpg"]),
+        main=lambda *arguments: called_with.append(arguments[1:]) or 7,
+    )
+    monkeypatch.setitem(sys.modules, "yolov12.tools.spread", spread)
+    assert cli.main(["predict", "model=best.pt", "source=a.jpg"]) == 7
+    assert called_with == [("detect", ["a.jpg", "b.jpg"], ["0", "1"])]
+    assert [name for name, _ in yolo.calls] == ["YOLO"]
+
+
+def test_what_one_gpu_predicts_alone_goes_to_the_first(yolo, monkeypatch):
+    spread = SimpleNamespace(places_and_files=lambda options: (["2", "3"], []))
+    monkeypatch.setitem(sys.modules, "yolov12.tools.spread", spread)
+    assert cli.main(["predict", "model=best.pt", "source=0"]) == 0
+    assert called(yolo, "predict")["device"] == "2"
+
+
+def test_an_exported_model_is_told_its_task(yolo):
+    assert cli.main(["detect", "predict", "model=best.onnx", "source=a.jpg"]) == 0
+    assert called(yolo, "YOLO") == {"model": "best.onnx", "task": "detect"}
+
+
+# data, convert, demo, bench
+
+
+def test_data_synth_writes_a_data_set_and_prints_its_path(yolo, capsys):
+    assert cli.main(["data", "synth", "out", "n_train=8", "--n-val", "4", "seed=1"]) == 0
+    assert called(yolo, "synth") == {"n_train": 8, "n_val": 4, "seed": 1}
+    assert capsys.readouterr().out == "out/data.yaml\n"
+
+
+def test_data_synth_wants_whole_numbers(yolo, capsys):
+    assert cli.main(["data", "synth", "out", "n_train=many"]) == 2
+    assert error_of(capsys) == "error: n_train=many: type a whole number"
+
+
+def test_data_check_prints_the_report(yolo, capsys):
+    assert cli.main(["data", "check", "my.yaml", "task=segment"]) == 0
+    assert called(yolo, "check") == {"path": "my.yaml", "task": "segment"}
+    assert capsys.readouterr().out == "2 images, 3 boxes\n"
+
+
+@pytest.mark.parametrize("line", ["data", "data synth", "data check", "data draw out"])
+def test_data_says_what_it_can_do(yolo, capsys, line):
+    assert cli.main(line.split()) == 2
+    assert "yolov12 data synth FOLDER, or yolov12 data check my.yaml" in error_of(capsys)
+
+
+def test_convert_prints_what_was_converted(yolo, capsys, tmp_path):
+    (tmp_path / "official.pt").touch()
+    assert cli.main(["convert", "official.pt", "converted.pt"]) == 0
+    assert capsys.readouterr().out == "official.pt -> converted.pt: turbo\nwritten\n"
+
+
+@pytest.mark.parametrize("line", ["convert", "convert a.pt", "convert missing.pt b.pt"])
+def test_convert_wants_two_files(yolo, capsys, line):
+    assert cli.main(line.split()) == 2
+    assert error_of(capsys).startswith("error: ")
+
+
+def test_demo_gets_its_options(yolo):
+    assert cli.main(["demo", "epochs=1", "device=cpu"]) == 0
+    assert called(yolo, "demo") == {"epochs": 1, "device": "cpu"}
+
+
+def test_the_demo_of_running_out_of_memory_gets_its_options_and_returns_its_exit_code(yolo):
+    assert cli.main(["demo", "oom", "epochs=1"]) == 1
+    assert called(yolo, "demo oom") == {"epochs": 1}
+
+
+def test_help_names_the_demo_of_running_out_of_memory(capsys):
+    assert cli.main(["demo", "--help"]) == 0
+    assert "demo oom" in capsys.readouterr().out
+
+
+def test_another_word_after_demo_is_refused_with_what_there_is(yolo, capsys):
+    assert cli.main(["demo", "oon"]) == 2
+    assert "yolov12 demo oom" in error_of(capsys)
+
+
+def test_demo_refuses_what_it_has_no_use_for(yolo, capsys):
+    assert cli.main(["demo", "mosaic=0"]) == 2
+    assert "there is no argument 'mosaic'" in error_of(capsys)
+
+
+def test_bench_runs_the_benchmarks_of_this_folder_and_returns_their_exit_code(tmp_path, capfd):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()  # a package without it would lose to the checkout's own
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:]); sys.exit(7)")
+    assert cli.main(["bench", "run", "bccd", "--repeats", "3"]) == 7
+    assert capfd.readouterr().out == "run bccd --repeats 3\n"
+
+
+def test_bench_step_is_the_benchmarks_own_word_and_sees_files_from_where_it_was_typed(tmp_path, monkeypatch, capfd):
+    image, here = tmp_path / "image", tmp_path / "here"
+    (image / "benchmarks").mkdir(parents=True)
+    (image / "benchmarks" / "__init__.py").touch()
+    (image / "benchmarks" / "__main__.py").write_text("import os, sys; print(os.getcwd(), *sys.argv[1:]); sys.exit(7)")
+    here.mkdir()
+    monkeypatch.setattr(verbs, "REPOSITORY", image)
+    monkeypatch.chdir(here)
+    assert cli.main(["bench", "step", "data=my.yaml"]) == 7
+    assert capfd.readouterr().out == f"{here} step data=my.yaml\n"
+
+
+@pytest.mark.parametrize("names", [[], ["memory,attention"]])
+def test_bench_alone_or_with_names_runs_the_suite_into_the_folder_of_runs(tmp_path, capfd, names):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    assert cli.main(["bench", *names]) == 0
+    assert capfd.readouterr().out.split() == ["suite", "--records", str(tmp_path / "runs" / "bench"), *names]
+
+
+@pytest.mark.parametrize("names", [[], ["start"]])
+def test_bench_writes_to_the_records_that_are_typed(tmp_path, capfd, names):
+    from benchmarks.__main__ import _parser
+
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    assert cli.main(["bench", *names, "--records", "mine"]) == 0
+    options = _parser().parse_args(capfd.readouterr().out.split())
+    assert (options.verb, options.names, str(options.records)) == ("suite", names, "mine")
+
+
+def test_bench_without_benchmarks_says_where_they_are(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(verbs, "REPOSITORY", tmp_path / "nowhere")
+    assert cli.main(["bench", "list"]) == 2
+    assert "run it in a clone of the repository" in error_of(capsys)
+
+
+@pytest.mark.parametrize("verb", verb_table.LATER)
+def test_a_verb_of_later_says_so(verb, capsys):
+    assert cli.main([verb, "model=a.pt"]) == 2
+    assert error_of(capsys).startswith(f"error: `yolov12 {verb}` is planned and not in this version ({__version__})")
