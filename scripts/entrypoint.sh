@@ -124,11 +124,11 @@ why_not_writable() {
     if [[ ,$(findmnt --noheadings --raw --output OPTIONS --target "$workspace" 2>/dev/null), == *,ro,* ]]; then
         echo "$workspace is mounted read-only: leave :ro out of -v, or name another folder for what is written"
     elif ! read -r owner mode < <(stat -c '%u:%g %a' -- "$workspace" 2>/dev/null); then
-        echo "$workspace can not be looked at as $user: leave --user out, or type that of its owner"
+        echo "$workspace can not be looked at as $user: type the --user of its owner, or leave --user out where the image starts as root"
     elif [[ ${owner%:*} == "${user%:*}" ]]; then
         echo "$workspace belongs to $owner, as this container runs, and can not be written all the same (its mode is $mode): type chmod u+rwx on the host"
     else
-        echo "$workspace belongs to $owner, and $user can not write there: leave --user out, or type --user $owner"
+        echo "$workspace belongs to $owner, and $user can not write there: type --user $owner, or leave --user out where the image starts as root"
     fi
 }
 

@@ -25,6 +25,7 @@ from native.build import (
     build_folder,
     compile_all,
     gxx_command,
+    here,
     inspect_both,
     link_command,
     nvcc_command,
@@ -136,9 +137,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sha256", required=True, help="its hash")
     parser.add_argument("--version", required=True, help="upstream's version")
     parser.add_argument("--archs", required=True, help='the GPU archs of the image, as "80 86 90"')
-    parser.add_argument("--cuda-home", type=Path, required=True, help="a CUDA toolkit, with bin/nvcc and lib64")
+    parser.add_argument("--cuda-home", type=here, required=True, help="a CUDA toolkit, with bin/nvcc and lib64")
     parser.add_argument(
-        "--torch-python", type=Path, required=True, help="an interpreter that has the torch to build against"
+        "--torch-python", type=here, required=True, help="an interpreter that has the torch to build against"
     )
     parser.add_argument("--jobs", type=int, default=2, help="compilers at once; each needs up to 4.1 GiB")
     parser.add_argument("--out", type=Path, required=True, help="folder for the wheel")

@@ -258,21 +258,14 @@ struct Chosen {
   static constexpr Activation value = kActivation;
 };
 
-template <typename T, typename Call>
-void with_activation(Activation activation, const Call& call) {
-  if (activation == Activation::kSiLU)
-    call(static_cast<T*>(nullptr), Chosen<Activation::kSiLU>());
-  else
-    call(static_cast<T*>(nullptr), Chosen<Activation::kNone>());
-}
-
 template <typename Call>
 void with_types(const Shape& shape, const Call& call) {
-  switch (shape.type) {
-    case Type::kFloat: return with_activation<float>(shape.activation, call);
-    case Type::kHalf: return with_activation<__half>(shape.activation, call);
-    case Type::kBFloat16: return with_activation<__nv_bfloat16>(shape.activation, call);
-  }
+  with_type(shape.type, [&](auto* type) {
+    if (shape.activation == Activation::kSiLU)
+      call(type, Chosen<Activation::kSiLU>());
+    else
+      call(type, Chosen<Activation::kNone>());
+  });
 }
 
 dim3 grid(const Shape& shape, int blocks) {

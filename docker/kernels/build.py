@@ -24,6 +24,7 @@ from native.build import (
     build_folder,
     compile_all,
     gxx_command,
+    here,
     inspect_archs,
     inspect_both,
     link_command,
@@ -105,9 +106,9 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, build, and turn a BuildError into one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--archs", required=True, help='the GPU archs of the image, as "80 86 90"')
-    parser.add_argument("--cuda-home", type=Path, required=True, help="a CUDA toolkit, with bin/nvcc and lib64")
+    parser.add_argument("--cuda-home", type=here, required=True, help="a CUDA toolkit, with bin/nvcc and lib64")
     parser.add_argument(
-        "--torch-python", type=Path, required=True, help="an interpreter that has the torch to build against"
+        "--torch-python", type=here, required=True, help="an interpreter that has the torch to build against"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the wheel")
     try:

@@ -195,22 +195,15 @@ __global__ void finish_taps(const float* __restrict__ partials, int walkers, int
 }
 
 // The kernels are templates over type and side; this picks the instance. `call` takes (T*, a constant).
-template <typename T, typename Call>
-void with_side(int side, const Call& call) {
-  switch (side) {
-    case kSmallFilter: return call(static_cast<T*>(nullptr), std::integral_constant<int, kSmallFilter>());
-    case kMiddleFilter: return call(static_cast<T*>(nullptr), std::integral_constant<int, kMiddleFilter>());
-    case kLargeFilter: return call(static_cast<T*>(nullptr), std::integral_constant<int, kLargeFilter>());
-  }
-}
-
 template <typename Call>
 void with_types(const Depthwise& shape, const Call& call) {
-  switch (shape.type) {
-    case Type::kFloat: return with_side<float>(shape.side, call);
-    case Type::kHalf: return with_side<__half>(shape.side, call);
-    case Type::kBFloat16: return with_side<__nv_bfloat16>(shape.side, call);
-  }
+  with_type(shape.type, [&](auto* type) {
+    switch (shape.side) {
+      case kSmallFilter: return call(type, std::integral_constant<int, kSmallFilter>());
+      case kMiddleFilter: return call(type, std::integral_constant<int, kMiddleFilter>());
+      case kLargeFilter: return call(type, std::integral_constant<int, kLargeFilter>());
+    }
+  });
 }
 
 // Groups of threads in a block that walk along lines of their own, each with `side` rows of threads.

@@ -522,15 +522,6 @@ __global__ void __launch_bounds__(kThreads) pair_gradient(Head head, Objects obj
   }
 }
 
-template <typename Call>
-void with_type(Type type, const Call& call) {
-  switch (type) {
-    case Type::kFloat: return call(static_cast<float*>(nullptr));
-    case Type::kHalf: return call(static_cast<__half*>(nullptr));
-    case Type::kBFloat16: return call(static_cast<__nv_bfloat16*>(nullptr));
-  }
-}
-
 int64_t blocks_of(int64_t items, int threads) { return (items + threads - 1) / threads; }
 
 int64_t scores_of(const Head& head, const Level& level) {

@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "batch_norm_act.h"
+
 namespace yolov12_kernels {
 
 constexpr int kLoadBytes = 16;
@@ -34,5 +36,15 @@ struct alignas(kLoadBytes) Vector {
   static constexpr int kSize = kLoadBytes / sizeof(T);
   T values[kSize];
 };
+
+// Calls `call` with a null pointer to numbers of this type: kernels are templates over it.
+template <typename Call>
+void with_type(Type type, const Call& call) {
+  switch (type) {
+    case Type::kFloat: return call(static_cast<float*>(nullptr));
+    case Type::kHalf: return call(static_cast<__half*>(nullptr));
+    case Type::kBFloat16: return call(static_cast<__nv_bfloat16*>(nullptr));
+  }
+}
 
 }  // namespace yolov12_kernels

@@ -44,6 +44,11 @@ class Torch:
         return [f"-D_GLIBCXX_USE_CXX11_ABI={int(self.cxx11_abi)}", *found]
 
 
+def here(text: str) -> Path:
+    """A path of the command line, seen from where it was typed: what it leads to is used in other folders. A link stays one: a venv's python is."""
+    return Path(text).absolute()
+
+
 def inspect_torch(python: Path) -> Torch:
     """Ask the torch of another interpreter."""
     program = (

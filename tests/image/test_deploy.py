@@ -29,7 +29,7 @@ for result in model.predict("images/val", imgsz=96, conf=0.00001, rect=False, ve
 print(json.dumps(found))
 """
 ON_THE_CPU = {
-    "yolov12:deploy": "model.onnx runs on the CPU: this image's ONNX Runtime has no other\n",
+    "yolov12:deploy": "model.onnx runs on the CPU: this ONNX Runtime has no other\n",
     "yolov12:deploy-ort": "model.onnx runs on the CPU: no NVIDIA driver is visible (docker run --gpus all)\n",
 }
 INJECTED = ("--env=YOLOV12_SERVICE_HOST=10.0.0.1", "--env=YOLOV12_PORT=tcp://10.0.0.1:80")

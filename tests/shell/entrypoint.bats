@@ -261,7 +261,7 @@ entrypoint() {
     caller 12345 0
     owner 1001:1002
     run entrypoint val
-    printed "entrypoint: $workspace belongs to 1001:1002, and 12345:0 can not write there: leave --user out, or type --user 1001:1002"
+    printed "entrypoint: $workspace belongs to 1001:1002, and 12345:0 can not write there: type --user 1001:1002, or leave --user out where the image starts as root"
 }
 
 @test "a workspace that is mounted read-only is called so, whoever owns it" {
@@ -286,7 +286,7 @@ entrypoint() {
     override='usable() { [[ $1 != . ]]; }'
     stub stat 'echo "stat: cannot statx: Permission denied" >&2; exit 1'
     run entrypoint train
-    [ "${lines[0]}" = "entrypoint: $workspace can not be looked at as 1000:1000: leave --user out, or type that of its owner" ]
+    [ "${lines[0]}" = "entrypoint: $workspace can not be looked at as 1000:1000: type the --user of its owner, or leave --user out where the image starts as root" ]
     [ "${lines[1]}" = "yolov12 [train]" ]
 }
 
@@ -299,7 +299,7 @@ entrypoint() {
     chown 4321:4321 "$workspace"
     chmod 700 "$workspace"
     run -0 "${as_another[@]}" bash -c 'source /dev/stdin; workspace=$1; find_workplace' - "$workspace" <"${repo:?}/scripts/entrypoint.sh"
-    [ "$output" = "entrypoint: $workspace belongs to 4321:4321, and 777:777 can not write there: leave --user out, or type --user 4321:4321" ]
+    [ "$output" = "entrypoint: $workspace belongs to 4321:4321, and 777:777 can not write there: type --user 4321:4321, or leave --user out where the image starts as root" ]
 }
 
 @test "a driver that is too old ends it before Python starts, with what to do" {

@@ -60,7 +60,7 @@ class OnnxSession:
 def choose_provider(device: str) -> tuple[str, str]:
     """The provider to ask for, and why that one."""
     if CUDA not in onnxruntime.get_available_providers():
-        return CPU, "this image's ONNX Runtime has no other"
+        return CPU, "this ONNX Runtime has no other"
     if device == "cpu":
         return CPU, "device=cpu"
     found, reason = gpu.find()

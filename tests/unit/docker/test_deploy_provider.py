@@ -38,7 +38,7 @@ def driver_is(monkeypatch, driver: Driver | None) -> None:
 
 def test_the_build_for_the_cpu_asks_for_no_gpu(monkeypatch):
     driver_is(monkeypatch, Driver())
-    assert choose_provider("auto") == (CPU, "this image's ONNX Runtime has no other")
+    assert choose_provider("auto") == (CPU, "this ONNX Runtime has no other")
 
 
 def test_with_a_gpu_it_runs_there(monkeypatch, for_cuda):

@@ -132,6 +132,13 @@ def commands(tmp_path: Path) -> list[list[str]]:
     return [line.split() for line in (tmp_path / "log").read_text().splitlines()]
 
 
+def test_paths_are_read_where_they_are_typed(machine, tmp_path, monkeypatch):
+    """The compilers run in a folder of their own, and the interpreter in another."""
+    monkeypatch.chdir(tmp_path)
+    assert run(machine | {"--cuda-home": "cuda", "--torch-python": "bin/python", "--out": "out"}) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_a_build_makes_a_wheel_with_library_package_and_facts(machine, tmp_path):
     assert run(machine) == 0
     (made,) = (tmp_path / "out").iterdir()
