@@ -23,6 +23,8 @@ from yolov12.model.seal import flaw, previous_of
 
 _IDLE = "ultralytics.utils.callbacks.base"
 """Where the callbacks are that do nothing."""
+_PLATFORM = "ultralytics.utils.callbacks.platform"
+"""Where those of Ultralytics' platform are: every trainer has them, and without an account's key they return at once (platform.py:430)."""
 
 
 class Saver:
@@ -103,10 +105,16 @@ class Saver:
             del job  # a checkpoint, while the next one is written
 
 
-def somebody_reads(callbacks: Mapping[str, Iterable[Any]]) -> bool:
-    """Whether a callback may look for an epoch's checkpoints: as ultralytics' for Comet, which uploads best.pt (utils/callbacks/comet.py:571)."""
+def somebody_reads(callbacks: Mapping[str, Iterable[Any]], *, uploads: bool) -> bool:
+    """Whether a callback may look for an epoch's checkpoints: as ultralytics' for Comet, which uploads best.pt (utils/callbacks/comet.py:571).
+
+    Args:
+        callbacks: of a trainer, by event.
+        uploads: whether the run is one of Ultralytics' platform's; then its callbacks read, too.
+    """
+    idle = {_IDLE} if uploads else {_IDLE, _PLATFORM}
     of_epoch = [*callbacks["on_model_save"], *callbacks["on_fit_epoch_end"]]
-    return any(getattr(call, "__module__", None) != _IDLE for call in of_epoch)
+    return any(getattr(call, "__module__", None) not in idle for call in of_epoch)
 
 
 def with_advice(last: Path, write: Callable[..., None], *arguments: Any) -> None:

@@ -300,7 +300,7 @@ class YOLOv12Trainer(DetectionTrainer):
         self.saver.offer(self.last.name, functools.partial(self._replace_last, checkpoint))
         for path in named:
             self.saver.offer(path.name, functools.partial(with_advice, self.last, checkpoint.write_as_stock, path))
-        if somebody_reads(self.callbacks):
+        if somebody_reads(self.callbacks, uploads=bool(getattr(self, "platform", None))):
             self.saver.wait()
         return True
 

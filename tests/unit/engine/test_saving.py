@@ -148,7 +148,16 @@ def of_module(name: str) -> Callable[[Any], None]:
 def test_files_are_waited_for_where_a_callback_may_read_them(event: str, module: str, reads: bool) -> None:
     callbacks: dict[str, list[Any]] = {"on_model_save": [], "on_fit_epoch_end": []}
     callbacks[event].append(of_module(module))
-    assert somebody_reads(callbacks) is reads
+    assert somebody_reads(callbacks, uploads=False) is reads
+
+
+@pytest.mark.parametrize("uploads", [False, True])
+def test_nobody_reads_in_a_run_as_stock_sets_it_up_but_one_of_the_platform(uploads: bool) -> None:
+    from ultralytics.utils.callbacks.base import add_integration_callbacks, get_default_callbacks
+
+    trainer = type("DetectionTrainer", (), {"callbacks": get_default_callbacks()})()
+    add_integration_callbacks(trainer)
+    assert somebody_reads(trainer.callbacks, uploads=uploads) is uploads
 
 
 @pytest.fixture
