@@ -16,6 +16,8 @@ constexpr int kBlocksPerMultiprocessor = 8;  // as many as fit at once, here and
 constexpr int kWalkers = 224;  // threads of a block for the gradient of the weight: 32 side by side for each row of the largest filter
 constexpr int kMostWalkersOfBlock = 64;  // threads in a block's third dimension, of any GPU
 constexpr int kFinishLanes = 32, kFinishParts = 16;
+constexpr int kPlaneColumns = 32, kPlaneThreads = 4;  // of a block: side by side, and one below the other
+constexpr int kPlaneRows = 4;                         // of one thread: each value that is read serves up to a filter's side of them
 
 // How many blocks for the gradient of the weight fit onto a multiprocessor at once.
 constexpr int walker_blocks(int side) { return side == kSmallFilter ? 3 : 2; }
@@ -123,6 +125,50 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   }
 }
 
+// A block makes a tile of one plane, a thread some pixels of one column: neighbours read neighbouring values, and find most of them in the cache.
+template <typename T, int kSide>
+__global__ void __launch_bounds__(kPlaneColumns * kPlaneThreads)
+    planes_kernel(const T* __restrict__ x, int64_t image_stride, const T* __restrict__ weight, const T* __restrict__ bias, T* __restrict__ y,
+                  Depthwise shape, int tiles_across, int tiles_down) {
+  constexpr int kTaps = kSide * kSide, kMargin = kSide / 2;
+  const unsigned above = blockIdx.x / tiles_across, plane = above / tiles_down;
+  const unsigned image = plane / shape.channels, channel = plane - image * shape.channels;
+  const int column = (blockIdx.x - above * tiles_across) * kPlaneColumns + threadIdx.x;
+  const int first_row = ((above - plane * tiles_down) * kPlaneThreads + threadIdx.y) * kPlaneRows;
+  if (column >= shape.width || first_row >= shape.height) return;
+  float taps[kTaps];
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) taps[tap] = to_float(weight[channel * kTaps + tap]);
+  const int pixels = shape.height * shape.width;
+  const T* const from = x + image * image_stride + static_cast<int64_t>(channel) * pixels;
+  T* const to = y + static_cast<int64_t>(plane) * pixels;
+  float sums[kPlaneRows] = {};
+#pragma unroll
+  for (int i = 0; i < kPlaneRows + kSide - 1; ++i) {
+    const int row = first_row + i - kMargin;
+    if (row < 0 || row >= shape.height) continue;
+    const T* const line = from + row * shape.width;
+    float values[kSide];
+#pragma unroll
+    for (int s = 0; s < kSide; ++s) {
+      const int at = column + s - kMargin;
+      values[s] = at >= 0 && at < shape.width ? to_float(line[at]) : 0.0f;
+    }
+#pragma unroll
+    for (int p = 0; p < kPlaneRows; ++p) {
+      const int r = i - p;
+      if (r < 0 || r >= kSide) continue;
+#pragma unroll
+      for (int s = 0; s < kSide; ++s) sums[p] += values[s] * taps[r * kSide + s];
+    }
+  }
+  const float shift = bias == nullptr ? 0.0f : to_float(bias[channel]);
+#pragma unroll
+  for (int p = 0; p < kPlaneRows; ++p) {
+    if (first_row + p < shape.height) to[(first_row + p) * shape.width + column] = from_float<T>(sums[p] + shift);
+  }
+}
+
 // Sums over some of the lines, for the taps of one row of the filter in each thread, which walks along the lines with a window of x.
 template <typename T, int kSide>
 __global__ void __launch_bounds__(kWalkers, walker_blocks(kSide))
@@ -222,6 +268,19 @@ void depthwise(const Depthwise& shape, Rows x, const void* weight, Rows y, bool 
     depthwise_kernel<T, decltype(side)::value>
         <<<blocks, threads, 0, stream>>>(static_cast<const T*>(x.data), static_cast<int>(x.stride), static_cast<const T*>(weight),
                                          static_cast<T*>(y.data), static_cast<int>(y.stride), shape, turned);
+  });
+}
+
+void depthwise_planes(const Depthwise& shape, const void* x, int64_t image_stride, const void* weight, const void* bias, void* y,
+                      cudaStream_t stream) {
+  constexpr int kRows = kPlaneThreads * kPlaneRows;
+  const int across = (shape.width + kPlaneColumns - 1) / kPlaneColumns, down = (shape.height + kRows - 1) / kRows;
+  const dim3 blocks(across * down * shape.images * shape.channels), threads(kPlaneColumns, kPlaneThreads);
+  with_types(shape, [&](auto* type, auto side) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    planes_kernel<T, decltype(side)::value><<<blocks, threads, 0, stream>>>(
+        static_cast<const T*>(x), image_stride, static_cast<const T*>(weight), static_cast<const T*>(bias), static_cast<T*>(y), shape, across,
+        down);
   });
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// Depthwise convolution of NHWC tensors: each channel with one small square filter of its own, stride 1, and as many zeros around as keep the size.
+// Depthwise convolution: each channel with one small square filter of its own, stride 1, and as many zeros around as keep the size.
 //
 // cuDNN chooses kernels for each new shape of a depthwise convolution for hundreds of milliseconds, where one with all channels takes two to
 // five; and its gradient of the input takes several times as long as the bytes do (docs/performance.md). Here nothing is chosen:
 //     depthwise         reads x, writes y; with the filter turned round, reads the gradient of y and writes that of x
+//     depthwise_planes  the same for NCHW tensors, as a network has them that is not trained; adds a bias where there is one
 //     weight_gradient   reads x and the gradient of y, writes a sum for each of the filter's taps from each walker; a second kernel adds those
 // Products are summed in float32 and in a fixed order, so that equal inputs give equal bits.
 #pragma once
@@ -23,13 +24,17 @@ struct Depthwise {
   int images;
   int height;
   int width;
-  int channels;  // a multiple of elements_per_load(type)
+  int channels;  // a multiple of elements_per_load(type), but for planes
   int side;      // of the filter
   Type type;
 };
 
 // `weight` is (channels, side, side), of the type of x and y. `turned`: the filter is read from its end, as the gradient of x needs it.
 void depthwise(const Depthwise& shape, Rows x, const void* weight, Rows y, bool turned, int multiprocessors, cudaStream_t stream);
+
+// `y` is contiguous, and so is each image of `x`, which lie `image_stride` numbers apart; `bias` has one for each channel, or is null.
+void depthwise_planes(const Depthwise& shape, const void* x, int64_t image_stride, const void* weight, const void* bias, void* y,
+                      cudaStream_t stream);
 
 // How many groups of threads share the lines of all images.
 int walkers(const Depthwise& shape, int multiprocessors);

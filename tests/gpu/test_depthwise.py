@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from tests.gpu.compiled import DTYPES, OPS, TOLERANCE, nhwc, skip_without_code
 from yolov12.model import fused
@@ -91,6 +92,45 @@ def test_output_and_gradients_are_those_of_float64(
         assert off <= TOLERANCE[dtype], f"{off:.2e}"
 
 
+PLANES = [
+    (2, 16, 20, 20),
+    (3, 6, 33, 17),
+    (1, 144, 7, 5),
+    (1, 8, 1, 1),
+    (1, 64, 3, 2),
+    (2, 80, 40, 67),
+    (32, 64, 80, 80),
+]
+"""(images, channels, height, width): narrower and wider than a block, of which 33 x 67 pixels take several."""
+
+
+@pytest.mark.parametrize("with_bias", [False, True], ids=["plain", "bias"])
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("shape", PLANES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_planes_are_those_of_float64(
+    dtype: torch.dtype, shape: tuple[int, int, int, int], side: int, with_bias: bool
+) -> None:
+    x, _, weight, geometry = problem(shape, side, dtype)
+    # Some channels of larger images, as a split network has them.
+    wide = torch.randn(shape[0], 2 * shape[1], *shape[2:], device="cuda", dtype=dtype)
+    for images in (x.contiguous(), wide[:, shape[1] :]):
+        bias = torch.randn(shape[1], device="cuda", dtype=dtype) if with_bias else None
+        found = OPS.depthwise_planes(images, weight, bias)
+        expected = in_float64(images, images, weight, geometry)[0]
+        expected += 0 if bias is None else bias.double()[:, None, None]
+        assert found.is_contiguous()
+        assert (found.double() - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+
+
+def test_planes_that_do_not_fit_are_refused() -> None:
+    x, _, weight, _ = problem((1, 16, 8, 6), 3, torch.float32)
+    with pytest.raises(RuntimeError, match="must be contiguous"):
+        OPS.depthwise_planes(x, weight, None)
+    with pytest.raises(RuntimeError, match="bias must be"):
+        OPS.depthwise_planes(x.contiguous(), weight, weight.new_zeros(15))
+
+
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_again_gives_the_same_bits(dtype: torch.dtype) -> None:
     of = problem((32, 64, 40, 40), 7, dtype)
@@ -158,16 +198,44 @@ def test_a_conv_in_training_and_in_validation_runs_them() -> None:
         names = names_of_kernels(train)
         assert any("depthwise_kernel" in name for name in names)
         assert any("sum_taps" in name for name in names)
-        module.eval().half()
-        half = x.detach().half()
+        module.eval()
 
+        @torch.inference_mode()
         def validate() -> Tensor:
-            with torch.inference_mode():
-                return module(half)
+            with torch.autocast("cuda", torch.float16):
+                return module(x)
+
+        @torch.inference_mode()
+        def by_torch() -> Tensor:
+            with torch.autocast("cuda", torch.float16):
+                return module.act(module.bn(nn.functional.conv2d(x, module.conv.weight, None, 1, 3, 1, 32)))
 
         assert any("depthwise_kernel" in name for name in names_of_kernels(validate))
-        expected = module.act(module.bn(nn.functional.conv2d(half, module.conv.weight, None, 1, 3, 1, 32)))
-        torch.testing.assert_close(validate(), expected, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(validate(), by_torch(), rtol=2e-3, atol=2e-3)
     finally:
         fused.choose({})
         fused.uninstall()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["planes", "rows"])
+def test_a_fused_conv_runs_them_in_any_layout(layout: torch.memory_format) -> None:
+    module = fuse_conv_and_bn_of(Conv(32, 32, 5, g=32).cuda().eval()).to(memory_format=layout)
+    x = nhwc(2, 32, 20, 20, dtype=torch.float32, seed=0).contiguous(memory_format=layout)
+    fused.install()
+    try:
+
+        @torch.inference_mode()
+        def predict() -> Tensor:
+            return module.forward_fuse(x)
+
+        assert any(name in of for name in ("depthwise_kernel", "planes_kernel") for of in names_of_kernels(predict))
+        expected = in_float64(x, x, module.conv.weight, Geometry((1, 1), (2, 2), (1, 1), 32))[0]
+        expected = nn.functional.silu(expected + module.conv.bias.double()[:, None, None])
+        torch.testing.assert_close(predict().double(), expected, rtol=1e-5, atol=1e-5)
+    finally:
+        fused.uninstall()
+
+
+def fuse_conv_and_bn_of(module: Conv) -> Conv:
+    module.conv = fuse_conv_and_bn(module.conv, module.bn)
+    return module

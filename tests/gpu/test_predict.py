@@ -39,7 +39,7 @@ IMGSZ = 320
 @pytest.fixture(autouse=True)
 def graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
-    inference.install()
+    inference.install(in_one_pass=True)
     yield
     inference.uninstall()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,11 +23,12 @@ from torch.optim import Optimizer
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from yolov12.engine import optimizer_state
+from yolov12.engine.clip import clip_grad_norm_
 from yolov12.errors import DeviceFullError
 from yolov12.log import warn
 from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
 from yolov12.memory.history import History
-from yolov12.seams import Seam
+from yolov12.seams import Seam, replaced
 
 SEAMS = (
     Seam("engine/trainer.py", 909, "ultralytics.engine.trainer.BaseTrainer.optimizer_step", "bec16cbc552a"),
@@ -50,7 +52,8 @@ class Update:
     def __init__(self, trainer: Any, history: History) -> None:
         self.trainer = trainer
         self.history = history
-        self.parameters = list(unwrap_model(trainer.model).parameters())
+        groups = (parameter for group in trainer.optimizer.param_groups for parameter in group["params"])
+        self.parameters = list(dict.fromkeys([*unwrap_model(trainer.model).parameters(), *groups]))
         try:
             optimizer_state.allocate(trainer.optimizer)
         except RuntimeError as error:
@@ -88,7 +91,8 @@ class Update:
         before: Before | None = None
         try:
             before = Before(self.parameters, t.optimizer, t.ema, t.scaler, on_host)
-            t.optimizer_step()
+            with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_):
+                t.optimizer_step()
             return None
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -103,7 +107,7 @@ class Before:
     """Everything that an update changes, as it was when this was made.
 
     Args:
-        parameters: of the model; those of the optimizer are looked up.
+        parameters: of the model and the optimizer.
         optimizer, ema, scaler: the run's; `ema` may be None.
         on_host: the copies lie in the host's memory, which waits for the GPU and takes nothing of the device's.
     """
@@ -113,14 +117,8 @@ class Before:
         self, parameters: list[nn.Parameter], optimizer: Optimizer, ema: ModelEMA | None, scaler: Any, on_host: bool
     ) -> None:
         self.optimizer, self.ema, self.scaler = optimizer, ema, scaler
-        groups = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        self.gradients = [(parameter, parameter.grad) for parameter in dict.fromkeys([*parameters, *groups])]
-        self.state = {
-            parameter: {
-                name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()
-            }
-            for parameter, state in optimizer.state.items()
-        }
+        self.gradients = [(parameter, parameter.grad) for parameter in parameters]
+        self.state = {parameter: _with_copied_numbers(state) for parameter, state in optimizer.state.items()}
         self.scaler_state = copy.deepcopy(vars(scaler))  # its tensors are scalars, and one number for each layer
         self.ema_updates = ema.updates if ema else 0
         self.tensors = [(live, _copies(live, on_host)) for live in _alike([*self._of_the_model(), *self._of_the_ema()])]
@@ -140,12 +138,9 @@ class Before:
             self.ema.updates = self.ema_updates
 
     def _of_the_model(self) -> list[Tensor]:
-        found = []
-        for parameter, gradient in self.gradients:
-            if gradient is not None:  # else nothing of it changes
-                state = self.state.get(parameter, {}).values()
-                found += [parameter, gradient, *(value for value in state if isinstance(value, Tensor))]
-        return found
+        changing = [(parameter, gradient) for parameter, gradient in self.gradients if gradient is not None]
+        state = [value for values in self.state.values() for value in values.values() if isinstance(value, Tensor)]
+        return [*chain.from_iterable(changing), *state]
 
     def _of_the_ema(self) -> list[Tensor]:
         if not self.ema:
@@ -153,6 +148,10 @@ class Before:
         if self.ema._pairs is not None:  # its own list, from its first update on
             return self.ema._pairs[0]
         return [tensor for tensor in self.ema.ema.state_dict().values() if tensor.is_floating_point()]
+
+
+def _with_copied_numbers(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()}
 
 
 def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:

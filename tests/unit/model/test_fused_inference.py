@@ -99,7 +99,7 @@ def test_it_is_not_there_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     fused.uninstall()
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "0")
     fused.install()
-    assert Conv.forward_fuse is inference._upstream_forward_fuse
+    assert Conv.forward_fuse is inference.forward_fuse
 
 
 def test_on_the_cpu_upstreams_own_runs(monkeypatch):

@@ -3,7 +3,7 @@
 
 conv.py      the operation, and `Conv.forward` that uses it
 convolution.py   its convolution: torch's, or our kernels for depthwise ones
-inference.py what is left of it in inference: bias and activation in one pass
+inference.py what is left of it in inference: depthwise convolutions, and bias and activation in one pass
 lineage.py   how a tensor that was not kept is made again
 norm.py      batch norm and activation: our kernels, or torch's operations where they do not fit
 """
@@ -16,10 +16,9 @@ __all__ = ["Keep", "choose", "install", "uninstall"]
 
 
 def install() -> None:
-    """Put it into ultralytics' `Conv`, and what is left of it in inference where predictions by graphs are asked for; again does nothing."""
+    """Put it into ultralytics' `Conv`; again does nothing. Bias and activation in one pass are for predictions by graphs."""
     conv.install()
-    if settings.current().predict_graphs:
-        inference.install()
+    inference.install(in_one_pass=settings.current().predict_graphs)
 
 
 def uninstall() -> None:

@@ -56,22 +56,31 @@ def gradients(
 
 
 def by_our_kernel(conv: nn.Module, x: Tensor) -> Tensor | None:
-    """What calling `conv` outside of training would give, where our kernel computes it."""
-    is_its_own = (
-        x.is_cuda
-        and type(conv) is nn.Conv2d
-        and conv.groups > 1
-        and conv.bias is None
+    """What calling `conv` outside of training would give, where one of our kernels computes it: by rows of channels, or by planes."""
+    if not x.is_cuda or type(conv) is not nn.Conv2d:
+        return None
+    is_for_us = (
+        conv.groups > 1
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cuda")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not (conv._forward_hooks or conv._forward_pre_hooks)
-        and _is_served(x, conv.weight, Geometry.of(conv))
+        and keeps_size(conv.weight, Geometry.of(conv))
+        and kernels_missing(x.device) is None
     )
-    return torch.ops.yolov12_kernels.depthwise(x, conv.weight, False) if is_its_own else None
+    if not is_for_us:
+        return None
+    weight, bias = conv.weight, conv.bias
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    ops = torch.ops.yolov12_kernels
+    if ops.is_depthwise(x, weight):
+        y = ops.depthwise(x, weight, False)
+        return y if bias is None else y.add_(bias[:, None, None])
+    return ops.depthwise_planes(x, weight, bias) if ops.is_depthwise_planes(x, weight) else None
 
 
 def keeps_size(weight: Tensor, geometry: Geometry) -> bool:

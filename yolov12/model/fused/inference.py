@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`Conv` whose batch norm was folded into its weights (`fuse()`): bias and SiLU in one pass over the convolution's output.
+"""`Conv` whose batch norm was folded into its weights (`fuse()`): depthwise by our kernels, bias and SiLU in one pass over the output.
 
-cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Our kernel for batch norm and
-activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks that run channels_last; others run
-as they were.
+cuDNN would choose kernels for a depthwise convolution anew for each shape, for seconds in a network (convolution.py); ours serve any layout.
+
+cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Where predictions by graphs are asked
+for, our kernel for batch norm and activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks
+that run channels_last.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.seams import Seam
 
@@ -26,13 +29,17 @@ _constants: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Tensor]] = WeakK
 
 
 def forward_fuse(self: Conv, x: Tensor) -> Tensor:
-    """Convolution, bias and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:89."""
+    """Convolution, bias and activation, a depthwise convolution by our kernel. Replaces ultralytics 8.4.190 nn/modules/conv.py:89."""
+    y = by_our_kernel(self.conv, x)
+    return _upstream_forward_fuse(self, x) if y is None else self.act(y)
+
+
+def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
+    """As `forward_fuse`, with bias and activation in one pass where the kernel serves."""
     if not _is_served(self, x):
-        return _upstream_forward_fuse(self, x)
+        return forward_fuse(self, x)
     conv = self.conv
-    y = torch.ops.aten.convolution(
-        x, conv.weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups
-    )
+    y = convolve(x, conv.weight, Geometry.of(conv))
     if not _is_rows(y):
         return self.act(y.add_(conv.bias[:, None, None]))
     return _biased_silu(y, _constants_for(conv))
@@ -43,9 +50,13 @@ def constants_of(network: nn.Module) -> list[Tensor]:
     return [_constants[part][1] for part in network.modules() if part in _constants]
 
 
-def install() -> None:
-    """Replace `Conv.forward_fuse`, for networks that are fused from now on; again does nothing."""
-    Conv.forward_fuse = forward_fuse
+def install(in_one_pass: bool) -> None:
+    """Replace `Conv.forward_fuse`, for networks that are fused from now on; again does nothing.
+
+    Args:
+        in_one_pass: bias and activation too, not only depthwise convolutions.
+    """
+    Conv.forward_fuse = forward_fuse_in_one_pass if in_one_pass else forward_fuse
 
 
 def uninstall() -> None:

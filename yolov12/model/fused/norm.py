@@ -22,7 +22,7 @@ from yolov12.log import say
 KERNELS = "yolov12_kernels"
 """The package that holds the compiled kernels, and the namespace of their ops."""
 
-OPS = "1.2"
+OPS = "1.3"
 """Which version of its ops this code calls (VERSION of docker/kernels/build.py)."""
 
 ALL = slice(None)

@@ -43,6 +43,12 @@ def depthwise(x: Tensor, weight: Tensor, turned: bool) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last)
 
 
+@torch.library.register_fake("yolov12_kernels::depthwise_planes")
+def depthwise_planes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Of the shape of x, contiguous."""
+    return x.new_empty(x.shape)
+
+
 @torch.library.register_fake("yolov12_kernels::depthwise_weight_gradient")
 def depthwise_weight_gradient(grad_y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """As weight."""
