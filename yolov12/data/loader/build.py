@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from yolov12.data.fit import fitted
 from yolov12.data.loader import cachefile, decoders, store
 from yolov12.data.loader.fetch import on_the_cpu
 from yolov12.data.loader.gather import Gatherer
 from yolov12.data.loader.labels import Boxes
-from yolov12.data.loader.loader import PictureLoader
+from yolov12.data.loader.loader import READ_AHEAD, PictureLoader
 from yolov12.data.loader.prepare import Preparer
+from yolov12.data.loader.processes import Processes
 from yolov12.data.loader.recent import Recent
-from yolov12.data.loader.resize import fitted
 from yolov12.data.order import Order, Plan
 from yolov12.log import say
 
@@ -91,11 +92,14 @@ def build(
     threads = reading_threads(args, local_ranks)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device, threads)
+    processes, who = None, "threads"
+    if decoder is None and cache is None and places < count and device.type == "cuda":
+        processes, who = _processes(dataset.im_files, imgsz, threads, batch, device)
     say(
-        f"loader: reading threads: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
+        f"loader: reading {who}: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
         f"({store.bytes_of(places, imgsz) / 2**30:.2f} GiB)"
     )
-    gatherer = Gatherer(dataset.im_files, imgsz, store.Store(places, imgsz, device), threads, decoder, cache)
+    gatherer = Gatherer(dataset.im_files, imgsz, store.Store(places, imgsz, device), threads, decoder, cache, processes)
     preparer = Preparer(
         gatherer,
         Boxes(dataset.labels),
@@ -105,6 +109,19 @@ def build(
         rank=plan.rank,
     )
     return PictureLoader(dataset, preparer, Order(plan), batch, threads)
+
+
+def _processes(
+    files: Sequence[str], imgsz: int, count: int, batch: int, device: torch.device
+) -> tuple[Processes | None, str]:
+    """(processes that read, "processes"), or None and why threads read.
+
+    For pictures that are decoded again and again beside a training on a GPU, where threads would compete with it for Python's lock.
+    """
+    try:
+        return Processes(files, imgsz, count, (READ_AHEAD + 1) * batch, device), "processes"
+    except OSError as error:
+        return None, f"threads (processes can not be started: {error})"
 
 
 def reading_threads(args: Any, local_ranks: int) -> int:

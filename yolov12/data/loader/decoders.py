@@ -29,11 +29,11 @@ def choose(device: torch.device, threads: int) -> tuple[Decoder | None, str]:
         threads: that read, on this rank.
     """
     if device.type != "cuda":
-        return None, f"OpenCV in reading threads: no GPU decoder on {device.type}"
+        return None, f"OpenCV: no GPU decoder on {device.type}"
     if threads >= ENOUGH_THREADS:
-        return None, f"OpenCV in reading threads: {threads} are enough (from {ENOUGH_THREADS} on)"
+        return None, f"OpenCV: {threads} readers are enough (from {ENOUGH_THREADS} on)"
     if importlib.util.find_spec("nvidia.dali") is None:
-        return None, "OpenCV in reading threads: NVIDIA DALI is not installed"
+        return None, "OpenCV: NVIDIA DALI is not installed"
     try:
         from yolov12.data.loader.dali import Dali
 
@@ -41,7 +41,7 @@ def choose(device: torch.device, threads: int) -> tuple[Decoder | None, str]:
         decoder([_grey()])  # where it does not work, each file would be blamed for it
         return decoder, f"NVIDIA DALI on the GPU, for {threads} reading threads would be few"
     except (ImportError, OSError, RuntimeError) as error:
-        return None, f"OpenCV in reading threads: NVIDIA DALI does not work here ({_one_line(error)})"
+        return None, f"OpenCV: NVIDIA DALI does not work here ({_one_line(error)})"
 
 
 def decode(decoder: Decoder, files: Sequence[bytes]) -> tuple[list[Tensor | None], dict[int, str]]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolov12.data.fit import fit_array
 from yolov12.data.loader import jpeg, plain
 from yolov12.data.loader.cachefile import CacheFile
-from yolov12.data.loader.resize import fit_array
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""From indices to decoded pictures in the store: read by threads, decoded on the GPU where it may be, each picture at most once."""
+"""From indices to decoded pictures in the store: read by processes or threads, decoded on the GPU where it may be, each picture at most once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from yolov12.data.loader import decoders
 from yolov12.data.loader.ahead import CLOSING_S
 from yolov12.data.loader.cachefile import CacheFile
 from yolov12.data.loader.fetch import Fetched, fetch, on_the_cpu
+from yolov12.data.loader.processes import Processes
 from yolov12.data.loader.resize import fit_tensor, upright
 from yolov12.data.loader.store import Store
 from yolov12.data.loader.threads import Threads
@@ -40,8 +41,10 @@ class Gatherer:
         threads: int,
         decoder: decoders.Decoder | None = None,
         cache: CacheFile | None = None,
+        processes: Processes | None = None,
     ) -> None:
-        """`files` are the pictures' paths by index; without a `decoder` the threads decode."""
+        """`files` are the pictures' paths by index; without a `decoder` the processes decode, or where there are none the threads."""
+        self.processes = processes
         self.files, self.imgsz, self.store, self.decoder, self.cache = files, imgsz, store, decoder, cache
         self.on_cpu: Counter[str] = Counter()
         """Pictures that the plain path decoded although there is a GPU decoder, by reason."""
@@ -53,13 +56,22 @@ class Gatherer:
         self._asked: dict[int, Future[Fetched]] = {}
 
     def ask(self, indices: Iterable[int]) -> None:
-        """Let the threads begin with these, as far as they are not there."""
-        for index in indices:
-            if index not in self.store and index not in self._asked:
-                on_gpu = self.decoder is not None and index not in self._refused
-                self._asked[index] = self._pool.submit(
-                    fetch, index, self.files[index], self.imgsz, on_gpu, self._pinned, self.cache
-                )
+        """Let reading begin with these, as far as they are not there."""
+        new = [index for index in dict.fromkeys(indices) if index not in self.store and not self._is_asked(index)]
+        if self.processes is not None:
+            self.processes.ask(new)
+            return
+        for index in new:
+            self._ask_threads(index)
+
+    def _is_asked(self, index: int) -> bool:
+        return index in self._asked or (self.processes is not None and index in self.processes)
+
+    def _ask_threads(self, index: int) -> None:
+        on_gpu = self.decoder is not None and index not in self._refused
+        self._asked[index] = self._pool.submit(
+            fetch, index, self.files[index], self.imgsz, on_gpu, self._pinned, self.cache
+        )
 
     def bring(self, indices: Sequence[int]) -> dict[int, str]:
         """Have all of these in the store, as those that were used last; the reasons for those that can not be read, by index."""
@@ -69,11 +81,17 @@ class Gatherer:
         )  # those that are missing must not push them out
         missing = [index for index in wanted if index not in self.store]
         self.ask(missing)
-        fetched = [self._asked[index].result() for index in missing]
+        if self.processes is not None:
+            for one in self.processes.take(missing):
+                if isinstance(one, Fetched):
+                    self._keep(one)
+                else:  # what is wrong with it, threads find out
+                    self._ask_threads(one)
+        fetched = [self._asked[index].result() for index in missing if index in self._asked]
         fetched += self._decode_on_gpu([one for one in fetched if one.encoded])
         for one in fetched:
             if one.image is not None:
-                self._keep(one, one.image)
+                self._keep(one)
         for index in wanted:  # also those that came into the store another way meanwhile
             self._asked.pop(index, None)
         # In the caller's order, whichever came first: who may still draw on a picture counts back from the last one in that order (recent.py).
@@ -81,16 +99,21 @@ class Gatherer:
         return {one.index: one.failure for one in fetched if one.failure}
 
     def close(self) -> None:
-        """End the threads; what they have not begun is dropped. One that gets no answer from its file system is left behind, and that is said."""
+        """End processes and threads; what they have not begun is dropped. One that gets no answer from its file system is killed or left behind."""
+        if self.processes is not None and (killed := self.processes.close(CLOSING_S)):
+            warn(
+                f"loader: {killed} reading process(es) got no answer from the file system within {CLOSING_S:g} s and were killed"
+            )
         if busy := self._pool.close(CLOSING_S):
             warn(
                 f"loader: {busy} reading thread(s) got no answer from the file system within {CLOSING_S:g} s and are left behind"
             )
         self._asked.clear()
 
-    def _keep(self, one: Fetched, image: Tensor) -> None:
+    def _keep(self, one: Fetched) -> None:
         """Put a picture that lies in host memory into the store."""
-        self.store.put(one.index, image)
+        assert one.image is not None
+        self.store.put(one.index, one.image)
         self.original[one.index] = one.original
         if one.on_cpu:
             self.on_cpu[one.on_cpu] += 1

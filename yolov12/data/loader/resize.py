@@ -1,35 +1,17 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Pictures resized as ultralytics does when it loads them (data/base.py:276): the long side becomes `imgsz`, bilinear, without antialiasing."""
+"""Decoded pictures as tensors, resized as ultralytics does it (data/fit.py), and turned as their EXIF asks."""
 
 from __future__ import annotations
 
-import math
-
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def fitted(height: int, width: int, imgsz: int) -> tuple[int, int]:
-    """(height, width) in pixels of a picture once its long side is `imgsz`; the short side is rounded up."""
-    ratio = imgsz / max(height, width)
-    if ratio == 1:
-        return height, width
-    return min(math.ceil(height * ratio), imgsz), min(math.ceil(width * ratio), imgsz)
-
-
-def fit_array(image: np.ndarray, imgsz: int) -> np.ndarray:
-    """A picture (height, width, 3) uint8 whose long side is `imgsz`, by OpenCV; the very pixels of ultralytics."""
-    height, width = fitted(image.shape[0], image.shape[1], imgsz)
-    if (height, width) == image.shape[:2]:
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+from yolov12.data.fit import fitted
 
 
 def fit_tensor(images: Tensor, imgsz: int) -> Tensor:
-    """The same for a stack (n, height, width, 3) uint8 on any device, within 2 grey levels of OpenCV, which computes in fixed point."""
+    """`fit_array` for a stack (n, height, width, 3) uint8 on any device, within 2 grey levels of OpenCV, which computes in fixed point."""
     size = fitted(images.shape[1], images.shape[2], imgsz)
     if size == tuple(images.shape[1:3]):
         return images

@@ -180,13 +180,13 @@ def test_each_picture_is_decoded_once_while_it_is_in_the_store(
 
 
 def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
-    assert decoders.choose(CPU, threads=1) == (None, "OpenCV in reading threads: no GPU decoder on cpu")
+    assert decoders.choose(CPU, threads=1) == (None, "OpenCV: no GPU decoder on cpu")
 
 
 def test_many_reading_threads_leave_the_gpu_to_training():
     assert decoders.choose(torch.device("cuda"), threads=16) == (
         None,
-        "OpenCV in reading threads: 16 are enough (from 8 on)",
+        "OpenCV: 16 readers are enough (from 8 on)",
     )
 
 
@@ -194,7 +194,7 @@ def test_few_reading_threads_without_dali_decode_all_the_same(monkeypatch: pytes
     monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
     assert decoders.choose(torch.device("cuda"), threads=2) == (
         None,
-        "OpenCV in reading threads: NVIDIA DALI is not installed",
+        "OpenCV: NVIDIA DALI is not installed",
     )
 
 
