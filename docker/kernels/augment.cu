@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kColourThreads)
   const int level = threadIdx.x;
   shared_divisions.by_value[level] = kDivisions.by_value[level];
   shared_divisions.by_chroma[level] = kDivisions.by_chroma[level];
-#pragma unroll
+  YOLOV12_UNROLL
   for (int c = 0; c < kChannels; ++c)
     shared_levels[c * kLevels + level] = levels[(static_cast<int64_t>(blockIdx.y) * kChannels + c) * kLevels + level];
   __syncthreads();

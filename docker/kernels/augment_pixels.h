@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// The pixels of an augmented batch: where each lies on its canvas, what is there, and its colour. All that a thread of augment.cu does, and
-// nothing that only a GPU can do: a test compiles this for the CPU and compares it with torch's operations (warp.py, colour.py) to the bit.
+// The pixels of an augmented batch: where each lies on its canvas, what is there, and its colour. All that a thread of augment.cu does, in the
+// words of any C++ compiler: a test runs it and augment.cu on the CPU, and compares with torch's operations (warp.py, colour.py) to the bit.
 //
 // Compiled without fused multiply-adds (-fmad=false, -ffp-contract=off): a product is rounded before it is added, as between two of torch's
 // operations. The conversions below are exact.
@@ -14,6 +14,11 @@
 #define YOLOV12_EVERYWHERE __host__ __device__ inline
 #else
 #define YOLOV12_EVERYWHERE inline
+#endif
+#ifdef __CUDA_ARCH__
+#define YOLOV12_UNROLL _Pragma("unroll")
+#else
+#define YOLOV12_UNROLL
 #endif
 
 namespace yolov12_kernels {
@@ -149,7 +154,7 @@ YOLOV12_EVERYWHERE void sample(const Layer& layer, float x, float y, uint8_t (&l
     upper = canvas_pair(layer, column, row);
     lower = canvas_pair(layer, column, row + 1);
   }
-#pragma unroll
+  YOLOV12_UNROLL
   for (int c = 0; c < kChannels; ++c) {
     const int right = kChannels + c;  // byte of the right pixel: the first one's are all in `low`
     float sum = weights[0] * byte_as_float(upper.low, c);
@@ -269,7 +274,7 @@ YOLOV12_EVERYWHERE void recolour_pixels(const ColourTables& tables, const uint8_
   const Pixels green = *reinterpret_cast<const Pixels*>(from + green_plane);
   const Pixels red = *reinterpret_cast<const Pixels*>(from + last_plane);
   Pixels new_red{}, new_green{}, new_blue{};
-#pragma unroll
+  YOLOV12_UNROLL
   for (int i = 0; i < kColourPixels; ++i) {
     const int word = i / 4, shift = i % 4 * 8;
     const auto level = [&](const Pixels& pixels) { return static_cast<int>(pixels.words[word] >> shift & 255); };

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the threads of docker/kernels/augment.cu do, compiled for the CPU: its bits are torch's. On a GPU: tests/gpu/test_augment.py."""
+"""docker/kernels/augment.cu, compiled for the CPU by g++: its bits are those of torch's operations. On a GPU: tests/gpu/test_augment.py."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -53,14 +54,11 @@ class OnHost:
 
     def recolour(self, images: Tensor, gains: np.ndarray) -> Tensor:
         images, coloured = images.contiguous(), torch.empty_like(images)
-        area = images[0, 0].numel()
-        is_aligned = area % 16 == 0 and images.data_ptr() % 16 == 0 and coloured.data_ptr() % 16 == 0
         self.library.augment_recolour(
             ctypes.c_void_p(images.data_ptr()),
             pointer(colour.lookup_tables(gains)),
-            ctypes.c_int64(len(images)),
-            area,
-            ctypes.c_bool(is_aligned),
+            len(images),
+            images[0, 0].numel(),
             ctypes.c_void_p(coloured.data_ptr()),
         )
         return coloured
@@ -74,12 +72,16 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHost:
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    library = tmp_path_factory.mktemp("augment") / "on_host.so"
-    source = Path(__file__).with_name("augment_on_host.cpp")
-    options = ["-shared", "-fPIC", "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
-    command = ["g++", *options, "-I", str(repository / "docker/kernels"), str(source), "-o", str(library)]
-    subprocess.run(command, check=True)
-    return OnHost(library)
+    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("augment")
+    launch = r"(\w+)<<<(\w+), (\w+), 0, stream>>>\((.*)\);"
+    text, launches = re.subn(launch, r"launch(\2, \3, [=] { \1(\4); });", (kernels / "augment.cu").read_text())
+    assert launches == 2
+    (made / "augment.cpp").write_text(text)
+    options = ["-shared", "-fPIC", "-pthread", "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Werror"]
+    folders = [f"-I{kernels}", f"-I{here / 'cuda_on_host'}"]
+    sources = [str(made / "augment.cpp"), str(here / "augment_on_host.cpp")]
+    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
+    return OnHost(made / "on_host.so")
 
 
 @pytest.mark.parametrize("perspective", [0.0, 0.002])
@@ -89,9 +91,10 @@ def test_layers_are_torchs_to_the_bit(on_host, perspective, seed):
     assert torch.equal(on_host.warp(layers, CPU), warp(layers, CPU))
 
 
-def test_a_size_that_no_block_fits_is_torchs_too(on_host):
+@pytest.mark.parametrize("size", [1, 31, 61, 97])  # 97: more blocks than one each way
+def test_a_size_that_no_block_fits_is_torchs_too(on_host, size):
     layers, _ = layers_of(Hyperparameters(imgsz=SIZE, **DRAWN), seed=4)
-    layers = layers._replace(size=SIZE - 3)
+    layers = layers._replace(size=size)
     assert torch.equal(on_host.warp(layers, CPU), warp(layers, CPU))
 
 
@@ -145,12 +148,19 @@ def test_layers_that_would_be_read_beyond_a_picture_are_refused(on_host, name, i
         on_host.warp(changed(layers, name, index, value), CPU)
 
 
-@pytest.mark.parametrize("side", [64, 61])  # 61: no 16 bytes at a time
+@pytest.mark.parametrize("side", [64, 61, 1, 68])  # 61: not 16 bytes at a time; 68: a second block, of 33 threads
 def test_colours_are_torchs_to_the_bit(on_host, side):
     images = torch.randint(0, 256, (3, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images[0, :, :16] = images[0, :1, :16]  # greys
     gains = np.array([[0.1, 0.5, -0.4], [0, 0, 0], [-0.9, -1, 1]])
     assert torch.equal(on_host.recolour(images, gains), colour.recolour(images, gains))
+
+
+def test_images_may_begin_at_any_byte(on_host):
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    moved = torch.empty(images.numel() + 5, dtype=torch.uint8)[5:].view(images.shape).copy_(images)
+    gains = np.array([[0.1, 0.5, -0.4], [0.2, -0.5, 0.4]])
+    assert torch.equal(on_host.recolour(moved, gains), colour.recolour(images, gains))
 
 
 @pytest.mark.parametrize("blue", range(0, 256, 51))
