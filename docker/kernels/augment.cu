@@ -4,9 +4,9 @@
 namespace yolov12_kernels {
 namespace {
 
-constexpr int kLanes = 32;  // side by side
-constexpr int kLines = 8;   // of threads in a block
-constexpr int kRows = 4;    // of pixels of a thread, one below the other
+constexpr int kLanes = 32;              // of a block, side by side
+constexpr int kLines = 8;               // of a block, one below the other
+constexpr int kRows = 4;                // pixels of a thread, one below the other
 constexpr int kColourThreads = kLevels;  // one for each entry of a table
 
 __device__ const Divisions kDivisions = divisions();

@@ -13,8 +13,8 @@
 
 namespace yolov12_kernels {
 
-// Of output pixels, so that a plane's places are counted as int.
-constexpr int kLargestSide = 1 << 15;
+// Of output pixels, so that a layer's bytes are counted as int.
+constexpr int kLargestSide = 1 << 14;
 // Layers or images of one call: blocks in a grid's last dimensions, of any GPU.
 constexpr int kMostImages = 65535;
 
