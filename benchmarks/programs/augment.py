@@ -3,7 +3,7 @@
 
 Stock is ultralytics' transforms and collate function in one process, which is what one worker of its loader does after decoding; the batch is
 then still on the CPU. Ours draws and renders on the device, on which the pictures lie. Both get the same pictures and boxes.
-With YOLOV12_KERNELS=0 ours is torch's operations instead of the Triton kernels.
+Ours is the compiled kernels where the wheel `yolov12_kernels` is, else Triton's; with YOLOV12_KERNELS=0 torch's operations.
 """
 
 from __future__ import annotations

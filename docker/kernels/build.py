@@ -38,9 +38,14 @@ HERE = Path(__file__).resolve().parent
 VERSION = "1.3"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
-KERNELS = ("batch_norm_act", "depthwise", "detection_loss")
-OPS = ("batch_norm_act_ops", "depthwise_ops", "detection_loss_ops")
-HEADERS = ("batch_norm_act.h", "depthwise.h", "detection_loss.h", "numbers.cuh", "tensors.h")
+KERNELS = ("augment", "batch_norm_act", "depthwise", "detection_loss")
+OPTIONS = {"augment": ["-fmad=false"]}
+"""Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
+OPS = ("augment_ops", "batch_norm_act_ops", "depthwise_ops", "detection_loss_ops")
+HEADERS = (
+    *("augment.h", "augment_layers.h", "augment_pixels.h"),
+    *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "numbers.cuh", "tensors.h"),
+)
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}
 """As in env/matrix.yaml: the one arch that has no code of its own, since torch has none either."""
@@ -65,7 +70,10 @@ def compile_commands(cuda_home: Path, torch: Torch, codes: list[str]) -> dict[st
     nvcc = nvcc_command(cuda_home, codes)
     gxx = gxx_command(cuda_home, torch)
     # The seed is for names that would else hold the number of nvcc's process.
-    kernels = {f"{name}.o": [*nvcc, f"-frandom-seed={name}", f"{name}.cu", "-o", f"{name}.o"] for name in KERNELS}
+    kernels = {
+        f"{name}.o": [*nvcc, *OPTIONS.get(name, ()), f"-frandom-seed={name}", f"{name}.cu", "-o", f"{name}.o"]
+        for name in KERNELS
+    }
     return kernels | {f"{name}.o": [*gxx, f"{name}.cpp", "-o", f"{name}.o"] for name in OPS}
 
 

@@ -20,6 +20,7 @@ FOUNDATION = {
     "settings",
     "settings_page",
     "declare",
+    "compiled",
     "folders",
     "wholefile",
     "mistakes",

@@ -178,6 +178,11 @@ def test_the_kernels_are_compiled_for_each_code_arch_without_ptx(machine, tmp_pa
     assert "-frandom-seed=batch_norm_act" in line
 
 
+def test_the_augmentation_alone_is_compiled_without_fused_multiply_adds(machine, tmp_path):
+    run(machine)
+    assert [line[-3] for line in commands(tmp_path) if "-fmad=false" in line] == ["augment.cu"]
+
+
 def test_no_path_of_the_machine_gets_into_an_object(machine, tmp_path):
     """Sources have relative names, and torch's headers one that is the same everywhere."""
     run(machine)
@@ -216,8 +221,8 @@ def test_a_torch_of_another_cuda_is_named(machine, tmp_path, capsys):
 
 
 def test_a_compiler_error_ends_in_a_sentence_with_its_first_line(machine, tmp_path, capsys):
-    script(tmp_path / "bin/g++", "echo 'batch_norm_act_ops.cpp:7: error: no such type' >&2; exit 1")
+    script(tmp_path / "bin/g++", "echo 'augment_ops.cpp:7: error: no such type' >&2; exit 1")
     assert run(machine) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "kernels: g++ failed on batch_norm_act_ops.o: batch_norm_act_ops.cpp:7: error: no such type"
+        "kernels: g++ failed on augment_ops.o: augment_ops.cpp:7: error: no such type"
     )

@@ -90,3 +90,7 @@ def test_it_can_be_loaded_twice_and_tells_the_shapes_of_results(package):
     assert grad_y.is_contiguous(memory_format=torch.channels_last)
     assert (grad_gamma.shape, grad_beta.dtype) == ((16,), torch.float32)
     assert ops.batch_norm_apply(y, constants, True, torch.empty_like(y), False) is None
+    picture, layout = torch.empty(5, 7, 3, device="meta", dtype=torch.uint8), torch.empty(6, 4)
+    layers = ops.augment_warp([picture], layout, layout, layout, layout, layout, 64, False)
+    assert (layers.shape, layers.dtype) == ((6, 3, 64, 64), torch.uint8)
+    assert ops.augment_recolour(layers, torch.empty(6, 3, 256, device="meta", dtype=torch.uint8)).shape == layers.shape

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolov12.model.fused import norm
+from yolov12 import compiled
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, gradients, keeps_size
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,4 +71,4 @@ def test_the_ops_that_are_called_are_those_that_are_built():
     assert spec.loader is not None
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
-    assert build.VERSION == norm.OPS
+    assert build.VERSION == compiled.OPS

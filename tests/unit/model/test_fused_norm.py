@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from yolov12 import compiled
 from yolov12.model.fused import norm
 
 H100, T4, ANOTHER_H100 = torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cuda", 2)
@@ -38,7 +39,7 @@ def forget() -> None:
 def installed(monkeypatch) -> Callable[[str | None], list[str]]:
     """Put a package in reach that has no code for the T4 and answers `load` as told; returns the calls of it."""
 
-    def install(load: str | None = None, ops: str = norm.OPS) -> list[str]:
+    def install(load: str | None = None, ops: str = compiled.OPS) -> list[str]:
         calls: list[str] = []
         package = types.ModuleType("yolov12_kernels")
         package.__version__ = f"{ops}+sm80.sm90"
@@ -74,7 +75,7 @@ def test_a_library_that_does_not_load_is_said_once_for_all_gpus_of_a_kind(instal
 
 def test_a_package_with_the_ops_of_another_version_is_not_called(installed):
     calls = installed(ops="1.0")
-    assert norm.kernels_missing(H100) == f"yolov12_kernels 1.0 has other ops than {norm.OPS}: build it again"
+    assert norm.kernels_missing(H100) == f"yolov12_kernels 1.0 has other ops than {compiled.OPS}: build it again"
     assert calls == []
 
 

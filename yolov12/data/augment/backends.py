@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Who does the two steps that touch every pixel: the Triton kernels where they can run, torch's operations elsewhere."""
+"""Who does the two steps that touch every pixel: the compiled kernels where they are, else Triton's where they can run, else torch's operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov12 import settings
+from yolov12 import compiled, settings
 from yolov12.data.augment import colour, warp
 from yolov12.log import say
 
@@ -32,28 +32,32 @@ PLAIN = Backend(warp.warp, colour.recolour)
 
 
 def choose(device: torch.device) -> Backend:
-    """The kernels on a GPU that they serve, else the plain path; why, is said once."""
+    """The best of `KERNELS` that serves this GPU, else the plain path; which and why is said once."""
     return _choose(device) if device.type == "cuda" else PLAIN
 
 
 @cache
 def _choose(device: torch.device) -> Backend:
-    reason = why_plain(torch.cuda.get_device_capability(device))
-    if reason:
-        say(f"augmentation: torch's operations, without the Triton kernels: {reason}")
-        return PLAIN
-    # Compiling takes seconds, while the first batch is waited for; where Triton puts it by itself a container forgets it.
-    os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_dir() / "triton"))
-    from yolov12.data.augment import kernels  # imports Triton
-
-    say("augmentation: Triton kernels")
-    return Backend(kernels.warp, kernels.recolour)
+    name, reason = decide(torch.cuda.get_device_capability(device))
+    say(f"augmentation: {name}" + (f": {reason}" if reason else ""))
+    return KERNELS[name].make() if name in KERNELS else PLAIN
 
 
-def why_plain(capability: tuple[int, int]) -> str | None:
-    """Why a GPU of this compute capability is not served by the kernels; None if it is."""
+def decide(capability: tuple[int, int]) -> tuple[str, str]:
+    """Who serves a GPU of this compute capability, and why none that is better; "" where none is."""
+    plain = "torch's operations"
     if not settings.current().kernels:
-        return "YOLOV12_KERNELS=0"
+        return plain, "YOLOV12_KERNELS=0"
+    reasons: list[str] = []
+    for name, kernels in KERNELS.items():
+        if (reason := kernels.why_not(capability)) is None:
+            return name, "; ".join(reasons)
+        reasons.append(f"no {name}, since {reason}")
+    return plain, "; ".join(reasons)
+
+
+def why_no_triton(capability: tuple[int, int]) -> str | None:
+    """Why a GPU of this compute capability is not served by Triton's kernels; None if it is."""
     if capability < LEAST_CAPABILITY:
         return f"the GPU's compute capability {capability[0]}.{capability[1]} is below 7.5"
     if importlib.util.find_spec("triton") is None:
@@ -61,3 +65,29 @@ def why_plain(capability: tuple[int, int]) -> str | None:
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "Triton needs a C compiler at run time: install gcc, or set CC"
     return None
+
+
+def _cuda() -> Backend:
+    from yolov12.data.augment import cuda
+
+    return Backend(cuda.warp, cuda.recolour)
+
+
+def _triton() -> Backend:
+    # Compiling takes seconds, while the first batch is waited for; where Triton puts it by itself a container forgets it.
+    os.environ.setdefault("TRITON_CACHE_DIR", str(settings.cache_dir() / "triton"))
+    from yolov12.data.augment import kernels  # imports Triton
+
+    return Backend(kernels.warp, kernels.recolour)
+
+
+class Kernels(NamedTuple):
+    """One way to do it on a GPU."""
+
+    why_not: Callable[[tuple[int, int]], str | None]
+    """Why GPUs of a compute capability are not served, or None."""
+    make: Callable[[], Backend]
+
+
+KERNELS = {"CUDA kernels": Kernels(compiled.why_not, _cuda), "Triton kernels": Kernels(why_no_triton, _triton)}
+"""The best first."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`warp` and `recolour` as one Triton kernel each, for NVIDIA GPUs.
+"""`warp` and `recolour` as one Triton kernel each, for NVIDIA GPUs on which the compiled ones (cuda.py) are not there.
 
 What the plain paths (warp.py, colour.py) do in some sixty passes over temporaries happens in registers here: a byte of a picture is read where it
 is needed, and a byte of the result is written once. Pictures are read where they lie, through their addresses, so that they need not be joined.
-Tests compare both with the plain paths under Triton's interpreter, and compile them for the GPUs that the images serve. Neither was run on a GPU
-yet.
+Tests compare both with the plain paths under Triton's interpreter, and compile them for the GPUs that the images serve; tests/gpu/test_augment.py
+runs them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ on a seam mixes both pictures, and one on a border mixes in grey 114, exactly as
 OpenCV 5.0, which ultralytics runs on here, interpolates in float32 and rounds half to even; so does this. (OpenCV 4 rounded coordinates to 1/32
 pixel, which on noise is several grey levels away from either.)
 
-This is the plain path, on any device. kernels.py does the same in one kernel.
+This is the plain path, on any device. cuda.py and kernels.py do the same in one kernel.
 """
 
 from __future__ import annotations

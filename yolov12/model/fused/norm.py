@@ -16,14 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolov12 import settings
+from yolov12 import compiled, settings
 from yolov12.log import say
-
-KERNELS = "yolov12_kernels"
-"""The package that holds the compiled kernels, and the namespace of their ops."""
-
-OPS = "1.3"
-"""Which version of its ops this code calls (VERSION of docker/kernels/build.py)."""
 
 ALL = slice(None)
 
@@ -51,22 +45,12 @@ def kernels_missing(device: torch.device) -> str | None:
 
 @cache
 def _missing_on(capability: tuple[int, int], are_wanted: bool) -> str | None:
-    reason = _look(capability) if are_wanted else "YOLOV12_KERNELS=0"
+    reason = compiled.why_not(capability) if are_wanted else "YOLOV12_KERNELS=0"
     if reason:
         say(
             f"kernels: torch's operations run for batch norm, depthwise convolutions and the loss, without our kernels: {reason}"
         )
     return reason
-
-
-def _look(capability: tuple[int, int]) -> str | None:
-    try:
-        import yolov12_kernels
-    except ModuleNotFoundError as error:
-        return f"the package {KERNELS} is not installed" if error.name == KERNELS else f"{KERNELS} needs {error.name}"
-    if (version := yolov12_kernels.__version__.partition("+")[0]) != OPS:
-        return f"{KERNELS} {version} has other ops than {OPS}: build it again"
-    return yolov12_kernels.why_not(capability) or yolov12_kernels.load()
 
 
 def normalise(y: Tensor, norm: nn.BatchNorm2d, silu: bool) -> Normalised:

@@ -10,6 +10,27 @@ CONSTANTS = 4
 """Mean, 1 / deviation, scale and shift of each channel."""
 
 
+@torch.library.register_fake("yolov12_kernels::augment_warp")
+def augment_warp(
+    pictures: list[Tensor],
+    slots: Tensor,
+    pad: Tensor,
+    inside: Tensor,
+    seam: Tensor,
+    backward: Tensor,
+    size: int,
+    is_projective: bool,
+) -> Tensor:
+    """(layers, 3, size, size) uint8."""
+    return pictures[0].new_empty((slots.shape[0], 3, size, size))
+
+
+@torch.library.register_fake("yolov12_kernels::augment_recolour")
+def augment_recolour(images: Tensor, levels: Tensor) -> Tensor:
+    """As images."""
+    return torch.empty_like(images)
+
+
 @torch.library.register_fake("yolov12_kernels::batch_norm_statistics")
 def batch_norm_statistics(
     y: Tensor,

@@ -58,6 +58,8 @@ def test_the_names_of_the_log_fall_into_their_kinds():
         ("void yolov12_kernels::(anonymous namespace)::depthwise_kernel<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::sum_taps<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::finish_taps<__half>(float const*)", kinds.CONVOLUTION),
+        ("void yolov12_kernels::(anonymous namespace)::warp_kernel<false>(x)", kinds.REST),
+        ("yolov12_kernels::(anonymous namespace)::recolour_kernel(unsigned char const*)", kinds.REST),
         ("void yolov12_kernels::(anonymous namespace)::score_gradient<__nv_bfloat16>(x)", kinds.LOSS),
         ("void at::native::elementwise_kernel<128, 4, direct_copy_kernel_cuda(at::T)>", kinds.COPY),
         ("void at::native::vectorized_elementwise_kernel<8, at::native::bfloat16_copy_kernel_cuda(x)", kinds.COPY),
