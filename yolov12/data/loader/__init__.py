@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A loader that makes whole batches ahead of the training loop: processes or threads read, the GPU decodes where few do, batches are augmented as tensors.
+"""A loader that makes whole batches ahead of the training loop: processes or threads read, the GPU decodes where few do, tensors are augmented.
 
 `build.obstacle` says whether a data set can go through it, `build.build` makes it. The augmentation itself is yolov12.data.augment.
 """
