@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
-from yolov12.engine import optimizer_state
+from yolov12.engine import optimizer_state, weight_decay
 from yolov12.engine.clip import clip_grad_norm_
 from yolov12.engine.room import Room
 from yolov12.errors import DeviceFullError
@@ -96,7 +96,7 @@ class Update:
         try:
             try:
                 before = Before(self.parameters, t.optimizer, t.ema, t.scaler, None if on_host else self.copies)
-                with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_):
+                with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_), weight_decay.in_place(t.optimizer):
                     t.optimizer_step()
                 return None
             except RuntimeError as error:
