@@ -43,10 +43,15 @@ class StepResult:
     """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
     items: dict[str, Tensor]
     """Each component's mean loss over this rank's images, detached."""
-    is_finite: Tensor
-    """Whether this rank's own loss was, a boolean on the device."""
+    own_loss: Tensor
+    """The same as backward began from it, over the divisor that was provisional then."""
     wish: Wish = Wish.GO_ON
     """The strongest of what the ranks want to happen next."""
+
+    @property
+    def is_finite(self) -> Tensor:
+        """Whether this rank's own loss was, a boolean on the device."""
+        return self.own_loss.isfinite()
 
 
 def fill_missing(parameters: Iterable[nn.Parameter]) -> None:

@@ -121,8 +121,8 @@ def fill(held: Batch, batch: Batch) -> None:
     """Copy a batch into one made by `room_for`."""
     held["img"].copy_(batch["img"], non_blocking=True)
     held["batch_idx"].fill_(-1)
-    for key in TARGET_KEYS:
-        held[key][: len(batch[key])].copy_(batch[key], non_blocking=True)
+    rows = [held[key][: len(batch[key])] for key in TARGET_KEYS]
+    torch._foreach_copy_(rows, [batch[key] for key in TARGET_KEYS], non_blocking=True)
 
 
 class StepGraph:

@@ -349,7 +349,7 @@ class Step:
                 self._targets_per_image.copy_(torch.where(finite, targets_per_image, self._targets_per_image))
         if put_aside(self.held, present) and attempt.lends_gradients:
             self._holds_lent = True
-        return StepResult(loss, attempt.items, attempt.loss.isfinite(), wish)
+        return StepResult(loss, attempt.items, attempt.loss, wish)
 
     def _drop(self) -> None:
         for parameter in self.parameters:
