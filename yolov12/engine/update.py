@@ -91,23 +91,26 @@ class Update:
 
     def _try(self, on_host: bool) -> str | None:
         """None if the update was made, else why there was no memory for it; everything is as before then."""
+        try:
+            return self._attempt(on_host)
+        finally:
+            self.copies.release()
+
+    def _attempt(self, on_host: bool) -> str | None:
         t = self.trainer
         before: Before | None = None
         try:
-            try:
-                before = Before(self.parameters, t.optimizer, t.ema, t.scaler, None if on_host else self.copies)
-                with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_), weight_decay.in_place(t.optimizer):
-                    t.optimizer_step()
-                return None
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                failure = one_line(error)
-            if before is not None:
-                before.put_back()
-            return failure
-        finally:
-            self.copies.release()
+            before = Before(self.parameters, t.optimizer, t.ema, t.scaler, None if on_host else self.copies)
+            with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_), weight_decay.in_place(t.optimizer):
+                t.optimizer_step()
+            return None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = one_line(error)
+        if before is not None:
+            before.put_back()
+        return failure
 
 
 class Before:
@@ -158,10 +161,10 @@ class Before:
             parameter.grad = gradient
         # State that the failed update made goes with it.
         self.optimizer.state.clear()
-        for parameter, values, kept in self.state:
+        for owner, values, kept in self.state:
             values.clear()
             values.update(kept)
-            self.optimizer.state[parameter] = values
+            self.optimizer.state[owner] = values
         vars(self.scaler).update(self.scaler_state)
         if self.ema:
             self.ema.updates = self.ema_updates
