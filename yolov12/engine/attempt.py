@@ -23,11 +23,16 @@ class Attempt:
     items: dict[str, Tensor]
     counts: Tensor | None
     """(targets, images) of this rank where parts or ranks must be added up, else None."""
+    lends_gradients: bool = False
+    """Whether those in the parameters lie in memory that another attempt may write into."""
 
     def copied(self) -> Attempt:
-        """With tensors of its own, so that what made it may run again."""
-        items = {name: item.clone() for name, item in self.items.items()}
-        return Attempt(self.loss.clone(), items, None if self.counts is None else self.counts.clone())
+        """With tensors of its own, so that what made it may run again; the gradients it lends."""
+        tensors = [self.loss, *self.items.values(), *([] if self.counts is None else [self.counts])]
+        # Times one is the one copy of a list that needs no list of targets.
+        loss, *items = torch._foreach_mul(tensors, 1)
+        counts = None if self.counts is None else items.pop()
+        return Attempt(loss, dict(zip(self.items, items, strict=True)), counts, lends_gradients=True)
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,15 @@ class StepResult:
     """This rank's share of the optimised loss (images times mean loss), a detached scalar on the device."""
     items: dict[str, Tensor]
     """Each component's mean loss over this rank's images, detached."""
-    is_finite: Tensor
-    """Whether this rank's own loss was, a boolean on the device."""
+    own_loss: Tensor
+    """The same as backward began from it, over the divisor that was provisional then."""
     wish: Wish = Wish.GO_ON
     """The strongest of what the ranks want to happen next."""
+
+    @property
+    def is_finite(self) -> Tensor:
+        """Whether this rank's own loss was, a boolean on the device."""
+        return self.own_loss.isfinite()
 
 
 def fill_missing(parameters: Iterable[nn.Parameter]) -> None:
@@ -51,17 +61,27 @@ def fill_missing(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def put_aside(held: list[Tensor | None], present: Sequence[tuple[int, Tensor]]) -> None:
+def put_aside(held: list[Tensor | None], present: Sequence[tuple[int, Tensor]]) -> bool:
     """Add gradients to what is held of earlier steps.
 
     Args:
         held: one per parameter; None where there is nothing yet.
         present: (the parameter's place, its gradient).
+
+    Returns:
+        Whether some of these gradients are held themselves now, and not their sum with earlier ones.
     """
     earlier = [before for i, _ in present if (before := held[i]) is not None]
     if len(earlier) == len(present):
         torch._foreach_add_(earlier, [gradient for _, gradient in present])
-        return
+        return False
     for i, gradient in present:  # the first step since an update, or a parameter that was frozen until now
         before = held[i]
         held[i] = gradient if before is None else before.add_(gradient)
+    return True
+
+
+def copies_of(held: list[Tensor | None]) -> list[Tensor | None]:
+    """The same numbers in memory of their own."""
+    copies = iter(torch._foreach_mul([gradient for gradient in held if gradient is not None], 1))
+    return [None if gradient is None else next(copies) for gradient in held]

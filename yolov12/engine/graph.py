@@ -101,11 +101,10 @@ class Captured:
         return len(batch["batch_idx"]) <= len(self.batch["batch_idx"])
 
     def replay(self, batch: Batch) -> Attempt:
-        """As the captured function on this batch: gradients are in the parameters."""
+        """As the captured function on this batch: gradients are in the parameters, lent until the next replay writes into the same memory."""
         fill(self.batch, batch)
         self.graph.replay()
-        # Copies, for the next replay writes into the same memory. Times one is the one copy of a list that needs no list of targets.
-        for parameter, gradient in zip(self.parameters, torch._foreach_mul(self.gradients, 1), strict=True):
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
         return self.attempt.copied()
 
@@ -122,8 +121,8 @@ def fill(held: Batch, batch: Batch) -> None:
     """Copy a batch into one made by `room_for`."""
     held["img"].copy_(batch["img"], non_blocking=True)
     held["batch_idx"].fill_(-1)
-    for key in TARGET_KEYS:
-        held[key][: len(batch[key])].copy_(batch[key], non_blocking=True)
+    rows = [held[key][: len(batch[key])] for key in TARGET_KEYS]
+    torch._foreach_copy_(rows, [batch[key] for key in TARGET_KEYS], non_blocking=True)
 
 
 class StepGraph:
@@ -159,6 +158,9 @@ class StepGraph:
             plan: what else the kernels depend on; another one is another kind of step.
             no_room: why there is no memory for a graph, if there is none.
             attempt: forward, loss and backward.
+
+        Returns:
+            One that `lends_gradients` if a graph made it: those in the parameters are to be copied if they are needed after the next call.
         """
         if self.is_off:
             return attempt(batch)

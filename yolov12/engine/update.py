@@ -6,15 +6,17 @@
     or undo   out of memory anywhere in between: everything gets its old bits back, the cache is released, and the update is made again
 
 The gradients are those of all ranks by then, so a rank that repeats does so alone and gets the bits that the others have. Activations are
-gone when the copies are made, which is why those do not raise a step's peak. A repeated update keeps its copies in the host's memory.
+gone when the copies are made, which is why those do not raise a step's peak: their memory exists only during an update (room.py). A repeated
+update keeps its copies in the host's memory. What is copied is listed once for as long as it stays the same: beside a loader's threads each
+tensor that Python makes or frees takes a multiple of its time.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections import defaultdict
-from itertools import chain
+from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -22,8 +24,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
-from yolov12.engine import optimizer_state
+from yolov12.engine import optimizer_state, weight_decay
 from yolov12.engine.clip import clip_grad_norm_
+from yolov12.engine.room import Room
 from yolov12.errors import DeviceFullError
 from yolov12.log import warn
 from yolov12.memory.failure import WAITS_S, is_out_of_memory, one_line, release_memory
@@ -54,6 +57,7 @@ class Update:
         self.history = history
         groups = (parameter for group in trainer.optimizer.param_groups for parameter in group["params"])
         self.parameters = list(dict.fromkeys([*unwrap_model(trainer.model).parameters(), *groups]))
+        self.copies = Copies()
         try:
             optimizer_state.allocate(trainer.optimizer)
         except RuntimeError as error:
@@ -87,11 +91,17 @@ class Update:
 
     def _try(self, on_host: bool) -> str | None:
         """None if the update was made, else why there was no memory for it; everything is as before then."""
+        try:
+            return self._attempt(on_host)
+        finally:
+            self.copies.release()
+
+    def _attempt(self, on_host: bool) -> str | None:
         t = self.trainer
         before: Before | None = None
         try:
-            before = Before(self.parameters, t.optimizer, t.ema, t.scaler, on_host)
-            with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_):
+            before = Before(self.parameters, t.optimizer, t.ema, t.scaler, None if on_host else self.copies)
+            with replaced(nn.utils, clip_grad_norm_=clip_grad_norm_), weight_decay.in_place(t.optimizer):
                 t.optimizer_step()
             return None
         except RuntimeError as error:
@@ -109,61 +119,92 @@ class Before:
     Args:
         parameters: of the model and the optimizer.
         optimizer, ema, scaler: the run's; `ema` may be None.
-        on_host: the copies lie in the host's memory, which waits for the GPU and takes nothing of the device's.
+        copies: where the tensors' copies lie; None for the host's memory, which waits for the GPU and takes nothing of the device's.
     """
 
     @torch.no_grad()
     def __init__(
-        self, parameters: list[nn.Parameter], optimizer: Optimizer, ema: ModelEMA | None, scaler: Any, on_host: bool
+        self,
+        parameters: Sequence[nn.Parameter],
+        optimizer: Optimizer,
+        ema: ModelEMA | None,
+        scaler: Any,
+        copies: Copies | None,
     ) -> None:
-        self.optimizer, self.ema, self.scaler = optimizer, ema, scaler
-        self.gradients = [(parameter, parameter.grad) for parameter in parameters]
-        self.state = {parameter: _with_copied_numbers(state) for parameter, state in optimizer.state.items()}
+        self.parameters, self.optimizer, self.ema, self.scaler = parameters, optimizer, ema, scaler
+        self.gradients = [parameter.grad for parameter in parameters]
+        self.state = [(parameter, values, values.copy()) for parameter, values in optimizer.state.items()]
+        state = []
+        for _, _, kept in self.state:
+            for name, value in kept.items():
+                if isinstance(value, Tensor):
+                    state.append(value)
+                elif value is not None:
+                    kept[name] = copy.deepcopy(value)
         self.scaler_state = copy.deepcopy(vars(scaler))  # its tensors are scalars, and one number for each layer
         self.ema_updates = ema.updates if ema else 0
-        self.tensors = [(live, _copies(live, on_host)) for live in _alike([*self._of_the_model(), *self._of_the_ema()])]
+        gradients = [gradient for gradient in self.gradients if gradient is not None]
+        changing = [p for p, gradient in zip(parameters, self.gradients, strict=True) if gradient is not None]
+        lasting = [*changing, *state, *_of_the_ema(ema)]
+        if copies is None:
+            tensors = [*lasting, *gradients]
+            self.tensors = [(tensors, [tensor.to("cpu", copy=True) for tensor in tensors])]
+        else:
+            self.tensors = copies.take(lasting, gradients)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Undo an update, also one that ended half-way. Allocates nothing on the device."""
         for live, copies in self.tensors:
             torch._foreach_copy_(live, copies)
-        for parameter, gradient in self.gradients:
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.grad = gradient
         # State that the failed update made goes with it.
         self.optimizer.state.clear()
-        self.optimizer.state.update(self.state)
+        for owner, values, kept in self.state:
+            values.clear()
+            values.update(kept)
+            self.optimizer.state[owner] = values
         vars(self.scaler).update(self.scaler_state)
         if self.ema:
             self.ema.updates = self.ema_updates
 
-    def _of_the_model(self) -> list[Tensor]:
-        changing = [(parameter, gradient) for parameter, gradient in self.gradients if gradient is not None]
-        state = [value for values in self.state.values() for value in values.values() if isinstance(value, Tensor)]
-        return [*chain.from_iterable(changing), *state]
 
-    def _of_the_ema(self) -> list[Tensor]:
-        if not self.ema:
-            return []
-        if self.ema._pairs is not None:  # its own list, from its first update on
-            return self.ema._pairs[0]
-        return [tensor for tensor in self.ema.ema.state_dict().values() if tensor.is_floating_point()]
+class Copies:
+    """Room for an update's copies, made anew where what an update changes is not what it was in the one before."""
+
+    def __init__(self) -> None:
+        self._lasting: list[Tensor] = []
+        self._strides: list[tuple[int, ...]] = []
+        self._room = Room([])
+
+    def take(self, lasting: list[Tensor], gradients: list[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Copy them; pairs of lists, of the tensors and of their copies, which hold until `release`.
+
+        Args:
+            lasting: what stays the same object from one update to the next, their parameters first.
+            gradients: of these parameters, new ones in each step as a rule.
+        """
+        # Of gradients only the strides may differ: all else is their parameters'.
+        strides = [gradient.stride() for gradient in gradients]
+        if not (_same(lasting, self._lasting) and strides == self._strides):
+            self._room = Room([*lasting, *gradients])
+            self._lasting, self._strides = lasting, strides
+        return self._room.take([*lasting, *gradients])
+
+    def release(self) -> None:
+        """Give the copies' memory back."""
+        self._room.release()
 
 
-def _with_copied_numbers(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in state.items()}
+def _same(ours: Sequence[object], theirs: Sequence[object]) -> bool:
+    """Whether two lists hold the same objects. What a parameter hashes and compares by is Python, and slow."""
+    return len(ours) == len(theirs) and all(map(is_, ours, theirs))
 
 
-def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """In one list for each device and dtype, as operators on lists want them."""
-    found: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        found[tensor.device, tensor.dtype].append(tensor)
-    return list(found.values())
-
-
-def _copies(tensors: list[Tensor], on_host: bool) -> list[Tensor]:
-    if on_host or not tensors[0].is_floating_point():
-        return [tensor.to("cpu" if on_host else tensor.device, copy=True) for tensor in tensors]
-    # Times one is the one copy of a list that needs no list of targets.
-    return list(torch._foreach_mul(tensors, 1))
+def _of_the_ema(ema: ModelEMA | None) -> list[Tensor]:
+    if ema is None:
+        return []
+    if ema._pairs is not None:  # its own list, from its first update on
+        return ema._pairs[0]
+    return [tensor for tensor in ema.ema.state_dict().values() if tensor.is_floating_point()]

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
-from yolov12.engine.clip import clip_grad_norm_
+from tests.unit.engine.counted import Calls
+from yolov12.engine.clip import clip_grad_norm_, common_norm
 
 NUMBERS = [1e-3, 1.0, 1e3, float("inf"), float("nan")]
 
@@ -50,21 +48,18 @@ def test_without_gradients_the_norm_is_zero() -> None:
     assert clip_grad_norm_([nn.Parameter(torch.zeros(2))], 10.0) == 0
 
 
-class Calls(TorchFunctionMode):
-    """Counts what Python calls of torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not getattr(func, "__name__", "").startswith("__get__")
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("copies", [1, 50])
 def test_the_calls_do_not_grow_with_the_tensors(copies: int) -> None:
     many = [parameter for seed in range(copies) for parameter in parameters(1.0, seed)]
     with Calls() as calls:
         clip_grad_norm_(many, 10.0)
     assert calls.count < 10
+
+
+def test_no_norm_of_a_single_tensor_becomes_an_object() -> None:
+    many = [parameter for seed in range(50) for parameter in parameters(1.0, seed)]
+    gradients = [parameter.grad for parameter in many if parameter.grad is not None]
+    common_norm(gradients)
+    with Calls() as calls:
+        common_norm(gradients)
+    assert calls.new_tensors <= 1

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from tests.unit.engine.counted import Calls
+from tests.unit.engine.lending import small_step
 from yolov12.engine import graph
 from yolov12.engine.attempt import Attempt, Batch
-from yolov12.engine.graph import EAGER_STEPS, TIMED_STEPS, StepGraph, fill, room_for, why_not
+from yolov12.engine.graph import EAGER_STEPS, TIMED_STEPS, Captured, StepGraph, fill, room_for, why_not
 
 GPU = torch.device("cuda")
 EAGER, GRAPH = "eager", "graph"
@@ -168,3 +171,34 @@ def test_a_copied_attempt_is_its_own():
     made.loss.zero_()
     made.items["box"].zero_()
     assert (copied.loss, copied.items["box"]) == (1, 1)
+    assert copied.counts is not None
+    assert copied.counts.tolist() == [1, 1]
+    assert copied.lends_gradients
+    assert not made.lends_gradients
+
+
+def calls_of_a_step(layers: int) -> tuple[int, int]:
+    """(torch's functions that Python calls, tensors that they make) in a step by a graph and in handing its gradients on."""
+    step = small_step(layers)
+    captured = Captured(
+        kind=None,
+        graph=SimpleNamespace(replay=lambda: None),  # type: ignore[arg-type]  # all that is asked of it
+        batch=room_for(batch_of(), 8),
+        attempt=Attempt(torch.ones(()), dict.fromkeys(("box", "cls", "dfl"), torch.ones(())), None),
+        parameters=step.parameters,
+        gradients=[torch.ones_like(parameter) for parameter in step.parameters],
+    )
+    step.graph = SimpleNamespace(run=lambda batch, *_: captured.replay(batch))  # type: ignore[assignment]  # as above
+    for _ in range(2):
+        with Calls() as calls:
+            step.run(batch_of())
+            step.take_gradients()
+    assert all(p.grad is lent for p, lent in zip(step.parameters, captured.gradients, strict=True))
+    return calls.count, calls.new_tensors
+
+
+def test_neither_calls_nor_new_tensors_of_a_step_grow_with_the_model() -> None:
+    few, many = calls_of_a_step(2), calls_of_a_step(40)
+    assert many == few
+    assert many[0] < 40
+    assert many[1] < 20

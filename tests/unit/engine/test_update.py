@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import ModelEMA
 
+from tests.unit.engine.counted import Calls
+from yolov12.engine import room
 from yolov12.engine import update as update_module
 from yolov12.engine.update import Update
 from yolov12.errors import RetryableError
@@ -149,10 +152,98 @@ def test_state_that_an_optimizer_made_in_a_failed_step_is_gone() -> None:
     assert_same(run.everything(), before)
 
 
-def test_where_the_copies_do_not_fit_on_the_device_they_go_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected, run = Run().step(2), Run().step(1)
-    monkeypatch.setattr(torch, "_foreach_mul", failing(torch._foreach_mul, times=1, after=False))
+@pytest.mark.parametrize("buffer", [0, 1])
+def test_where_the_copies_do_not_fit_on_the_device_they_go_to_the_host(
+    buffer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "BUCKET_BYTES", 1024)
+    expected, run = Run().step(3), Run().step(2)
+    claim, buffers = room._Bucket.claim, iter(range(100))
+
+    def fails_at_one(bucket: room._Bucket) -> None:
+        if next(buffers) == buffer:
+            raise OUT_OF_MEMORY
+        claim(bucket)
+
+    monkeypatch.setattr(room._Bucket, "claim", fails_at_one)
     assert_same(run.step(1).everything(), expected.everything())
+    assert run.history.count("update") == 1
+    assert kept_bytes(run) == 0
+
+
+def kept_bytes(run: Run) -> int:
+    """Memory of the copies."""
+    return sum(bucket._storage.nbytes() for bucket in run.update.copies._room._buckets)
+
+
+def test_the_copies_take_memory_during_an_update_only() -> None:
+    run, seen = Run(), []
+    stock = run.trainer.optimizer_step
+    run.trainer.optimizer_step = lambda: (seen.append(kept_bytes(run)), stock())
+    run.step(3)
+    tensors = [*run.model.parameters(), *run.trainer.ema.ema.state_dict().values()]
+    assert min(seen) > sum(tensor.nbytes for tensor in tensors)
+    assert kept_bytes(run) == 0
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, ValueError("a bug")])
+def test_their_memory_is_given_back_however_an_update_ends(error: Exception) -> None:
+    run = Run().step(1)
+    fail_at(run, "optimizer", times=100, after=True, error=error)
+    with pytest.raises((RetryableError, ValueError)):
+        run.step()
+    assert kept_bytes(run) == 0
+
+
+def test_state_that_was_loaded_anew_is_what_a_failed_update_goes_back_to() -> None:
+    """Its tensors are others than those of the update before."""
+    expected, run = Run("AdamW").step(3), Run("AdamW").step(3)
+    for one in (expected, run):
+        one.trainer.optimizer.load_state_dict(copy.deepcopy(one.trainer.optimizer.state_dict()))
+    fail_at(run, "ema", times=1, after=True)
+    assert_same(run.step(2).everything(), expected.step(2).everything())
+
+
+def test_gradients_of_other_strides_and_fewer_of_them_are_put_back() -> None:
+    expected, run = Run("SGD", fp16=False).step(2), Run("SGD", fp16=False).step(2)
+    fail_at(run, "ema", times=1, after=True)
+    for one in (expected, run):
+        one.give_gradients()
+        weight = one.model[0].weight
+        weight.grad = weight.grad.to(memory_format=torch.channels_last)
+        one.model[1].bias.grad = None
+        one.update.run()
+        one.step(1)
+    assert_same(run.everything(), expected.everything())
+
+
+class DeepRun(Run):
+    """With as many layers as are asked for, and an optimizer that updates lists, as on a GPU."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__("SGD", fp16=False)
+        self.model = nn.Sequential(*[nn.Conv2d(2, 2, 1) for _ in range(layers)])
+        self.trainer.model, self.trainer.ema = self.model, ModelEMA(self.model)
+        self.trainer.optimizer = torch.optim.SGD(
+            self.model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=1e-3, foreach=True
+        )
+        self.update = Update(self.trainer, self.history)
+
+
+def calls_of_an_update(layers: int) -> tuple[int, int]:
+    """(torch's functions that Python calls, tensors that they make) once the first updates are made."""
+    run = DeepRun(layers).step(2)
+    run.give_gradients()
+    with Calls() as calls:
+        run.update.run()
+    return calls.count, calls.new_tensors
+
+
+def test_neither_calls_nor_new_tensors_grow_with_the_model() -> None:
+    few, many = calls_of_an_update(2), calls_of_an_update(40)
+    assert many == few
+    assert many[0] < 40
+    assert many[1] < 10
 
 
 def test_after_some_tries_the_run_ends_with_the_weights_it_had_and_says_what_to_do() -> None:
