@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.unit.engine.counted import Calls
-from yolov12.engine.clip import clip_grad_norm_, common_norm
+from yolov12.engine.clip import clip_grad_norm_
 
 NUMBERS = [1e-3, 1.0, 1e3, float("inf"), float("nan")]
 
@@ -54,12 +54,3 @@ def test_the_calls_do_not_grow_with_the_tensors(copies: int) -> None:
     with Calls() as calls:
         clip_grad_norm_(many, 10.0)
     assert calls.count < 10
-
-
-def test_no_norm_of_a_single_tensor_becomes_an_object() -> None:
-    many = [parameter for seed in range(50) for parameter in parameters(1.0, seed)]
-    gradients = [parameter.grad for parameter in many if parameter.grad is not None]
-    common_norm(gradients)
-    with Calls() as calls:
-        common_norm(gradients)
-    assert calls.new_tensors <= 1
