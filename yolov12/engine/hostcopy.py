@@ -61,9 +61,11 @@ class Copies:
 
     def piece(self, original: Tensor) -> Piece:
         """Where its copy is. It is copied now, alone, where it has none."""
-        if id(original) not in self._pieces:
+        found = self._pieces.get(id(original))
+        if found is None:
             self.add([original])
-        return self._pieces[id(original)]
+            found = self._pieces[id(original)]
+        return found
 
 
 def _on_host(originals: list[Tensor]) -> Tensor:

@@ -12,12 +12,16 @@ Each tensor has a storage of its own, as in stock's files: a tool that saves one
 
 from __future__ import annotations
 
+import copyreg
+import gc
 import io
 import pickle
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,13 +62,16 @@ class Packed:
         rounded: Collection[int] = (),
         more: tuple[str, Any] | None = None,
     ) -> None:
-        pickler = _Pickler(copies, rounded)
         self._rounded = rounded
-        self._content = pickler.put(content)
-        self._pieces = tuple(pickler.pieces)
-        # A pickle is a program for a stack: with the dictionary on it, this puts a key and a value there and enters them.
-        self._more = b"" if more is None else pickler.put(more[0]) + pickler.put(more[1]) + pickle.SETITEM
-        self._pieces_with_more = tuple(pickler.pieces)
+        tensors = _Tensors(copies, rounded)
+        with _uncollected():
+            pickler = _Pickler(tensors)
+            self._content = pickler.put(content)
+            self._pieces = tuple(tensors.pieces)
+            # A pickle is a program for a stack: with the dictionary on it, this puts a key and a value there and enters them.
+            self._more = b"" if more is None else pickler.put(more[0]) + pickler.put(more[1]) + pickle.SETITEM
+            self._pieces_with_more = tuple(tensors.pieces)
+            del pickler  # and all that it remembers
 
     def save(self, path: Path, flats: Sequence[Tensor], with_more: bool = True) -> None:
         """Write it as torch.save does.
@@ -82,6 +89,18 @@ class Packed:
         # torch.save takes a "pickle module"; its writing of zip archives is what is wanted of it.
         ready = types.SimpleNamespace(__name__=__name__, Pickler=_Ready)
         torch.save((program, storages), path, pickle_module=ready)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of reference cycles: a pickler's objects are many, for a moment, and make it look through all the process has."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Ready:
@@ -123,14 +142,12 @@ class _Made:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles as torch.save does, but tensors as their copies. What it has seen in one object it knows again in the next."""
+    """Pickles as torch.save does, but tensors by `tensors`. What it has seen in one object it knows again in the next."""
 
-    def __init__(self, copies: Copies, rounded: Collection[int]) -> None:
+    def __init__(self, tensors: _Tensors) -> None:
         self._buffer = io.BytesIO()
         super().__init__(self._buffer, DEFAULT_PROTOCOL)
-        self._copies, self._rounded = copies, rounded
-        self.pieces: list[Piece] = []
-        """The bytes of the storages, in the order of their numbers."""
+        self.dispatch_table = _Reducers(tensors)
 
     def put(self, found: Any) -> bytes:
         """The instructions that put an object on the reader's stack."""
@@ -142,16 +159,32 @@ class _Pickler(pickle.Pickler):
     def persistent_id(self, found: Any) -> tuple[Any, ...] | None:
         return found.name if type(found) is _Storage else None
 
-    def reducer_override(self, found: Any) -> Any:
-        if isinstance(found, Tensor):
-            return self._of_tensor(found)
-        if type(found) is _Made:
-            return found.how
-        if type(found) is OrderedDict and not found and not found.__dict__:
-            return _EMPTY
-        return NotImplemented
 
-    def _of_tensor(self, original: Tensor) -> tuple[Any, ...]:
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """How objects of a class are pickled. Unlike `reducer_override`, nobody in Python is asked about each of the others."""
+
+    def __init__(self, tensors: _Tensors) -> None:
+        super().__init__(copyreg.dispatch_table)
+        self[OrderedDict] = _of_ordered
+        self[_Made] = attrgetter("how")
+        self._tensors = tensors
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        if not issubclass(kind, Tensor):
+            raise KeyError(kind)
+        self[kind] = self._tensors
+        return self._tensors
+
+
+class _Tensors:
+    """How tensors are pickled: each as a copy, and so that it is made of a storage of its own."""
+
+    def __init__(self, copies: Copies, rounded: Collection[int]) -> None:
+        self._copies, self._rounded = copies, frozenset(rounded)
+        self.pieces: list[Piece] = []
+        """The bytes of the storages, in the order of their numbers."""
+
+    def __call__(self, original: Tensor) -> tuple[Any, ...]:
         piece = self._copies.piece(original)
         form = _form(self._copies.flats[piece.flat].dtype)
         kind = Rounded if piece.flat in self._rounded else form.storage
@@ -162,6 +195,10 @@ class _Pickler(pickle.Pickler):
         if not isinstance(original, nn.Parameter):
             return made.how
         return _parameter_maker(), (made, original.requires_grad, OrderedDict())
+
+
+def _of_ordered(found: OrderedDict[Any, Any]) -> Any:
+    return found.__reduce_ex__(DEFAULT_PROTOCOL) if found or found.__dict__ else _EMPTY
 
 
 class _Form(NamedTuple):
