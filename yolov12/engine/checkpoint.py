@@ -83,11 +83,12 @@ class Checkpoint:
         self._copies = Copies()
         self._averages = self._copies.add((tensor for tensor in averages if tensor.is_floating_point()), torch.float32)
         self._rounded = self._copies.add(_stored_as_fp16(optimizer))
-        self._copies.add([*averages, *_tensors(optimizer["state"]), *_tensors(more)])
+        self._copies.add([*averages, *_tensors(optimizer["state"])])
+        joined = self._copies.add(_tensors(more))
         without_loss = {"criterion": None} if hasattr(ema, "criterion") else {}
         with replaced(ema, **without_loss):
             entry = None if more is None else (KEY, more)
-            self._packed = Packed(content, self._copies, [*self._averages, *self._rounded], entry)
+            self._packed = Packed(content, self._copies, [*self._averages, *self._rounded], joined, entry)
 
     def write_in_full(self, path: Path) -> None:
         """Raises what `replacing` does; `path` is as before then."""

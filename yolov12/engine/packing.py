@@ -7,7 +7,8 @@ then has only bytes to write, without the lock.
 
     the pickle names a tensor's storage by a number <- torch.load joins the two -> the archive's record data/NUMBER has its bytes
 
-Each tensor has a storage of its own, as in stock's files: a tool that saves one of them writes one, and not all.
+Each tensor has a storage of its own, as in stock's files: a tool that saves one of them writes one, and not all. Only what this package alone
+reads may share one: each record costs the thread more than its bytes do.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Packed:
         content: what to keep.
         copies: what stands in for its tensors. The originals must still be alive. A tensor without a copy is copied now, alone.
         rounded: numbers of flat tensors, all in fp32, which `save` may be given in fp16.
+        joined: numbers of flat tensors that are a single storage in the file, too.
         more: one more entry, key and value, which not every file has.
     """
 
@@ -60,10 +62,11 @@ class Packed:
         content: dict[str, Any],
         copies: Copies,
         rounded: Collection[int] = (),
+        joined: Collection[int] = (),
         more: tuple[str, Any] | None = None,
     ) -> None:
         self._rounded = rounded
-        tensors = _Tensors(copies, rounded)
+        tensors = _Tensors(copies, rounded, joined)
         with _uncollected():
             pickler = _Pickler(tensors)
             self._content = pickler.put(content)
@@ -177,24 +180,34 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
 
 class _Tensors:
-    """How tensors are pickled: each as a copy, and so that it is made of a storage of its own."""
+    """How tensors are pickled: as their copies."""
 
-    def __init__(self, copies: Copies, rounded: Collection[int]) -> None:
-        self._copies, self._rounded = copies, frozenset(rounded)
+    def __init__(self, copies: Copies, rounded: Collection[int], joined: Collection[int]) -> None:
+        self._copies, self._rounded, self._joined = copies, frozenset(rounded), frozenset(joined)
+        self._of_flat: dict[int, _Storage] = {}
         self.pieces: list[Piece] = []
         """The bytes of the storages, in the order of their numbers."""
 
     def __call__(self, original: Tensor) -> tuple[Any, ...]:
         piece = self._copies.piece(original)
-        form = _form(self._copies.flats[piece.flat].dtype)
-        kind = Rounded if piece.flat in self._rounded else form.storage
-        storage = _Storage(kind, len(self.pieces), piece.count * form.per_element)
-        self.pieces.append(piece)
+        flat = self._copies.flats[piece.flat]
+        form = _form(flat.dtype)
+        if piece.flat not in self._joined:
+            storage, start = self._storage(piece, form), 0
+        else:
+            if piece.flat not in self._of_flat:
+                self._of_flat[piece.flat] = self._storage(Piece(piece.flat, 0, flat.numel()), form)
+            storage, start = self._of_flat[piece.flat], piece.start
         shape = tuple(original.shape)
-        made = _Made(form.maker, storage, 0, shape, _strides(shape), False, OrderedDict(), *form.more)
+        made = _Made(form.maker, storage, start, shape, _strides(shape), False, OrderedDict(), *form.more)
         if not isinstance(original, nn.Parameter):
             return made.how
         return _parameter_maker(), (made, original.requires_grad, OrderedDict())
+
+    def _storage(self, piece: Piece, form: _Form) -> _Storage:
+        kind = Rounded if piece.flat in self._rounded else form.storage
+        self.pieces.append(piece)
+        return _Storage(kind, len(self.pieces) - 1, piece.count * form.per_element)
 
 
 def _of_ordered(found: OrderedDict[Any, Any]) -> Any:

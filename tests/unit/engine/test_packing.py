@@ -70,6 +70,19 @@ def test_a_tool_that_saves_one_tensor_of_a_file_saves_no_other(tmp_path: Path) -
     assert [tensor.untyped_storage().nbytes() for tensor in found["tensors"]] == [4000, 8, 0]
 
 
+def test_tensors_can_share_a_storage_in_the_file(tmp_path: Path) -> None:
+    tensors = [torch.rand(2, 3), nn.Parameter(torch.rand(4)), torch.arange(3)]
+    copies = Copies()
+    joined = copies.add(tensors)
+    Packed({"tensors": tensors}, copies, joined=joined).save(tmp_path / "file.pt", copies.flats)
+    assert [name for name in records(tmp_path / "file.pt") if name.startswith("data/")] == ["data/0", "data/1"]
+    found = read(tmp_path / "file.pt")["tensors"]
+    assert all(
+        torch.equal(one, tensor) and type(one) is type(tensor) for one, tensor in zip(found, tensors, strict=True)
+    )
+    assert found[0].untyped_storage().nbytes() == 40
+
+
 def test_what_is_written_does_not_follow_the_original(tmp_path: Path) -> None:
     module, stride = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), torch.tensor([8.0, 16.0])
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
