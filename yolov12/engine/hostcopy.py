@@ -56,7 +56,8 @@ class Copies:
             for key, original in originals.items():
                 self._pieces[key] = Piece(len(self.flats), start, original.numel())
                 start += original.numel()
-            self.flats.append(_on_host(list(originals.values())).to(dtype))
+            flat = _on_host(list(originals.values()))
+            self.flats.append(flat if dtype is None else flat.to(dtype))
         return range(first, len(self.flats))
 
     def piece(self, original: Tensor) -> Piece:
@@ -68,11 +69,10 @@ class Copies:
         return found
 
 
+@torch.no_grad()
 def _on_host(originals: list[Tensor]) -> Tensor:
     """One behind the other, by one transfer; singly where the device has no room for the flat tensor, as after a step that only just fitted."""
-    pieces = [original.detach().reshape(-1) for original in originals]
     try:
-        flat = torch.cat(pieces)
+        return torch.cat([original.reshape(-1) for original in originals]).cpu()
     except torch.cuda.OutOfMemoryError:
-        return torch.cat([piece.cpu() for piece in pieces])
-    return flat.cpu()
+        return torch.cat([original.cpu().reshape(-1) for original in originals])

@@ -85,8 +85,8 @@ class Packed:
             with_more: whether the entry `more` is in it.
         """
         program = _BEGIN + self._content + (self._more if with_more else b"") + pickle.STOP
-        for number in self._rounded:
-            program = program.replace(_ROUNDED, _TYPES[flats[number].dtype])
+        for precision in {flats[number].dtype for number in self._rounded}:
+            program = program.replace(_ROUNDED, _TYPES[precision])
         pieces = self._pieces_with_more if with_more else self._pieces
         storages = [piece.storage(flats) for piece in pieces]
         # torch.save takes a "pickle module"; its writing of zip archives is what is wanted of it.
@@ -184,7 +184,7 @@ class _Tensors:
 
     def __init__(self, copies: Copies, rounded: Collection[int], joined: Collection[int]) -> None:
         self._copies, self._rounded, self._joined = copies, frozenset(rounded), frozenset(joined)
-        self._of_flat: dict[int, _Storage] = {}
+        self._whole: dict[int, _Storage] = {}
         self.pieces: list[Piece] = []
         """The bytes of the storages, in the order of their numbers."""
 
@@ -193,18 +193,18 @@ class _Tensors:
         flat = self._copies.flats[piece.flat]
         form = _form(flat.dtype)
         if piece.flat not in self._joined:
-            storage, start = self._storage(piece, form), 0
+            storage, start = self._add(piece, form), 0
         else:
-            if piece.flat not in self._of_flat:
-                self._of_flat[piece.flat] = self._storage(Piece(piece.flat, 0, flat.numel()), form)
-            storage, start = self._of_flat[piece.flat], piece.start
+            if piece.flat not in self._whole:
+                self._whole[piece.flat] = self._add(Piece(piece.flat, 0, flat.numel()), form)
+            storage, start = self._whole[piece.flat], piece.start
         shape = tuple(original.shape)
         made = _Made(form.maker, storage, start, shape, _strides(shape), False, OrderedDict(), *form.more)
         if not isinstance(original, nn.Parameter):
             return made.how
         return _parameter_maker(), (made, original.requires_grad, OrderedDict())
 
-    def _storage(self, piece: Piece, form: _Form) -> _Storage:
+    def _add(self, piece: Piece, form: _Form) -> _Storage:
         kind = Rounded if piece.flat in self._rounded else form.storage
         self.pieces.append(piece)
         return _Storage(kind, len(self.pieces) - 1, piece.count * form.per_element)
