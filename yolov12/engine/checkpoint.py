@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from ultralytics import __version__
 from ultralytics.utils import GIT
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolov12.engine.hostcopy import Frozen, fetch
+from yolov12.engine.hostcopy import Copies
+from yolov12.engine.packing import Packed
 from yolov12.model.seal import seal
 from yolov12.seams import Seam, replaced
 from yolov12.wholefile import replacing
@@ -59,7 +60,6 @@ class Checkpoint:
         if not all_finite(averages):
             _heal(ema, unwrap_model(t.model))
         optimizer = t.optimizer.state_dict()
-        state = list(_tensors(optimizer["state"]))
         content = {
             "epoch": t.epoch if epoch is None else epoch,
             "best_fitness": t.best_fitness,
@@ -80,39 +80,33 @@ class Checkpoint:
             "license": "AGPL-3.0 (https://ultralytics.com/license)",
             "docs": "https://docs.ultralytics.com",
         }
-        if more is not None:
-            content[KEY] = more
-        self._copies = fetch([*averages, *state, *_tensors(more)])
-        self._averages = [id(tensor) for tensor in averages if tensor.is_floating_point()]
-        self._rounded = [id(tensor) for tensor in _stored_as_fp16(optimizer)]
+        self._copies = Copies()
+        self._averages = self._copies.add((tensor for tensor in averages if tensor.is_floating_point()), torch.float32)
+        self._rounded = self._copies.add(_stored_as_fp16(optimizer))
+        self._copies.add([*averages, *_tensors(optimizer["state"])])
+        joined = self._copies.add(_tensors(more))
         without_loss = {"criterion": None} if hasattr(ema, "criterion") else {}
         with replaced(ema, **without_loss):
-            self._frozen = Frozen(content, self._copies)
+            entry = None if more is None else (KEY, more)
+            self._packed = Packed(content, self._copies, [*self._averages, *self._rounded], joined, entry)
 
     def write_in_full(self, path: Path) -> None:
         """Raises what `replacing` does; `path` is as before then."""
-        _write(self._frozen.thaw(), path)
+        self._write(path, self._copies.flats, with_more=True)
 
     def write_as_stock(self, path: Path) -> None:
         """Raises what `replacing` does; `path` is as before then."""
-        averages = {key: _in_fp16(self._copies[key]) for key in self._averages}
-        for average in averages.values():
-            torch.nan_to_num_(average.data)  # what fp16 can not hold becomes its largest number
-        rounded = {key: _in_fp16(self._copies[key]) for key in self._rounded}
-        content = self._frozen.thaw(averages | rounded)
-        content.pop(KEY, None)
-        _write(content, path)
+        flats = list(self._copies.flats)
+        for number in self._averages:
+            flats[number] = torch.nan_to_num_(flats[number].half())  # what fp16 can not hold becomes its largest number
+        for number in self._rounded:
+            flats[number] = flats[number].half()
+        self._write(path, flats, with_more=False)
 
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    with replacing(path) as part:
-        torch.save(content, part)
-        seal(part)
-
-
-def _in_fp16(copy: Tensor) -> Tensor:
-    half = copy.detach().half()
-    return nn.Parameter(half, requires_grad=copy.requires_grad) if isinstance(copy, nn.Parameter) else half
+    def _write(self, path: Path, flats: list[Tensor], with_more: bool) -> None:
+        with replacing(path) as part:
+            self._packed.save(part, flats, with_more)
+            seal(part)
 
 
 def all_finite(tensors: list[Tensor]) -> bool:

@@ -1,87 +1,78 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Copies of device tensors in host memory, fetched a few at a time instead of one by one.
+"""Copies of device tensors in host memory, fetched all at once instead of one by one.
 
-A checkpoint of yolov12n holds about 1,000 tensors. Copied singly, each waits for the GPU; here all of one kind become one flat tensor first.
+A checkpoint of yolov12n holds about 1,000 tensors. Copied singly, each waits for the GPU; here all of one kind become one flat tensor first. On
+the host they stay in it: a copy is a range of it, which costs nothing to make.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.serialization import DEFAULT_PROTOCOL
+from torch import Tensor
 
 
-def fetch(tensors: Iterable[Tensor]) -> dict[int, Tensor]:
-    """Contiguous copies on the CPU, found by the `id` of their original.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Where a copy is: `count` elements of the flat tensor with the number `flat`, from element `start` on, in contiguous order."""
 
-    Args:
-        tensors: any shapes, dtypes, strides and devices.
+    flat: int
+    start: int
+    count: int
 
-    Returns:
-        One copy per tensor, each with a storage of its own; a parameter's is a parameter.
-    """
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
-    for tensor in tensors:
-        alike[tensor.device, tensor.dtype].append(tensor)
-    copies = {}
-    for originals in alike.values():
-        for original, piece in zip(originals, _on_host(originals), strict=True):
-            copy = piece.view(original.shape).clone()
-            if isinstance(original, nn.Parameter):
-                copy = nn.Parameter(copy, requires_grad=original.requires_grad)
-            copies[id(original)] = copy
-    return copies
+    def storage(self, flats: Sequence[Tensor]) -> torch.UntypedStorage:
+        """The copy's bytes, as a storage of their own that looks into the flat tensor: in a file it brings nothing else along."""
+        flat = flats[self.flat]
+        return flat.untyped_storage()[self.start * flat.itemsize : (self.start + self.count) * flat.itemsize]
 
 
-def _on_host(originals: list[Tensor]) -> list[Tensor]:
-    """Flat copies, by one transfer; singly where the device has no room for the flat tensor, as after a step that only just fitted."""
+class Copies:
+    """Contiguous copies on the CPU, found by the `id` of their original, which must stay alive as long as one asks for it."""
+
+    def __init__(self) -> None:
+        self.flats: list[Tensor] = []
+        self._pieces: dict[int, Piece] = {}
+
+    def add(self, tensors: Iterable[Tensor], dtype: torch.dtype | None = None) -> range:
+        """Copy those that have no copy yet.
+
+        Args:
+            tensors: any shapes, dtypes, strides and devices.
+            dtype: of the copies; None for that of each original.
+
+        Returns:
+            The numbers of the flat tensors that were made: one for each device and dtype.
+        """
+        alike: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = defaultdict(dict)
+        for tensor in tensors:
+            if id(tensor) not in self._pieces:
+                alike[tensor.device, tensor.dtype][id(tensor)] = tensor
+        first = len(self.flats)
+        for originals in alike.values():
+            start = 0
+            for key, original in originals.items():
+                self._pieces[key] = Piece(len(self.flats), start, original.numel())
+                start += original.numel()
+            flat = _on_host(list(originals.values()))
+            self.flats.append(flat if dtype is None else flat.to(dtype))
+        return range(first, len(self.flats))
+
+    def piece(self, original: Tensor) -> Piece:
+        """Where its copy is. It is copied now, alone, where it has none."""
+        found = self._pieces.get(id(original))
+        if found is None:
+            self.add([original])
+            found = self._pieces[id(original)]
+        return found
+
+
+@torch.no_grad()
+def _on_host(originals: list[Tensor]) -> Tensor:
+    """One behind the other, by one transfer; singly where the device has no room for the flat tensor, as after a step that only just fitted."""
     try:
-        flat = torch.cat([original.detach().reshape(-1) for original in originals])
+        return torch.cat([original.reshape(-1) for original in originals]).cpu()
     except torch.cuda.OutOfMemoryError:
-        return [original.detach().cpu().reshape(-1) for original in originals]
-    return list(flat.cpu().split([original.numel() for original in originals]))
-
-
-class Frozen:
-    """An object as it is now, to be made again later, in another thread too, while the original goes on changing.
-
-    Everything but the tensors is pickled at once; that is little, and the objects are neither changed nor copied one by one: a deep copy of
-    a model's hundreds of modules takes longer.
-
-    Args:
-        content: what to keep.
-        copies: from `fetch`: what stands in for tensors. The originals must still be alive. A tensor without a copy is copied now, alone.
-    """
-
-    def __init__(self, content: Any, copies: Mapping[int, Tensor]) -> None:
-        kept: dict[int, Tensor] = {}
-        alive: list[Tensor] = []  # else the id of one that pickling made could come again as another's
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, found: Any) -> int | None:
-                if not isinstance(found, Tensor):
-                    return None
-                if id(found) not in kept:
-                    alive.append(found)
-                    kept[id(found)] = copies[id(found)] if id(found) in copies else fetch([found])[id(found)]
-                return id(found)
-
-        buffer = io.BytesIO()
-        Pickler(buffer, DEFAULT_PROTOCOL).dump(content)
-        self._pickled, self._copies = buffer.getvalue(), kept
-
-    def thaw(self, change: Mapping[int, Tensor] | None = None) -> Any:
-        """The object with the copies in it, which it shares with other calls; `change` has others for some of the originals' ids."""
-        copies = {**self._copies, **(change or {})}
-
-        class Unpickler(pickle.Unpickler):
-            def persistent_load(self, key: int) -> Tensor:
-                return copies[key]
-
-        return Unpickler(io.BytesIO(self._pickled)).load()
+        return torch.cat([original.cpu().reshape(-1) for original in originals])

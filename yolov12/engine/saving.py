@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Checkpoints are written by a thread of their own while training goes on, and the one before the last is kept.
 
-Packing, checksum and fsync take as long as they take, which can be longer than an epoch over few pictures. Then the newest state of a file waits, in
+Writing, checksum and fsync take as long as they take, which can be longer than an epoch over few pictures. Then the newest state of a file waits, in
 place of an older one that was not begun: the run does not stand still, and the memory does not fill with checkpoints.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Copies equal their originals, and stand in for them in what is saved."""
+"""Copies equal their originals, wherever they lie."""
 
 from __future__ import annotations
 
@@ -7,73 +7,83 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor
 
-from yolov12.engine.hostcopy import Frozen, fetch
+from yolov12.engine.hostcopy import Copies
 
 SHAPES = st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=6)
 
 
-@given(SHAPES, st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool]))
-def test_copies_equal_their_originals(shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
-    tensors = [torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype) for shape in shapes]
-    copies = fetch(tensors)
-    assert all(torch.equal(copies[id(tensor)], tensor) and copies[id(tensor)].dtype is dtype for tensor in tensors)
+def found(copies: Copies, original: Tensor) -> Tensor:
+    piece = copies.piece(original)
+    return copies.flats[piece.flat][piece.start : piece.start + piece.count].view(original.shape)
+
+
+@given(
+    SHAPES, st.lists(st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool]), min_size=6, max_size=6)
+)
+def test_copies_equal_their_originals(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> None:
+    tensors = [
+        torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
+        for shape, dtype in zip(shapes, dtypes, strict=False)
+    ]
+    copies = Copies()
+    made = copies.add(tensors)
+    assert len(made) == len(copies.flats) == len({tensor.dtype for tensor in tensors})
+    for tensor in tensors:
+        assert torch.equal(found(copies, tensor), tensor)
+        assert found(copies, tensor).dtype is tensor.dtype
+        assert copies.piece(tensor).storage(copies.flats).nbytes() == tensor.nbytes
 
 
 def test_a_channels_last_weight_becomes_contiguous() -> None:
     weight = torch.rand(4, 3, 5, 5).to(memory_format=torch.channels_last)
-    copy = fetch([weight])[id(weight)]
-    assert copy.is_contiguous()
-    assert torch.equal(copy, weight)
+    copies = Copies()
+    copies.add([weight])
+    assert torch.equal(found(copies, weight), weight)
 
 
-def test_each_copy_has_a_storage_of_its_own() -> None:
-    """Else a tool that saves one of them would write all of them."""
-    tensors = [torch.rand(1000), torch.rand(2)]
-    assert fetch(tensors)[id(tensors[1])].untyped_storage().nbytes() == 8
+def test_copies_can_have_another_dtype() -> None:
+    tensors = [torch.rand(3, dtype=torch.float64), torch.rand(2)]
+    copies = Copies()
+    copies.add(tensors, torch.float32)
+    assert all(torch.equal(found(copies, tensor), tensor.float()) for tensor in tensors)
+
+
+def test_what_has_a_copy_is_not_copied_again() -> None:
+    first, second = torch.zeros(3), torch.ones(2)
+    copies = Copies()
+    copies.add([first])
+    copies.add([first, second])
+    assert [flat.numel() for flat in copies.flats] == [3, 2]
+
+
+def test_what_has_none_is_copied_when_it_is_asked_for() -> None:
+    late = torch.ones(2)
+    copies = Copies()
+    assert torch.equal(found(copies, late), late)
+
+
+def test_a_copy_does_not_follow_its_original() -> None:
+    alone = torch.ones(2)
+    copies = Copies()
+    copies.add([alone])
+    alone.zero_()
+    assert found(copies, alone).tolist() == [1, 1]
 
 
 def test_where_the_device_has_no_room_for_one_flat_tensor_each_is_copied_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    cat, tries = torch.cat, []
+
+    def full_at_first(pieces: list[Tensor]) -> Tensor:
+        tries.append(len(pieces))
+        if len(tries) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return cat(pieces)
 
     tensors = [torch.rand(3, 2), torch.rand(4)]
-    monkeypatch.setattr(torch, "cat", full)
-    copies = fetch(tensors)
-    assert all(torch.equal(copies[id(tensor)], tensor) for tensor in tensors)
-
-
-def test_what_was_frozen_does_not_follow_the_original() -> None:
-    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    frozen = Frozen({"module": module, "note": [1]}, fetch([*module.parameters(), *module.buffers()]))
-    with torch.no_grad():
-        module[0].weight.fill_(7)
-    module.append(nn.ReLU())
-    thawed = frozen.thaw()
-    assert thawed["note"] == [1]
-    assert len(thawed["module"]) == 2
-    assert isinstance(thawed["module"][0].weight, nn.Parameter)
-    assert all(torch.equal(thawed["module"].state_dict()[name], tensor) for name, tensor in before.items())
-
-
-def test_copies_can_be_exchanged_when_it_is_thawed() -> None:
-    weight, other = torch.rand(3), torch.rand(2)
-    frozen = Frozen([weight, other], fetch([weight, other]))
-    halved, same = frozen.thaw({id(weight): weight.half()})
-    assert halved.dtype is torch.float16
-    assert torch.equal(same, other)
-
-
-def test_a_tensor_in_two_places_stays_one() -> None:
-    shared = torch.rand(5)
-    first, second = Frozen([shared, shared], fetch([shared])).thaw()
-    assert first is second
-
-
-def test_a_tensor_without_a_copy_does_not_follow_the_original_either() -> None:
-    stride = torch.tensor([8.0, 16.0])
-    frozen = Frozen({"stride": stride}, {})
-    stride.zero_()
-    assert frozen.thaw()["stride"].tolist() == [8.0, 16.0]
+    monkeypatch.setattr(torch, "cat", full_at_first)
+    copies = Copies()
+    copies.add(tensors)
+    assert tries == [2, 2]
+    assert all(torch.equal(found(copies, tensor), tensor) for tensor in tensors)
