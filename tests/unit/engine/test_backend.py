@@ -13,7 +13,7 @@ import ultralytics.utils.torch_utils as upstream
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12.engine import backend
+from yolov12.engine import backend, flops
 
 
 class StandIn:
@@ -56,6 +56,13 @@ def test_the_warm_up_keeps_no_model_alive():
     watched = weakref.ref(model)
     del model
     assert watched() is None
+
+
+def test_operations_are_counted_on_the_cpu_while_a_model_is_loaded():
+    counting = []
+    backend.load(lambda: counting.append(upstream.get_flops) or StandIn([]))
+    assert counting == [flops.on_cpu]
+    assert upstream.get_flops is not flops.on_cpu
 
 
 def test_the_line_about_a_model_is_ultralytics_own(monkeypatch):
