@@ -93,7 +93,14 @@ def test_ultralytics_is_unchanged_wherever_we_reach_into_it():
     ],
 )
 def test_a_seam_that_moved_is_named_with_what_to_do(found, words):
-    row = {"module": "m", "file": "engine/trainer.py", "line": 7, "qualname": "ultralytics.q", "digest": "a" * 12, "found": found}
+    row = {
+        "module": "m",
+        "file": "engine/trainer.py",
+        "line": 7,
+        "qualname": "ultralytics.q",
+        "digest": "a" * 12,
+        "found": found,
+    }
     assert words in complaint(row)
     assert bool(complaint(row)) == bool(words)
 
