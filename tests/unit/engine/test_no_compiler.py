@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from yolov12.data import synth
 
 REPOSITORY = Path(__file__).parents[3]
@@ -29,14 +31,16 @@ def python(code: str, *arguments: str) -> list[str]:
 TRAIN = """
 import sys
 from yolov12 import YOLO
-YOLO("yolo12n.yaml").train(data=sys.argv[1], project=sys.argv[2], epochs=1, imgsz=32, batch=4, device="cpu", plots=False)
+run = dict(project=sys.argv[2], epochs=1, imgsz=32, batch=4, device="cpu", plots=False, optimizer="SGD")
+YOLO("yolo12n.yaml").train(data=sys.argv[1], checkpoint=sys.argv[3], **run)
 print(*{"torch._dynamo", "torch._inductor", "sympy"} & sys.modules.keys(), sep=",")
 """
 
 
-def test_a_whole_run_with_its_validations_imports_no_compiler(tmp_path):
+@pytest.mark.parametrize("checkpoint", ["0", "all"])
+def test_a_whole_run_with_its_validations_imports_no_compiler(tmp_path, checkpoint):
     data = synth.write(tmp_path / "data", n_train=4, n_val=2, imgsz=64)
-    assert python(TRAIN, str(data), str(tmp_path))[-1] == ""
+    assert python(TRAIN, str(data), str(tmp_path), checkpoint)[-1] == ""
 
 
 OPTIMIZERS = """
