@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Where this package reaches into ultralytics, written down so that a test can tell when the pin moves under it.
+"""Where this package reaches into ultralytics, or behind torch's API, written down so that a test can tell when the pin moves under it.
 
-Each module that patches or subclasses ultralytics lists its `SEAMS`: the place, as a reader would look it up, and a digest of the source that
+Each module that patches or subclasses them lists its `SEAMS`: the place, as a reader would look it up, and a digest of the source that
 was read when the patch was written. A digest that no longer matches says: read that place again before trusting the patch.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Seam:
-    """One place in the pinned ultralytics that we replace or rely on."""
+    """One place in the pinned ultralytics, or torch, that we replace or rely on."""
 
     file: str
-    """Path inside the `ultralytics` package, for example `engine/trainer.py`."""
+    """Path inside the package, for example `engine/trainer.py`."""
     line: int
     """Line where it starts in the pinned version."""
     qualname: str

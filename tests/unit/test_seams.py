@@ -55,7 +55,8 @@ def modules_with_seams() -> list[str]:
 
 def complaint(row: dict) -> str:
     """What moved at one seam, and what to do; empty when nothing did."""
-    place = f"{row['module']}: {row['qualname']} (ultralytics/{row['file']}:{row['line']})"
+    path = f"{row['qualname'].partition('.')[0]}/{row['file']}"
+    place = f"{row['module']}: {row['qualname']} ({path}:{row['line']})"
     found = row["found"]
     if "error" in found:
         return f"{place} is gone, or has no source of its own: {found['error']}"
@@ -63,7 +64,7 @@ def complaint(row: dict) -> str:
         return f"{place} changed: digest {row['digest']} -> {found['digest']}, now line {found['line']}. Read it again before updating SEAMS."
     if found["line"] != row["line"]:
         return f"{place} moved to line {found['line']}, its text is the same: update the line."
-    if not found["file"].endswith(f"ultralytics/{row['file']}"):
+    if not found["file"].endswith(path):
         return f"{place} lies in {found['file']}: update the file."
     return ""
 
@@ -92,7 +93,14 @@ def test_ultralytics_is_unchanged_wherever_we_reach_into_it():
     ],
 )
 def test_a_seam_that_moved_is_named_with_what_to_do(found, words):
-    row = {"module": "m", "file": "engine/trainer.py", "line": 7, "qualname": "q", "digest": "a" * 12, "found": found}
+    row = {
+        "module": "m",
+        "file": "engine/trainer.py",
+        "line": 7,
+        "qualname": "ultralytics.q",
+        "digest": "a" * 12,
+        "found": found,
+    }
     assert words in complaint(row)
     assert bool(complaint(row)) == bool(words)
 

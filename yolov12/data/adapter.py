@@ -93,6 +93,7 @@ def install() -> None:
         # inspect.getsource follows this, so that a seam's digest stays that of the pinned source.
         stand_in.__wrapped__ = _stock[name]
         _rebind(name, _stock[name], stand_in)
+    ultralytics.data.utils.check_font = fonts.check_beforehand
     dataset: Any = ultralytics.data.dataset.YOLODataset
     methods: dict[str, Any] = {"_load_or_scan_cache": _load_or_scan_cache, "verify_labels": _verify_labels}
     for name, method in methods.items():

@@ -53,6 +53,15 @@ def check_font(font: str = "Arial.ttf") -> Path:
     return path
 
 
+def check_beforehand(font: str) -> None:
+    """Stand-in for `check_font` where ultralytics asks for a font before anything is drawn, to download it (data/utils.py:834).
+
+    There is no download, and looking for a font takes matplotlib, for a second where it has no list of fonts yet. So only what would be said is.
+    """
+    if font == _ASKED_FOR_UNICODE:
+        check_font(font)
+
+
 def _installed(font: str) -> Path | None:
     from matplotlib import font_manager
 

@@ -8,6 +8,7 @@ gradient needs. One all-reduce of a few numbers per channel each way, in float64
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,6 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
     Every rank must run it equally often, forward and backward: with a rank missing, the others wait in it until the groups' timeout.
     """
 
-    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         """(images, channels, height, width); this rank may have no images."""
         if not (self.training and dist.is_available() and dist.is_initialized()):
@@ -77,10 +77,17 @@ def synchronise(model: nn.Module) -> int:
     Returns:
         How many there were.
     """
+    _hide_from_torch_compile()
     norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
     for norm in norms:
         norm.__class__ = SyncedBatchNorm2d
     return len(norms)
+
+
+@functools.cache
+def _hide_from_torch_compile() -> None:
+    """No compiled graph may hold what waits for other ranks. Done here and not where the class is made: it imports torch._dynamo, for seconds."""
+    SyncedBatchNorm2d.forward = torch.compiler.disable(SyncedBatchNorm2d.forward)  # type: ignore[method-assign]
 
 
 def is_synchronised(model: nn.Module) -> bool:

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from yolov12.engine.on_shapes import trace
 from yolov12.engine.profile import anchors_of, profile
 from yolov12.memory.budget import Memory
 from yolov12.memory.plan import choose, peaks
-from yolov12.model.fused.trace import Trace, trace
+from yolov12.model.fused.trace import Trace
 
 STATE_PER_PARAMETER_BYTES = 16
 """What comes after the batch is chosen: a gradient put aside, two numbers of the optimizer and the EMA, 4 bytes each. The gradients of the

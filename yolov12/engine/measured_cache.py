@@ -29,7 +29,8 @@ def key_of(trace: Trace, device: torch.device, dtype: torch.dtype) -> Key:
     """What a measurement depends on. The trace holds the layers of the model and, by the bytes of each, the shape of the batch."""
     structure = hashlib.sha256(repr((trace.convolutions, trace.others, trace.output_elements)).encode()).hexdigest()
     try:
-        attention, _ = dispatch.describe(device, dtype, training=True, large=True)
+        # For calls that are not large, or a kernel would be tried that this run may have no use for. How large they are is in the structure.
+        attention, _ = dispatch.describe(device, dtype, training=True)
     except UserError:  # a backend was asked for that can not serve; models without attention train all the same
         attention = "refused"
     cudnn = torch.backends.cudnn

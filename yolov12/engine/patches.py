@@ -15,12 +15,12 @@ SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079
 def install_patches() -> None:
     """Put our attention, convolutions, loss, loading of weights and engines, data adapters, timing, AMP check and plain logs into ultralytics.
 
-    May be called again.
+    Torch's own compiler is imported by who compiles alone from then on. May be called again.
     """
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
-    from yolov12.engine import first_rank_first, predictor, progress
+    from yolov12.engine import first_rank_first, no_compiler, predictor, progress
     from yolov12.export import adapter as export_adapter
     from yolov12.model import attention, fused, loss, weights
 
@@ -33,6 +33,7 @@ def install_patches() -> None:
     predictor.install()
     progress.install()
     first_rank_first.install()
+    no_compiler.spare()
     ultralytics.engine.trainer.check_amp = amp_works
 
 

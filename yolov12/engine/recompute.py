@@ -18,6 +18,7 @@ from yolov12.engine import fit, plan_table
 from yolov12.engine.known import Known, Shape
 from yolov12.engine.layers import names_of
 from yolov12.engine.measure import Clock, CudaClock, FirstSteps
+from yolov12.engine.on_shapes import trace
 from yolov12.engine.profile import choices
 from yolov12.log import say, warn
 from yolov12.memory import budget
@@ -26,7 +27,7 @@ from yolov12.memory.peaks import Peaks
 from yolov12.memory.plan import Plan, choose, everything
 from yolov12.model import fused
 from yolov12.model.fused.norm import kernels_missing
-from yolov12.model.fused.trace import Trace, trace
+from yolov12.model.fused.trace import Trace
 from yolov12.settings import Settings
 
 TIGHTER = 0.85

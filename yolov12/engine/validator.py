@@ -10,6 +10,7 @@ and runs as it is.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import ops
 
+from yolov12.engine import backend
 from yolov12.engine.network import Network, pool_of
+from yolov12.engine.not_yet import put_off
 from yolov12.engine.scoring import suppression, timing
 from yolov12.engine.scoring.average_precision import ap_per_class
 from yolov12.engine.scoring.statistics import Collected, Detections, Targets
@@ -30,6 +33,7 @@ from yolov12.seams import Seam, replaced
 
 SEAMS = (
     # Replaced.
+    Seam("engine/validator.py", 115, "ultralytics.engine.validator.BaseValidator.__init__", "4749dc9b34cd"),
     Seam("engine/validator.py", 151, "ultralytics.engine.validator.BaseValidator.__call__", "29da273b2118"),
     Seam(
         "models/yolo/detect/val.py",
@@ -103,9 +107,15 @@ class YOLOv12Validator(DetectionValidator):
     collected: Collected | None = None
     """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # It imports torchvision for its NMS, and torchvision all of torch's compiler, for seconds. Our NMS needs neither.
+        with put_off("torchvision"):
+            super().__init__(*args, **kwargs)
+
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
         try:
-            with replaced(upstream_validator, Profile=timing.profile):
+            load = partial(backend.load, upstream_validator.AutoBackend)
+            with replaced(upstream_validator, Profile=timing.profile, AutoBackend=load):
                 return super().__call__(trainer, model, **kwargs)
         finally:
             if self.network is not None:

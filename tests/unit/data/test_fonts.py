@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from yolov12.data import adapter, fonts
+from yolov12.data import adapter, fonts, synth
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,3 +109,34 @@ def test_who_needs_other_letters_is_told_once_where_to_put_a_font(capsys: pytest
         assert str(USER_CONFIG_DIR / "Arial.Unicode.ttf") in told
     checks.check_font("Arial.Unicode.ttf")
     assert capsys.readouterr().err == ""
+
+
+def test_it_is_told_when_the_data_set_is_checked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    from ultralytics.data import utils
+
+    from yolov12 import log
+
+    monkeypatch.setattr(fonts, "_installed", lambda font: None)
+    log._said.discard("font")
+    fonts.check_font.cache_clear()
+    utils.check_font("Arial.ttf")
+    assert capsys.readouterr().err == ""
+    utils.check_font("Arial.Unicode.ttf")
+    assert "DejaVu Sans draws the class names" in capsys.readouterr().err
+    fonts.check_font.cache_clear()
+
+
+CHECK = """
+import sys
+from ultralytics.data import utils
+from yolov12.data import adapter
+adapter.install()
+utils.check_det_dataset(sys.argv[1])
+print("matplotlib" in sys.modules)
+"""
+
+
+def test_checking_a_data_set_looks_for_no_font(tmp_path: Path):
+    data = synth.write(tmp_path / "data", n_train=1, n_val=1, imgsz=64)
+    done = subprocess.run([sys.executable, "-c", CHECK, str(data)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from yolov12 import log
 from yolov12.errors import UserError
 from yolov12.model.attention import dispatch, kernels
+from yolov12.model.fused import trace
 
 CPU = torch.device("cpu")
 
@@ -169,6 +170,37 @@ def test_running_out_of_memory_in_a_trial_run_is_not_held_against_the_kernel():
 
     with pytest.raises(torch.OutOfMemoryError):
         dispatch.probe(kernel, CPU, torch.float32, training=False, head_dim=32)
+
+
+@pytest.fixture
+def tried(monkeypatch) -> list[str]:
+    """The backends whose kernels are tried on a GPU of sm_90 that has all of them but sdpa-cudnn; there is no such GPU here."""
+    seen: list[str] = []
+    names = {backend.run: name for name, backend in dispatch.BACKENDS.items()}
+
+    def probe(kernel, *about) -> str | None:
+        seen.append(names[kernel])
+        return "failed a trial run: no engine" if seen[-1] == "sdpa-cudnn" else None
+
+    monkeypatch.setattr(dispatch, "probe", probe)
+    monkeypatch.setattr(dispatch, "_probed", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return seen
+
+
+def test_only_what_may_be_chosen_is_tried_and_once_for_all_sizes(tried):
+    dispatch.configure("1")
+    assert dispatch.describe("cuda", torch.bfloat16, training=True)[0] == "sdpa-flash"
+    assert tried == ["sdpa-flash"]
+    name, reason = dispatch.describe("cuda", torch.bfloat16, training=True, large=True)
+    assert (name, tried) == ("sdpa-flash", ["sdpa-flash", "sdpa-cudnn"])
+    assert "(sdpa-cudnn: failed a trial run: no engine)" in reason
+
+
+def test_planning_the_memory_tries_no_kernel_that_only_large_calls_have_a_use_for(tried):
+    dispatch.configure("1")
+    assert trace._attention(torch.device("cuda"), torch.bfloat16) is kernels.sdpa_flash
+    assert tried == ["sdpa-flash"]
 
 
 def graphs_of(function, *args) -> list[set[str]]:

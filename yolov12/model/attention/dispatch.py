@@ -131,9 +131,10 @@ def _why_not(name: str, case: Case, key: _Key) -> str | None:
     reason = backends.why_not(name, case)
     if reason or BACKENDS[name].device_type != "cuda":
         return reason
-    if (name, key) not in _probed:
-        _probed[name, key] = probe(BACKENDS[name].run, key.device, key.dtype, key.training, key.head_dim)
-    return _probed[name, key]
+    tried = name, key._replace(large=False)  # the trial is a small one either way
+    if tried not in _probed:
+        _probed[tried] = probe(BACKENDS[name].run, key.device, key.dtype, key.training, key.head_dim)
+    return _probed[tried]
 
 
 def probe(kernel: Kernel, device: torch.device, dtype: torch.dtype, training: bool, head_dim: int) -> str | None:

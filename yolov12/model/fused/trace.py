@@ -146,7 +146,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype
 def _attention(device: torch.device, dtype: torch.dtype) -> Kernel:
     """What keeps as much as the backend that will run."""
     try:
-        backend, _ = describe(device, dtype, training=True, large=True)
+        backend, _ = describe(device, dtype, training=True)
     except UserError:  # the one that was asked for can not serve: models without attention train all the same
         backend = ""
     # Every fused kernel keeps the same: q, k, v, the output and a number for each row.

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Skipping an import of ultralytics that only makes sure that a module is there."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+
+@contextmanager
+def put_off(name: str) -> Iterator[None]:
+    """Within it `import name` alone does nothing. Whoever asks for something in the module, or comes later, gets the module itself."""
+    if name in sys.modules:
+        yield
+        return
+    stand_in = sys.modules[name] = _NotYet(name)
+    try:
+        yield
+    finally:
+        _take_away(stand_in)
+
+
+class _NotYet(ModuleType):
+    def __getattr__(self, attribute: str) -> Any:
+        # Also asked for __path__ by `import name.submodule`.
+        _take_away(self)
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
+def _take_away(stand_in: ModuleType) -> None:
+    if sys.modules.get(stand_in.__name__) is stand_in:
+        del sys.modules[stand_in.__name__]
