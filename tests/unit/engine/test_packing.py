@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -100,6 +102,23 @@ def test_what_is_written_does_not_follow_the_original(tmp_path: Path) -> None:
     assert len(found["module"]) == 2
     assert isinstance(found["module"][0].weight, nn.Parameter)
     assert all(torch.equal(found["module"].state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_nothing_of_the_original_is_kept_alive() -> None:
+    """It may lie on a GPU; and only the collector of reference cycles would find it then, some time."""
+    tensor = torch.ones(3)
+    alive = weakref.ref(tensor)
+    packed = Packed({"tensor": [tensor]}, Copies())
+    del tensor
+    assert alive() is None
+    del packed
+    assert gc.isenabled()
+
+
+def test_what_can_not_be_pickled_leaves_the_collector_on() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        Packed({"function": lambda: None}, Copies())
+    assert gc.isenabled()
 
 
 def test_one_tensor_in_two_places_stays_one(tmp_path: Path) -> None:
