@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Room for copies of many tensors: a few flat buffers whose memory exists only while it is needed, and views into them that stay.
 
-A list operator that returns new tensors makes a Python object of each, and freeing one may give Python's lock away; beside a loader's threads it comes
-back late. Views outlive the memory below them, as those of torch's FSDP do (torch/distributed/utils.py, _free_storage), so that copying the 1,400
-tensors of an update again makes none.
+A list operator that returns new tensors makes a Python object of each, and freeing one may give Python's lock away; beside a loader's threads it
+comes back late. Views outlive the memory below them, as those of torch's FSDP do (torch/distributed/utils.py, _free_storage), so that copying the
+1,400 tensors of an update again makes none.
 """
 
 from __future__ import annotations
