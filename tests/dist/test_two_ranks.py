@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.dist.ranks import run
+from tests.unit.engine.lending import images, small_step
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.data.order import GHOST
 from yolov12.distributed import world
@@ -308,3 +309,25 @@ def test_buckets_keep_order_and_size() -> None:
     tensors = [torch.zeros(4), torch.zeros(4), torch.zeros(4), torch.zeros(100), torch.zeros(1, dtype=torch.float64)]
     packed = buckets(tensors, bucket_bytes=32)
     assert [[t.numel() for t in bucket] for bucket in packed] == [[4, 4], [4], [100], [1]]
+
+
+def _lent_and_own(rank: int) -> list[list[torch.Tensor]]:
+    group, found = join(), []
+    for lends in (True, False):
+        runner = small_step(lends=lends, vote_group=group)
+        for update in range(2):
+            for i in range(2):
+                runner.run(images(10 * update + 2 * i + rank))
+            runner.take_gradients()
+            found.append([parameter.grad.clone() for parameter in runner.parameters if parameter.grad is not None])
+            for parameter in runner.parameters:
+                parameter.grad = None
+    return found
+
+
+def test_gradients_that_a_graph_lends_are_summed_over_ranks_with_the_same_bits() -> None:
+    first, second = run(_lent_and_own, 2)
+    lent, own = first[:2], first[2:]
+    assert len(lent[0]) == len(small_step().parameters)
+    for ours, expected in zip([*lent, *second[:2]], [*own, *own], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))

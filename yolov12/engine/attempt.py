@@ -82,6 +82,7 @@ def put_aside(held: list[Tensor | None], present: Sequence[tuple[int, Tensor]]) 
 
 
 def copies_of(held: list[Tensor | None]) -> list[Tensor | None]:
-    """The same numbers in memory of their own."""
-    copies = iter(torch._foreach_mul([gradient for gradient in held if gradient is not None], 1))
+    """The same numbers in memory of their own; nothing where nothing is held."""
+    present = [gradient for gradient in held if gradient is not None]
+    copies = iter(torch._foreach_mul(present, 1) if present else ())
     return [None if gradient is None else next(copies) for gradient in held]

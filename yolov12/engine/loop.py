@@ -30,6 +30,7 @@ from yolov12.engine.cost import Cost
 from yolov12.engine.data_wait import DataWait
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.health import Health
+from yolov12.engine.mean_losses import running_means
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.pipeline import Watch, undisturbed
 from yolov12.engine.results import drop_rows_after
@@ -49,19 +50,6 @@ if TYPE_CHECKING:
 IS_FIRST = RANK in {-1, 0}
 PROGRESS_INTERVAL_S = 0.25
 EMA_ATTRIBUTES = ["yaml", "nc", "args", "names", "stride", "class_weights"]
-
-
-def running_means(means: dict[str, Tensor], count: int, items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The means of one more, by ultralytics' formula (engine/trainer.py:551); all at once, for each call takes its time beside a loader's threads.
-
-    Args:
-        means: of the first `count`; they stay as they are, since callbacks may keep them.
-        items: the further one.
-    """
-    sums = torch._foreach_mul([means[name] for name in items], count)
-    torch._foreach_add_(sums, list(items.values()))
-    torch._foreach_div_(sums, count + 1)
-    return dict(zip(items, sums, strict=True))
 
 
 class Loop:

@@ -3,7 +3,7 @@
 
 A list operator that returns new tensors makes a Python object of each. Beside threads that ask for Python's lock, making and freeing 1,400 of them in
 each update is slow: with such copies an update took 89 ms beside 16 reading threads, and 15 ms without (step_calls_threads.log). Views outlive
-the memory below them, as FSDP's do (torch/distributed/fsdp/_flat_param.py, _free_storage), so that an update makes none.
+the memory below them, as those of torch's FSDP do (torch/distributed/utils.py, _free_storage), so that an update makes none.
 """
 
 from __future__ import annotations

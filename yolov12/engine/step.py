@@ -113,8 +113,8 @@ class Step:
         self.reducer = None if vote_group is None else Reducer(trained, compresses)
         self.held: list[Tensor | None] = [None] * len(self.parameters)
         """Gradients of the committed steps since the last update, one per parameter; None for frozen ones. Good until the next step begins."""
-        self._holds_lent = False
-        """Whether some of them are a graph's own, which its next replay overwrites. Where each step has its update, no copy is ever made."""
+        self._put_lent_aside = False
+        """Whether the last step put a graph's own ones there, which its next replay overwrites. Where each step has its update, none is copied."""
         self._before = Snapshot(model)
         self._targets_per_image = torch.ones((), device=self.parameters[0].device)
         self._criterion = Listener(model)
@@ -187,7 +187,7 @@ class Step:
             self.rank_norms.clip([held for held in self.held if held is not None], self._loss_scale())
         for parameter, gradient in zip(self.parameters, self.held, strict=True):
             parameter.grad = gradient
-        self._hold_nothing()
+        self.held = [None] * len(self.parameters)
 
     def kept(self) -> dict[str, Any]:
         """What a run that goes on elsewhere needs of the steps since the last update. The same on all ranks."""
@@ -197,7 +197,6 @@ class Step:
         """Put back what `kept` gave; the tensors may lie on another device."""
         device = self.parameters[0].device
         self.held = [None if gradient is None else gradient.to(device) for gradient in kept["held"]]
-        self._holds_lent = False
         self._targets_per_image.copy_(kept["targets_per_image"])
         if self.rank_norms is not None:
             self.rank_norms.go_on_from(self.held)
@@ -205,16 +204,12 @@ class Step:
     def forget(self) -> None:
         """Drop everything that was put aside, for example after NaN recovery reloaded the weights."""
         self._drop()
-        self._hold_nothing()
+        self.held = [None] * len(self.parameters)
         self._targets_per_image.fill_(1)
         if self.reducer is not None:
             self.reducer.forget()
         if self.rank_norms is not None:
             self.rank_norms.forget()
-
-    def _hold_nothing(self) -> None:
-        self.held = [None] * len(self.parameters)
-        self._holds_lent = False
 
     def _unit(self) -> Tensor:
         """Of which this step's gradients are multiples: the loss scale over the provisional divisor."""
@@ -227,8 +222,8 @@ class Step:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
         self.peaks.begin_step()
         try:
-            if self._holds_lent:
-                self.held, self._holds_lent = copies_of(self.held), False
+            if self._put_lent_aside:
+                self.held, self._put_lent_aside = copies_of(self.held), False
             if self.recomputation is not None:
                 self._planned_parts = self.recomputation.before(self.last_resort.shape_of(batch))
             parts = [self.last_resort.of(part) for part in split(batch, self._parts(len(batch["img"])))]
@@ -347,8 +342,7 @@ class Step:
                 finite = targets_per_image.isfinite()
                 # In place: a graph that was captured reads it where it is.
                 self._targets_per_image.copy_(torch.where(finite, targets_per_image, self._targets_per_image))
-        if put_aside(self.held, present) and attempt.lends_gradients:
-            self._holds_lent = True
+        self._put_lent_aside = put_aside(self.held, present) and attempt.lends_gradients
         return StepResult(loss, attempt.items, attempt.loss, wish)
 
     def _drop(self) -> None:

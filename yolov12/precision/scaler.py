@@ -152,14 +152,16 @@ def largest_gradients(optimizer: Optimizer, device: torch.device) -> Tensor:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [None if parameter.grad is None else _values(parameter.grad) for parameter in parameters]
     present = [gradient for gradient in gradients if gradient is not None and gradient.numel()]
-    largest = iter(torch._foreach_norm(present, math.inf) if present else ())
+    norms = iter(torch._foreach_norm(present, math.inf) if present else ())
     none = torch.zeros((), device=device)
+    largest = [next(norms) if gradient is not None and gradient.numel() else none for gradient in gradients]
+    # Asked only where something is to be done: each call gives Python's lock to a loader's threads.
     return torch.stack(
         [
-            next(largest).to(device, torch.float32, non_blocking=True)
-            if gradient is not None and gradient.numel()
-            else none
-            for gradient in gradients
+            norm
+            if norm.device == device and norm.dtype is torch.float32
+            else norm.to(device, torch.float32, non_blocking=True)
+            for norm in largest
         ]
     )
 

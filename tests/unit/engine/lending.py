@@ -46,7 +46,7 @@ class NoPlan:
         return None
 
 
-def small_step(layers: int = 3, lends: bool = True) -> Step:
+def small_step(layers: int = 3, lends: bool = True, vote_group: Any = None) -> Step:
     """Of a model of so many small layers."""
     torch.manual_seed(0)
     of = nn.Sequential(*[nn.Linear(4, 4) for _ in range(layers)])
@@ -55,7 +55,7 @@ def small_step(layers: int = 3, lends: bool = True) -> Step:
         made = of(batch["img"]).square().mean()
         return made, {name: made.detach() for name in ("box_loss", "cls_loss", "dfl_loss")}
 
-    made = Step(of, forward_loss=loss, autocast=nullcontext, scale_loss=lambda loss: loss)
+    made = Step(of, forward_loss=loss, autocast=nullcontext, scale_loss=lambda loss: loss, vote_group=vote_group)
     if lends:
         stand_in: Any = Lending(made.parameters)
         made.graph, made.recomputation = stand_in, NoPlan()  # type: ignore[assignment]  # as far as they are used

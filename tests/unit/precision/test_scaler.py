@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from ultralytics.optim.muon import MuSGD
 
+from tests.unit.engine.counted import Calls
 from tests.unit.engine.tiny import batch, model
 from tests.unit.precision import streams
 from tests.unit.precision.streams import STREAMS, Gradients, Replay, replay, sgd
@@ -465,6 +466,16 @@ def test_the_largest_gradients_stand_in_the_optimizers_order_with_zero_for_none(
     found = largest_gradients(optimizer, torch.device("cpu"))
     assert found.isnan().tolist() == [True, False, False, False]
     assert found[1:].tolist() == [math.inf, 3.0, 0.0]
+
+
+def test_looking_for_the_largest_gradients_takes_no_call_for_each() -> None:
+    parameters = [of_one()[0] for _ in range(40)]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer, device = torch.optim.SGD(parameters), torch.device("cpu")
+    with Calls() as calls:
+        largest_gradients(optimizer, device)
+    assert calls.names == ["_foreach_norm", "zeros", "stack"]
 
 
 def test_a_frozen_parameter_does_not_hide_that_all_others_are_nan() -> None:
