@@ -21,9 +21,9 @@ from yolov12.seams import replaced
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
 
-AUTO_THREADS = 16
-"""From so many reading threads on `auto` takes our loader at once. With them training from files was 1.67 times as fast as stock (record
-train_e2e-reduced of 2026-11-29); with eight no record tells the loader from the rest of the step."""
+AUTO_READERS = 8
+"""From so many on `auto` takes our loader at once. With them training from files was 2.27 times as fast as stock (record train_e2e-reduced-4 of
+2026-11-29); no record has fewer."""
 WAIT_BOUND = 0.10
 """The part of the steps' time at ultralytics' loader above which `auto` says that ours may pay. Provisional: no record says where it begins to."""
 
@@ -72,13 +72,13 @@ def _choice(trainer: YOLOv12Trainer, dataset: Any, batch: int, obstacle: ours.Ob
     size = ours.bytes_of_all(dataset, batch, trainer.device)
     if size is not None:
         return True, f"all {len(dataset)} pictures stay decoded on the GPU, {size / 2**30:.2f} GiB"
-    more = f"more than the GPU keeps decoded of {len(dataset)} pictures"
+    more = f"more of {len(dataset)} pictures than the GPU keeps decoded"
     if trainer.args.cache:
-        return False, f"cache={trainer.args.cache} is ultralytics', and {more} are to be read"
-    threads = ours.reading_threads(trainer.args, trainer.world.local_size)
-    if threads < AUTO_THREADS:
-        return False, f"{threads} threads read {more}, and from {AUTO_THREADS} on ours is taken"
-    return True, f"{threads} threads read, and the GPU augments"
+        return False, f"cache={trainer.args.cache} is ultralytics', and there are {more}"
+    readers = ours.readers(trainer.args, trainer.world.local_size)
+    if readers < AUTO_READERS:
+        return False, f"{readers} would read, and there are {more}: ours is taken from {AUTO_READERS} on"
+    return True, f"{readers} read, and the GPU augments"
 
 
 def _over(dataset: Any, trainer: YOLOv12Trainer, upstreams: Callable[[], Any]) -> Any:
@@ -145,7 +145,7 @@ class Watch:
         else:
             say(
                 f"data pipeline: cpu, although {seen}; data_pipeline=gpu augments on the GPU, and leaves the cores to reading. "
-                f"No record says yet whether that is faster with fewer than {AUTO_THREADS} threads"
+                f"No record says yet whether that is faster with fewer than {AUTO_READERS} readers"
             )
 
     def _change_back(self, loader: ours.PictureLoader) -> None:

@@ -68,6 +68,14 @@ SOURCES: list[tuple[str, tuple[list[Source], list[Source]]]] = [
     ),
     ("train_step", both("train_step_n_b64")),
     ("train_step", both("train_step_n_b256")),
+    ("train_e2e", both("train_e2e_n_b256")),
+    (
+        "train_e2e",
+        (
+            notes("train_e2e_n_b256", r"stock: first epoch (\d+)"),
+            notes("train_e2e_n_b256", r"ours: first epoch (\d+)"),
+        ),
+    ),
     ("bccd_wall", both("bccd_map50_95")),
     ("bccd_wall", (notes("bccd_wall", r"stock: peak ([\d.]+)"), notes("bccd_wall", r"ours: peak ([\d.]+)"))),
     ("bccd_wall", both("bccd_wall")),

@@ -58,7 +58,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     monkeypatch.setattr(ours, "obstacle", lambda dataset, args: None)
     monkeypatch.setattr(ours, "build", lambda dataset, args, batch, *rest: Loader(batch))
     monkeypatch.setattr(ours, "bytes_of_all", lambda dataset, batch, device: None)
-    monkeypatch.setattr(ours, "reading_threads", lambda args, local_ranks: 2)
+    monkeypatch.setattr(ours, "readers", lambda args, local_ranks: 2)
     return Trainer(
         device=torch.device("cuda"),
         args=SimpleNamespace(cache="ram", close_mosaic=10),
@@ -93,29 +93,33 @@ def test_auto_takes_ours_from_the_beginning_where_all_pictures_stay_decoded(
 
 
 @pytest.mark.parametrize(
-    ("threads", "cache", "said"),
+    ("readers", "cache", "said"),
     [
-        (16, False, "gpu (auto: 16 threads read, and the GPU augments)"),
-        (16, "ram", "cpu (auto: cache=ram is ultralytics', and more than the GPU keeps"),
+        (8, False, "gpu (auto: 8 read, and the GPU augments)"),
         (
-            15,
+            8,
+            "ram",
+            "cpu (auto: cache=ram is ultralytics', and there are more of 1 pictures than the GPU keeps decoded)",
+        ),
+        (
+            7,
             False,
-            "cpu (auto: 15 threads read more than the GPU keeps decoded of 1 pictures, and from 16 on ours is taken)",
+            "cpu (auto: 7 would read, and there are more of 1 pictures than the GPU keeps decoded: ours is taken from 8 on)",
         ),
     ],
     ids=str,
 )
-def test_auto_takes_ours_from_the_beginning_where_enough_threads_read_and_none_asks_for_a_cache(
+def test_auto_takes_ours_from_the_beginning_where_enough_read_and_none_asks_for_a_cache(
     trainer: Trainer,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    threads: int,
+    readers: int,
     cache: Any,
     said: str,
 ):
     asked(monkeypatch, "auto")
     trainer.args.cache = cache
-    monkeypatch.setattr(ours, "reading_threads", lambda args, local_ranks: threads)
+    monkeypatch.setattr(ours, "readers", lambda args, local_ranks: readers)
     assert isinstance(made(trainer), Loader) == said.startswith("gpu")
     assert f"data pipeline: {said}" in capsys.readouterr().err
 

@@ -89,7 +89,7 @@ def build(
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
     places, recent = _places(dataset, batch, device)
-    threads = reading_threads(args, local_ranks)
+    threads = readers(args, local_ranks)
     cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
     decoder, words = decoders.choose(device, threads)
     processes, who = None, "threads"
@@ -124,8 +124,8 @@ def _processes(
         return None, f"threads (processes can not be started: {error})"
 
 
-def reading_threads(args: Any, local_ranks: int) -> int:
-    """How many a rank has: its share of the machine's cores, at most `workers`."""
+def readers(args: Any, local_ranks: int) -> int:
+    """How many processes or threads of a rank read: its share of the machine's cores, at most `workers`."""
     return max(min(len(os.sched_getaffinity(0)) // local_ranks, int(args.workers)), 1)
 
 

@@ -183,14 +183,14 @@ def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
     assert decoders.choose(CPU, threads=1) == (None, "OpenCV: no GPU decoder on cpu")
 
 
-def test_many_reading_threads_leave_the_gpu_to_training():
+def test_many_readers_leave_the_gpu_to_training():
     assert decoders.choose(torch.device("cuda"), threads=16) == (
         None,
         "OpenCV: 16 readers are enough (from 8 on)",
     )
 
 
-def test_few_reading_threads_without_dali_decode_all_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_few_readers_without_dali_decode_all_the_same(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
     assert decoders.choose(torch.device("cuda"), threads=2) == (
         None,
