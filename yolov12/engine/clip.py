@@ -8,6 +8,7 @@ costs a call.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,19 @@ _torchs = nn.utils.clip_grad_norm_
 
 
 @torch.no_grad()
-def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, *more: Any, **options: Any) -> Tensor:
     """Scale the gradients in place so that their common norm is at most `max_norm`, as `torch.nn.utils.clip_grad_norm_` does.
 
     Args:
         parameters: those without a gradient are passed over.
         max_norm: of all gradients as one vector.
+        more, options: torch's further arguments; torch's function serves a call that has some.
 
     Returns:
         The norm that they had, a scalar on their device.
     """
+    if more or options or isinstance(parameters, Tensor):
+        return _torchs(parameters, max_norm, *more, **options)
     parameters = list(parameters)
     gradients = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
     kinds = {(gradient.device, gradient.dtype, gradient.layout) for gradient in gradients}

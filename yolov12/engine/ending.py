@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from ultralytics.utils import RANK
@@ -84,7 +86,6 @@ def after_epoch(loop: Loop, when: str, is_saved: bool, failure: ExitError | None
         else "it was not saved (save=False, a model in quantisation, or weights that are not finite)"
     )
     say(f"terminated {when}; {saved}")
-    close_loaders(loop)
     raise SystemExit(TERMINATED)
 
 
@@ -95,11 +96,15 @@ def tell_cost(loop: Loop) -> None:
     loop.cost.finish(*waits_s, t.save_dir, t.vote_group, price, resumed=bool(t.resume))
 
 
-def close_loaders(loop: Loop) -> None:
-    """End the workers, so that none outlives this process."""
-    for loader in (loop.trainer.train_loader, loop.trainer.test_loader):
-        if hasattr(loader, "close"):
-            loader.close()
+@contextmanager
+def loaders_closed(loop: Loop) -> Iterator[None]:
+    """However the block ends, so do the loaders' workers: a script may catch the error and train again."""
+    try:
+        yield
+    finally:
+        for loader in (loop.trainer.train_loader, loop.trainer.test_loader):
+            if hasattr(loader, "close"):
+                loader.close()
 
 
 def _seen_after(loop: Loop, batches: int) -> int:

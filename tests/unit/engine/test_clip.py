@@ -44,6 +44,18 @@ def test_gradients_of_two_types_are_left_to_torch() -> None:
     assert_as_torchs(parameters(100.0, dtypes=kinds), parameters(100.0, dtypes=kinds), 10.0)
 
 
+def test_torchs_other_arguments_are_torchs() -> None:
+    ours, stocks = parameters(100.0), parameters(100.0)
+    clip_grad_norm_(ours, 10.0, norm_type=1.0)
+    nn.utils.clip_grad_norm_(stocks, 10.0, norm_type=1.0)
+    assert all(map(torch.equal, [p.grad for p in ours[:3]], [p.grad for p in stocks[:3]]))  # type: ignore[arg-type]  # they have one
+    with pytest.raises(RuntimeError, match="non-finite"):
+        clip_grad_norm_(parameters(float("inf")), 10.0, error_if_nonfinite=True)
+    clip_grad_norm_(ours[0], 1.0)
+    assert ours[0].grad is not None
+    assert ours[0].grad.norm() <= 1.0 + 1e-5
+
+
 def test_without_gradients_the_norm_is_zero() -> None:
     assert clip_grad_norm_([nn.Parameter(torch.zeros(2))], 10.0) == 0
 

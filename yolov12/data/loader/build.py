@@ -18,7 +18,7 @@ from yolov12.data.loader.gather import Gatherer
 from yolov12.data.loader.labels import Boxes
 from yolov12.data.loader.loader import READ_AHEAD, PictureLoader
 from yolov12.data.loader.prepare import Preparer
-from yolov12.data.loader.processes import Processes
+from yolov12.data.loader.reader_pool import ReaderPool
 from yolov12.data.loader.recent import Recent
 from yolov12.data.order import Order, Plan
 from yolov12.log import say
@@ -89,17 +89,17 @@ def build(
     count, imgsz = len(dataset), int(dataset.imgsz)
     batch = min(batch, count)
     places, recent = _places(dataset, batch, device)
-    threads = readers(args, local_ranks)
-    cache = _cache(dataset, imgsz, threads, cache_folder) if cache_folder else None
-    decoder, words = decoders.choose(device, threads)
-    processes, who = None, "threads"
-    if decoder is None and cache is None and places < count and device.type == "cuda":
-        processes, who = _processes(dataset.im_files, imgsz, threads, batch, device)
+    workers = readers(args, local_ranks)
+    cache = _cache(dataset, imgsz, workers, cache_folder) if cache_folder else None
+    decoder, words = decoders.choose(device, workers)
+    keeps = store.Store(places, imgsz, device)
+    is_read_again = decoder is None and cache is None and places < count
+    pool, who = _pool(dataset.im_files, imgsz, workers, batch, device) if is_read_again else (None, "threads")
     say(
-        f"loader: reading {who}: {threads}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
+        f"loader: reading {who}: {workers}; JPEG decoder: {words}; the last {places} of {count} pictures stay decoded on {device.type} "
         f"({store.bytes_of(places, imgsz) / 2**30:.2f} GiB)"
     )
-    gatherer = Gatherer(dataset.im_files, imgsz, store.Store(places, imgsz, device), threads, decoder, cache, processes)
+    gatherer = Gatherer(dataset.im_files, imgsz, keeps, workers, decoder, cache, pool)
     preparer = Preparer(
         gatherer,
         Boxes(dataset.labels),
@@ -108,20 +108,22 @@ def build(
         seed=int(args.seed),
         rank=plan.rank,
     )
-    return PictureLoader(dataset, preparer, Order(plan), batch, threads)
+    return PictureLoader(dataset, preparer, Order(plan), batch, workers)
 
 
-def _processes(
+def _pool(
     files: Sequence[str], imgsz: int, count: int, batch: int, device: torch.device
-) -> tuple[Processes | None, str]:
+) -> tuple[ReaderPool | None, str]:
     """(processes that read, "processes"), or None and why threads read.
 
-    For pictures that are decoded again and again beside a training on a GPU, where threads would compete with it for Python's lock.
+    Beside a training on a GPU threads would compete with it for Python's lock. On a CPU the steps take far longer than the reading.
     """
+    if device.type != "cuda":
+        return None, "threads"
     try:
-        return Processes(files, imgsz, count, (READ_AHEAD + 1) * batch, device), "processes"
+        return ReaderPool(files, imgsz, count, (READ_AHEAD + 1) * batch, device), "processes"
     except OSError as error:
-        return None, f"threads (processes can not be started: {error})"
+        return None, f"threads (processes can not be had: {error})"
 
 
 def readers(args: Any, local_ranks: int) -> int:

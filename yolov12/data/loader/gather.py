@@ -16,7 +16,7 @@ from yolov12.data.loader import decoders
 from yolov12.data.loader.ahead import CLOSING_S
 from yolov12.data.loader.cachefile import CacheFile
 from yolov12.data.loader.fetch import Fetched, fetch, on_the_cpu
-from yolov12.data.loader.processes import Processes
+from yolov12.data.loader.reader_pool import ReaderPool
 from yolov12.data.loader.resize import fit_tensor, upright
 from yolov12.data.loader.store import Store
 from yolov12.data.loader.threads import Threads
@@ -41,10 +41,10 @@ class Gatherer:
         threads: int,
         decoder: decoders.Decoder | None = None,
         cache: CacheFile | None = None,
-        processes: Processes | None = None,
+        readers: ReaderPool | None = None,
     ) -> None:
-        """`files` are the pictures' paths by index; without a `decoder` the processes decode, or where there are none the threads."""
-        self.processes = processes
+        """`files` are the pictures' paths by index; without a `decoder` the processes of `readers` decode, or where there are none the threads."""
+        self.readers = readers
         self.files, self.imgsz, self.store, self.decoder, self.cache = files, imgsz, store, decoder, cache
         self.on_cpu: Counter[str] = Counter()
         """Pictures that the plain path decoded although there is a GPU decoder, by reason."""
@@ -58,14 +58,17 @@ class Gatherer:
     def ask(self, indices: Iterable[int]) -> None:
         """Let reading begin with these, as far as they are not there."""
         new = [index for index in dict.fromkeys(indices) if index not in self.store and not self._is_asked(index)]
-        if self.processes is not None:
-            self.processes.ask(new)
-            return
         for index in new:
-            self._ask_threads(index)
+            if not self._is_for_readers(index):
+                self._ask_threads(index)
+        if self.readers is not None:
+            self.readers.ask([index for index in new if index not in self._asked])
 
     def _is_asked(self, index: int) -> bool:
-        return index in self._asked or (self.processes is not None and index in self.processes)
+        return index in self._asked or (self.readers is not None and index in self.readers)
+
+    def _is_for_readers(self, index: int) -> bool:
+        return self.readers is not None and index not in self._refused and self.readers.serves(index)
 
     def _ask_threads(self, index: int) -> None:
         on_gpu = self.decoder is not None and index not in self._refused
@@ -81,11 +84,12 @@ class Gatherer:
         )  # those that are missing must not push them out
         missing = [index for index in wanted if index not in self.store]
         self.ask(missing)
-        if self.processes is not None:
-            for one in self.processes.take(missing):
+        if self.readers is not None:
+            for one in self.readers.take(missing):
                 if isinstance(one, Fetched):
                     self._keep(one)
                 else:  # what is wrong with it, threads find out
+                    self._refused.add(one)
                     self._ask_threads(one)
         fetched = [self._asked[index].result() for index in missing if index in self._asked]
         fetched += self._decode_on_gpu([one for one in fetched if one.encoded])
@@ -98,11 +102,16 @@ class Gatherer:
         self.store.touch([index for index in wanted if index in self.store])
         return {one.index: one.failure for one in fetched if one.failure}
 
+    def stop(self) -> None:
+        """Let whoever waits for the processes go on, before `close`. Any thread may call it."""
+        if self.readers is not None:
+            self.readers.stop()
+
     def close(self) -> None:
-        """End processes and threads; what they have not begun is dropped. One that gets no answer from its file system is killed or left behind."""
-        if self.processes is not None and (killed := self.processes.close(CLOSING_S)):
+        """End processes and threads; what they have not begun is dropped. One that gets no answer from its file system is left behind."""
+        if self.readers is not None and (left := self.readers.close(CLOSING_S)):
             warn(
-                f"loader: {killed} reading process(es) got no answer from the file system within {CLOSING_S:g} s and were killed"
+                f"loader: {left} reading process(es) got no answer from the file system within {CLOSING_S:g} s and are left behind"
             )
         if busy := self._pool.close(CLOSING_S):
             warn(

@@ -139,7 +139,8 @@ class PictureLoader:
             self._running = None
 
     def close(self) -> None:
-        """End all threads. Calling it again does nothing; the loader can not be iterated over afterwards."""
+        """End all threads and processes. Calling it again does nothing; the loader can not be iterated over afterwards."""
+        self.preparer.gatherer.stop()
         self.reset()
         self.preparer.gatherer.close()
         atexit.unregister(self.close)

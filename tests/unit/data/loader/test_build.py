@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from yolov12 import log
 from yolov12.data.loader import Obstacle, PictureLoader, build, obstacle
 from yolov12.data.order import Plan
 
+build_module = importlib.import_module("yolov12.data.loader.build")  # by its name in the package it is the function
 NAMES = {0: "circle", 1: "square"}
 CPU = torch.device("cpu")
 
@@ -166,3 +168,42 @@ def test_without_room_for_a_cache_pictures_are_decoded_as_they_are_needed(
     assert "picture cache: none: " in (said := capsys.readouterr().err)
     assert "pictures are decoded as they are needed" in said
     assert len(shown(next(iter(loader)))) == 4
+
+
+def test_processes_read_beside_a_gpu_and_where_they_can_not_the_reason_is_said(monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(build_module, "ReaderPool", lambda *given: asked.append(given) or "a pool")
+    assert build_module._pool(["a.jpg"], 64, 8, 16, torch.device("cuda")) == ("a pool", "processes")
+    assert asked == [(["a.jpg"], 64, 8, 48, torch.device("cuda"))]
+    assert build_module._pool(["a.jpg"], 64, 8, 16, CPU) == (None, "threads")
+
+    def refused(*given: Any) -> Any:
+        raise OSError("Operation not permitted")
+
+    monkeypatch.setattr(build_module, "ReaderPool", refused)
+    pool, words = build_module._pool(["a.jpg"], 64, 8, 16, torch.device("cuda"))
+    assert pool is None
+    assert words == "threads (processes can not be had: Operation not permitted)"
+
+
+@pytest.mark.parametrize(
+    ("places", "cache", "decoder", "wanted"),
+    [(2, None, None, True), (99, None, None, False), (2, "cache", None, False), (2, None, "dali", False)],
+)
+def test_processes_are_for_pictures_that_are_decoded_again_and_again(
+    folder: Path,
+    built: list[PictureLoader],
+    monkeypatch: pytest.MonkeyPatch,
+    places: int,
+    cache: Any,
+    decoder: Any,
+    wanted: bool,
+):
+    asked: list[Any] = []
+    dataset = data_set(folder)
+    monkeypatch.setattr(build_module, "_pool", lambda *given: (asked.append(given), (None, "threads"))[1])
+    monkeypatch.setattr(build_module, "_places", lambda *_: (min(places, len(dataset)), 2))
+    monkeypatch.setattr(build_module, "_cache", lambda *_: cache)
+    monkeypatch.setattr(build_module.decoders, "choose", lambda *_: (decoder, "a test"))
+    built.append(build(dataset, arguments(), 2, Plan(len(dataset), 2, 0), 1, CPU, folder if cache else None))
+    assert bool(asked) is wanted
