@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 def tables(root: Path) -> list[tuple[str, Seam]]:
-    """(module, seam) for every seam of the checkout at `root`, read from the text of its modules.
+    """(module, seam) for every seam of the checkout at `root` in ultralytics, read from the text of its modules; there are some in torch, too.
 
     Raises:
         ValueError: a table holds something else than `Seam("file", line, "qualname", "digest")`.
@@ -35,7 +35,7 @@ def tables(root: Path) -> list[tuple[str, Seam]]:
         if table is not None and (not calls or len(calls) < len(entries)):
             raise ValueError(f"{module}: SEAMS is not a tuple of Seam(...)")
         found += [(module, Seam(*(ast.literal_eval(argument) for argument in call.args))) for call in calls]
-    return found
+    return [(module, seam) for module, seam in found if seam.qualname.startswith("ultralytics.")]
 
 
 def moved(seams: list[tuple[str, Seam]], package: Path) -> list[str]:

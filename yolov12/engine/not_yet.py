@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,9 @@ def put_off(name: str) -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    stand_in = sys.modules[name] = _NotYet(name)
+    stand_in = _NotYet(name)
+    stand_in.__spec__ = importlib.util.find_spec(name)  # somebody may look whether the module is there
+    sys.modules[name] = stand_in
     try:
         yield
     finally:

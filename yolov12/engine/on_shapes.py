@@ -17,8 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from yolov12.model.fused import trace as traced
 from yolov12.model.fused.trace import Trace
+from yolov12.seams import Seam
 
 aten = torch.ops.aten
+
+SEAMS = (
+    Seam(
+        "utils/_python_dispatch.py",
+        209,
+        "torch.utils._python_dispatch.TorchDispatchMode._should_skip_dynamo",
+        "4c4485234de3",
+    ),
+)
 
 
 def trace(model: nn.Module, shape: tuple[int, int, int, int], dtype: torch.dtype) -> Trace:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What torch.save writes, pickled once for all the files that are made of it, while training waits for it.
 
-A thread that pickles holds Python's lock, and training stands still for as long: torch.save asks a function in Python about each of an
-object's 60,000 parts. Here all but the numbers is pickled in a few milliseconds, in the form that torch.save gives it. The thread
-then has only bytes to write, without the lock.
+A thread that pickles holds Python's lock, and training stands still for as long. Here all but the numbers is pickled once, in the form that
+torch.save gives it, whatever the number of files. The thread then has only bytes to write, without the lock.
 
     the pickle names a tensor's storage by a number <- torch.load joins the two -> the archive's record data/NUMBER has its bytes
 
 Each tensor has a storage of its own, as in stock's files: a tool that saves one of them writes one, and not all. Only what this package alone
-reads may share one: each record costs the thread more than its bytes do.
+reads may share one: each record costs the thread more than its bytes do. So a tensor and a view of it are two in the file, which share nothing.
 """
 
 from __future__ import annotations
@@ -164,7 +163,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
-    """How objects of a class are pickled. Unlike `reducer_override`, nobody in Python is asked about each of the others."""
+    """How objects of a class are pickled. Unlike `reducer_override`, a table is asked without a call into Python for classes that are in it."""
 
     def __init__(self, tensors: _Tensors) -> None:
         super().__init__(copyreg.dispatch_table)
@@ -199,9 +198,13 @@ class _Tensors:
                 self._whole[piece.flat] = self._add(Piece(piece.flat, 0, flat.numel()), form)
             storage, start = self._whole[piece.flat], piece.start
         shape = tuple(original.shape)
-        made = _Made(form.maker, storage, start, shape, _strides(shape), False, OrderedDict(), *form.more)
-        if not isinstance(original, nn.Parameter):
+        is_parameter = isinstance(original, nn.Parameter)
+        needs_gradient = original.requires_grad and not is_parameter
+        made = _Made(form.maker, storage, start, shape, _strides(shape), needs_gradient, OrderedDict(), *form.more)
+        if not is_parameter:
             return made.how
+        if state := torch._utils._get_obj_state(original):  # attributes that somebody gave it
+            return _parameter_maker(with_state=True), (made, original.requires_grad, OrderedDict(), state)
         return _parameter_maker(), (made, original.requires_grad, OrderedDict())
 
     def _add(self, piece: Piece, form: _Form) -> _Storage:
@@ -236,8 +239,11 @@ def _form(dtype: torch.dtype) -> _Form:
 
 
 @cache
-def _parameter_maker() -> Callable[..., Any]:
-    return nn.Parameter(torch.empty(0, device="cpu")).__reduce_ex__(DEFAULT_PROTOCOL)[0]
+def _parameter_maker(with_state: bool = False) -> Callable[..., Any]:
+    one = nn.Parameter(torch.empty(0, device="cpu"))
+    if with_state:
+        one.attribute = None  # type: ignore[attr-defined]  # any
+    return one.__reduce_ex__(DEFAULT_PROTOCOL)[0]
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:

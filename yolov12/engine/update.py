@@ -55,8 +55,8 @@ class Update:
     def __init__(self, trainer: Any, history: History) -> None:
         self.trainer = trainer
         self.history = history
-        groups = (parameter for group in trainer.optimizer.param_groups for parameter in group["params"])
-        self.parameters = list(dict.fromkeys([*unwrap_model(trainer.model).parameters(), *groups]))
+        self._of_groups: list[Any] = []
+        self.parameters: list[nn.Parameter] = []
         self.copies = Copies()
         try:
             optimizer_state.allocate(trainer.optimizer)
@@ -96,8 +96,16 @@ class Update:
         finally:
             self.copies.release()
 
+    def _find_parameters(self) -> None:
+        """Those of the model and of the optimizer, to which a callback may have added some."""
+        of_groups = [parameter for group in self.trainer.optimizer.param_groups for parameter in group["params"]]
+        if not (self.parameters and _same(of_groups, self._of_groups)):
+            self._of_groups = of_groups
+            self.parameters = list(dict.fromkeys([*unwrap_model(self.trainer.model).parameters(), *of_groups]))
+
     def _attempt(self, on_host: bool) -> str | None:
         t = self.trainer
+        self._find_parameters()
         before: Before | None = None
         try:
             before = Before(self.parameters, t.optimizer, t.ema, t.scaler, None if on_host else self.copies)

@@ -21,9 +21,9 @@ def in_place(optimizer: Optimizer) -> Iterator[None]:
     """Within it, steps of plain SGD leave gradients with their decay in them. Groups are afterwards as they were, also where a step failed.
 
     Args:
-        optimizer: another than torch's SGD steps as always.
+        optimizer: another than torch's SGD steps as always, and so does one with hooks, which may look at groups and gradients.
     """
-    if type(optimizer) is not SGD:
+    if type(optimizer) is not SGD or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         yield
         return
     taken: list[tuple[dict[str, Any], float]] = []

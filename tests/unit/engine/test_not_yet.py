@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +64,11 @@ def test_what_is_imported_already_stays(package):
     with put_off(package):
         assert importlib.import_module(package) is real
     assert sys.modules[package] is real
+
+
+def test_inside_the_block_it_can_be_looked_for(package):
+    with put_off(package):
+        spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.name == package
+    assert package not in sys.modules

@@ -48,12 +48,15 @@ def some_of_everything() -> dict[str, Any]:
     ordered.of = "an attribute"
     empty = OrderedDict()
     empty.of = "another"
+    named = nn.Parameter(torch.ones(2))
+    named.of = "a parameter's"
     return {
         "module": module,
         "optimizer": optimizer.state_dict(),
         "ordered": [ordered, empty, OrderedDict()],
         "tensors": [torch.arange(6).reshape(2, 3).to(dtype) for dtype in DTYPES],
         "shapes": [torch.ones(()), torch.ones(0, 3), torch.ones(2, 0, 3, 1), torch.ones(2, 1, 3, 1)],
+        "gradients": [torch.ones(2).requires_grad_(), named],
         "plain": {"epoch": 1, "path": Path("a"), "numbers": (1.5, None, True)},
     }
 

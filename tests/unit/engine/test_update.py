@@ -204,6 +204,21 @@ def test_state_that_was_loaded_anew_is_what_a_failed_update_goes_back_to() -> No
     assert_same(run.step(2).everything(), expected.step(2).everything())
 
 
+def test_parameters_that_were_added_to_the_optimizer_are_put_back() -> None:
+    runs = [Run("SGD", fp16=False).step(2) for _ in range(2)]
+    added = []
+    for run in runs:
+        added.append(nn.Parameter(torch.ones(3)))
+        run.trainer.optimizer.add_param_group({"params": [added[-1]], "weight_decay": 0.1})
+        added[-1].grad = torch.ones(3)
+        run.give_gradients()
+    fail_at(runs[0], "ema", times=1, after=True)
+    for run in runs:
+        run.update.run()
+    assert torch.equal(*added)
+    assert not torch.equal(added[0], torch.ones(3))
+
+
 def test_gradients_of_other_strides_and_fewer_of_them_are_put_back() -> None:
     expected, run = Run("SGD", fp16=False).step(2), Run("SGD", fp16=False).step(2)
     fail_at(run, "ema", times=1, after=True)

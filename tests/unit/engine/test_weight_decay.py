@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -89,3 +90,24 @@ def test_no_gradient_gets_a_second_tensor() -> None:
             optimizer.step()
     assert calls.new_tensors == 0
     assert calls.count < 20
+
+
+def test_hooks_of_others_see_groups_and_gradients_as_in_stock() -> None:
+    seen: list[Any] = []
+    for step in (weight_decay.in_place, nullcontext):
+        of = model()
+        optimizer = optimizer_of(of, foreach=True)
+
+        def look(*_: Any, of: nn.Module = of, optimizer: Any = optimizer) -> None:
+            gradients = [p.grad.clone() for p in of.parameters() if p.grad is not None]
+            seen.append(([group["weight_decay"] for group in optimizer.param_groups], gradients))
+
+        optimizer.register_step_pre_hook(look)
+        optimizer.register_step_post_hook(look)
+        give_gradients(of, 0)
+        with step(optimizer):
+            optimizer.step()
+    before, after, stocks_before, stocks_after = seen
+    for ours, stocks in ((before, stocks_before), (after, stocks_after)):
+        assert ours[0] == stocks[0] == [5e-4, 0]
+        assert all(map(torch.equal, ours[1], stocks[1]))

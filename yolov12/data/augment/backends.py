@@ -90,4 +90,4 @@ class Kernels(NamedTuple):
 
 
 KERNELS = {"CUDA kernels": Kernels(compiled.why_not, _cuda), "Triton kernels": Kernels(why_no_triton, _triton)}
-"""The best first."""
+"""In order of preference. CUDA's need no compiler, which Triton's wait for at a machine's first batch; later ones take about as long."""

@@ -15,23 +15,24 @@ from torch import Tensor
 
 Decoder = Callable[[Sequence[bytes]], list[Tensor]]
 
-ENOUGH_THREADS = 8
-"""From so many reading threads on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training. Provisional: no record yet."""
+ENOUGH_READERS = 8
+"""From so many on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training. With eight the GPU was the limit (record
+train_e2e-reduced-4 of 2026-11-29)."""
 
 
-def choose(device: torch.device, threads: int) -> tuple[Decoder | None, str]:
-    """(the decoder on `device`, what it is or why there is none); without one the reading threads decode.
+def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:
+    """(the decoder on `device`, what it is or why there is none); without one whoever reads decodes.
 
     torchvision's nvJPEG is not among them: beside a training it ended in an illegal memory access (docs/data.md).
 
     Args:
         device: that trains.
-        threads: that read, on this rank.
+        readers: processes or threads that read, on this rank.
     """
     if device.type != "cuda":
         return None, f"OpenCV: no GPU decoder on {device.type}"
-    if threads >= ENOUGH_THREADS:
-        return None, f"OpenCV: {threads} readers are enough (from {ENOUGH_THREADS} on)"
+    if readers >= ENOUGH_READERS:
+        return None, f"OpenCV: {readers} readers are enough (from {ENOUGH_READERS} on)"
     if importlib.util.find_spec("nvidia.dali") is None:
         return None, "OpenCV: NVIDIA DALI is not installed"
     try:
@@ -39,7 +40,7 @@ def choose(device: torch.device, threads: int) -> tuple[Decoder | None, str]:
 
         decoder = Dali(device)
         decoder([_grey()])  # where it does not work, each file would be blamed for it
-        return decoder, f"NVIDIA DALI on the GPU, for {threads} reading threads would be few"
+        return decoder, f"NVIDIA DALI on the GPU, for {readers} readers would be few"
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"OpenCV: NVIDIA DALI does not work here ({_one_line(error)})"
 

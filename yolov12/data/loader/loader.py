@@ -27,7 +27,7 @@ T = TypeVar("T")
 BATCHES_AHEAD = 2
 """Finished ones on the device; each takes 3 x imgsz x imgsz bytes an image."""
 READ_AHEAD = 2
-"""Batches whose pictures the threads read while an earlier one is made, or while the run validates between two epochs."""
+"""Batches whose pictures are read while an earlier one is made, or while the run validates between two epochs."""
 OUT_OF_MEMORY_WAITS_S = (0.0, 0.5, 2.0)
 """Before each further try of a batch for which the GPU has no memory at this moment: the training step uses most of it, and gives back."""
 
@@ -78,7 +78,7 @@ class PictureLoader:
             preparer: makes the batches.
             order: which samples an epoch has, and how it is cut into batches.
             batch_size: images of a batch of this rank.
-            num_workers: reading threads, to tell.
+            num_workers: reading processes or threads, to tell.
         """
         self.dataset, self.preparer, self.order = dataset, preparer, order
         self.batch_size, self.num_workers, self.drop_last = batch_size, num_workers, order.plan.drop_last
@@ -158,7 +158,7 @@ class PictureLoader:
                     self.preparer.gatherer.ask(soon)
                 self._at = Place(epoch, first + number)
                 yield self._finished(self._at, share)
-            # While the run validates, the threads read what the next epoch begins with; after the last one in vain, which nobody knows here.
+            # While the run validates, what the next epoch begins with is read; after the last one in vain, which nobody knows here.
             for soon in islice(self.order.plan.shares(epoch + 1), READ_AHEAD):
                 self.preparer.gatherer.ask(soon)
 

@@ -180,11 +180,11 @@ def test_each_picture_is_decoded_once_while_it_is_in_the_store(
 
 
 def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
-    assert decoders.choose(CPU, threads=1) == (None, "OpenCV: no GPU decoder on cpu")
+    assert decoders.choose(CPU, readers=1) == (None, "OpenCV: no GPU decoder on cpu")
 
 
 def test_many_readers_leave_the_gpu_to_training():
-    assert decoders.choose(torch.device("cuda"), threads=16) == (
+    assert decoders.choose(torch.device("cuda"), readers=16) == (
         None,
         "OpenCV: 16 readers are enough (from 8 on)",
     )
@@ -192,7 +192,7 @@ def test_many_readers_leave_the_gpu_to_training():
 
 def test_few_readers_without_dali_decode_all_the_same(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
-    assert decoders.choose(torch.device("cuda"), threads=2) == (
+    assert decoders.choose(torch.device("cuda"), readers=2) == (
         None,
         "OpenCV: NVIDIA DALI is not installed",
     )
