@@ -21,7 +21,9 @@ from yolov12.data.loader.gather import Gatherer
 from yolov12.data.loader.labels import Boxes
 from yolov12.data.loader.loader import PictureLoader
 from yolov12.data.loader.prepare import Preparer
+from yolov12.data.loader.reader_pool import ReaderPool
 from yolov12.data.loader.recent import Recent
+from yolov12.data.loader.slots import Slots
 from yolov12.data.loader.store import Store
 from yolov12.data.order import Order, Plan
 
@@ -57,6 +59,33 @@ def test_every_kind_of_picture_is_loaded_as_ultralytics_loads_it(name: str, tmp_
         # of pixels, one and a half have a colour of their own.
         most = 0 if name == "opencv" else 15 if min(original) < 8 else 2.5
         assert difference.mean() <= most, f"{file}: mean {difference.mean():.2f}, max {difference.max()} grey levels"
+
+
+@pytest.mark.parametrize("slots", [3, 64])
+def test_pictures_of_reading_processes_are_copied_before_their_memory_is_used_again(slots: int, tmp_path: Path) -> None:
+    files = zoo.write(tmp_path, zoo.USABLE)
+    readers = ReaderPool(files, IMGSZ, 2, slots, CUDA)
+    gatherer = Gatherer(files, IMGSZ, Store(len(files), IMGSZ, CUDA), threads=2, readers=readers)
+    stream = torch.cuda.Stream()
+    try:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(10**8)  # the copies wait for it
+            assert gatherer.bring(range(len(files))) == {}
+    finally:
+        gatherer.close()
+    stream.synchronize()
+    for index, file in enumerate(files):
+        assert np.array_equal(gatherer.store[index].cpu().numpy(), upstreams(file)[0]), file
+
+
+def test_memory_that_can_not_be_pinned_leaves_no_error_behind() -> None:
+    slots = Slots(4, 4096, CUDA)
+    slots.pin()
+    with pytest.raises(OSError, match="in pinning"):
+        slots.pin()  # it is registered already
+    torch.ones(4, device=CUDA).sum().item()
+    slots._is_pinned = True
+    slots.close()
 
 
 @pytest.mark.parametrize("name", ["opencv", "dali"])
