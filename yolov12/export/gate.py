@@ -27,7 +27,9 @@ Evaluate = Callable[[Path | None], float]
 NMS_LEAST_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
 """How well boxes that are left after suppression must overlap."""
 
-ANOTHER_NUMBER = "parity: each of them is right; where only rounding tells classes or overlaps apart, other boxes are left (docs/export.md)"
+ANOTHER_NUMBER = (
+    "parity: both numbers are right: only rounding tells some of the classes, overlaps or scores apart (docs/export.md)"
+)
 SEES_NOTHING = "parity: the model sees nothing on these images, so no box was compared; data=my.yaml compares mAP"
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Are the boxes that a file leaves after suppression ones that suppression leaves of its source's candidates?
 
-Two lists of boxes that are left can not be compared with each other. Where two classes of an anchor score the same, or an overlap is the threshold itself,
-the last bit of a float32 says which box goes, and the next ones follow from it: an untrained network gives several classes a score of 1, and even
-its own float64 leaves other boxes than its float32. What greedy suppression left can be judged without doing it again, since it is the set for which
+Two lists of boxes that are left can not be compared with each other. Where two classes of an anchor score the same, or an overlap is the threshold
+itself, the last bit of a float32 says which box goes, and the next ones follow from it: an untrained network gives several classes a score of 1, and
+even its own float64 leaves other boxes than its float32. What greedy suppression left can be judged without doing it again, since it is the set for
+which
 
 1. every row is a candidate, with its best class,
 2. no two rows of a class overlap by more than the threshold, and
@@ -14,8 +15,9 @@ Each is looked at with the room that rounding needs, candidate by candidate, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -170,7 +172,7 @@ def compare(
     Raises:
         ParityError: a row or a candidate breaks one of the three rules, or the others differ.
     """
-    classes = len(source.names)
+    classes = len(cast(Sized, source.names))
     reference, exact = as_exported(source), as_exported(source).double() if with_others else None
     judged: list[Left] = []
     beside: list[list[_Triple]] = []

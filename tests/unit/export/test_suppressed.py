@@ -2,6 +2,7 @@
 """What suppression left, judged: by hand on single boxes, against ultralytics' function on random ones, and for a network full of ties."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import onnx as onnx_files
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ultralytics.engine.exporter import NMSModel
 from ultralytics.utils.nms import non_max_suppression
 
 from tests.unit.export.lively import lively_model
@@ -127,6 +129,25 @@ def test_int8_has_room_for_a_moved_box_and_none_for_a_missing_one():
     assert faults([[10, 10, 45, 55, 0.7, 0]], candidates(CAR, SAME_CAR), room=room) == (0, 0, 0)
     far = ([200, 10, 240, 50], [0.9, 0.1])
     assert faults([row(CAR)], candidates(CAR, far), room=room) == (0, 0, 1)
+
+
+class AcrossTheCorners(torch.nn.Module):
+    """Two boxes of neighbouring classes, one over each of two opposite corners of a picture of 320 pixels."""
+
+    task, names = "detect", {0: "car", 1: "dog"}
+    at = ([300.0, 300.0, 340.0, 340.0], [0.9, 0.0]), ([-20.0, -20.0, 20.0, 20.0], [0.0, 0.8])
+
+    def forward(self, pixels):
+        return torch.tensor([[[*box, *scores] for box, scores in self.at]]).transpose(1, 2)
+
+
+def test_the_box_that_ultralytics_suppression_loses_in_a_file_is_missed():
+    """As docs/export.md says. When this fails, ultralytics keeps classes further apart than by a side (engine/exporter.py:2028): mend the page."""
+    arguments = SimpleNamespace(
+        format="onnx", dynamic=False, batch=1, max_det=300, conf=NMS.conf, iou=NMS.iou, agnostic_nms=False
+    )
+    (rows,) = NMSModel(AcrossTheCorners(), arguments)(torch.zeros(1, 3, 320, 320)).numpy()
+    assert faults(rows[rows[:, 4] != 0], candidates(*AcrossTheCorners.at)) == (0, 0, 1)
 
 
 def raw(seed, crowd, levels):
