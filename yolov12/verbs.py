@@ -105,9 +105,14 @@ def predict(words: list[str], options: Options) -> int:
     options |= {"device": places[0]} if places else {}
     # As a stream: results of a long video do not pile up in memory.
     taken: set[str] = set()
+    seen = False
     for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
+        seen = True
         if options["save"]:
             _require_saved(result, taken)
+    # A list may be one process's share of a folder (tools/spread.py): the others are not ended for it.
+    if not seen and not str(options["source"]).endswith(".txt"):
+        raise UserError(f"source={options['source']}: nothing in it could be read as a picture or a video")
     return 0
 
 

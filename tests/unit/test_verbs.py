@@ -308,6 +308,17 @@ def test_a_picture_that_was_not_written_whole_is_no_success(yolo, monkeypatch, c
     assert cli.main(["predict", "model=yolov12n.pt", "source=0", "save=False"]) == 0
 
 
+@pytest.mark.parametrize(("source", "code"), [("broken.jpg", 2), ("pictures/", 2), ("share.txt", 0)])
+def test_predict_of_what_can_not_be_read_is_no_success(yolo, monkeypatch, capsys, tmp_path, source, code):
+    (tmp_path / "pictures").mkdir()
+    for name in ("broken.jpg", "share.txt"):
+        (tmp_path / name).write_text("no picture")
+    monkeypatch.setattr(yolo, "predict", lambda self, **arguments: [])
+    assert cli.main(["predict", "model=yolov12n.pt", f"source={source}"]) == code
+    if code:
+        assert error_of(capsys) == f"error: source={source}: nothing in it could be read as a picture or a video"
+
+
 def test_predict_keeps_no_pictures_where_told_so(yolo):
     assert cli.main(["predict", "model=yolov12n.pt", "source=a.jpg", "save=False"]) == 0
     assert called(yolo, "predict")["save"] is False
