@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from yolov12 import arguments, settings, values
 from yolov12.distributed.devices import DRIVER, requested_gpus
 from yolov12.errors import UserError
@@ -128,6 +130,36 @@ def whole_file(model: str) -> str:
     if path.suffix == ".torchscript" and path.is_file() and not zipfile.is_zipfile(path):  # its end says that it is one
         raise UserError(f"{model} is no whole TorchScript file: fetch it again, or export it again")
     return model
+
+
+def network_file(model: str) -> str:
+    """`model`, unless it is a yaml that describes no network, as that of a data set; a broken yaml is told by who reads it.
+
+    Raises:
+        UserError: there is no backbone in it.
+    """
+    path = Path(model)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return model
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return model
+    if not isinstance(content, dict) or "backbone" not in content:
+        is_data = isinstance(content, dict) and not {"train", "val"}.isdisjoint(content)
+        what = f"it is a data set's: type data={model}, and model=yolov12n.yaml" if is_data else "it has no backbone:"
+        raise UserError(f"model={model} describes no network; {what}")
+    return model
+
+
+def check_pictures_per_call(verb: str, batch: Any) -> None:
+    """Refuse for predict and val what `batch=` may be for train alone, where it is measured.
+
+    Raises:
+        UserError: not a whole number from 1.
+    """
+    if batch is not None and not values.is_whole(batch, 1):
+        raise UserError(f"batch={batch}: {verb} takes a whole number of pictures from 1, for example batch=16")
 
 
 def _nearest(name: str) -> str:

@@ -107,6 +107,12 @@ def is_fraction(value: Any) -> bool:
     )
 
 
+def are_classes(value: Any) -> bool:
+    """Numbers of classes: one, or several. Whether the model has them is another question."""
+    several = value if isinstance(value, (list, tuple)) else [value]
+    return bool(several) and all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in several)
+
+
 def is_scale(value: Any) -> bool:
     """A gain, or its least and largest."""
     if isinstance(value, (list, tuple)):
@@ -139,6 +145,7 @@ OWN: Mapping[str, Rule] = {
     "copy_paste_mode": _one_of(("flip", "mixup")),
     "auto_augment": _one_of(("randaugment", "autoaugment", "augmix")),
     "fraction": Rule(is_fraction, "a ratio above 0 up to 1, a count from 2, or [train, val] of these"),
+    "classes": Rule(are_classes, "numbers of classes, for example classes=0 or classes=0,2"),
     "scale": Rule(is_scale, "a number from 0 to 1, or two numbers"),
 }
 

@@ -83,6 +83,7 @@ def val(words: list[str], options: Options) -> int:
     if not options.get("data") and Path(str(options["model"])).suffix in YAML:
         raise UserError(untrained)
     _refuse_early(options)
+    early.check_pictures_per_call("val", options.get("batch"))
     model = _model(options)
     if not (name := options.get("data") or model.overrides.get("data")):
         raise UserError(untrained)
@@ -98,6 +99,7 @@ def predict(words: list[str], options: Options) -> int:
     _require(options, "predict", model="yolov12n.pt", source="pictures/")
     options.setdefault("save", True)
     _refuse_early(options, check_folder=bool(options["save"]))
+    early.check_pictures_per_call("predict", options.get("batch"))
     model = _model(options)
     places, files = tool("spread").places_and_files(options)
     if files:
@@ -105,9 +107,14 @@ def predict(words: list[str], options: Options) -> int:
     options |= {"device": places[0]} if places else {}
     # As a stream: results of a long video do not pile up in memory.
     taken: set[str] = set()
+    seen = False
     for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
+        seen = True
         if options["save"]:
             _require_saved(result, taken)
+    # A list may be one process's share of a folder (tools/spread.py): the others are not ended for it.
+    if not seen and not str(options["source"]).endswith(".txt"):
+        raise UserError(f"source={options['source']}: nothing in it could be read as a picture or a video")
     return 0
 
 
@@ -292,7 +299,7 @@ def _model(options: Options) -> Any:
     """
     from yolov12.model.names import resolve
 
-    options["model"] = early.whole_file(resolve(str(options["model"])))
+    options["model"] = early.network_file(early.whole_file(resolve(str(options["model"]))))
     from yolov12 import YOLO
 
     # A yaml or .pt knows its task; an exported model may not.

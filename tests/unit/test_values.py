@@ -100,6 +100,17 @@ def test_the_formats_of_ours_are_those_that_export_knows():
         values.check({"format": name})
 
 
+@pytest.mark.parametrize("classes", [0, 79, [0], [0, 2], (1, 3), None])
+def test_classes_are_named_by_number(classes):
+    values.check({"classes": classes})
+
+
+@pytest.mark.parametrize("classes", ["person", -1, 1.5, True, [], [0, "person"], [0, -1]])
+def test_what_would_fail_in_the_middle_of_a_prediction_is_no_class(classes):
+    with pytest.raises(UserError, match=r"^classes=.*: type numbers of classes"):
+        values.check({"classes": classes})
+
+
 @pytest.mark.parametrize("size", [640, [640], (640, 480), [32, 32]])
 def test_an_image_size_is_one_or_two_numbers(size):
     values.check({"imgsz": size})

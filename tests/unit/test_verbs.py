@@ -308,6 +308,52 @@ def test_a_picture_that_was_not_written_whole_is_no_success(yolo, monkeypatch, c
     assert cli.main(["predict", "model=yolov12n.pt", "source=0", "save=False"]) == 0
 
 
+@pytest.mark.parametrize("verb", ["val model=a.pt data=a.yaml", "predict model=a.pt source=a.jpg"])
+@pytest.mark.parametrize("batch", ["-1", "0.5"])
+def test_only_train_measures_its_batch(yolo, capsys, verb, batch):
+    assert cli.main([*verb.split(), f"batch={batch}"]) == 2
+    expected = f"error: batch={batch}: {verb.split()[0]} takes a whole number of pictures from 1, for example batch=16"
+    assert error_of(capsys) == expected
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize("verb", ["train data=a.yaml", "val data=a.yaml", "predict source=a.jpg", "export"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            "train: images\nval: images\nnames: [a]\n",
+            "it is a data set's: type data=mine.yaml, and model=yolov12n.yaml",
+        ),
+        ("lr0: 0.1\n", "it has no backbone:"),
+        ("", "it has no backbone:"),
+    ],
+)
+def test_a_yaml_that_describes_no_network_is_no_model(yolo, capsys, verb, content, words):
+    Path("mine.yaml").write_text(content or "# nothing\n")
+    assert cli.main([*verb.split(), "model=mine.yaml"]) == 2
+    assert error_of(capsys) == f"error: model=mine.yaml describes no network; {words}"
+    assert yolo.calls == []
+
+
+@pytest.mark.parametrize("content", ["backbone: []\nhead: []\n", "nc: [1\n"])
+def test_a_yaml_of_a_network_and_a_broken_one_are_read_by_ultralytics(yolo, content):
+    Path("mine.yaml").write_text(content)
+    assert cli.main(["train", "model=mine.yaml", "data=a.yaml"]) == 0
+    assert called(yolo, "YOLO")["model"] == "mine.yaml"
+
+
+@pytest.mark.parametrize(("source", "code"), [("broken.jpg", 2), ("pictures/", 2), ("share.txt", 0)])
+def test_predict_of_what_can_not_be_read_is_no_success(yolo, monkeypatch, capsys, tmp_path, source, code):
+    (tmp_path / "pictures").mkdir()
+    for name in ("broken.jpg", "share.txt"):
+        (tmp_path / name).write_text("no picture")
+    monkeypatch.setattr(yolo, "predict", lambda self, **arguments: [])
+    assert cli.main(["predict", "model=yolov12n.pt", f"source={source}"]) == code
+    if code:
+        assert error_of(capsys) == f"error: source={source}: nothing in it could be read as a picture or a video"
+
+
 def test_predict_keeps_no_pictures_where_told_so(yolo):
     assert cli.main(["predict", "model=yolov12n.pt", "source=a.jpg", "save=False"]) == 0
     assert called(yolo, "predict")["save"] is False

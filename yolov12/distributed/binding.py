@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Keep a rank, and the loader workers that it starts, on the cores next to its GPU."""
+"""The cores of a machine: a rank, and the loader workers that it starts, stay on those next to its GPU; processes share them as threads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+"""Of OpenMP: threads that a process computes with on the CPU. Without it, as many as there are cores."""
 THREADS = Path("/proc/self/task")
 
 
@@ -29,6 +31,14 @@ def choose(index: int, cpulists: Mapping[int, str], allowed: set[int], all_cpus:
     if not near:
         return set(), f"not bound: the kernel does not say what is next to GPU {index}"
     return near, f"on cores {cpulists[index]}, next to GPU {index}"
+
+
+def threads_each(processes: int) -> str:
+    """`OMP_NUM_THREADS` of each process, for `processes` started here: what the user or a launcher has set, else an equal share of the cores.
+
+    torchrun starts them with 1 where it is not set, and says so in a banner.
+    """
+    return os.environ.get(THREADS_VARIABLE) or str(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def bind(cpus: set[int], threads: Path = THREADS) -> None:

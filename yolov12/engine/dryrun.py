@@ -148,7 +148,7 @@ def _processes(
 def _environment(found: World | Machines, here: int, size: int) -> Iterator[str]:
     environ = dict(os.environ)
     if size > 1 and not (isinstance(found, World) and found.is_launched):
-        environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // here)))
+        environ[binding.THREADS_VARIABLE] = binding.threads_each(here)
     for name in sorted(environ):
         if name in NAMES or name.startswith(SHOWN):
             yield f"environment: {name}={environ[name]}"

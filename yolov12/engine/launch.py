@@ -21,6 +21,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from yolov12 import errors, settings
+from yolov12.distributed import binding
 from yolov12.distributed.launchers import LOOPBACK, Machines
 from yolov12.distributed.meeting import Meeting, as_words, meet
 from yolov12.engine.termination import SIGNALS
@@ -51,8 +52,7 @@ def start(script: str, ranks: int, machines: Machines | None = None, arguments: 
         ExitError: it was a bug; that process has printed its traceback.
         SystemExit: a signal asked this process to end.
     """
-    # The interpreter's own default would be every core for each of them; a launcher of the user's may have said something else.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    os.environ[binding.THREADS_VARIABLE] = binding.threads_each(ranks)
     meeting = None
     if machines is None or machines.count == 1:
         say(f"launch: {ranks} processes on this machine")

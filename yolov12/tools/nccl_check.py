@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from yolov12 import settings
-from yolov12.distributed import world
+from yolov12.distributed import binding, world
 from yolov12.errors import UserError
 
 ELEMENT_BYTES = 4
@@ -271,6 +271,7 @@ def main(argv: list[str]) -> int:
         print(f"# {OURS}\n# {reason}")
     else:
         print(f"# {reason}", file=sys.stderr, flush=True)
+        os.environ[binding.THREADS_VARIABLE] = binding.threads_each(count)  # without it torchrun prints a banner
         os.execv(sys.executable, [sys.executable, *torchrun(count), "-m", "yolov12.tools.nccl_check", *argv])
     return 0
 

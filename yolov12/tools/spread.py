@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import folders
-from yolov12.distributed import devices, launchers
+from yolov12.distributed import binding, devices, launchers
 from yolov12.errors import TERMINATED
 from yolov12.log import say, warn
 
@@ -102,7 +102,7 @@ def main(options: Mapping[str, Any], task: str, files: Sequence[str], places: Se
     parts = shares(files, len(places))
     results = folder_of(options, task)
     kept = [f"{key}={value}" for key, value in options.items() if key not in SETTLED and value is not None]
-    environment = {**os.environ, "OMP_NUM_THREADS": _threads(len(parts))}
+    environment = {**os.environ, binding.THREADS_VARIABLE: binding.threads_each(len(parts))}
     say(f"predict: {len(files)} files on {len(parts)} devices ({', '.join(places[: len(parts)])}), a process for each")
     with tempfile.TemporaryDirectory(prefix="yolov12-predict-") as lists, _ended_with_this() as started:
         for part, device in zip(parts, places, strict=False):
@@ -129,11 +129,6 @@ def folder_of(options: Mapping[str, Any], task: str) -> Path:
     from ultralytics.utils.files import increment_path
 
     return increment_path(project / str(options.get("name") or "predict"), exist_ok=bool(options.get("exist_ok")))
-
-
-def _threads(processes: int) -> str:
-    """For the CPU's part of each process, as training has it (engine/launch.py)."""
-    return os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int | None:

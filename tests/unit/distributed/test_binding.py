@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolov12.distributed.binding import choose, parse
+from yolov12.distributed.binding import choose, parse, threads_each
 
 TWO_SOCKETS = {0: "0-3,8-11", 1: "0-3,8-11", 2: "4-7,12-15", 3: "4-7,12-15"}
 ALL = set(range(16))
@@ -35,6 +35,16 @@ def test_where_it_would_not_help_nothing_is_bound(cpulists: dict, allowed: set, 
     cpus, reason = choose(0, cpulists, allowed, 16)
     assert cpus == set()
     assert words in reason
+
+
+def test_processes_share_the_cores_unless_the_user_said_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)))
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [threads_each(processes) for processes in (1, 3, 32)] == ["16", "5", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert threads_each(4) == "4"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert threads_each(4) == "7"
 
 
 @given(st.sets(st.integers(0, 300)))

@@ -4,12 +4,12 @@
 import torch
 
 
-def lively_model(seed):
-    """A yolo12n whose outputs depend on its input: without batch-norm statistics a fresh one gives its biases alone."""
+def lively_model(seed, name="yolo12n.yaml"):
+    """A network whose outputs depend on its input: without batch-norm statistics a fresh one gives its biases alone."""
     from ultralytics import YOLO
 
     torch.manual_seed(seed)
-    model = YOLO("yolo12n.yaml")
+    model = YOLO(name)
     norms = [module for module in model.model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

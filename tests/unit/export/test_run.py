@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from ultralytics.utils.nms import non_max_suppression
 
 from tests.unit.export.trt_stand_in import TensorRT
 from yolov12.data import synth
@@ -231,7 +232,7 @@ def test_an_engine_after_suppression_is_compared_by_its_boxes(model, exported, t
     opened = gate.parity.open_onnx(exported)
 
     def after(pixels):
-        rows = gate.non_max_suppression(torch.from_numpy(opened.run(pixels)[0]), asked.conf, asked.iou, max_det=20)
+        rows = non_max_suppression(torch.from_numpy(opened.run(pixels)[0]), asked.conf, asked.iou, max_det=20)
         return [np.stack([np.pad(one.numpy(), ((0, 20 - len(one)), (0, 0))) for one in rows])]
 
     monkeypatch.setattr(gate, "open_backend", lambda case: dataclasses.replace(opened, run=after))

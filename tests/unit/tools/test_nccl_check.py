@@ -115,6 +115,20 @@ def test_ranks_are_started_without_looking_up_the_host_s_name(monkeypatch):
     assert arguments[-3:] == ["all_reduce_perf", "-g", "3"]
 
 
+@pytest.mark.parametrize(("set_to", "handed_on"), [(None, "2"), ("3", "3")])
+def test_torchrun_is_told_how_many_threads_and_so_prints_no_banner(monkeypatch, set_to, handed_on):
+    for name in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if set_to:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_to)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    seen = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: seen.append(os.environ["OMP_NUM_THREADS"]))
+    nccl_check.main(["all_reduce_perf", "-g", "4"])
+    assert seen == [handed_on]
+
+
 @pytest.mark.parametrize("rank", [None, "0"], ids=["before ranks are started", "in a rank"])
 def test_a_wrong_setting_is_one_sentence_and_code_2(monkeypatch, capsys, rank):
     monkeypatch.setenv("YOLOV12_DIST_TIMEOUT_S", "soon")
