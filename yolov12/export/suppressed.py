@@ -114,6 +114,9 @@ def examine(rows: np.ndarray, source: Candidates, nms: Suppression, room: Room) 
     """
     if not len(rows):
         return Left(np.empty(0, int), 1.0, 0.0, 0, 0, int((source.scores.max(axis=1) > nms.conf + room.score).sum()))
+    # All other anchors are nothing to anyone, and a large picture has tens of thousands.
+    could_be = np.flatnonzero(source.scores.max(axis=1) >= nms.conf - 2 * room.score)
+    source = Candidates(source.boxes[could_be], source.scores[could_be], source.others[could_be])
     count = source.scores.shape[1]
     classes = np.clip(np.nan_to_num(rows[:, 5], nan=-1), -1, count).astype(int)
     known = (classes == rows[:, 5]) & (classes >= 0) & (classes < count)
@@ -123,8 +126,10 @@ def examine(rows: np.ndarray, source: Candidates, nms: Suppression, room: Room) 
     overlap = pairwise_iou(source.boxes, rows)
     fits = of_class & (np.abs(score - rows[:, 4]) <= room.score) & (overlap >= room.least_iou)
     fits &= rows[:, 4] >= nms.conf - room.score
-    anchors = np.array([_nearest(index, row, fits, overlap, source) for index, row in enumerate(rows)])
-    mine, index = anchors[anchors >= 0], np.flatnonzero(anchors >= 0)
+    places = np.array([_nearest(index, row, fits, overlap, source) for index, row in enumerate(rows)])
+    mine, index = places[places >= 0], np.flatnonzero(places >= 0)
+    anchors = np.full(len(rows), -1)
+    anchors[index] = could_be[mine]
 
     least = min(nms.iou - room.overlap, room.least_iou)
     stands_for = (of_class | nms.agnostic) & (rows[:, 4] >= best - room.score) & (overlap >= least) & (overlap > 0)
@@ -135,7 +140,7 @@ def examine(rows: np.ndarray, source: Candidates, nms: Suppression, room: Room) 
         anchors=anchors,
         least_iou=float(overlap[mine, index].min(initial=1.0)),
         largest_score_difference=float(np.abs(score[mine, index] - rows[index, 4]).max(initial=0.0)),
-        foreign=int((anchors < 0).sum()),
+        foreign=len(rows) - len(index),
         overlapping=int((rivals & (pairwise_iou(rows, rows) > nms.iou + OVERLAP_ROUNDING)).any(axis=0).sum()),
         missing=int(missing.sum()),
     )

@@ -407,3 +407,23 @@ def test_a_header_is_read_by_ultralytics(tmp_path):
     assert metadata == {"task": "detect", "plan_bytes": 4}
     assert (tmp_path / "x.engine").read_bytes()[offset:] == b"plan"
     assert engine_file.split(b"plan") == ({}, b"plan")
+
+
+@pytest.mark.parametrize(
+    ("task", "line"),
+    [
+        ("detect", "judged"),
+        ("segment", "judged"),
+        ("pose", "judged"),
+        (
+            "obb",
+            "parity: onnx is not verified: NMS inside a model for obb is not compared; export it without nms=True",
+        ),
+    ],
+)
+def test_suppression_inside_is_judged_for_all_tasks_but_turned_boxes(model, exported, monkeypatch, task, line):
+    metadata = {"task": task, "args": {"nms": True}, "imgsz": [96, 96]}
+    monkeypatch.setattr(engine, "metadata_of", lambda graph: metadata)
+    monkeypatch.setattr(gate, "verify", lambda case: ["judged" if case.nms else "outputs"])
+    asked = request.of({"format": "onnx", "nms": True})
+    assert run._verified(model.model, exported, "onnx", asked, None) == [line]

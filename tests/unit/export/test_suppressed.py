@@ -88,6 +88,18 @@ def test_a_box_below_the_threshold_is_not_to_be_shown():
     assert faults([row(CAR), row(DOG), row(unsure)], candidates(CAR, DOG, unsure)) == (1, 0, 0)
 
 
+def test_a_box_where_the_source_sees_nothing_is_seen():
+    nothing = ([10, 10, 50, 50], [0.01, 0.02])
+    assert faults([row(CAR)], candidates(nothing, nothing)) == (1, 0, 0)
+
+
+def test_rows_are_traced_to_the_anchors_that_they_are():
+    nothing = ([0, 0, 5, 5], [0.0, 0.0])
+    source = candidates(nothing, CAR, nothing, DOG)
+    left = suppressed.examine(np.array([row(DOG), row(CAR), [0, 0, 5, 5, 0.9, 0]], np.float32), source, NMS, ROOM)
+    assert left.anchors.tolist() == [3, 1, -1]
+
+
 def test_at_the_threshold_a_box_may_be_there_or_not():
     barely = ([300, 300, 340, 340], [0.2505, 0.1])
     assert faults([row(CAR), row(barely)], candidates(CAR, barely)) == (0, 0, 0)
