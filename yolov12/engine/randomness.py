@@ -43,6 +43,7 @@ def restore(saved: Sequence[dict[str, Any]], device: torch.device, rank: int, ra
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = mine["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(mine["torch"])
+    # Copies: torch 2.11 misreads a state that does not lie at the beginning of its storage, as those of a checkpoint's further ranks do.
+    torch.set_rng_state(mine["torch"].clone())
     if mine["cuda"] is not None:
-        torch.cuda.set_rng_state(mine["cuda"], device)
+        torch.cuda.set_rng_state(mine["cuda"].clone(), device)
