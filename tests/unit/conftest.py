@@ -16,20 +16,25 @@ from yolov12.declare import PREFIX
 
 
 @pytest.fixture
-def command_line(monkeypatch, tmp_path):
-    """An empty folder to stand in, no workspace, no settings, nothing said yet."""
+def no_settings(monkeypatch):
+    """No setting in the environment, nothing said yet; what a test exports is undone."""
     before = dict(os.environ)
     for name in list(os.environ):
         if name.startswith(PREFIX):
             del os.environ[name]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "no-workspace")
     monkeypatch.setattr(log, "_said", set())
     settings._read.cache_clear()
     settings._chosen.cache_clear()
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def command_line(no_settings, monkeypatch, tmp_path):
+    """An empty folder to stand in, no workspace, no settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "no-workspace")
 
 
 @pytest.fixture

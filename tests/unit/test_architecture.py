@@ -21,6 +21,7 @@ FOUNDATION = {
     "settings_page",
     "declare",
     "compiled",
+    "uncollected",
     "folders",
     "wholefile",
     "mistakes",

@@ -15,26 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolov12 import folders, log, settings, settings_page
+from yolov12 import folders, settings, settings_page
 from yolov12.declare import OFF, ON, PREFIX, as_text, switch
 from yolov12.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    """No setting in the environment, nothing said yet; what a test exports is undone."""
-    before = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith(PREFIX):
-            del os.environ[name]
-    monkeypatch.setattr(log, "_said", set())
-    settings._read.cache_clear()
-    settings._chosen.cache_clear()
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("no_settings")
 
 
 # Where a value comes from

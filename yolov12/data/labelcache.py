@@ -15,18 +15,16 @@ rather than reading the other's.
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from yolov12.uncollected import uncollected
 from yolov12.wholefile import replacing
 
 SUFFIX = ".yolov12-cache"
@@ -87,7 +85,7 @@ def load(path: Path) -> Any:
     if zlib.crc32(block.data[len(_MAGIC) + 8 :]) != checksum:
         raise UnreadableError(f"{path} is damaged")
     try:
-        with _no_garbage_collection():
+        with uncollected():
             return _read(block, text_bytes)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path} is no label cache ({type(error).__name__}: {error})") from error
@@ -174,15 +172,3 @@ def decode(tree: Any, arrays: list[np.ndarray]) -> Any:
 
 def _decode_each(trees: list[Any], arrays: list[np.ndarray]) -> list[Any]:
     return [decode(each, arrays) if type(each) in (dict, list) else each for each in trees]
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A large tree is millions of new containers and no garbage: collecting while it grows costs more than reading it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

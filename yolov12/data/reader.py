@@ -28,6 +28,8 @@ REQUEST = struct.Struct("<III")
 """Index of the picture, its slot, bytes of its path; the path follows."""
 ANSWER = struct.Struct("<IIIIII")
 """Index, slot, height and width, height and width before resizing."""
+REFUSED = (0, 0, 0, 0)
+"""In place of the sizes: the picture is for the parent."""
 LEFT_TO_OTHERS = (".tif", ".tiff", ".avif", ".heic", ".heif")
 """What ultralytics does not decode by `cv2.imdecode` alone (utils/patches.py:46)."""
 
@@ -50,13 +52,13 @@ def read_into(slot: np.ndarray, path: str, imgsz: int) -> tuple[int, int, int, i
         imgsz: length of the long side in pixels.
     """
     if path.lower().endswith(LEFT_TO_OTHERS):
-        return 0, 0, 0, 0
+        return REFUSED
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, OSError, ValueError, MemoryError):
-        return 0, 0, 0, 0
+        return REFUSED
     if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        return 0, 0, 0, 0
+        return REFUSED
     made = fit_array(image, imgsz)
     slot[: made.size].reshape(made.shape)[...] = made
     return (*made.shape[:2], *image.shape[:2])

@@ -13,13 +13,11 @@ reads may share one: each record costs the thread more than its bytes do. So a t
 from __future__ import annotations
 
 import copyreg
-import gc
 import io
 import pickle
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 from torch.serialization import DEFAULT_PROTOCOL
 
 from yolov12.engine.hostcopy import Copies, Piece
+from yolov12.uncollected import uncollected
 
 _BEGIN = pickle.PROTO + bytes([DEFAULT_PROTOCOL])
 _EMPTY = (OrderedDict, ())
@@ -66,7 +65,7 @@ class Packed:
     ) -> None:
         self._rounded = rounded
         tensors = _Tensors(copies, rounded, joined)
-        with _uncollected():
+        with uncollected():
             pickler = _Pickler(tensors)
             self._content = pickler.put(content)
             self._pieces = tuple(tensors.pieces)
@@ -91,18 +90,6 @@ class Packed:
         # torch.save takes a "pickle module"; its writing of zip archives is what is wanted of it.
         ready = types.SimpleNamespace(__name__=__name__, Pickler=_Ready)
         torch.save((program, storages), path, pickle_module=ready)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the collector of reference cycles: a pickler's objects are many, for a moment, and make it look through all the process has."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _Ready:

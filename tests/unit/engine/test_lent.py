@@ -74,7 +74,7 @@ def test_what_is_kept_between_two_steps_goes_on_with_the_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(taken(second), taken(whole), strict=True))
 
 
-def test_a_failed_step_leaves_what_was_lent_before_it() -> None:
+def test_a_failed_step_leaves_what_was_lent_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lent, own = small_step(), small_step(lends=False)
     for step in (lent, own):
         step.run(images(0))
@@ -86,8 +86,8 @@ def test_a_failed_step_leaves_what_was_lent_before_it() -> None:
         return inner(batch)
 
     lent.forward_loss = fails_once
-    lent._tighten = lambda reason: True  # type: ignore[method-assign]
-    lent._was_momentary = lambda reason: False  # type: ignore[method-assign]
+    monkeypatch.setattr(lent, "_tighten", lambda reason: True)
+    monkeypatch.setattr(lent, "_was_momentary", lambda reason: False)
     for step in (lent, own):
         step.run(images(1))
     assert all(torch.equal(a, b) for a, b in zip(taken(lent), taken(own), strict=True))
@@ -105,8 +105,8 @@ def test_copying_what_is_lent_may_run_out_of_memory_as_the_step_may(monkeypatch:
         return list(copies(tensors, factor))
 
     monkeypatch.setattr(torch, "_foreach_mul", fails_once)
-    lent._tighten = lambda reason: True  # type: ignore[method-assign]
-    lent._was_momentary = lambda reason: False  # type: ignore[method-assign]
+    monkeypatch.setattr(lent, "_tighten", lambda reason: True)
+    monkeypatch.setattr(lent, "_was_momentary", lambda reason: False)
     for step in (lent, own):
         step.run(images(1))
     assert lent.history.count("retry") == 1

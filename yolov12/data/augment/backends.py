@@ -32,7 +32,7 @@ PLAIN = Backend(warp.warp, colour.recolour)
 
 
 def choose(device: torch.device) -> Backend:
-    """The best of `KERNELS` that serves this GPU, else the plain path; which and why is said once."""
+    """The first of `KERNELS` that serves this GPU, else the plain path; which and why is said once."""
     return _choose(device) if device.type == "cuda" else PLAIN
 
 
@@ -44,7 +44,7 @@ def _choose(device: torch.device) -> Backend:
 
 
 def decide(capability: tuple[int, int]) -> tuple[str, str]:
-    """Who serves a GPU of this compute capability, and why none that is better; "" where none is."""
+    """Who serves a GPU of this compute capability, and why none before it does; "" where none is."""
     plain = "torch's operations"
     if not settings.current().kernels:
         return plain, "YOLOV12_KERNELS=0"

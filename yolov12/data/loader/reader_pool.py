@@ -30,7 +30,6 @@ from yolov12.log import warn
 
 AT_ONCE = 4
 """Pictures of one request: few enough that a batch is spread evenly, and that one answer does not wait for many files."""
-REFUSED = (0, 0, 0, 0)
 SOURCES = str(Path(__file__).resolve().parents[3])
 START = """
 import signal, sys
@@ -184,7 +183,7 @@ class ReaderPool:
         # No process is left, or other pictures that nobody takes have all slots.
         for index in wanted.intersection(self._waiting):
             del self._waiting[index]
-            self._answers[index] = REFUSED
+            self._answers[index] = reader.REFUSED
 
     def _answered(self, index: int) -> Fetched | int:
         height, width, *original = self._answers.pop(index)
@@ -245,7 +244,7 @@ class ReaderPool:
             left = f"{len(self._children)} others go on" if self._children else "threads read from now on"
             warn(f"loader: a reading process ended (exit code {code}); {left}")
         for index in child.asked:
-            self._answers[index] = REFUSED
+            self._answers[index] = reader.REFUSED
 
 
 def _start(slots: Slots, imgsz: int) -> Child:
