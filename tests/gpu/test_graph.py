@@ -144,6 +144,16 @@ def test_a_batch_of_another_shape_runs_beside_the_graph():
     assert assert_equal_runs(batches).is_captured()
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_last_batch_of_each_epoch_has_a_graph_of_its_own(accumulate):
+    batches = [batch_of(4, 11, seed=i) for i in range(4 * (EAGER_STEPS + 4))]
+    for last in range(3, len(batches), 4):
+        batches[last] = batch_of(2, 5, seed=last)
+    ours = assert_equal_runs(batches, accumulate=accumulate)
+    assert ours.step.graph is not None
+    assert ours.step.graph.smaller is not None
+
+
 def test_more_objects_than_the_graph_has_room_for():
     batches = [batch_of(4, 11, seed=i) for i in range(STEPS)]
     batches[-3] = batch_of(4, graph.LEAST_OBJECTS + 40, seed=99)

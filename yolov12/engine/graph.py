@@ -3,7 +3,8 @@
 
 A step is captured once it has run a few times as it is, and kept only if it is measurably faster. Training never waits for that: capturing takes a
 fraction of a second, and whatever does not fit the graph (another shape, more objects than it has room for) runs as before. What is captured are
-the same kernels on the same memory, so the numbers are the same.
+the same kernels on the same memory, so the numbers are the same. The last batch of an epoch, which is smaller, gets a graph of its own in the
+same memory, since only one of the two runs at a time.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ SPARE_OBJECTS = 2
 """How many times the objects that were seen the graph has room for."""
 
 Run = Callable[[Batch], Attempt]
+Kind = tuple[tuple[int, ...], torch.dtype, Hashable]
+"""Shape of the images, their type, and what else the kernels depend on."""
 
 
 def why_not(model: nn.Module, device: torch.device, wanted: str) -> str | None:
@@ -90,7 +93,7 @@ class Clock:
 class Captured:
     """A graph, with the memory that it reads and writes."""
 
-    kind: Hashable
+    kind: Kind
     graph: torch.cuda.CUDAGraph
     batch: Batch
     attempt: Attempt
@@ -144,6 +147,9 @@ class StepGraph:
         self.device = next(model.parameters()).device
         self.is_off = self.device.type != "cuda" or wanted != "auto"
         self.captured: Captured | None = None
+        self.smaller: Captured | None = None
+        """Of a batch with fewer images, in the memory of the other."""
+        self._why_no_smaller: str | None = None
         self._seen: Counter[Hashable] = Counter()
         self._most_objects = 0
         self._eager, self._replayed = Clock(), Clock()
@@ -168,20 +174,27 @@ class StepGraph:
             self.drop()
             say_once(f"no graph {no_room}", f"step: no CUDA graph: {no_room}")
             return attempt(batch)
-        kind = (tuple(batch["img"].shape), batch["img"].dtype, plan)
-        if self.captured is not None and self.captured.kind[-1] != plan:  # type: ignore[index]  # a tuple, as made above
+        kind: Kind = (tuple(batch["img"].shape), batch["img"].dtype, plan)
+        if self.captured is not None and self.captured.kind[-1] != plan:
             self.drop()
         self._most_objects = max(self._most_objects, len(batch["batch_idx"]))
-        if self.captured is None and self._seen[kind] >= EAGER_STEPS:
-            self._capture(kind, batch, attempt)
-        if self.captured is not None and self.captured.kind == kind and self.captured.has_room_for(batch):
-            result = self._replayed.run(lambda: self.captured.replay(batch))  # type: ignore[union-attr]  # looked at above
-            self._judge()
-            return result
-        if (
-            self.captured is not None and self.captured.kind == kind
+        found = self._of(kind)
+        if found is None and self._seen[kind] >= EAGER_STEPS:
+            if self.captured is None:
+                self._capture(kind, batch, attempt)
+            elif self._is_last_of_epoch(kind):
+                self._capture_smaller(kind, batch, attempt)
+            found = self._of(kind)
+        if found is not None and not found.has_room_for(
+            batch
         ):  # more objects than ever: it is captured anew, with more room
             self.drop()
+        elif found is not None and found is self.captured:
+            result = self._replayed.run(lambda: found.replay(batch))
+            self._judge()
+            return result
+        elif found is not None:
+            return found.replay(batch)
         self._seen[kind] += 1
         # The first steps choose kernels.
         return (
@@ -189,13 +202,37 @@ class StepGraph:
         )
 
     def drop(self) -> None:
-        """Forget the graph and give its memory back."""
+        """Forget the graphs and give their memory back."""
         if self.captured is None:
             return
-        self.captured = None
+        self.captured = self.smaller = None
         torch.cuda.empty_cache()
 
-    def _capture(self, kind: Hashable, batch: Batch, attempt: Run) -> None:
+    def _of(self, kind: Kind) -> Captured | None:
+        return next((one for one in (self.captured, self.smaller) if one is not None and one.kind == kind), None)
+
+    def _is_last_of_epoch(self, kind: Kind) -> bool:
+        """Whether it is as the one that is captured, and that is kept, but for having fewer images."""
+        if self.captured is None or self.smaller is not None or self._why_no_smaller is not None or not self._is_judged:
+            return False
+        shape, large = kind[0], self.captured.kind[0]
+        return kind[1:] == self.captured.kind[1:] and shape[1:] == large[1:] and shape[0] < large[0]
+
+    def _capture_smaller(self, kind: Kind, batch: Batch, attempt: Run) -> None:
+        assert self.captured is not None
+        try:
+            self.smaller = self._captured(kind, batch, attempt, self.captured.graph.pool())
+        except Exception as error:  # noqa: BLE001  # as below
+            self._why_no_smaller = _short(error)
+            say(f"step: no CUDA graph for the last batch of an epoch: it can not be captured ({self._why_no_smaller})")
+        finally:
+            self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.grad = None
+
+    def _capture(self, kind: Kind, batch: Batch, attempt: Run) -> None:
         reason = why_not(self.model, self.device, self.wanted)
         if reason is None:
             # Else the graph's memory would come on top of what the steps before it left in the allocator's hands.
@@ -205,20 +242,15 @@ class StepGraph:
                 return
             except Exception as error:  # noqa: BLE001  # whatever can not be captured, training goes on without
                 self.captured = None
-                cause = first_cause(error)
-                short = (
-                    "out of memory" if is_out_of_memory(cause) else f"{type(cause).__name__}: {cause}".splitlines()[0]
-                )
-                reason = f"it can not be captured ({short[:200]})"
+                reason = f"it can not be captured ({_short(error)})"
             finally:
-                for parameter in self.model.parameters():
-                    parameter.grad = None
+                self._forget_gradients()
         self._turn_off(reason)
 
-    def _captured(self, kind: Hashable, batch: Batch, attempt: Run) -> Captured:
+    def _captured(self, kind: Kind, batch: Batch, attempt: Run, pool: Any = None) -> Captured:
         held = room_for(batch, max(LEAST_OBJECTS, SPARE_OBJECTS * self._most_objects))
         graph = torch.cuda.CUDAGraph()
-        with self.undisturbed(), capturing(graph):
+        with self.undisturbed(), capturing(graph, pool):
             made = attempt(held)
         with_gradient = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
@@ -245,3 +277,8 @@ class StepGraph:
         self.is_off = True
         self.drop()
         say(f"step: no CUDA graph: {reason}")
+
+
+def _short(error: Exception) -> str:
+    cause = first_cause(error)
+    return ("out of memory" if is_out_of_memory(cause) else f"{type(cause).__name__}: {cause}".splitlines()[0])[:200]

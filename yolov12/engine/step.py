@@ -44,7 +44,7 @@ from yolov12.memory.smaller_images import SmallerImages
 ONE_IMAGE = "out of memory with one image at a time"
 """What a rank votes that can not go on; all ranks end with it."""
 GRAPH_ROOM = 2.0
-"""How many times a step's memory must fit for a graph: it keeps its own, and the last batch of an epoch, which is smaller, runs without it."""
+"""How many times a step's memory must fit for a graph: it keeps its own, and a batch of another shape runs without it."""
 RARE_STEPS = 3
 """So many steps after the last failure a further one may be a matter of a moment, and costs little if it is not."""
 

@@ -49,7 +49,7 @@ class Recorded:
     """In place of a graph."""
 
     def __init__(self, kind: Any, objects: int) -> None:
-        self.kind, self.objects = kind, objects
+        self.kind, self.objects, self.graph = kind, objects, SimpleNamespace(pool=lambda: "pool")
 
     def has_room_for(self, batch: Batch) -> bool:
         return len(batch["batch_idx"]) <= self.objects
@@ -66,7 +66,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> StepGraph:
     made._eager, made._replayed = FakeClock(10.0), FakeClock(5.0)  # type: ignore[assignment]  # as far as they are used
     monkeypatch.setattr(graph, "why_not", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(made, "_captured", lambda kind, batch, attempt: Recorded(kind, 2 * len(batch["batch_idx"])))
+    monkeypatch.setattr(made, "_captured", lambda kind, batch, *_: Recorded(kind, 2 * len(batch["batch_idx"])))
     return made
 
 
@@ -83,6 +83,49 @@ def test_another_shape_runs_without_the_graph_and_leaves_it_there(runs):
         step(runs)
     assert step(runs, batch_of(images=1)) == EAGER
     assert step(runs) == GRAPH
+
+
+def epochs(runs: StepGraph, count: int, last: Batch) -> list[Any]:
+    """What the last batch of each epoch of four ran as."""
+    answers = []
+    for _ in range(count):
+        for _ in range(3):
+            step(runs)
+        answers.append(step(runs, last))
+    return answers
+
+
+def test_the_last_batch_of_an_epoch_gets_a_graph_in_the_same_memory_once_the_first_is_kept(runs, monkeypatch):
+    captured, pools = runs._captured, []
+    monkeypatch.setattr(runs, "_captured", lambda *given: (pools.append(given[3:]), captured(*given))[1])
+    answers = epochs(runs, EAGER_STEPS + 3, batch_of(images=1))
+    assert answers == [EAGER] * EAGER_STEPS + [GRAPH] * 3
+    assert pools == [(), ("pool",)]
+    assert step(runs) == GRAPH
+    step(runs, batch_of(images=1, objects=100))  # more than it has room for
+    assert runs.captured is None
+    assert runs.smaller is None
+
+
+@pytest.mark.parametrize(
+    "other", [batch_of(images=4), batch_of() | {"img": torch.rand(1, 3, 8, 16)}], ids=["more", "wider"]
+)
+def test_other_batches_get_no_second_graph(runs, other):
+    assert GRAPH not in epochs(runs, EAGER_STEPS + 3, other)
+
+
+def test_a_last_batch_that_can_not_be_captured_says_why_once_and_the_others_keep_their_graph(runs, monkeypatch, capsys):
+    captured = runs._captured
+
+    def fails(kind: Any, batch: Batch, attempt: Any, pool: Any = None) -> Any:
+        if pool is not None:
+            raise RuntimeError("not this one")
+        return captured(kind, batch, attempt)
+
+    monkeypatch.setattr(runs, "_captured", fails)
+    assert GRAPH not in epochs(runs, EAGER_STEPS + 3, batch_of(images=1))
+    assert step(runs) == GRAPH
+    assert capsys.readouterr().err.count("(RuntimeError: not this one)") == 1
 
 
 def test_another_plan_ends_the_graph(runs):
