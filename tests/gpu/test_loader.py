@@ -115,7 +115,7 @@ def loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PictureL
         files.append(str(tmp_path / f"{number}.jpg"))
         Path(files[-1]).write_bytes(stream.getvalue())
     labels = [{"cls": np.array([[n]], np.float32), "bboxes": np.array([[0.5, 0.5, 0.5, 0.5]])} for n in range(16)]
-    decoder, _ = decoders.choose(CUDA, threads=2)
+    decoder, _ = decoders.choose(CUDA, readers=2)
     gatherer = Gatherer(files, IMGSZ, Store(6, IMGSZ, CUDA), threads=2, decoder=decoder)
     hyperparameters = stand_in.Hyperparameters.of(SimpleNamespace(mosaic=1.0), IMGSZ)
     preparer = Preparer(gatherer, Boxes(labels), Recent(6), hyperparameters, seed=0, rank=0)
