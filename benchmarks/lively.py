@@ -29,7 +29,8 @@ def write(config: str, imgsz: int, out: Path) -> None:
         BenchmarkError: it could not be made.
     """
     command = [sys.executable, "-m", "benchmarks.lively", config, str(imgsz), str(out)]
-    environment = {**os.environ, "YOLOV12_DISABLE": "1", "PYTHONPATH": str(ROOT), "YOLO_OFFLINE": "true"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "YOLOV12_DISABLE": "1", "PYTHONPATH": path, "YOLO_OFFLINE": "true"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchmarkError(f"no network of {config}: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
