@@ -108,9 +108,9 @@ class Settings:
         in_ultralytics=True,
     )
     predict_graphs: bool = setting(
-        False,
+        True,
         accepts="1 or 0",
-        doc="1: predict and val of a .pt file on a GPU answer by CUDA graphs. Not measured yet, so it is not the default.",
+        doc="predict and val of a .pt file on a GPU answer by CUDA graphs. 0: kernels are launched one by one, as ultralytics does.",
     )
     grad_compress: str = setting(
         "none",

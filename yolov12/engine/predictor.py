@@ -102,6 +102,7 @@ class YOLOv12Predictor(DetectionPredictor):
 
     # Set by ultralytics; declared because mypy sees only our assignments.
     device: torch.device
+    done_warmup: bool
     model: Any
     dataset: Any
     callbacks: dict[str, list[Any]]
