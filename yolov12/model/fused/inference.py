@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve
+from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, is_channels_last
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.seams import Seam
 
@@ -80,14 +80,9 @@ def _is_ordinary(module: Conv, x: Tensor) -> bool:
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and x.dtype is conv.weight.dtype
-        and _is_channels_last(x, conv.weight)
+        and is_channels_last(x, conv.weight)
         and not (conv._forward_hooks or conv._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
     )
-
-
-def _is_channels_last(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch will convolve in that layout: one of the two has it, and not only because a dimension is 1."""
-    return any(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (x, weight))
 
 
 def _constants_for(conv: nn.Conv2d) -> Tensor:
