@@ -78,7 +78,8 @@ void stem(const Stem& shape, const Planes& x, const Planes& weight, const void* 
       const float* const from = static_cast<const float*>(x.data);
       const int tiles = lines_of(shape) * blocks_for(shape.columns(), kFloatPixels);
       const dim3 blocks(std::min(blocks_for(tiles, kFloatThreads / kFloatLanes), multiprocessors * kFloatBlocks), groups);
-      stem_floats_kernel<<<blocks, kFloatThreads, 0, stream>>>(from, x.strides, weights, weight.strides, biases, to, shape);
+      const auto kernel = x.strides.column == 1 ? stem_floats_kernel<true> : stem_floats_kernel<false>;
+      kernel<<<blocks, kFloatThreads, 0, stream>>>(from, x.strides, weights, weight.strides, biases, to, shape);
     } else {
       const uint16_t* const from = static_cast<const uint16_t*>(x.data);
       const Division division(shape, kForwardTile, multiprocessors * stem_blocks_at_once(groups));
@@ -105,7 +106,8 @@ void stem_weight_gradient(const Stem& shape, const Planes& x, Rows grad_y, void*
       const float* const from = static_cast<const float*>(x.data);
       const float* const grads = static_cast<const float*>(grad_y.data);
       const dim3 all_blocks(blocks, groups), threads(kFloatLanes, kStemInputs, kFloatWalkers);
-      sum_stem_floats<<<all_blocks, threads, 0, stream>>>(from, x.strides, grads, grad_y.stride, shape, partials);
+      const auto kernel = x.strides.column == 1 ? sum_stem_floats<true> : sum_stem_floats<false>;
+      kernel<<<all_blocks, threads, 0, stream>>>(from, x.strides, grads, grad_y.stride, shape, partials);
     } else {
       const uint16_t* const from = static_cast<const uint16_t*>(x.data);
       const uint16_t* const grads = static_cast<const uint16_t*>(grad_y.data);

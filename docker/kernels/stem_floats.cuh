@@ -15,17 +15,26 @@ constexpr int kFloatThreads = 128;
 constexpr int kFloatBlocks = 4, kFloatSumBlocks = 2;  // which fit onto a multiprocessor, by their registers
 constexpr int kFloatWalkers = 16;  // of a block for the gradient, each with a thread for every input and four channels
 
-// Columns `first` to `first` + kCount - 1 of a row of x; zero beyond it, and everywhere if it is beyond the image.
-template <int kCount>
-__device__ void load_columns(float* values, const float* x, const Strides& strides, const Stem& shape, int row, int first) {
+// What a thread's pixels meet of a row of x, from column `first` on; zero beyond it, and everywhere if it is beyond the image. `kAdjacent`: the
+// numbers of a row lie side by side.
+template <bool kAdjacent>
+__device__ void load_columns(float (&values)[kFloatColumns], const float* x, const Strides& strides, const Stem& shape, int row, int first) {
+  const int step = kAdjacent ? 1 : static_cast<int>(strides.column);
+  const float* const from = x + row * strides.row + static_cast<int64_t>(first) * step;
   const bool is_row = row >= 0 && row < shape.height;
+  if (is_row && first >= 0 && first + kFloatColumns <= shape.width) {  // nearly all of them
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
+    for (int i = 0; i < kFloatColumns; ++i) values[i] = from[i * step];
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kFloatColumns; ++i) {
     const int column = first + i;
-    values[i] = is_row && column >= 0 && column < shape.width ? x[row * strides.row + column * strides.column] : 0.0f;
+    values[i] = is_row && column >= 0 && column < shape.width ? from[i * step] : 0.0f;
   }
 }
 
+template <bool kAdjacent>
 __global__ void __launch_bounds__(kFloatThreads, kFloatBlocks)
     stem_floats_kernel(const float* __restrict__ x, Strides strides, const float* __restrict__ weight, Strides weight_strides,
                        const float* __restrict__ bias, float* __restrict__ y, Stem shape) {
@@ -57,7 +66,7 @@ __global__ void __launch_bounds__(kFloatThreads, kFloatBlocks)
 #pragma unroll
       for (int r = 0; r < kStemSide; ++r) {
         float values[kFloatColumns];
-        load_columns<kFloatColumns>(values, plane, strides, shape, 2 * row - 1 + r, 2 * column - 1);
+        load_columns<kAdjacent>(values, plane, strides, shape, 2 * row - 1 + r, 2 * column - 1);
 #pragma unroll
         for (int s = 0; s < kStemSide; ++s) {
           const Vector<float> tap = taps[(input * kStemSide + r) * kStemSide + s][lane];
@@ -81,6 +90,7 @@ __global__ void __launch_bounds__(kFloatThreads, kFloatBlocks)
 }
 
 // Walkers go along rows of y. In a block lie side by side four threads for the channels, then the three inputs, then the walkers.
+template <bool kAdjacent>
 __global__ void __launch_bounds__(kFloatLanes* kStemInputs* kFloatWalkers, kFloatSumBlocks)
     sum_stem_floats(const float* __restrict__ x, Strides strides, const float* __restrict__ grad_y, int64_t grad_stride, Stem shape,
                     float* partials) {
@@ -100,7 +110,7 @@ __global__ void __launch_bounds__(kFloatLanes* kStemInputs* kFloatWalkers, kFloa
 #pragma unroll
       for (int r = 0; r < kStemSide; ++r) {
         float values[kFloatColumns];
-        load_columns<kFloatColumns>(values, plane, strides, shape, 2 * (line % height) - 1 + r, 2 * column - 1);
+        load_columns<kAdjacent>(values, plane, strides, shape, 2 * (line % height) - 1 + r, 2 * column - 1);
 #pragma unroll
         for (int s = 0; s < kStemSide; ++s)
 #pragma unroll

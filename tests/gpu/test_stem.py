@@ -8,6 +8,7 @@ python -m pytest tests/gpu/test_stem.py
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -122,9 +123,10 @@ def test_a_bias_is_added_before_the_sum_is_rounded(dtype: torch.dtype) -> None:
 
 
 def test_what_is_no_number_reaches_only_the_pixels_that_see_it() -> None:
-    x, _, weight = problem((1, 64, 128), 16, torch.float16)
-    for row, column in [(1, 0), (4, 14), (3, 63), (6, 127)]:
-        x[:, row % 3, row, column] = torch.nan
+    places = list(itertools.product(range(3), (2, 3), (12, 13, 62, 63)))
+    x, _, weight = problem((len(places), 16, 128), 16, torch.float16)
+    for image, place in zip(x, places, strict=True):
+        image[place] = torch.nan
     expected = nn.functional.conv2d(x.double(), weight.double(), None, 2, 1).isnan()
     assert expected.any()
     assert torch.equal(OPS.stem(x, weight, None).isnan(), expected)
