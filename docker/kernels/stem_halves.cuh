@@ -2,8 +2,8 @@
 // The stem by tensor cores, for float16 and bfloat16. x is read as pairs of neighbouring columns, the first of them even, into the registers that
 // hold them while they are multiplied: no copy of x with its taps side by side is made anywhere.
 //
-// An output pixel at column i takes the columns 2 i - 1, 2 i and 2 i + 1 of nine rows of x: three of each channel. The last two columns are a pair of x
-// as it lies. The first one is the second half of the pair before, which is that of the pixel before: of two rows they make one more pair.
+// An output pixel at column i takes the columns 2 i - 1, 2 i and 2 i + 1 of nine rows of x: three of each channel. The last two columns are a pair of
+// x as it lies. The first one is the second half of the pair before, which is that of the pixel before: of two rows they make one more pair.
 //
 // Threads of a warp are counted as tensor cores do (tensor_cores.cuh): thread 4 g + t is number t of group g.
 #pragma once

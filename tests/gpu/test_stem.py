@@ -82,9 +82,7 @@ def check(x: Tensor, grad: Tensor, weight: Tensor) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
-def test_output_and_gradient_are_those_of_float64(
-    dtype: torch.dtype, size: tuple[int, int, int], layout: str
-) -> None:
+def test_output_and_gradient_are_those_of_float64(dtype: torch.dtype, size: tuple[int, int, int], layout: str) -> None:
     check(*problem(size, 16, dtype, layout))
 
 

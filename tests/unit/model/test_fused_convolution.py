@@ -100,7 +100,9 @@ def stem_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     ops = SimpleNamespace(stem=stem, stem_weight_gradient=stem_weight_gradient, is_rows=lambda grad: True)
     monkeypatch.setattr(torch.ops, "yolov12_kernels", ops)
     monkeypatch.setattr(
-        convolution, "_is_served_stem", lambda x, weight, geometry: is_stem(weight, geometry) and x.dtype == weight.dtype
+        convolution,
+        "_is_served_stem",
+        lambda x, weight, geometry: is_stem(weight, geometry) and x.dtype == weight.dtype,
     )
     return calls
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Convolutions without a bias and their gradients: torch's, or our kernels (docker/kernels) where each channel has a filter of its own, and for a stem.
+"""Convolutions without a bias and their gradients: torch's, or our kernels (docker/kernels) for two kinds of them.
 
-For a filter to each channel (depthwise.h) cuDNN chooses its kernels anew for every number of images, for 0.1 to 1.4 seconds, where an ordinary one takes
-milliseconds: more than nine tenths of what the first step of a shape costs. Ours have nothing to choose.
+Where each channel has a filter of its own (depthwise.h), cuDNN chooses its kernels anew for every number of images, for 0.1 to 1.4 seconds, where an
+ordinary one takes milliseconds: more than nine tenths of what the first step of a shape costs. Ours have nothing to choose.
 
-A stem (stem.h) is a network's first convolution. Pictures come in planes, which torch copies into rows of three channels, and cuDNN again into rows of
-eight. Ours read them as they lie.
+A network's first convolution, its stem (stem.h), takes pictures, which come in planes. Torch copies them into rows of three channels, and cuDNN again
+into rows of eight. Ours read them as they lie.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from yolov12.model.fused.norm import kernels_missing
-
 
 STEM_CHANNELS = 96
 """The most that a stem may have for our kernels; the largest scale of any model of ultralytics has as many, and there is code for no more."""
@@ -75,7 +74,7 @@ def _gradients_by_torch(
 
 
 def by_our_kernel(conv: nn.Module, x: Tensor) -> Tensor | None:
-    """What calling `conv` outside of training would give, where one of our kernels computes it: depthwise by rows of channels or by planes, or a stem."""
+    """What calling `conv` outside of training would give, where one of our kernels computes it: depthwise in rows or planes, or a stem."""
     if not x.is_cuda or type(conv) is not nn.Conv2d:
         return None
     is_for_us = (
