@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The first convolution of a network, its stem: 3 channels in, filters of 3 x 3 pixels, stride 2, one zero around.
 //
-// cuDNN pads the three channels to eight before it begins, wants them channels_last, and then takes several times as long as the bytes do
+// cuDNN wants the three channels channels_last, pads them before it begins, and then takes several times as long as the bytes do
 // (docs/performance.md). Here pictures are read as they lie, in planes or by pixel, and once:
 //     stem                  reads x, writes y, channels_last
 //     stem_weight_gradient  reads x and the gradient of y, writes the sums of each block; a second kernel adds those

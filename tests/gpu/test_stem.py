@@ -188,7 +188,7 @@ def step(module: Conv, x: Tensor) -> list[Tensor]:
     module.zero_grad()
     with torch.autocast("cuda", torch.float16):
         y = module(x)
-    (y.float() * torch.linspace(-1, 1, y.shape[1], device="cuda")[:, None, None]).mean().backward()
+    (y.float() * nhwc(*y.shape, dtype=torch.float32, seed=5)).sum().backward()
     return [y.detach(), *(parameter.grad.clone() for parameter in module.parameters())]
 
 

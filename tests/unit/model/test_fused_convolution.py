@@ -85,8 +85,8 @@ def test_other_first_convolutions_are_left_to_torch(other):
 
 
 @pytest.fixture
-def stem_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Makes the CPU a GPU with kernels for stems; how often each was called."""
+def stem_ops(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Stand-ins for the kernels of a stem; how often each was called."""
     calls: Counter[str] = Counter()
 
     def stem(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -97,14 +97,22 @@ def stem_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         calls["stem_weight_gradient"] += 1
         return convolution._gradients_by_torch(grad, x, weight, Geometry((2, 2), (1, 1), (1, 1), 1), False, True)[1]
 
-    ops = SimpleNamespace(stem=stem, stem_weight_gradient=stem_weight_gradient, is_rows=lambda grad: True)
-    monkeypatch.setattr(torch.ops, "yolov12_kernels", ops)
-    monkeypatch.setattr(
-        convolution,
-        "_is_served_stem",
-        lambda x, weight, geometry: is_stem(weight, geometry) and x.dtype == weight.dtype,
+    ops = SimpleNamespace(
+        stem=stem,
+        stem_weight_gradient=stem_weight_gradient,
+        is_stem=lambda x, weight: x.dtype == weight.dtype,
+        is_rows=lambda grad: True,
     )
+    monkeypatch.setattr(torch.ops, "yolov12_kernels", ops)
+    monkeypatch.setattr(convolution, "kernels_missing", lambda device: None)
     return calls
+
+
+@pytest.fixture
+def stem_calls(stem_ops: Counter[str], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Makes the CPU a GPU with kernels for stems."""
+    monkeypatch.setattr(convolution, "_is_served_stem", lambda x, weight, geometry: is_stem(weight, geometry))
+    return stem_ops
 
 
 @pytest.mark.parametrize("asks_for_pictures", [False, True])
@@ -126,6 +134,37 @@ def test_a_stem_in_training_is_ours_and_torch_makes_the_gradient_of_pictures(ste
     assert stem_calls == {"stem": 1, "stem_weight_gradient": 1}
     torch.testing.assert_close(grads[1], grads[0])
     assert (grads[1][1] is not None) == asks_for_pictures
+
+
+class OnAGpu(Tensor):
+    """A tensor of the CPU that says something else."""
+
+    is_cuda = True
+
+
+LAYOUTS = {"planes": torch.contiguous_format, "pixels": torch.channels_last}
+
+
+@pytest.mark.parametrize("weights_lie", LAYOUTS)
+@pytest.mark.parametrize("pictures_lie", LAYOUTS)
+def test_a_stem_is_ours_where_torch_would_write_channels_last(stem_ops, pictures_lie, weights_lie):
+    conv = nn.Conv2d(3, 16, 3, 2, 1).to(memory_format=LAYOUTS[weights_lie])
+    x = torch.rand(2, 3, 9, 12).contiguous(memory_format=LAYOUTS[pictures_lie])
+    is_ours = "pixels" in (pictures_lie, weights_lie)
+    assert convolution._is_served_stem(x.as_subclass(OnAGpu), conv.weight, Geometry.of(conv)) == is_ours
+    with torch.no_grad():
+        found = by_our_kernel(conv, x.as_subclass(OnAGpu))
+        assert torch.equal(found, conv(x)) if is_ours else found is None
+    assert by_our_kernel(conv, x.as_subclass(OnAGpu)) is None, "in training it is another operation"
+    assert stem_ops == ({"stem": 1} if is_ours else {})
+
+
+@pytest.mark.parametrize("other", [{"stride": 1}, {"in_channels": 4}, {"padding_mode": "reflect"}], ids=str)
+def test_what_is_no_stem_is_torchs_outside_of_training_too(stem_ops, other):
+    usual = {"in_channels": 3, "out_channels": 16, "kernel_size": 3, "stride": 2, "padding": 1}
+    conv = nn.Conv2d(**(usual | other)).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert by_our_kernel(conv, torch.rand(1, conv.in_channels, 8, 8).as_subclass(OnAGpu)) is None
 
 
 def test_a_frozen_stem_has_only_the_gradient_that_is_asked_for(stem_calls):

@@ -4,8 +4,8 @@
 Where each channel has a filter of its own (depthwise.h), cuDNN chooses its kernels anew for every number of images, for 0.1 to 1.4 seconds, where an
 ordinary one takes milliseconds: more than nine tenths of what the first step of a shape costs. Ours have nothing to choose.
 
-A network's first convolution, its stem (stem.h), takes pictures, which come in planes. Torch copies them into rows of three channels, and cuDNN again
-into rows of eight. Ours read them as they lie.
+A network's first convolution, its stem (stem.h), takes pictures, which come in planes. Torch copies them into rows of three channels, and cuDNN
+again, into wider ones. Ours read them as they lie.
 """
 
 from __future__ import annotations
