@@ -111,10 +111,10 @@ void stem_weight_gradient(const Stem& shape, const Planes& x, Rows grad_y, void*
     } else {
       const uint16_t* const from = static_cast<const uint16_t*>(x.data);
       const uint16_t* const grads = static_cast<const uint16_t*>(grad_y.data);
-      const int stretches = sum_division(shape, multiprocessors).stretches;
+      const int stretches = sum_division(shape, multiprocessors).stretches, grad_stride = static_cast<int>(grad_y.stride);
       with_groups(groups, are_vectors(shape, x), [&](auto group_count, auto vectors) {
         const auto kernel = sum_stem<T, decltype(group_count)::value, decltype(vectors)::value>;
-        kernel<<<blocks, kHalfThreads, 0, stream>>>(from, x.strides, grads, grad_y.stride, shape, stretches, partials);
+        kernel<<<blocks, kHalfThreads, 0, stream>>>(from, x.strides, grads, grad_stride, shape, stretches, partials);
       });
     }
     T* const to = static_cast<T*>(grad_weight);

@@ -25,7 +25,7 @@ constexpr unsigned kBothFirst = 0x5410, kBothSecond = 0x7632;  // for __byte_per
 constexpr int kNoTap = -1, kBiasTap = kStemTaps;
 
 // How many blocks fit onto a multiprocessor, by their registers, with so many groups of channels.
-constexpr int stem_blocks_at_once(int groups) { return groups == 1 ? 7 : groups == 2 ? 6 : groups <= 4 ? 5 : 4; }
+constexpr int stem_blocks_at_once(int groups) { return groups == 1 ? 7 : groups <= 4 ? 5 : 4; }
 constexpr int sum_blocks_at_once(int groups) { return groups == 1 ? 6 : groups <= 3 ? 4 : groups == 4 ? 3 : 2; }
 
 // Part of a row of y, which a warp walks along from tile `first` to before tile `last`.
@@ -41,31 +41,37 @@ __device__ inline Stretch stretch_at(const Stem& shape, int index, int stretches
   return {line / height, line % height, part * tiles / stretches, (part + 1) * tiles / stretches};
 }
 
-// The row of x that row `tap_row` of the filter, 0 to 8 over all channels, meets in this stretch; null if it is beyond the image.
-__device__ inline const uint16_t* row_of(const uint16_t* x, const Strides& strides, const Stem& shape, const Stretch& stretch, int tap_row) {
+// A row of x, whose numbers lie `step` apart.
+struct Row {
+  const uint16_t* begin;
+  int width, step;
+};
+
+// The one that row `tap_row` of the filter, 0 to 8 over all channels, meets in this stretch; without any width if it is beyond the image, or not
+// `is_read` by anybody.
+__device__ inline Row row_at(const uint16_t* x, const Strides& strides, const Stem& shape, const Stretch& stretch, int tap_row, bool is_read) {
   const int channel = tap_row / kStemSide, row = 2 * stretch.row - 1 + tap_row % kStemSide;
-  if (row < 0 || row >= shape.height) return nullptr;
-  return x + stretch.image * strides.image + channel * strides.channel + row * strides.row;
+  const int64_t begin = stretch.image * strides.image + channel * strides.channel + row * strides.row;
+  return {x + begin, is_read && row >= 0 && row < shape.height ? shape.width : 0, static_cast<int>(strides.column)};
 }
 
-// Columns `column` and `column` + 1 of a row, zero beyond it; the numbers lie `step` apart.
-__device__ inline uint32_t load_pair(const uint16_t* row, int64_t step, int column, int width) {
-  if (row == nullptr || column < 0) return 0;
-  const uint32_t first = column < width ? row[column * step] : 0, second = column + 1 < width ? row[(column + 1) * step] : 0;
-  return first | second << 16;
+// Columns `column` and `column` + 1, zero beyond the row.
+__device__ inline uint32_t load_pair(const Row& row, int column) {
+  const auto load = [&](int i) -> uint32_t { return i >= 0 && i < row.width ? row.begin[i * row.step] : 0; };
+  return load(column) | load(column + 1) << 16;
 }
 
-// The pairs of a thread's pixels. `kVectors`: they are one aligned load, none of which is partly beyond the row.
+// The pairs of a thread's pixels, from an even column of at least 0 on. `kVectors`: they are one aligned load, which is never partly beyond the row.
 template <bool kVectors>
-__device__ void load_pairs(uint32_t (&pairs)[kPixels], const uint16_t* row, int64_t step, int column, int width) {
+__device__ void load_pairs(uint32_t (&pairs)[kPixels], const Row& row, int column) {
   if (kVectors) {
     Vector<uint32_t> loaded{};
-    if (row != nullptr && column < width) loaded = *reinterpret_cast<const Vector<uint32_t>*>(row + column);
+    if (column < row.width) loaded = *reinterpret_cast<const Vector<uint32_t>*>(row.begin + column);
 #pragma unroll
     for (int i = 0; i < kPixels; ++i) pairs[i] = loaded.values[i];
   } else {
 #pragma unroll
-    for (int i = 0; i < kPixels; ++i) pairs[i] = load_pair(row, step, column + 2 * i, width);
+    for (int i = 0; i < kPixels; ++i) pairs[i] = load_pair(row, column + 2 * i);
   }
 }
 
@@ -97,11 +103,6 @@ __device__ uint32_t tap_bits(const T* weight, const Strides& strides, const T* b
   return bits_of(weight[channel * strides.image + input * strides.channel + row % kStemSide * strides.row + tap % kStemSide * strides.column]);
 }
 
-// Two channels of a thread, and the next two: 8 bytes, and those of four threads are all of a group of channels.
-struct alignas(8) FourHalves {
-  uint32_t pairs[2];
-};
-
 // What it moves: x once, though from memory or from a cache each row of three is read by two warps, and y once.
 template <typename T, int kGroups, bool kVectors>
 __global__ void __launch_bounds__(kHalfThreads, stem_blocks_at_once(kGroups))
@@ -126,15 +127,14 @@ __global__ void __launch_bounds__(kHalfThreads, stem_blocks_at_once(kGroups))
   const int warps = gridDim.x * (kHalfThreads / kWarp);
   for (int index = blockIdx.x * (kHalfThreads / kWarp) + threadIdx.x / kWarp; index < all; index += warps) {
     const Stretch stretch = stretch_at(shape, index, stretches, kForwardTile);
-    const uint16_t* rows[kRows];
+    Row rows[kRows];
     uint32_t before[kRows];  // of the first group: the pair before its own
     uint32_t next[kRows][kPixels];
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
-      const int tap_row = k < 2 ? 2 * t + k : kStemRows - 1;
-      rows[k] = k < 2 || t < 2 ? row_of(x, x_strides, shape, stretch, tap_row) : nullptr;
-      before[k] = load_pair(g == 0 ? rows[k] : nullptr, x_strides.column, 2 * kForwardTile * stretch.first - 2, shape.width);
-      load_pairs<kVectors>(next[k], rows[k], x_strides.column, 2 * (kForwardTile * stretch.first + kPixels * g), shape.width);
+      rows[k] = row_at(x, x_strides, shape, stretch, k < 2 ? 2 * t + k : kStemRows - 1, k < 2 || t < 2);
+      before[k] = g == 0 ? load_pair(rows[k], 2 * kForwardTile * stretch.first - 2) : 0;
+      load_pairs<kVectors>(next[k], rows[k], 2 * (kForwardTile * stretch.first + kPixels * g));
     }
     T* const to = y + static_cast<int64_t>(stretch.image * height + stretch.row) * width * (kGroups * kStemGroup) + 4 * t;
 #pragma unroll 1
@@ -151,8 +151,7 @@ __global__ void __launch_bounds__(kHalfThreads, stem_blocks_at_once(kGroups))
 #pragma unroll
         for (int j = 1; j < kPixels; ++j) earlier[k][j] = own[k][j - 1];
         // The next tile is on its way while this one is worked on.
-        if (tile + 1 < stretch.last)
-          load_pairs<kVectors>(next[k], rows[k], x_strides.column, 2 * (kForwardTile * (tile + 1) + kPixels * g), shape.width);
+        if (tile + 1 < stretch.last) load_pairs<kVectors>(next[k], rows[k], 2 * (kForwardTile * (tile + 1) + kPixels * g));
       }
       uint32_t pairs[kPixels][4];
 #pragma unroll
@@ -177,11 +176,9 @@ __global__ void __launch_bounds__(kHalfThreads, stem_blocks_at_once(kGroups))
 #pragma unroll
           for (int p = 0; p < 2; ++p) {
             if (column + j + p >= width) break;
-            FourHalves made;
-#pragma unroll
-            for (int i = 0; i < 2; ++i)
-              made.pairs[i] = bits_of(from_float<T>(sums[i][2 * p])) | bits_of(from_float<T>(sums[i][2 * p + 1])) << 16;
-            *reinterpret_cast<FourHalves*>(to + (column + j + p) * (kGroups * kStemGroup) + kStemGroup * q) = made;
+            // 8 bytes; those of four threads are all of a group of channels.
+            const uint64_t low = rounded<T>(sums[0][2 * p], sums[0][2 * p + 1]), high = rounded<T>(sums[1][2 * p], sums[1][2 * p + 1]);
+            *reinterpret_cast<uint64_t*>(to + (column + j + p) * (kGroups * kStemGroup) + kStemGroup * q) = high << 32 | low;
           }
         }
       }
@@ -210,20 +207,20 @@ __device__ inline FourPixels numbers_of(const uint32_t (&pairs)[kPixels], uint32
   return {__byte_perm(a, b, which), __byte_perm(c, d, which)};
 }
 
-// The two channels of a thread's pixels, in each group of channels. Zero beyond the row.
+// The two channels of a thread's pixels, in each group of channels, of which `left` are not beyond the row.
 template <int kGroups>
-__device__ void load_gradients(uint32_t (&grads)[kGroups][kPixels], const uint16_t* row, int64_t stride, int column, int width) {
+__device__ void load_gradients(uint32_t (&grads)[kGroups][kPixels], const uint16_t* from, int stride, int left) {
 #pragma unroll
   for (int j = 0; j < kPixels; ++j)
 #pragma unroll
     for (int q = 0; q < kGroups; ++q)
-      grads[q][j] = column + j < width ? *reinterpret_cast<const uint32_t*>(row + (column + j) * stride + kStemGroup * q) : 0;
+      grads[q][j] = j < left ? *reinterpret_cast<const uint32_t*>(from + j * stride + kStemGroup * q) : 0;
 }
 
 // What it moves: x and the gradient of y once, but for rows of x, as above.
 template <typename T, int kGroups, bool kVectors>
 __global__ void __launch_bounds__(kHalfThreads, sum_blocks_at_once(kGroups))
-    sum_stem(const uint16_t* __restrict__ x, Strides strides, const uint16_t* __restrict__ grad_y, int64_t grad_stride, Stem shape, int stretches,
+    sum_stem(const uint16_t* __restrict__ x, Strides strides, const uint16_t* __restrict__ grad_y, int grad_stride, Stem shape, int stretches,
              float* partials) {
   constexpr int kWarps = kHalfThreads / kWarp, kChannels = kGroups * kStemGroup;
   const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, warp = threadIdx.x / kWarp;
@@ -232,22 +229,23 @@ __global__ void __launch_bounds__(kHalfThreads, sum_blocks_at_once(kGroups))
   for (int index = blockIdx.x * kWarps + warp; index < all; index += gridDim.x * kWarps) {
     const Stretch stretch = stretch_at(shape, index, stretches, kGradientTile);
     // Row g of the nine, and for three groups, which take a tap each, the last one.
-    const uint16_t* const rows[] = {row_of(x, strides, shape, stretch, g),
-                                    g < kStemSide ? row_of(x, strides, shape, stretch, kStemRows - 1) : nullptr};
-    const uint16_t* const grad_row = grad_y + static_cast<int64_t>(stretch.image * height + stretch.row) * width * grad_stride + 2 * g;
+    const Row rows[] = {row_at(x, strides, shape, stretch, g, true), row_at(x, strides, shape, stretch, kStemRows - 1, g < kStemSide)};
     uint32_t before[2], next[2][kPixels], next_grads[kGroups][kPixels];  // `before`: of the first thread of a group
     int column = kGradientTile * stretch.first + kPixels * t;
+    const int64_t pixel = static_cast<int64_t>(stretch.image * height + stretch.row) * width + column;
+    const uint16_t* grad = grad_y + pixel * grad_stride + 2 * g;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      before[k] = load_pair(t == 0 ? rows[k] : nullptr, strides.column, 2 * column - 2, shape.width);
-      load_pairs<kVectors>(next[k], rows[k], strides.column, 2 * column, shape.width);
+      before[k] = t == 0 ? load_pair(rows[k], 2 * column - 2) : 0;
+      load_pairs<kVectors>(next[k], rows[k], 2 * column);
     }
-    load_gradients(next_grads, grad_row, grad_stride, column, width);
+    load_gradients(next_grads, grad, grad_stride, width - column);
 #pragma unroll 1
     for (int tile = stretch.first; tile < stretch.last; ++tile) {
       uint32_t own[2][kPixels], earlier[2], grads[kGroups][kPixels];
       const bool goes_on = tile + 1 < stretch.last;
       column += kGradientTile;
+      grad += kGradientTile * grad_stride;
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
 #pragma unroll
@@ -255,22 +253,22 @@ __global__ void __launch_bounds__(kHalfThreads, sum_blocks_at_once(kGroups))
         const uint32_t turned = __shfl_sync(kWholeWarp, own[k][kPixels - 1], 4 * g + (t + 3) % 4);
         earlier[k] = t == 0 ? before[k] : turned;
         before[k] = turned;
-        if (goes_on) load_pairs<kVectors>(next[k], rows[k], strides.column, 2 * column, shape.width);
+        if (goes_on) load_pairs<kVectors>(next[k], rows[k], 2 * column);
       }
 #pragma unroll
       for (int q = 0; q < kGroups; ++q)
 #pragma unroll
         for (int j = 0; j < kPixels; ++j) grads[q][j] = next_grads[q][j];
-      if (goes_on) load_gradients(next_grads, grad_row, grad_stride, column, width);
+      if (goes_on) load_gradients(next_grads, grad, grad_stride, width - column);
 #pragma unroll
       for (int part = 0; part < 4; ++part) {
         const FourPixels numbers = part < kStemSide ? numbers_of(own[0], earlier[0], part) : numbers_of(own[1], earlier[1], g);
 #pragma unroll
         for (int q = 0; q < kGroups; ++q) {
-          const uint32_t(&grad)[kPixels] = grads[q];
+          const uint32_t(&of)[kPixels] = grads[q];
           multiply_add<T>(sums[q][part],
-                          {__byte_perm(grad[0], grad[1], kBothFirst), __byte_perm(grad[0], grad[1], kBothSecond),
-                           __byte_perm(grad[2], grad[3], kBothFirst), __byte_perm(grad[2], grad[3], kBothSecond)},
+                          {__byte_perm(of[0], of[1], kBothFirst), __byte_perm(of[0], of[1], kBothSecond), __byte_perm(of[2], of[3], kBothFirst),
+                           __byte_perm(of[2], of[3], kBothSecond)},
                           numbers.pairs);
         }
       }

@@ -8,6 +8,8 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <array>
 #include <climits>
 #include <optional>
 
@@ -17,6 +19,7 @@
 namespace yolov12_kernels {
 namespace {
 
+constexpr int64_t kBeside = 256;  // columns that are counted beyond a row, at most
 constexpr int kFirstWithBFloat16 = 8;  // major compute capability whose tensor cores know it
 
 bool has_code_for(const at::Tensor& x) {
@@ -41,9 +44,9 @@ bool is_stem(const at::Tensor& x, const at::Tensor& weight) {
   if (channels == 0 || channels % kStemGroup != 0 || channels > kMostStemChannels) return false;
   if (x.numel() == 0 || x.size(1) != kStemInputs) return false;
   if (weight.size(1) != kStemInputs || weight.size(2) != kStemSide || weight.size(3) != kStemSide) return false;
-  // Pixels of a batch are counted as int, with a few beside each row, and so are places within a row of y.
-  constexpr int64_t kBeside = 2 * kMostStemChannels;
-  return x.size(0) * (x.size(2) + 1) * (x.size(3) + kBeside) <= INT_MAX && (x.size(3) + kBeside) * kMostStemChannels <= INT_MAX;
+  // Pixels of a batch are counted as int, with a few beside each row, and so are places within a row of x and of y.
+  const int64_t wide = x.size(3) + kBeside;
+  return x.size(0) * (x.size(2) + 1) * wide <= INT_MAX && wide * std::max<int64_t>(x.stride(3), kMostStemChannels) <= INT_MAX;
 }
 
 Stem shape_of(const at::Tensor& x, const at::Tensor& weight) {
@@ -76,10 +79,12 @@ at::Tensor weight_gradient_op(const at::Tensor& grad_y, const at::Tensor& x, con
   TORCH_CHECK(grad_y.sizes() == at::IntArrayRef(sizes) && grad_y.scalar_type() == x.scalar_type() && grad_y.device() == x.device(),
               "yolov12_kernels: grad_y must be ", at::IntArrayRef(sizes), " ", x.scalar_type(), " on ", x.device(), ", and is ", grad_y.sizes(),
               " ", grad_y.scalar_type(), " on ", grad_y.device());
+  const Rows grads = rows_of(grad_y, "grad_y");
+  TORCH_CHECK(grads.stride * (x.size(3) + kBeside) <= INT_MAX, "yolov12_kernels: rows of grad_y lie too far apart: ", grads.stride);
   const int count = multiprocessors(), blocks = stem_blocks(shape, count);
   const at::Tensor partials = floats(static_cast<int64_t>(blocks) * weight.numel(), x);
   at::Tensor grad_weight = at::empty_like(weight);
-  stem_weight_gradient(shape, {x.const_data_ptr(), strides_of(x)}, rows_of(grad_y, "grad_y"), grad_weight.mutable_data_ptr(),
+  stem_weight_gradient(shape, {x.const_data_ptr(), strides_of(x)}, grads, grad_weight.mutable_data_ptr(),
                        strides_of(grad_weight), partials.mutable_data_ptr<float>(), blocks, count, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return grad_weight;
