@@ -23,13 +23,15 @@ _BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradient
 """docker/kernels/batch_norm_act.cu."""
 _DEPTHWISE = "depthwise_kernel|sum_taps|finish_taps"
 """docker/kernels/depthwise.cu."""
+_STEM = "stem_kernel|stem_floats_kernel|sum_stem|finish_stem"
+"""docker/kernels/stem.cu."""
 _AUGMENTATION = "warp_kernel|recolour_kernel"
 """docker/kernels/augment.cu; all others that are ours belong to the loss."""
 
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
-    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE})"),
+    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_STEM})"),
     (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION})"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),

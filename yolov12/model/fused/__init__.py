@@ -2,8 +2,8 @@
 """Convolution, batch norm and activation as one operation: in training it keeps one activation where upstream keeps three.
 
 conv.py      the operation, and `Conv.forward` that uses it
-convolution.py   its convolution: torch's, or our kernels for depthwise ones
-inference.py what is left of it in inference: depthwise convolutions, and bias and activation in one pass
+convolution.py   its convolution: torch's, or our kernels for depthwise ones and for the stem
+inference.py what is left of it in inference: depthwise convolutions, the stem, and bias and activation in one pass
 lineage.py   how a tensor that was not kept is made again
 norm.py      batch norm and activation: our kernels, or torch's operations where they do not fit
 """

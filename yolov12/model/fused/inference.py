@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`Conv` whose batch norm was folded into its weights (`fuse()`): depthwise by our kernels, bias and SiLU in one pass over the output.
+"""`Conv` whose batch norm was folded into its weights (`fuse()`): depthwise and stem by our kernels, bias and SiLU in one pass over the output.
 
-cuDNN would choose kernels for a depthwise convolution anew for each shape, for seconds in a network (convolution.py); ours serve any layout.
+cuDNN would choose kernels for a depthwise convolution anew for each shape, for seconds in a network, and copies the pictures for a stem
+(convolution.py); ours serve any layout.
 
 cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Where predictions by graphs are asked
 for, our kernel for batch norm and activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve
+from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, is_channels_last
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.seams import Seam
 
@@ -29,7 +30,7 @@ _constants: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Tensor]] = WeakK
 
 
 def forward_fuse(self: Conv, x: Tensor) -> Tensor:
-    """Convolution, bias and activation, a depthwise convolution by our kernel. Replaces ultralytics 8.4.190 nn/modules/conv.py:89."""
+    """Convolution, bias and activation, a depthwise convolution or a stem by our kernel. Replaces ultralytics 8.4.190 nn/modules/conv.py:89."""
     y = by_our_kernel(self.conv, x)
     return _upstream_forward_fuse(self, x) if y is None else self.act(y)
 
@@ -54,7 +55,7 @@ def install(in_one_pass: bool) -> None:
     """Replace `Conv.forward_fuse`, for networks that are fused from now on; again does nothing.
 
     Args:
-        in_one_pass: bias and activation too, not only depthwise convolutions.
+        in_one_pass: bias and activation too, not only depthwise convolutions and the stem.
     """
     Conv.forward_fuse = forward_fuse_in_one_pass if in_one_pass else forward_fuse
 
@@ -80,14 +81,9 @@ def _is_ordinary(module: Conv, x: Tensor) -> bool:
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and x.dtype is conv.weight.dtype
-        and _is_channels_last(x, conv.weight)
+        and is_channels_last(x, conv.weight)
         and not (conv._forward_hooks or conv._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
     )
-
-
-def _is_channels_last(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch will convolve in that layout: one of the two has it, and not only because a dimension is 1."""
-    return any(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (x, weight))
 
 
 def _constants_for(conv: nn.Conv2d) -> Tensor:

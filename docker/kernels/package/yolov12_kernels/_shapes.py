@@ -92,3 +92,17 @@ def detection_loss_gradient(
 ) -> list[Tensor]:
     """The gradients of all boxes, then of all scores, laid out as these are."""
     return [torch.empty_like(output) for output in (*boxes, *scores)]
+
+
+@torch.library.register_fake("yolov12_kernels::stem")
+def stem(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Half of x in height and width, rounded up, with the weight's channels, channels_last."""
+    images, _, height, width = x.shape
+    shape = images, weight.shape[0], (height + 1) // 2, (width + 1) // 2
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("yolov12_kernels::stem_weight_gradient")
+def stem_weight_gradient(grad_y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """As weight."""
+    return torch.empty_like(weight)

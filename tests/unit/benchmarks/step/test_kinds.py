@@ -58,6 +58,8 @@ def test_the_names_of_the_log_fall_into_their_kinds():
         ("void yolov12_kernels::(anonymous namespace)::depthwise_kernel<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::sum_taps<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::finish_taps<__half>(float const*)", kinds.CONVOLUTION),
+        ("void yolov12_kernels::stem_kernel<__nv_bfloat16, 1, true>(unsigned short const*)", kinds.CONVOLUTION),
+        ("void yolov12_kernels::sum_stem<__nv_bfloat16, 1, true>(unsigned short const*)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::warp_kernel<false>(x)", kinds.REST),
         ("yolov12_kernels::(anonymous namespace)::recolour_kernel(unsigned char const*)", kinds.REST),
         ("void yolov12_kernels::(anonymous namespace)::score_gradient<__nv_bfloat16>(x)", kinds.LOSS),
