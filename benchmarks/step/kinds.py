@@ -23,6 +23,8 @@ _BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradient
 """docker/kernels/batch_norm_act.cu."""
 _DEPTHWISE = "depthwise_kernel|sum_taps|finish_taps"
 """docker/kernels/depthwise.cu."""
+_JOIN = "join_kernel|join_doubled_kernel|halve_kernel"
+"""docker/kernels/join.cu: concatenations, with the sums, copies and upsampling that they do on the way."""
 _AUGMENTATION = "warp_kernel|recolour_kernel"
 """docker/kernels/augment.cu; all others that are ours belong to the loss."""
 
@@ -30,6 +32,7 @@ _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
     (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE})"),
+    (CONCATENATION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_JOIN})"),
     (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION})"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),
