@@ -9,6 +9,7 @@ did not.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from yolov12.model.fused import join
@@ -31,11 +32,10 @@ def split_heads_for_two(
 
     In backward that kernel puts the gradients of all four where they belong in one pass.
     """
-    packed = _packed(qkv, heads, head_dim, area)
-    rows = packed.permute(0, 3, 1, 2)  # as if each head of a token were a pixel
-    if not join.serves(rows):
-        q, k, v = packed.split(head_dim, dim=-1)
+    if torch.compiler.is_compiling() or not join.serves(qkv):
+        q, k, v = split_heads(qkv, heads, head_dim, area)
         return q, k, v, v
+    rows = _packed(qkv, heads, head_dim, area).permute(0, 3, 1, 2)  # as if each head of a token were a pixel
     q, k, v = join.divided(rows, [head_dim] * 3)
     q, k, v, alone = (part.permute(0, 2, 3, 1) for part in (join.use(q), join.use(k), join.use(v), join.alone(v)))
     return q, k, v, alone

@@ -175,9 +175,15 @@ class _ConvNormAct(torch.autograd.Function):
 def forward(self: Conv, x: Tensor) -> Tensor:
     """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
     keep = None if torch.compiler.is_compiling() else _choices.get(self)
-    if keep is None or not is_eligible(self, x):
-        y = by_our_kernel(self.conv, x)
-        return _upstream_forward(self, x) if y is None else self.act(self.bn(y))
+    if keep is not None:
+        with join.unfollowed():
+            if is_eligible(self, x):
+                return _in_one(self, x, keep)
+    y = by_our_kernel(self.conv, x)
+    return _upstream_forward(self, x) if y is None else self.act(self.bn(y))
+
+
+def _in_one(self: Conv, x: Tensor, keep: Keep) -> Tensor:
     weight, device = self.conv.weight, x.device.type
     autocasts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocasts:

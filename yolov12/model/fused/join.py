@@ -44,6 +44,9 @@ class Following(threading.local):
 
 following = Following()
 
+unfollowed = torch._C.DisableTorchFunction
+"""Within it lineages are not passed on: where an operation of ours does its work, each look at a tensor would else ask for Python's time."""
+
 
 def serves(x: Any) -> bool:
     """Whether the operations of this module are worth while for `x`: a model is being followed, and the kernels take it."""
@@ -51,8 +54,9 @@ def serves(x: Any) -> bool:
 
 
 def _is_taken(x: Tensor) -> bool:
-    is_learnt_from = x.is_cuda and x.requires_grad and torch.is_grad_enabled() and x.dim() == 4
-    return is_learnt_from and kernels_missing(x.device) is None and torch.ops.yolov12_kernels.is_rows(x)
+    with unfollowed():
+        is_learnt_from = x.is_cuda and x.requires_grad and torch.is_grad_enabled() and x.dim() == 4
+        return is_learnt_from and kernels_missing(x.device) is None and torch.ops.yolov12_kernels.is_rows(x)
 
 
 # ---- operations with gradients, for tensors that `serves` ----
@@ -62,10 +66,11 @@ def use(x: Tensor) -> Tensor:
     """An alias of `x` for one of its uses; the gradients of all of them are summed at once. `x` itself where it is not served."""
     if not serves(x):
         return x
-    aliases, version = getattr(x, SPARE, (None, None))
-    if version != x._version:  # never asked before, or written into since
-        aliases = list(_Shared.apply(x))
-        _give(x, aliases)
+    with unfollowed():
+        aliases, version = getattr(x, SPARE, (None, None))
+        if version != x._version:  # never asked before, or written into since
+            aliases = list(_Shared.apply(x))
+            _give(x, aliases)
     return aliases.pop() if aliases else x
 
 
