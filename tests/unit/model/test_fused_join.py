@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Joining in one pass, on the CPU: with torch's operations in the kernels' place, whose results must be upstream's; the kernels: tests/gpu/test_join.py."""
+"""Joining in one pass, on the CPU, with torch's operations in the kernels' place: results must be upstream's. The kernels: tests/gpu/test_join.py."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ def test_gradients_of_all_uses_of_parts_meet_in_one_assembly(joins, divide):
     seen: list[list[int]] = []
     assembled = join.assembled
     joins.setattr(
-        join, "assembled", lambda ranges, *rest: seen.append([len(terms) for terms in ranges]) or assembled(ranges, *rest)
+        join,
+        "assembled",
+        lambda ranges, *rest: seen.append([len(terms) for terms in ranges]) or assembled(ranges, *rest),
     )
     with lineage.tracking():
         made = made_of(divide(x))
@@ -209,7 +211,9 @@ def test_aliases_make_no_cycles(joins):
 # ---- blocks and whole models ----
 
 
-def trained(model: nn.Module, x: Tensor, keep: fused.Keep | None) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+def trained(
+    model: nn.Module, x: Tensor, keep: fused.Keep | None
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """Outputs in one, gradients and buffers of a copy of the model after one forward and backward."""
     model, x = copy.deepcopy(model), x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     fused.choose({} if keep is None else {module: keep for module in model.modules() if isinstance(module, Conv)})
@@ -235,7 +239,9 @@ def assert_trained_alike(ours: tuple, plain: tuple) -> None:
         assert mine.keys() == others.keys()
         for name, value in others.items():
             # Sums of more than two gradients may be taken in another order.
-            torch.testing.assert_close(mine[name], value, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                mine[name], value, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 @pytest.mark.parametrize("keep", KEEPS)

@@ -25,9 +25,7 @@ def split_heads(qkv: Tensor, heads: int, head_dim: int, area: int) -> tuple[Tens
     return q, k, v
 
 
-def split_heads_for_two(
-    qkv: Tensor, heads: int, head_dim: int, area: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def split_heads_for_two(qkv: Tensor, heads: int, head_dim: int, area: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `split_heads`, with v once more for the position encoding: for our kernel, contiguous, which `merge_heads` then need not copy.
 
     In backward that kernel puts the gradients of all four where they belong in one pass.

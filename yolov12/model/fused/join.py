@@ -132,7 +132,9 @@ class _Concatenated(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
         parts = zip(grads[0].split(ctx.sizes, dim=1), ctx.doubled, needed, strict=True)
-        return None, *((halved(part) if is_doubled else part) if is_needed else None for part, is_doubled, is_needed in parts)
+        return None, *(
+            (halved(part) if is_doubled else part) if is_needed else None for part, is_doubled, is_needed in parts
+        )
 
 
 class _Divided(torch.autograd.Function):

@@ -56,16 +56,14 @@ def _walk(network: BaseModel, x: Any) -> Any:
 
 def is_left_to(layer: nn.Module, after: nn.Module | None, save: list[int]) -> bool:
     """Whether `layer` upsamples as `Doubled` says, and `after` is the one that reads its output, to concatenate it along the channels."""
-    return (
-        type(layer) is nn.Upsample
-        and (layer.mode, layer.size) == ("nearest", None)
-        and layer.scale_factor in (2.0, (2.0, 2.0))
-        and layer.i not in save
-        and type(after) is Concat
-        and after.d == 1
-        and isinstance(after.f, list)
-        and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in (layer, after))
+    if type(layer) is not nn.Upsample or after is None or type(after) is not Concat:
+        return False
+    doubles = (layer.mode, layer.size) == ("nearest", None) and layer.scale_factor in (2.0, (2.0, 2.0))
+    is_read_by_one = layer.i not in save and isinstance(after.f, list) and after.d == 1
+    is_heard = any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in (layer, after)
     )
+    return doubles and is_read_by_one and not is_heard
 
 
 def concatenated(parts: list[Tensor | Doubled]) -> Tensor:
