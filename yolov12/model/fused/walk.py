@@ -59,7 +59,7 @@ def is_left_to(layer: nn.Module, after: nn.Module | None, save: list[int]) -> bo
     if type(layer) is not nn.Upsample or after is None or type(after) is not Concat:
         return False
     doubles = (layer.mode, layer.size) == ("nearest", None) and layer.scale_factor in (2.0, (2.0, 2.0))
-    is_read_by_one = layer.i not in save and isinstance(after.f, list) and after.d == 1
+    is_read_by_one = layer.i not in save and isinstance(after.f, list) and bool(after.d == 1)
     is_heard = any(
         m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in (layer, after)
     )
