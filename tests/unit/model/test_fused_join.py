@@ -122,24 +122,23 @@ def test_what_nothing_was_learnt_from_has_no_gradient(joins):
     assert torch.autograd.grad(made.sum(), x, allow_unused=True) == (None,)
 
 
-def test_a_sum_with_a_part_has_torchs_values_and_gradients(joins):
+def test_convolutions_and_sums_get_a_part_by_itself_and_share_the_copy(joins):
     x, y = image(16), image(8, seed=1)
+    copies: list[Tensor] = []
+    assembled = join.assembled
+    joins.setattr(join, "assembled", lambda ranges, *rest: copies.append(assembled(ranges, *rest)) or copies[-1])
     with lineage.tracking():
-        made = x.chunk(2, 1)[1] + y
-    assert type(made.grad_fn).__name__ == "_AddedBackward"
-    plain = x.chunk(2, 1)[1] + y
-    assert torch.equal(made, plain)
-    assert_same(gradients(made, x, y), gradients(plain, x, y))
-
-
-def test_a_convolution_gets_a_part_by_itself(joins):
-    x = image(16)
-    with lineage.tracking():
-        alone = join.alone(x.chunk(2, 1)[1])
+        part = x.chunk(2, 1)[1]
+        alone = join.alone(part)
+        made = part + y
         whole = join.alone(x)
+    assert len(copies) == 1
     assert alone.is_contiguous(memory_format=torch.channels_last)
-    assert whole.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
-    assert_same(gradients(alone, x), gradients(x.chunk(2, 1)[1], x))
+    assert alone.data_ptr() == copies[0].data_ptr()
+    assert whole.data_ptr() == x.data_ptr()
+    plain = x.chunk(2, 1)[1]
+    assert torch.equal(made, plain + y)
+    assert_same(gradients(made + alone * 3, x, y), gradients(plain + y + plain * 3, x, y))
 
 
 @pytest.mark.parametrize("uses", range(1, join.MOST_USES + 3))
@@ -300,6 +299,37 @@ def test_the_engine_adds_no_two_gradients_of_activations_in_yolov12(joins):
         loss.backward()
     assert ours > 40
     assert listed.names["add"] == ours
+
+
+def living_bytes(model: nn.Module, x: Tensor, keep: fused.Keep) -> int:
+    """Of all that is there between forward and backward, each storage once: what Python holds, what calls hold, what autograd saved."""
+    fused.choose({module: keep for module in model.modules() if isinstance(module, Conv)})
+    found: dict[int, int] = {}
+
+    def see(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    # Detached: an output that its own operation saved would hold that operation.
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: see(tensor).detach(), lambda tensor: tensor):
+        made = model(x)
+    gc.collect()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), Tensor):
+            see(thing)
+    assert made["scores"].requires_grad
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_no_more_is_kept_for_backward_than_by_torchs_operations(joins, keep: fused.Keep):
+    """Aliases, copies of parts and gradients that wait hold nothing that the convolutions did not."""
+    model = DetectionModel("yolo12n.yaml", verbose=False).train()
+    x = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    ours = living_bytes(model, x, keep)
+    joins.undo()
+    assert ours <= living_bytes(model, x, keep)
+    assert ours > living_bytes(model, x, fused.Keep.NOTHING) or keep is fused.Keep.NOTHING
 
 
 # ---- the walk ----

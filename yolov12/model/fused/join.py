@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What lies between convolutions and computes next to nothing: concatenate, divide, upsample, add, and sum gradients, each in one pass over memory.
+"""What lies between convolutions and computes next to nothing: concatenate, divide, upsample, and sum gradients, each in one pass over memory.
 
 torch needs a pass for each, a slow kernel where a tensor is some channels of a wider one, and copies for those who take no such tensors. In
 backward the engine adds the gradients of a tensor that is used several times two by two. Here a tensor hands out an alias for each use (`use`),
@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from yolov12.model.fused.norm import kernels_missing
 
-SPARE = "_yolov12_spare_aliases"
+SPARE, COPY = "_yolov12_spare_aliases", "_yolov12_copy"
+"""On a tensor: aliases for further uses, and what it is in memory by itself; each with the version that it had then."""
 MOST_USES = 4
 """Of a tensor whose gradients are summed in one pass: what the kernel takes (kMostTerms). Further ones are added by the engine."""
 
@@ -92,17 +93,22 @@ def divided(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     return tuple(parts)
 
 
-def added(left: Tensor, right: Tensor) -> Tensor:
-    """The sum of two tensors of one shape and dtype."""
-    return _Added.apply(use(left), use(right))
-
-
 def alone(x: Tensor) -> Tensor:
-    """`x` for one use that takes no part of a wider tensor: a copy where it is one. `x` itself where it is not served."""
+    """`x` for one use by who takes no part of a wider tensor: where it is one, a copy, which all such uses share.
+
+    `x` itself where it is not served.
+    """
     if not serves(x):
         return x
-    alias = use(x)
-    return alias if alias.is_contiguous(memory_format=torch.channels_last) else _Alone.apply(alias)
+    with unfollowed():
+        alias = use(x)
+        if alias.is_contiguous(memory_format=torch.channels_last):
+            return alias
+        copy, version = getattr(x, COPY, (None, None))
+        if version != x._version:
+            copy = assembled([[x.detach()]])
+            setattr(x, COPY, (copy, x._version))
+        return _Alone.apply(alias, copy)
 
 
 def _give(x: Tensor, aliases: list[Tensor]) -> None:
@@ -158,26 +164,15 @@ class _Divided(torch.autograd.Function):
         return assembled(ranges), None
 
 
-class _Added(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
-        return assembled([[left, right]])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        return grads[0], grads[0]
-
-
 class _Alone(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return assembled([[x]])
+    def forward(ctx: Any, x: Tensor, copy: Tensor) -> Tensor:
+        return copy.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 def _aliases(x: Tensor) -> tuple[Tensor, ...]:

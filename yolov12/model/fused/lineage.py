@@ -269,12 +269,7 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
 
 
 def _plus(left: Any, right: Any) -> Tensor | None:
-    """Ours where one of them does not lie by itself, which is what torch's addition is slow at."""
-    if not (join.serves(left) and join.serves(right) and left.shape == right.shape and left.dtype is right.dtype):
-        return None
-    if all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in (left, right)):
-        return torch.add(join.use(left), join.use(right))
-    return join.added(left, right)
+    return torch.add(join.alone(left), join.alone(right)) if join.serves(left) and join.serves(right) else None
 
 
 def _chunk(whole: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor] | None:
