@@ -200,7 +200,7 @@ def test_a_model_computes_and_learns_as_with_torchs_operations(
     monkeypatch.setattr(join, "_is_taken", lambda _: False)
     by_torch, plain = trained(model, x, fused.Keep.BOTH)
     assert all(map(torch.equal, outputs, by_torch))  # forward copies, and rounds each sum once as torch does
-    assert (ours - exact).norm() <= 1.1 * (plain - exact).norm()
+    assert (ours - exact).norm() <= 1.25 * (plain - exact).norm()
 
 
 def test_torchs_kernels_for_the_same_are_gone_from_a_step() -> None:

@@ -65,14 +65,7 @@ def _is_taken(x: Tensor) -> bool:
 
 def use(x: Tensor) -> Tensor:
     """An alias of `x` for one of its uses; the gradients of all of them are summed at once. `x` itself where it is not served."""
-    if not serves(x):
-        return x
-    with unfollowed():
-        aliases, version = getattr(x, SPARE, (None, None))
-        if version != x._version:  # never asked before, or written into since
-            aliases = list(_Shared.apply(x))
-            _give(x, aliases)
-    return aliases.pop() if aliases else x
+    return _alias(x) if serves(x) else x
 
 
 def concatenated(parts: Sequence[Tensor | Doubled]) -> Tensor:
@@ -101,7 +94,7 @@ def alone(x: Tensor) -> Tensor:
     if not serves(x):
         return x
     with unfollowed():
-        alias = use(x)
+        alias = _alias(x)
         if alias.is_contiguous(memory_format=torch.channels_last):
             return alias
         copy, version = getattr(x, COPY, (None, None))
@@ -109,6 +102,15 @@ def alone(x: Tensor) -> Tensor:
             copy = assembled([[x.detach()]])
             setattr(x, COPY, (copy, x._version))
         return _Alone.apply(alias, copy)
+
+
+def _alias(x: Tensor) -> Tensor:
+    with unfollowed():
+        aliases, version = getattr(x, SPARE, (None, None))
+        if version != x._version:  # never asked before, or written into since
+            aliases = list(_Shared.apply(x))
+            _give(x, aliases)
+    return aliases.pop() if aliases else x
 
 
 def _give(x: Tensor, aliases: list[Tensor]) -> None:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// As much of CUDA as docker/kernels/augment.cu needs to be compiled by g++ and run on the CPU: one thread of the CPU for each thread of a block,
-// block after block. What `kernel<<<blocks, threads, 0, stream>>>(...)` means is `launch`; the test writes it so.
+// As much of CUDA as docker/kernels/augment.cu and join.cu need to be compiled by g++ and run on the CPU: one thread of the CPU for each thread of
+// a block, block after block. What `kernel<<<blocks, threads, 0, stream>>>(...)` means is `launch`; the test writes it so.
 #pragma once
 
 #include <pthread.h>
@@ -9,11 +9,17 @@
 #include <vector>
 
 #define __device__
+#define __host__
+#define __grid_constant__
 #define __global__
 #define __launch_bounds__(...)
 #define __shared__ static
 
 using cudaStream_t = void*;
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 
 struct dim3 {
   int x, y, z;
