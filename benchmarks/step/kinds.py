@@ -25,6 +25,8 @@ _DEPTHWISE = "depthwise_kernel|sum_taps|finish_taps"
 """docker/kernels/depthwise.cu."""
 _STEM = "stem_kernel|stem_floats_kernel|sum_stem|finish_stem"
 """docker/kernels/stem.cu."""
+_JOIN = "join_kernel|join_doubled_kernel|halve_kernel"
+"""docker/kernels/join.cu: concatenations, with the sums, copies and upsampling that they do on the way."""
 _AUGMENTATION = "warp_kernel|recolour_kernel"
 """docker/kernels/augment.cu; all others that are ours belong to the loss."""
 
@@ -32,6 +34,7 @@ _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
     (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_STEM})"),
+    (CONCATENATION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_JOIN})"),
     (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION})"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),

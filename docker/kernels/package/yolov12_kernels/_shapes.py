@@ -106,3 +106,21 @@ def stem(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def stem_weight_gradient(grad_y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """As weight."""
     return torch.empty_like(weight)
+
+
+@torch.library.register_fake("yolov12_kernels::join")
+def join(sources: list[Tensor], terms: list[int], doubled: list[bool]) -> Tensor:
+    """Ranges of channels side by side, channels_last; of each the first source has the size."""
+    firsts = [sum(terms[:number]) for number in range(len(terms))]
+    images, _, height, width = sources[0].shape
+    times = 2 if doubled[0] else 1
+    shape = (images, sum(sources[first].shape[1] for first in firsts), times * height, times * width)
+    return torch.empty(shape, dtype=sources[0].dtype, device=sources[0].device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("yolov12_kernels::halve")
+def halve(x: Tensor) -> Tensor:
+    """Of half the height and width, channels_last."""
+    images, channels, height, width = x.shape
+    shape = (images, channels, height // 2, width // 2)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

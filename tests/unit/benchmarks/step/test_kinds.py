@@ -56,6 +56,7 @@ def test_the_names_of_the_log_fall_into_their_kinds():
         ("yolov12_kernels::(anonymous namespace)::finish_gradients(float*)", kinds.BATCH_NORM),
         ("yolov12_kernels::(anonymous namespace)::finish(float const*, int)", kinds.LOSS),
         ("void yolov12_kernels::(anonymous namespace)::depthwise_kernel<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
+        ("void yolov12_kernels::(anonymous namespace)::join_kernel<__nv_bfloat16, 2>(x)", kinds.CONCATENATION),
         ("void yolov12_kernels::(anonymous namespace)::sum_taps<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::finish_taps<__half>(float const*)", kinds.CONVOLUTION),
         ("void yolov12_kernels::stem_kernel<__nv_bfloat16, 1, true>(unsigned short const*)", kinds.CONVOLUTION),

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// As much of CUDA as docker/kernels/augment.cu and stem.cu need to be compiled by g++ and run on the CPU. What
-// `kernel<<<blocks, threads, 0, stream>>>(...)` means is `launch`; the test writes it so. Blocks run one after the other. The threads of a block take
-// turns in one thread of the CPU, each until it waits for others: real ones, hundreds of them, would do little but wake each other.
+// As much of CUDA as the kernels of docker/kernels need to be compiled by g++ and run on the CPU. What `kernel<<<blocks, threads, 0, stream>>>(...)`
+// means is `launch`; the test writes it so. Blocks run one after the other. The threads of a block take turns in one thread of the CPU, each until it
+// waits for others: real ones, hundreds of them, would do little but wake each other.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -14,11 +16,25 @@
 
 #define __device__
 #define __global__
+#define __grid_constant__
 #define __host__
 #define __launch_bounds__(...)
 #define __shared__ static
 
 using cudaStream_t = void*;
+
+using std::max, std::min;
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+inline uint4 __ldg(const uint4* from) { return *from; }
+inline float __fmul_rn(float a, float b) { return a * b; }  // compiled without fused multiply-adds
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 struct dim3 {
   int x, y, z;
@@ -27,7 +43,7 @@ struct dim3 {
   dim3 at(int i) const { return {i % x, i / x % y, i / (x * y)}; }
 };
 
-inline dim3 threadIdx, blockIdx, gridDim;  // of the thread whose turn it is
+inline dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the thread whose turn it is
 inline ucontext_t turns;                   // where it is said whose turn comes next
 inline ucontext_t* here;
 
@@ -112,6 +128,7 @@ void launch(dim3 blocks, dim3 threads, const Call& call) {
   constexpr size_t kStackBytes = 128 * 1024;
   running_kernel = call;
   gridDim = blocks;
+  blockDim = threads;
   std::vector<Thread> all(threads.count());
   for (Thread& one : all) one.stack.reset(new char[kStackBytes]);
   for (int block = 0; block < blocks.count(); ++block) {
