@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// As much of CUDA as docker/kernels/augment.cu needs to be compiled by g++ and run on the CPU: one thread of the CPU for each thread of a block,
+// As much of CUDA as augment.cu and batch_norm_act.cu of docker/kernels need to be compiled by g++ and run on the CPU: one thread of the CPU for each thread of a block,
 // block after block. What `kernel<<<blocks, threads, 0, stream>>>(...)` means is `launch`; the test writes it so.
 #pragma once
 
 #include <pthread.h>
 
+#include <cmath>
 #include <thread>
 #include <vector>
 
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __restrict__
 #define __shared__ static
 
 using cudaStream_t = void*;
@@ -21,6 +23,18 @@ struct dim3 {
   int count() const { return x * y * z; }
   dim3 at(int i) const { return {i % x, i / x % y, i / (x * y)}; }
 };
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+inline uint4 __ldg(const uint4* from) { return *from; }
+inline float __fmul_rn(float a, float b) { return a * b; }  // compiled without fused multiply-adds
+inline float __uint_as_float(unsigned bits) { return __builtin_bit_cast(float, bits); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 
 inline thread_local dim3 threadIdx, blockIdx;
 inline pthread_barrier_t block_barrier;
