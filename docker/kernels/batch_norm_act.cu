@@ -298,17 +298,13 @@ __global__ void __launch_bounds__(kThreads, kApply.blocks) apply_kernel(Rows y, 
 #pragma unroll 1
   for (int left = part.rows; left > 0; left -= kAtOnce) {
     uint4 in[kAtOnce], before[kAtOnce];
-    const Cursor<T> begin = to;
+    Cursor<T> from_out = to;
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      const T* const at = from.next();
+      const T *const at = from.next(), *const out_at = from_out.next();
       in[k] = k < left ? load(at) : uint4{};
-      if (kAccumulate) {
-        const T* const sum = to.next();
-        before[k] = k < left ? *reinterpret_cast<const uint4*>(sum) : uint4{};
-      }
+      if (kAccumulate) before[k] = k < left ? *reinterpret_cast<const uint4*>(out_at) : uint4{};
     }
-    to = begin;
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
       float values[kSize];
