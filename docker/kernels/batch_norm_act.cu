@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 
 #include "batch_norm_act.h"
@@ -10,47 +11,54 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kMostColumns = 16;  // few, so that a block has many rows: it adds these up, and the blocks' sums are what `finish` reads
-constexpr int kLeastRows = 2;     // of a thread: with fewer, a block costs more than its rows
 constexpr int kFinishChannels = 32, kFinishParts = 32;
 
-// Of a kernel: the rows that a thread loads before it computes, and the blocks of a multiprocessor, which all run at once, so that none starts
-// when others are through. More of one leaves fewer registers for the other.
-struct Occupancy {
+// Of a kernel: the rows that a thread loads before it computes, and how many blocks a multiprocessor has room for at least. More of one leaves
+// fewer registers for the other.
+struct Tuning {
   int rows_at_once;
   int blocks;
 };
-constexpr Occupancy kSumValues{4, 4}, kApply{4, 4}, kSumGradients{2, 3}, kGradient{2, 4};
+// Measured on an H200, where few blocks with many loads under way are best for sums, and many short ones for what writes.
+constexpr Tuning kSumValues{4, 2}, kApply{2, 5}, kSumGradients{4, 2}, kGradient{2, 4};
+constexpr int kRowsOfSum = 2, kRowsOfWriter = 4;  // of a thread: of one that adds up at least, of one that writes at most
 
 // How a launch shares the matrix. A block takes `columns` loads of a row side by side, of `lines` rows, and then of every row that is as far
-// below as all blocks together have lines; `groups` blocks side by side cover all channels.
+// above as all blocks together have lines; `groups` blocks side by side cover all channels.
 struct Share {
   int64_t rows;
   int channels, columns, lines, groups, blocks;
-  int each, more;   // rows of a thread: `each`, and one more above the row `more`
-  bool from_below;  // begins with the last row: what the pass before this one read last is still in the cache
+  int each, more;  // rows of a thread: `each`, and one more for the first `more` lines
+  int grid() const { return blocks * groups; }
 };
 
-Share share_of(const Shape& shape, const Occupancy& occupancy, int multiprocessors, bool from_below) {
+Share share_of(const Shape& shape, int rows_of_thread, int64_t most_blocks) {
   Share share{};
   share.rows = shape.rows;
   share.channels = shape.channels;
-  share.from_below = from_below;
   const int loads = shape.channels / elements_per_load(shape.type);
   share.groups = (loads + kMostColumns - 1) / kMostColumns;
   share.columns = (loads + share.groups - 1) / share.groups;
   share.lines = kThreads / share.columns;
-  const int64_t rows_of_block = static_cast<int64_t>(share.lines) * kLeastRows;
-  const int64_t wanted = (shape.rows + rows_of_block - 1) / rows_of_block, most = multiprocessors * occupancy.blocks / share.groups;
-  share.blocks = static_cast<int>(std::max<int64_t>(std::min(wanted, most), 1));
+  const int64_t rows_of_block = static_cast<int64_t>(share.lines) * rows_of_thread;
+  const int64_t wanted = (shape.rows + rows_of_block - 1) / rows_of_block;
+  share.blocks = static_cast<int>(std::max<int64_t>(std::min(wanted, most_blocks / share.groups), 1));
   const int64_t step = static_cast<int64_t>(share.blocks) * share.lines;
   share.each = static_cast<int>(shape.rows / step);
   share.more = static_cast<int>(shape.rows % step);
   return share;
 }
 
-int grid(const Share& share) { return share.blocks * share.groups; }
+// As many blocks as run at once: none begins when others are through, and their sums are few.
+Share share_of_sums(const Shape& shape, const Tuning& tuning, int multiprocessors) {
+  return share_of(shape, kRowsOfSum, static_cast<int64_t>(multiprocessors) * tuning.blocks);
+}
 
-// What a thread has of it: loads at `channel` of `rows` rows, which begin with `first` and are `step` apart.
+Share share_of_writer(const Shape& shape) { return share_of(shape, kRowsOfWriter, std::numeric_limits<int64_t>::max()); }
+
+// What a thread has of it: loads at `channel` of `rows` rows, of which the first is `first` and each other one `step` above the one before. All
+// passes begin at the end: what wrote the tensor wrote that last, so that the cache still holds it, and what reads the result begins with what
+// was written last here.
 struct Part {
   int block, line, column, channel;
   int rows;
@@ -64,9 +72,8 @@ struct Part {
     const int row = block * share.lines + line;
     const bool has_work = line < share.lines && channel < share.channels;
     rows = has_work ? share.each + (row < share.more) : 0;
-    first = share.from_below ? share.rows - 1 - row : row;
+    first = share.rows - 1 - row;
     step = share.blocks * share.lines;
-    if (share.from_below) step = -step;
   }
 };
 
@@ -76,7 +83,7 @@ struct Cursor {
   T* at;
   int64_t jump;
   __device__ Cursor(const Rows& rows, const Part& part)
-      : at(static_cast<T*>(rows.data) + part.first * rows.stride + part.channel), jump(part.step * rows.stride) {}
+      : at(static_cast<T*>(rows.data) + part.first * rows.stride + part.channel), jump(-part.step * rows.stride) {}
   __device__ T* next() {
     T* const here = at;
     at += jump;
@@ -133,27 +140,43 @@ __device__ void load_constants(float (&values)[kSize], const float* constants) {
   }
 }
 
-// Two instructions of the special function unit, each within two units of float32's last place, where a division has eight and a branch.
-__device__ inline float sigmoid(float z) {
-  constexpr float kLog2E = 1.44269504f;
-  float power, result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(z * -kLog2E));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0f + power));
-  return result;
+// 1 / (1 + exp(-z)) within some units of float32's last place. Two instructions of the special function unit would do, where a division has eight
+// and a branch; that unit is slow, so one reciprocal serves two numbers. Neither is wrong for the other's sake: below 2^60 no product overflows.
+template <int kSize>
+__device__ void sigmoids(float (&results)[kSize], const float (&z)[kSize]) {
+  constexpr float kLog2E = 1.44269504f, kMostPower = 60.0f;
+  float denominators[kSize];
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fminf(z[i] * -kLog2E, kMostPower)));
+    denominators[i] = 1.0f + power;
+  }
+#pragma unroll
+  for (int i = 0; i < kSize; i += 2) {
+    float reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(denominators[i] * denominators[i + 1]));
+    results[i] = reciprocal * denominators[i + 1];
+    results[i + 1] = reciprocal * denominators[i];
+  }
 }
 
-template <Activation kActivation>
-__device__ float activate(float z) {
-  if (kActivation == Activation::kNone) return z;
-  return __fmul_rn(z, sigmoid(z));  // rounded, also where it is added to something
+// act(z)
+template <Activation kActivation, int kSize>
+__device__ void activate(float (&values)[kSize], const float (&z)[kSize]) {
+  if (kActivation == Activation::kSiLU) sigmoids(values, z);
+#pragma unroll
+  for (int i = 0; i < kSize; ++i)
+    values[i] = kActivation == Activation::kSiLU ? __fmul_rn(z[i], values[i]) : z[i];  // rounded, also where it is added to something
 }
 
 // d act(z) / dz
-template <Activation kActivation>
-__device__ float slope(float z) {
-  if (kActivation == Activation::kNone) return 1.0f;
-  const float s = sigmoid(z);
-  return s * (1.0f + z * (1.0f - s));
+template <Activation kActivation, int kSize>
+__device__ void slopes(float (&values)[kSize], const float (&z)[kSize]) {
+  if (kActivation == Activation::kSiLU) sigmoids(values, z);
+#pragma unroll
+  for (int i = 0; i < kSize; ++i)
+    values[i] = kActivation == Activation::kSiLU ? values[i] * (1.0f + z[i] * (1.0f - values[i])) : 1.0f;
 }
 
 // Adds up the lines of a block: each thread brings two sums for each of its channels, the block writes one of each.
@@ -230,8 +253,8 @@ __global__ void __launch_bounds__(kThreads, kSumValues.blocks) sum_values(Rows y
   write_block_sums<kSize>(sums, squares, share, part, partials);
 }
 
-// Two sums over the blocks for each channel. A warp of threads reads neighbouring channels of some of the blocks. True for the thread that has
-// the result.
+// Two sums over the blocks for each channel. A warp of threads reads neighbouring channels of some of the blocks. True for the thread that goes on
+// with them.
 __device__ bool sum_over_blocks(const float* partials, int blocks, int channels, int channel, double* first, double* second) {
   __shared__ double shared[2][kFinishParts][kFinishChannels];
   double a = 0.0, b = 0.0;
@@ -264,23 +287,27 @@ template <typename T>
 __global__ void __launch_bounds__(kFinishChannels* kFinishParts)
     finish_statistics(const T* y, const float* partials, int blocks, int64_t rows, int channels, const float* gamma, const float* beta,
                       float epsilon, Running running, float* constants) {
-  const int channel = blockIdx.x * kFinishChannels + threadIdx.x;
+  const int channel = blockIdx.x * kFinishChannels + threadIdx.x, there = std::min(channel, channels - 1);
+  // These are on their way while the sums are.
+  const float origin = to_float(y[there]), weight = gamma[there], bias = beta[there];
+  const float old_mean = running.mean != nullptr ? running.mean[there] : 0.0f;
+  const float old_variance = running.mean != nullptr ? running.variance[there] : 0.0f;
   double sum, squares;
   if (!sum_over_blocks(partials, blocks, channels, channel, &sum, &squares)) return;
   const double shifted_mean = sum / rows;
   const double variance = fmax(squares / rows - shifted_mean * shifted_mean, 0.0);
   // Added in double: a mean near zero is a small difference of two numbers that are not.
-  const float mean = static_cast<float>(to_float(y[channel]) + shifted_mean);
+  const float mean = static_cast<float>(origin + shifted_mean);
   const float inverse_deviation = rsqrtf(static_cast<float>(variance) + epsilon);
-  const float scale = gamma[channel] * inverse_deviation;
+  const float scale = weight * inverse_deviation;
   constants[kMean * channels + channel] = mean;
   constants[kInverseDeviation * channels + channel] = inverse_deviation;
   constants[kScale * channels + channel] = scale;
-  constants[kShift * channels + channel] = beta[channel] - mean * scale;
+  constants[kShift * channels + channel] = bias - mean * scale;
   if (running.mean != nullptr) {
     const float unbiased = static_cast<float>(variance * (static_cast<double>(rows) / fmax(static_cast<double>(rows) - 1.0, 1.0)));
-    running.mean[channel] += running.momentum * (mean - running.mean[channel]);
-    running.variance[channel] += running.momentum * (unbiased - running.variance[channel]);
+    running.mean[channel] = old_mean + running.momentum * (mean - old_mean);
+    running.variance[channel] = old_variance + running.momentum * (unbiased - old_variance);
   }
   if (running.batches != nullptr && channel == 0) *running.batches += 1;
 }
@@ -307,10 +334,11 @@ __global__ void __launch_bounds__(kThreads, kApply.blocks) apply_kernel(Rows y, 
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      float values[kSize];
-      unpack<T>(values, in[k]);
+      float z[kSize], values[kSize];
+      unpack<T>(z, in[k]);
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) values[i] = activate<kActivation>(values[i] * scale[i] + shift[i]);
+      for (int i = 0; i < kSize; ++i) z[i] = z[i] * scale[i] + shift[i];
+      activate<kActivation>(values, z);
       if (kAccumulate) {
         // Rounded before the addition, as where the two are operations of their own: what is rebuilt is then what was.
         const Vector<T> rounded = pack<T>(values);
@@ -349,12 +377,15 @@ __global__ void __launch_bounds__(kThreads, kSumGradients.blocks)
       }
 #pragma unroll
       for (int k = 0; k < kAtOnce; ++k) {
-        float values[kSize], grads[kSize];
+        float values[kSize], grads[kSize], z[kSize], slope[kSize];
         unpack<T>(values, in[k]);
         unpack<T>(grads, grad[k]);
 #pragma unroll
+        for (int i = 0; i < kSize; ++i) z[i] = values[i] * scale[i] + shift[i];
+        slopes<kActivation>(slope, z);
+#pragma unroll
         for (int i = 0; i < kSize; ++i) {
-          const float grad_z = grads[i] * slope<kActivation>(values[i] * scale[i] + shift[i]);
+          const float grad_z = grads[i] * slope[i];
           sums[i] += grad_z;
           products[i] += grad_z * (values[i] - mean[i]);
         }
@@ -368,11 +399,11 @@ __global__ void __launch_bounds__(kThreads, kSumGradients.blocks)
 __global__ void __launch_bounds__(kFinishChannels* kFinishParts)
     finish_gradients(const float* partials, int blocks, int64_t rows, int channels, const float* constants, float* grad_gamma,
                      float* grad_beta, float* corrections) {
-  const int channel = blockIdx.x * kFinishChannels + threadIdx.x;
+  const int channel = blockIdx.x * kFinishChannels + threadIdx.x, there = std::min(channel, channels - 1);
+  const float mean = constants[kMean * channels + there], inverse_deviation = constants[kInverseDeviation * channels + there];
+  const float scale = constants[kScale * channels + there], shift = constants[kShift * channels + there];
   double sum, product;
   if (!sum_over_blocks(partials, blocks, channels, channel, &sum, &product)) return;
-  const float mean = constants[kMean * channels + channel], inverse_deviation = constants[kInverseDeviation * channels + channel];
-  const float scale = constants[kScale * channels + channel], shift = constants[kShift * channels + channel];
   grad_beta[channel] = static_cast<float>(sum);
   grad_gamma[channel] = static_cast<float>(product * inverse_deviation);
   // scale * (sum / rows + (y - mean) * factor), where z is scale * mean + shift at the mean
@@ -406,16 +437,16 @@ __global__ void __launch_bounds__(kThreads, kGradient.blocks)
     }
 #pragma unroll
     for (int k = 0; k < kAtOnce; ++k) {
-      float values[kSize], grads[kSize];
-      unpack<T>(values, in[k]);
+      float z[kSize], grads[kSize], slope[kSize];
+      unpack<T>(z, in[k]);
       unpack<T>(grads, grad[k]);
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) {
-        const float z = values[i] * scale[i] + shift[i];
-        values[i] = scale[i] * (grads[i] * slope<kActivation>(z)) - (offset[i] + factor[i] * z);
-      }
+      for (int i = 0; i < kSize; ++i) z[i] = z[i] * scale[i] + shift[i];
+      slopes<kActivation>(slope, z);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) z[i] = scale[i] * (grads[i] * slope[i]) - (offset[i] + factor[i] * z[i]);
       T* const at = to.next();
-      if (k < left) store(at, values);
+      if (k < left) store(at, z);
     }
   }
 }
@@ -440,56 +471,53 @@ void with_types(const Shape& shape, const Call& call) {
 int finish_blocks(int channels) { return (channels + kFinishChannels - 1) / kFinishChannels; }
 const dim3 kFinishThreads(kFinishChannels, kFinishParts);
 
-Share values_share(const Shape& shape, int multiprocessors) { return share_of(shape, kSumValues, multiprocessors, false); }
-Share gradients_share(const Shape& shape, int multiprocessors) { return share_of(shape, kSumGradients, multiprocessors, false); }
-
 int64_t partial_sums(const Share& share) { return 2 * static_cast<int64_t>(share.blocks) * share.channels; }
 
 }  // namespace
 
 int elements_per_load(Type type) { return kLoadBytes / (type == Type::kFloat ? 4 : 2); }
 
-int64_t statistics_scratch(const Shape& shape, int multiprocessors) { return partial_sums(values_share(shape, multiprocessors)); }
+int64_t statistics_scratch(const Shape& shape, int multiprocessors) { return partial_sums(share_of_sums(shape, kSumValues, multiprocessors)); }
 
 int64_t gradient_scratch(const Shape& shape, int multiprocessors) {
-  return partial_sums(gradients_share(shape, multiprocessors)) + 2 * static_cast<int64_t>(shape.channels);
+  return partial_sums(share_of_sums(shape, kSumGradients, multiprocessors)) + 2 * static_cast<int64_t>(shape.channels);
 }
 
 void statistics(const Shape& shape, Rows y, const float* gamma, const float* beta, float epsilon, Running running, float* constants,
                 float* scratch, int multiprocessors, cudaStream_t stream) {
-  const Share share = values_share(shape, multiprocessors);
+  const Share share = share_of_sums(shape, kSumValues, multiprocessors);
   with_types(shape, [&](auto* type, auto) {
     using T = std::remove_pointer_t<decltype(type)>;
-    sum_values<T><<<grid(share), kThreads, 0, stream>>>(y, share, scratch);
+    sum_values<T><<<share.grid(), kThreads, 0, stream>>>(y, share, scratch);
     finish_statistics<T><<<finish_blocks(shape.channels), kFinishThreads, 0, stream>>>(static_cast<const T*>(y.data), scratch, share.blocks,
                                                                                        shape.rows, shape.channels, gamma, beta, epsilon,
                                                                                        running, constants);
   });
 }
 
-void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, int multiprocessors, cudaStream_t stream) {
-  const Share share = share_of(shape, kApply, multiprocessors, true);
+void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, cudaStream_t stream) {
+  const Share share = share_of_writer(shape);
   with_types(shape, [&](auto* type, auto activation) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr Activation kActivation = decltype(activation)::value;
     if (accumulate)
-      apply_kernel<T, kActivation, true><<<grid(share), kThreads, 0, stream>>>(y, share, constants, out);
+      apply_kernel<T, kActivation, true><<<share.grid(), kThreads, 0, stream>>>(y, share, constants, out);
     else
-      apply_kernel<T, kActivation, false><<<grid(share), kThreads, 0, stream>>>(y, share, constants, out);
+      apply_kernel<T, kActivation, false><<<share.grid(), kThreads, 0, stream>>>(y, share, constants, out);
   });
 }
 
 void gradient(const Shape& shape, Rows y, Rows grad_out, const float* constants, Rows grad_y, float* grad_gamma, float* grad_beta,
               float* scratch, int multiprocessors, cudaStream_t stream) {
-  const Share sums = gradients_share(shape, multiprocessors), all = share_of(shape, kGradient, multiprocessors, true);
+  const Share sums = share_of_sums(shape, kSumGradients, multiprocessors), all = share_of_writer(shape);
   float* const corrections = scratch + partial_sums(sums);
   with_types(shape, [&](auto* type, auto activation) {
     using T = std::remove_pointer_t<decltype(type)>;
     constexpr Activation kActivation = decltype(activation)::value;
-    sum_gradients<T, kActivation><<<grid(sums), kThreads, 0, stream>>>(y, grad_out, sums, constants, scratch);
+    sum_gradients<T, kActivation><<<sums.grid(), kThreads, 0, stream>>>(y, grad_out, sums, constants, scratch);
     finish_gradients<<<finish_blocks(shape.channels), kFinishThreads, 0, stream>>>(scratch, sums.blocks, shape.rows, shape.channels, constants,
                                                                                    grad_gamma, grad_beta, corrections);
-    gradient_kernel<T, kActivation><<<grid(all), kThreads, 0, stream>>>(y, grad_out, all, constants, corrections, grad_y);
+    gradient_kernel<T, kActivation><<<all.grid(), kThreads, 0, stream>>>(y, grad_out, all, constants, corrections, grad_y);
   });
 }
 

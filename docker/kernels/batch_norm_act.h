@@ -54,7 +54,7 @@ void statistics(const Shape& shape, Rows y, const float* gamma, const float* bet
                 float* scratch, int multiprocessors, cudaStream_t stream);
 
 // `accumulate`: a is added to what `out` holds, as a residual connection does.
-void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, int multiprocessors, cudaStream_t stream);
+void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, cudaStream_t stream);
 
 void gradient(const Shape& shape, Rows y, Rows grad_out, const float* constants, Rows grad_y, float* grad_gamma, float* grad_beta,
               float* scratch, int multiprocessors, cudaStream_t stream);

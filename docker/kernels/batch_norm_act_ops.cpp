@@ -73,7 +73,7 @@ void apply_op(const at::Tensor& y, const at::Tensor& constants, bool silu, at::T
   check_same(out, y, "out");
   const Shape shape = shape_of(y, silu);
   const Rows in = rows_of(y, "y"), to = rows_of(out, "out");
-  apply(shape, in, constants_of(constants, y), to, accumulate, multiprocessors(), c10::cuda::getCurrentCUDAStream());
+  apply(shape, in, constants_of(constants, y), to, accumulate, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

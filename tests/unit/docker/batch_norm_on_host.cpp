@@ -24,8 +24,8 @@ void statistics_on_host(Shape shape, Rows y, const float* gamma, const float* be
   statistics(shape, y, gamma, beta, 1e-3f, running, constants, scratch.get(), multiprocessors, nullptr);
 }
 
-void apply_on_host(Shape shape, Rows y, const float* constants, Rows out, bool accumulate, int multiprocessors) {
-  apply(shape, y, constants, out, accumulate, multiprocessors, nullptr);
+void apply_on_host(Shape shape, Rows y, const float* constants, Rows out, bool accumulate) {
+  apply(shape, y, constants, out, accumulate, nullptr);
 }
 
 void gradient_on_host(Shape shape, Rows y, Rows grad_out, const float* constants, Rows grad_y,

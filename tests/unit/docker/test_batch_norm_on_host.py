@@ -71,7 +71,7 @@ class OnHost(NamedTuple):
 
     def apply(self, y: Tensor, constants: Tensor, silu: bool, out: Tensor, accumulate: bool = False) -> Tensor:
         flag = ctypes.c_bool(accumulate)
-        self.library.apply_on_host(shape(y, silu), rows(y), pointer(constants), rows(out), flag, self.multiprocessors)
+        self.library.apply_on_host(shape(y, silu), rows(y), pointer(constants), rows(out), flag)
         return out
 
     def gradient(self, y: Tensor, grad_out: Tensor, constants: Tensor, silu: bool) -> Gradients:
