@@ -37,9 +37,9 @@ void depthwise_planes(const Depthwise& shape, const void* x, int64_t image_strid
                       cudaStream_t stream);
 
 // How many groups of threads share the lines of all images.
-int walkers(const Depthwise& shape, int multiprocessors);
+int partial_sums(const Depthwise& shape, int multiprocessors);
 
 // `partials` is scratch memory for a float32 sum of each walker, tap and channel.
-void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int walkers, cudaStream_t stream);
+void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int count, cudaStream_t stream);
 
 }  // namespace yolov12_kernels
