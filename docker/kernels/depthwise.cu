@@ -10,7 +10,6 @@ namespace yolov12_kernels {
 namespace {
 
 constexpr int kChannels = 2;  // of one thread, one load: 32 threads take a whole line of memory
-constexpr int kColumns = 4;   // of a thread's tile of pixels
 constexpr int kThreads = 128;
 constexpr int kMostLanes = 32;  // threads side by side over channels: 64 channels
 constexpr int kFinishLanes = 32, kFinishParts = 16;
@@ -22,10 +21,10 @@ constexpr int kPlaneRows = 4;                         // of one thread: each val
 template <int kSide>
 struct Plan {
   static constexpr int kTaps = kSide * kSide, kMargin = kSide / 2;
-  static constexpr int kRows = 4;                                          // of a thread's tile
+  static constexpr int kColumns = kSide == kSmallFilter ? 5 : 4, kRows = 5;       // of a thread's tile
   static constexpr int kWide = kColumns + kSide - 1, kTall = kRows + kSide - 1;  // of x, that a tile reads
-  static constexpr int kAhead = kSide == kSmallFilter ? kTall : 1;          // rows of x on their way while one is worked on
-  static constexpr int kBlocks = kSide == kSmallFilter ? 4 : 2;             // that fit onto a multiprocessor at once, and are started
+  static constexpr int kAhead = kSide == kSmallFilter ? 3 : 2;                   // rows of x on their way while one is worked on
+  static constexpr int kBlocks = kSide == kSmallFilter ? 4 : 2;                  // that fit onto a multiprocessor at once, and are started
 };
 
 // How threads and blocks share the channels: `lanes` threads of a block, in `blocks` blocks.
@@ -83,18 +82,19 @@ struct Tile {
 };
 
 // A block takes tiles that follow each other, so that it finds most of what they share in its cache.
+template <typename P>
 struct Tiles {
   int across, down, first, last;
-  __device__ Tiles(const Depthwise& shape, int rows) {
-    across = (shape.width + kColumns - 1) / kColumns;
-    down = (shape.height + rows - 1) / rows;
+  __device__ explicit Tiles(const Depthwise& shape) {
+    across = (shape.width + P::kColumns - 1) / P::kColumns;
+    down = (shape.height + P::kRows - 1) / P::kRows;
     const int all = shape.images * down * across, each = (all + gridDim.x - 1) / gridDim.x;
     first = blockIdx.x * each;
     last = min(first + each, all);
   }
-  __device__ Tile at(int tile, const Depthwise& shape, int rows) const {
-    const int above = tile / across, image = above / down, row = (above - image * down) * rows;
-    return {static_cast<int64_t>(image) * shape.height + row, row, (tile - above * across) * kColumns};
+  __device__ Tile at(int tile, const Depthwise& shape) const {
+    const int above = tile / across, image = above / down, row = (above - image * down) * P::kRows;
+    return {static_cast<int64_t>(image) * shape.height + row, row, (tile - above * across) * P::kColumns};
   }
 };
 
@@ -159,15 +159,15 @@ __global__ void __launch_bounds__(kThreads, Plan<kSide>::kBlocks)
   Pair taps[P::kTaps];
 #pragma unroll
   for (int tap = 0; tap < P::kTaps; ++tap) taps[tap] = filter[tap][threadIdx.x];
-  const Tiles tiles(shape, P::kRows);
+  const Tiles<P> tiles(shape);
   for (int i = tiles.first + threadIdx.y; i < tiles.last; i += blockDim.y) {
-    const Tile tile = tiles.at(i, shape, P::kRows);
-    Pair sums[P::kRows][kColumns] = {};
+    const Tile tile = tiles.at(i, shape);
+    Pair sums[P::kRows][P::kColumns] = {};
     meet_rows<T, kSide>(x + channel, x_stride, shape, tile, [&](const Pair(&values)[P::kWide], int row, int r) {
 #pragma unroll
       for (int s = 0; s < kSide; ++s)
 #pragma unroll
-        for (int p = 0; p < kColumns; ++p) add_product(sums[row][p], values[p + s], taps[r * kSide + s]);
+        for (int p = 0; p < P::kColumns; ++p) add_product(sums[row][p], values[p + s], taps[r * kSide + s]);
     });
     T* const to = y + (tile.line * shape.width + tile.column) * y_stride + channel;
 #pragma unroll
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, Plan<kSide>::kBlocks)
       if (tile.row + row >= shape.height) break;
       T* const line = to + static_cast<int64_t>(row) * shape.width * y_stride;
 #pragma unroll
-      for (int p = 0; p < kColumns; ++p)
+      for (int p = 0; p < P::kColumns; ++p)
         if (tile.column + p < shape.width) *reinterpret_cast<Packed<T>*>(line + p * y_stride) = packed<T>(sums[row][p]);
     }
   }
@@ -234,25 +234,25 @@ __global__ void __launch_bounds__(kThreads, Plan<kSide>::kBlocks)
   const int channel = (blockIdx.y * blockDim.x + threadIdx.x) * kChannels;
   const bool is_channel = channel < shape.channels;
   Pair sums[P::kTaps] = {};
-  const Tiles tiles(shape, P::kRows);
+  const Tiles<P> tiles(shape);
   for (int i = tiles.first + threadIdx.y; is_channel && i < tiles.last; i += blockDim.y) {
-    const Tile tile = tiles.at(i, shape, P::kRows);
+    const Tile tile = tiles.at(i, shape);
     const T* const from = grad_y + (tile.line * shape.width + tile.column) * grad_stride + channel;
-    Packed<T> grads[P::kRows][kColumns];
+    Packed<T> grads[P::kRows][P::kColumns];
 #pragma unroll
     for (int row = 0; row < P::kRows; ++row)
       load_pixels(grads[row], from + static_cast<int64_t>(row) * shape.width * grad_stride, grad_stride, tile.column, shape.width,
                   tile.row + row < shape.height);
-    Pair values_of_grads[P::kRows][kColumns];
+    Pair values_of_grads[P::kRows][P::kColumns];
 #pragma unroll
     for (int row = 0; row < P::kRows; ++row)
 #pragma unroll
-      for (int p = 0; p < kColumns; ++p) values_of_grads[row][p] = unpacked(grads[row][p]);
+      for (int p = 0; p < P::kColumns; ++p) values_of_grads[row][p] = unpacked(grads[row][p]);
     meet_rows<T, kSide>(x + channel, x_stride, shape, tile, [&](const Pair(&values)[P::kWide], int row, int r) {
 #pragma unroll
       for (int s = 0; s < kSide; ++s)
 #pragma unroll
-        for (int p = 0; p < kColumns; ++p) add_product(sums[r * kSide + s], values[p + s], values_of_grads[row][p]);
+        for (int p = 0; p < P::kColumns; ++p) add_product(sums[r * kSide + s], values[p + s], values_of_grads[row][p]);
     });
   }
   for (int turn = 0; turn < blockDim.y; ++turn) {
@@ -304,7 +304,7 @@ void with_types(const Depthwise& shape, const Call& call) {
 template <int kSide>
 int blocks_of(const Depthwise& shape, const Lanes& lanes, int multiprocessors) {
   using P = Plan<kSide>;
-  const int across = (shape.width + kColumns - 1) / kColumns, down = (shape.height + P::kRows - 1) / P::kRows;
+  const int across = (shape.width + P::kColumns - 1) / P::kColumns, down = (shape.height + P::kRows - 1) / P::kRows;
   const int tiles = shape.images * across * down, each = kThreads / lanes.lanes;
   return std::max(std::min((tiles + each - 1) / each, multiprocessors * P::kBlocks / lanes.blocks), 1);
 }
