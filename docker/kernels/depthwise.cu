@@ -22,6 +22,7 @@ template <int kSide>
 struct Plan {
   static constexpr int kTaps = kSide * kSide, kMargin = kSide / 2;
   static constexpr int kColumns = kSide == kSmallFilter ? 5 : 4, kRows = 5;       // of a thread's tile
+  static_assert(kColumns >= kMargin, "no tile but the first of a row reads beyond the left border");
   static constexpr int kWide = kColumns + kSide - 1, kTall = kRows + kSide - 1;  // of x, that a tile reads
   static constexpr int kAhead = kSide == kSmallFilter ? 3 : 2;                   // rows of x on their way while one is worked on
   static constexpr int kBlocks = kSide == kSmallFilter ? 4 : 2;                  // that fit onto a multiprocessor at once, and are started
@@ -65,7 +66,9 @@ __device__ Pair unpacked(const Packed<__half>& packed) {
   return {__low2float(both), __high2float(both)};
 }
 // A bfloat16 is the upper half of a float32.
-__device__ Pair unpacked(const Packed<__nv_bfloat16>& packed) { return {__uint_as_float(packed.bits << 16), __uint_as_float(packed.bits & 0xFFFF0000u)}; }
+__device__ Pair unpacked(const Packed<__nv_bfloat16>& packed) {
+  return {__uint_as_float(packed.bits << 16), __uint_as_float(packed.bits & 0xFFFF0000u)};
+}
 
 template <typename T>
 __device__ Packed<T> packed(const Pair& pair) {
@@ -98,46 +101,69 @@ struct Tiles {
   }
 };
 
-// A thread's channels of `kCount` pixels side by side, of which the first lies in column `first` and at `from`; zero beyond the image.
-template <typename T, int kCount>
-__device__ void load_pixels(Packed<T> (&pixels)[kCount], const T* from, int stride, int first, int width, bool is_row) {
-  if (is_row && first >= 0 && first + kCount <= width) {
+// Row `j` of what a tile reads of an image: a thread's channels of the pixels from `kMargin` left of the tile on, in a row that is `j - kMargin`
+// below its first; zero beyond the image. `data` begins with the thread's first channel.
+template <int kMargin, typename T, int kCount>
+__device__ void load_row(Packed<T> (&pixels)[kCount], const T* data, int64_t stride, const Depthwise& shape, const Tile& tile, int j) {
+  const int row = tile.row + j - kMargin;
+  const T* from = data + ((tile.line + j - kMargin) * shape.width + tile.column - kMargin) * stride;
+  const bool is_row = row >= 0 && row < shape.height, is_left = tile.column == 0;
+  if (is_row && (kMargin == 0 || !is_left) && tile.column - kMargin + kCount <= shape.width) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) pixels[i] = *reinterpret_cast<const Packed<T>*>(from + i * stride);
+    for (int i = 0; i < kCount; ++i, from += stride) pixels[i] = *reinterpret_cast<const Packed<T>*>(from);
     return;
   }
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
+  for (int i = 0; i < kCount; ++i, from += stride) {
     pixels[i] = Packed<T>{};
-    if (is_row && first + i >= 0 && first + i < width) pixels[i] = *reinterpret_cast<const Packed<T>*>(from + i * stride);
+    const bool is_column = i < kMargin ? !is_left : tile.column + i - kMargin < shape.width;
+    if (is_row && is_column) pixels[i] = *reinterpret_cast<const Packed<T>*>(from);
   }
 }
 
-// Calls `meet(values, row, r)` for each row of the tile and row r of the filter that meet in a row of x, whose values are those from the filter's
-// left margin on. `x` begins with the thread's first channel.
-template <typename T, int kSide, typename Meet>
-__device__ void meet_rows(const T* x, int stride, const Depthwise& shape, const Tile& tile, const Meet& meet) {
+// A thread's way through its tiles: for each, `work(j)` on row j of those that it reads, and then `end(tile)`. `load(tile, j, place)` is called
+// kAhead rows before, across tiles: a tile's row j has place j, and those of the one after it follow, which `end` moves to the front.
+template <int kSide, typename Load, typename Work, typename End>
+__device__ void walk_tiles(const Depthwise& shape, const Load& load, const Work& work, const End& end) {
   using P = Plan<kSide>;
-  const int column = tile.column - P::kMargin, step = shape.width * stride;
-  const T* const from = x + (tile.line - P::kMargin) * step + static_cast<int64_t>(column) * stride;
-  Packed<T> rows[P::kTall][P::kWide];
-  const auto load = [&](int j) {
-    const int row = tile.row + j - P::kMargin;
-    load_pixels(rows[j], from + static_cast<int64_t>(j) * step, stride, column, shape.width, row >= 0 && row < shape.height);
-  };
+  const Tiles<P> tiles(shape);
+  int i = tiles.first + threadIdx.y;
+  if (i >= tiles.last) return;
+  Tile tile = tiles.at(i, shape);
 #pragma unroll
-  for (int j = 0; j < P::kAhead; ++j) load(j);
+  for (int j = 0; j < P::kAhead; ++j) load(tile, j, j);
+  while (true) {
+    const int following = i + blockDim.y;
+    const Tile next = tiles.at(following < tiles.last ? following : i, shape);
 #pragma unroll
-  for (int j = 0; j < P::kTall; ++j) {
-    Pair values[P::kWide];
-#pragma unroll
-    for (int i = 0; i < P::kWide; ++i) values[i] = unpacked(rows[j][i]);
-    if (j + P::kAhead < P::kTall) load(j + P::kAhead);
-#pragma unroll
-    for (int row = 0; row < P::kRows; ++row) {
-      if (j - row >= 0 && j - row < kSide) meet(values, row, j - row);
+    for (int j = 0; j < P::kTall; ++j) {
+      const int place = j + P::kAhead;
+      if (place < P::kTall)
+        load(tile, place, place);
+      else
+        load(next, place - P::kTall, place);
+      work(j);
     }
+    end(tile);
+    if (following >= tiles.last) return;
+    tile = next;
+    i = following;
   }
+}
+
+// Moves the last kAhead rows to the front.
+template <int kAhead, typename T, int kPlaces, int kCount>
+__device__ void move_up(Packed<T> (&rows)[kPlaces][kCount]) {
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j)
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) rows[j][i] = rows[kPlaces - kAhead + j][i];
+}
+
+template <typename T, int kCount>
+__device__ void unpack(Pair (&values)[kCount], const Packed<T> (&pixels)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = unpacked(pixels[i]);
 }
 
 template <typename T, int kSide>
@@ -159,26 +185,37 @@ __global__ void __launch_bounds__(kThreads, Plan<kSide>::kBlocks)
   Pair taps[P::kTaps];
 #pragma unroll
   for (int tap = 0; tap < P::kTaps; ++tap) taps[tap] = filter[tap][threadIdx.x];
-  const Tiles<P> tiles(shape);
-  for (int i = tiles.first + threadIdx.y; i < tiles.last; i += blockDim.y) {
-    const Tile tile = tiles.at(i, shape);
-    Pair sums[P::kRows][P::kColumns] = {};
-    meet_rows<T, kSide>(x + channel, x_stride, shape, tile, [&](const Pair(&values)[P::kWide], int row, int r) {
+  Packed<T> rows[P::kTall + P::kAhead][P::kWide];
+  Pair sums[P::kRows][P::kColumns] = {};
+  const auto load = [&](const Tile& tile, int j, int place) { load_row<P::kMargin>(rows[place], x + channel, x_stride, shape, tile, j); };
+  const auto work = [&](int j) {
+    Pair values[P::kWide];
+    unpack(values, rows[j]);
+#pragma unroll
+    for (int row = 0; row < P::kRows; ++row) {
+      const int r = j - row;
+      if (r < 0 || r >= kSide) continue;
 #pragma unroll
       for (int s = 0; s < kSide; ++s)
 #pragma unroll
         for (int p = 0; p < P::kColumns; ++p) add_product(sums[row][p], values[p + s], taps[r * kSide + s]);
-    });
+    }
+  };
+  const auto end = [&](const Tile& tile) {
     T* const to = y + (tile.line * shape.width + tile.column) * y_stride + channel;
 #pragma unroll
     for (int row = 0; row < P::kRows; ++row) {
-      if (tile.row + row >= shape.height) break;
       T* const line = to + static_cast<int64_t>(row) * shape.width * y_stride;
 #pragma unroll
-      for (int p = 0; p < P::kColumns; ++p)
-        if (tile.column + p < shape.width) *reinterpret_cast<Packed<T>*>(line + p * y_stride) = packed<T>(sums[row][p]);
+      for (int p = 0; p < P::kColumns; ++p) {
+        if (tile.row + row < shape.height && tile.column + p < shape.width)
+          *reinterpret_cast<Packed<T>*>(line + p * y_stride) = packed<T>(sums[row][p]);
+        sums[row][p] = {};
+      }
     }
-  }
+    move_up<P::kAhead>(rows);
+  };
+  walk_tiles<kSide>(shape, load, work, end);
 }
 
 // A block makes a tile of one plane, a thread some pixels of one column: neighbours read neighbouring values, and find most of them in the cache.
@@ -234,27 +271,32 @@ __global__ void __launch_bounds__(kThreads, Plan<kSide>::kBlocks)
   const int channel = (blockIdx.y * blockDim.x + threadIdx.x) * kChannels;
   const bool is_channel = channel < shape.channels;
   Pair sums[P::kTaps] = {};
-  const Tiles<P> tiles(shape);
-  for (int i = tiles.first + threadIdx.y; is_channel && i < tiles.last; i += blockDim.y) {
-    const Tile tile = tiles.at(i, shape);
-    const T* const from = grad_y + (tile.line * shape.width + tile.column) * grad_stride + channel;
-    Packed<T> grads[P::kRows][P::kColumns];
+  Packed<T> rows[P::kTall + P::kAhead][P::kWide], grad_rows[P::kRows + P::kAhead][P::kColumns];
+  Pair grads[P::kRows][P::kColumns];
+  const auto load = [&](const Tile& tile, int j, int place) {
+    load_row<P::kMargin>(rows[place], x + channel, x_stride, shape, tile, j);
+    if (j >= P::kRows) return;
+    load_row<0>(grad_rows[place == j ? j : P::kRows + j], grad_y + channel, grad_stride, shape, tile, j);
+  };
+  const auto work = [&](int j) {
+    Pair values[P::kWide];
+    unpack(values, rows[j]);
+    if (j < P::kRows) unpack(grads[j], grad_rows[j]);
 #pragma unroll
-    for (int row = 0; row < P::kRows; ++row)
-      load_pixels(grads[row], from + static_cast<int64_t>(row) * shape.width * grad_stride, grad_stride, tile.column, shape.width,
-                  tile.row + row < shape.height);
-    Pair values_of_grads[P::kRows][P::kColumns];
-#pragma unroll
-    for (int row = 0; row < P::kRows; ++row)
-#pragma unroll
-      for (int p = 0; p < P::kColumns; ++p) values_of_grads[row][p] = unpacked(grads[row][p]);
-    meet_rows<T, kSide>(x + channel, x_stride, shape, tile, [&](const Pair(&values)[P::kWide], int row, int r) {
+    for (int row = 0; row < P::kRows; ++row) {
+      const int r = j - row;
+      if (r < 0 || r >= kSide) continue;
 #pragma unroll
       for (int s = 0; s < kSide; ++s)
 #pragma unroll
-        for (int p = 0; p < P::kColumns; ++p) add_product(sums[r * kSide + s], values[p + s], values_of_grads[row][p]);
-    });
-  }
+        for (int p = 0; p < P::kColumns; ++p) add_product(sums[r * kSide + s], values[p + s], grads[row][p]);
+    }
+  };
+  const auto end = [&](const Tile&) {
+    move_up<P::kAhead>(rows);
+    move_up<P::kAhead>(grad_rows);
+  };
+  if (is_channel) walk_tiles<kSide>(shape, load, work, end);
   for (int turn = 0; turn < blockDim.y; ++turn) {
     if (threadIdx.y == turn) {
 #pragma unroll

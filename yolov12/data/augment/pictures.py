@@ -64,8 +64,6 @@ class Pictures:
                     f"picture {indices[place]}: (height, width, 3) uint8 is expected, not {tuple(shape)} {image.dtype}"
                 )
             if image.device != device:
-                raise ValueError(
-                    f"picture {indices[place]} is on {image.device}, and the batch is made on {device}"
-                )
+                raise ValueError(f"picture {indices[place]} is on {image.device}, and the batch is made on {device}")
             found.append((shape[1], shape[0]))
         return np.array(found, dtype=np.int64)

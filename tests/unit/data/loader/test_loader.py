@@ -271,7 +271,9 @@ def test_boxes_lie_where_ultralytics_puts_them():
     from yolov12.data.loader.labels import Boxes
 
     rng = np.random.default_rng(0)
-    labels = [{"cls": rng.random((n, 1), dtype=np.float32), "bboxes": rng.random((n, 4), dtype=np.float32)} for n in (3, 0, 2)]
+    labels = [
+        {"cls": rng.random((n, 1), dtype=np.float32), "bboxes": rng.random((n, 4), dtype=np.float32)} for n in (3, 0, 2)
+    ]
     # One of them twice, and not in order.
     indices = [2, 1, 0, 2]
     counts, classes, ours = Boxes(labels).of(np.array(indices), np.tile([640, 427], (4, 1)))
