@@ -26,7 +26,7 @@ def augment_warp(
 
 
 @torch.library.register_fake("yolov12_kernels::augment_recolour")
-def augment_recolour(images: Tensor, levels: Tensor) -> Tensor:
+def augment_recolour(images: Tensor, gains: Tensor) -> Tensor:
     """As images."""
     return torch.empty_like(images)
 
