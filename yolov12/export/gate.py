@@ -16,6 +16,7 @@ import torch
 from ultralytics.utils import ASSETS
 
 from yolov12.export import divergence, parity, rounded, suppressed
+from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
 from yolov12.export.request import Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
@@ -78,7 +79,7 @@ def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) ->
     begin = f"parity: {case.form} in {case.precision} against its source on {len(images)} images at {size}:"
     if case.nms is not None:
         opened = open_graph(case) if case.form == "onnx" else open_backend(case)
-        room = suppressed.Room(NMS_LEAST_IOU[case.precision], allowed.score)
+        room = Room(NMS_LEAST_IOU[case.precision], allowed.score)
         found = suppressed.compare(case.source, opened, images, case.nms, room, with_others=case.precision == "fp32")
         others = f", the rest within {found.others.max_abs_diff:.1e}" if found.others else ""
         yield (
