@@ -17,6 +17,11 @@ OVERLAP_ROUNDING = 0.02
 """How far from the threshold two rows of the file itself may overlap: whatever rounded its network, they are what it suppressed, offset by class."""
 
 
+def angle_of(score: float) -> float:
+    """What may become of an angle, in radians, where so much may become of a score: it is pi times a sigmoid (nn/modules/head.py, OBB), a score is one."""
+    return np.pi * score
+
+
 @dataclass(frozen=True)
 class Room:
     """What rounding may do to a box."""
@@ -32,8 +37,8 @@ class Room:
 
     @property
     def angle(self) -> float:
-        """Radians. An angle is pi times a sigmoid (nn/modules/head.py, OBB), where a score is one."""
-        return np.pi * self.score
+        """How far a turned box may be turned from what it was, in radians."""
+        return angle_of(self.score)
 
 
 @dataclass(frozen=True)
