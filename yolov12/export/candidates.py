@@ -18,7 +18,7 @@ OVERLAP_ROUNDING = 0.02
 
 
 def angle_of(score: float) -> float:
-    """What may become of an angle, in radians, where so much may become of a score: it is pi times a sigmoid (nn/modules/head.py, OBB), a score is one."""
+    """What may become of an angle, in radians, where that may become of a score: it is pi times a sigmoid (nn/modules/head.py, OBB)."""
     return np.pi * score
 
 
