@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -116,6 +117,38 @@ def test_the_command_writes_the_table_once(tmp_path, monkeypatch, capsys) -> Non
     readme.PAGE.write_text("no marks")
     with pytest.raises(ValueError, match="has no line"):
         readme.write(CONTENTS)
+
+
+H200 = record.RECORDS / "2026-11-29-nvidia-h200"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "file", "values"),
+    [
+        (
+            r"16 readers and 4,096 pictures: ([\d,]+) and ([\d,]+)",
+            "train_e2e-reduced-3.json",
+            [("train_e2e_n_b256", "stock"), ("train_e2e_n_b256", "ours")],
+        ),
+        (
+            r"of six seeds ([\d.]+) and ([\d.]+);",
+            "map_budget-reduced.json",
+            [("map_budget_limited", "ours"), ("map_budget_unlimited", "ours")],
+        ),
+        (
+            r"of three seeds, some hours earlier, ([\d.]+) and ([\d.]+)$",
+            "map_budget.json",
+            [("map_budget_limited", "ours"), ("map_budget_unlimited", "ours")],
+        ),
+    ],
+)
+def test_what_a_sentence_below_the_table_says_is_in_its_record(
+    sentence: str, file: str, values: list[tuple[str, str]]
+) -> None:
+    (shown,) = re.findall(sentence, readme.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = {row["name"]: row for row in json.loads((H200 / file).read_text(encoding="utf-8"))["rows"]}
+    for text, (row, side) in zip(shown, values, strict=True):
+        assert is_rounded_from(text.replace(",", ""), rows[row][side][0])
 
 
 @pytest.mark.parametrize(
