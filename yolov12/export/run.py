@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import json
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "imgsz", "simplify", "data")
 """Arguments that an exported file has settled."""
 
-COMPARED = "onnx, engine, aoti, and torchscript on the CPU without NMS"
+COMPARED = "onnx, engine, aoti, and torchscript on the CPU"
 """Formats that go through the gate."""
 
 FLOAT_BYTES = 4
@@ -223,6 +225,8 @@ def _verified(
     from yolov12.export import engine, gate
 
     metadata = engine.metadata_of(onnx.load(path.with_suffix(".onnx"), load_external_data=False))
+    if why_not := _why_not_compared(network, metadata):
+        return [f"parity: {form} is not verified: {why_not}"]
     has_nms = bool(metadata["args"].get("nms"))
     height, width = metadata["imgsz"]
     case = gate.Case(
@@ -315,10 +319,23 @@ def _torchscript_verified(
 ) -> list[str]:
     if options.get("verify") is False:
         return ["parity: torchscript is not verified (verify=False)"]
-    if options.get("nms") or options.get("device") not in (None, "cpu"):
+    if options.get("device") not in (None, "cpu"):
         return [f"parity: torchscript is not verified (it is compared for {COMPARED})"]
     from yolov12.export import gate
 
+    with zipfile.ZipFile(path) as file:  # as upstream writes down what became of the arguments
+        written = next(name for name in file.namelist() if name.endswith("/extra/config.txt"))
+        metadata = json.loads(file.read(written))
+    if why_not := _why_not_compared(network, metadata):
+        return [f"parity: torchscript is not verified: {why_not}"]
     imgsz = requests.exported_size(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
-    case = gate.Case(network, path, "torchscript", "fp32", imgsz, evaluate=evaluate if options.get("data") else None)
-    return gate.verify(case)
+    nms = requests.suppression_of(options) if metadata["args"].get("nms") else None
+    asked = evaluate if options.get("data") else None
+    return gate.verify(gate.Case(network, path, "torchscript", "fp32", imgsz, nms, asked))
+
+
+def _why_not_compared(network: Any, metadata: Mapping[str, Any]) -> str:
+    """Why a file of ultralytics' exporter gives something else than its source by design; "" if it does not."""
+    if not metadata.get("end2end") or getattr(network, "end2end", False):
+        return ""
+    return "nms=False exports the head that needs no NMS, whose rows come in the order of their scores; leave it out, and predict suppresses"
