@@ -6,9 +6,10 @@ What can not be run on this machine is not called verified, and the line says wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,6 +56,13 @@ class Case:
 def bundled_images() -> list[Path]:
     """The photos that come with ultralytics."""
     return sorted(ASSETS.glob("*.jpg"))
+
+
+def why_not_compared(network: Any, metadata: Mapping[str, Any]) -> str:
+    """Why a file of ultralytics' exporter gives something else than its source by design; "" if it does not."""
+    if not metadata.get("end2end") or getattr(network, "end2end", False):
+        return ""
+    return "nms=False exports the head that needs no NMS, whose rows come in the order of their scores; leave it out, and predict suppresses"
 
 
 def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str]:

@@ -15,6 +15,9 @@ from yolov12.errors import UserError
 ENGINE = ("engine", "tensorrt", "trt")
 """What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
 
+COMPARED = "onnx, engine, aoti, and torchscript on the CPU"
+"""Formats that go through the gate."""
+
 OPSET, OPSET_REASON = 18, "ONNX Runtime's CUDA provider has no kernel for the Resize of opset 19"
 INT8_ENGINE_OPSET = 19
 LEAST_OPSET, LARGEST_OPSET = 11, 20
