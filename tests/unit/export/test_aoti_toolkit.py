@@ -97,18 +97,26 @@ def test_the_headers_and_the_driver_are_in_reach_while_it_compiles(wheels, tmp_p
     assert f"aoti: CUDA's headers are those in {wheels}" in capsys.readouterr().err
 
 
-def test_what_inductor_writes_for_a_gpu_compiles_against_them(tmp_path, monkeypatch):
-    """The C++ around the kernels, by torch's own command; the kernels are Triton's, which brings its compiler."""
+def test_what_inductor_writes_for_a_gpu_is_compiled_and_linked(tmp_path, monkeypatch):
+    """The C++ around the kernels, by torch's own command, and a library that stands for the driver's; the kernels are Triton's, which has a compiler."""
     if aoti_toolkit.cuda_home() is None:
         pytest.skip("no CUDA headers: the lock has them, make setup installs it")
     from torch._inductor import cpp_builder
 
-    source = tmp_path / "wrapper.cpp"
+    driver, links = tmp_path / "driver", tmp_path / "links"
+    driver.mkdir(), links.mkdir()
+    (driver / "cuda.cpp").write_text('extern "C" int cuInit(unsigned) { return 0; }')
+    stand_in = f"g++ -shared -fPIC -Wl,-soname,libcuda.so.1 -o {driver}/libcuda.so.1 {driver}/cuda.cpp"
+    subprocess.run(stand_in.split(), check=True)
     headers = ("aoti_include/cuda.h", "aoti_runtime/interface.h", "aoti_runtime/model_container.h")
-    source.write_text("".join(f"#include <torch/csrc/inductor/{name}>\n" for name in headers))
-    monkeypatch.setattr(aoti_toolkit, "_library_folders", lambda: [])
-    with aoti_toolkit.cuda_in_reach(tmp_path):
-        options = cpp_builder.CppTorchDeviceOptions(device_type="cuda", aot_mode=True, compile_only=True)
-        command = cpp_builder.CppBuilder("wrapper", str(source), options, str(tmp_path)).get_command_line()
-        done = subprocess.run(f"{command} -fsyntax-only", shell=True, capture_output=True, text=True, check=False)
+    source = tmp_path / "wrapper.cpp"
+    source.write_text(
+        "".join(f"#include <torch/csrc/inductor/{name}>\n" for name in headers) + "int f() { return cuInit(0); }"
+    )
+    monkeypatch.setattr(aoti_toolkit, "_library_folders", lambda: [driver])
+    with aoti_toolkit.cuda_in_reach(links):
+        options = cpp_builder.CppTorchDeviceOptions(device_type="cuda", aot_mode=True)
+        builder = cpp_builder.CppBuilder("wrapper", str(source), options, str(tmp_path))
+        done = subprocess.run(builder.get_command_line(), shell=True, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert Path(builder.get_target_file_path()).is_file()
