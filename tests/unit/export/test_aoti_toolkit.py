@@ -98,7 +98,7 @@ def test_the_headers_and_the_driver_are_in_reach_while_it_compiles(wheels, tmp_p
 
 
 def test_what_inductor_writes_for_a_gpu_is_compiled_and_linked(tmp_path, monkeypatch):
-    """The C++ around the kernels, by torch's own command, and a library that stands for the driver's; the kernels are Triton's, which has a compiler."""
+    """The C++ around the kernels, by torch's own command, with a library that stands for the driver's. The kernels are Triton's."""
     if aoti_toolkit.cuda_home() is None:
         pytest.skip("no CUDA headers: the lock has them, make setup installs it")
     from torch._inductor import cpp_builder
