@@ -6,9 +6,10 @@ What can not be run on this machine is not called verified, and the line says wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ import torch
 from ultralytics.utils import ASSETS
 
 from yolov12.export import divergence, parity, rounded, suppressed
+from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
 from yolov12.export.request import Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
@@ -56,6 +58,13 @@ def bundled_images() -> list[Path]:
     return sorted(ASSETS.glob("*.jpg"))
 
 
+def why_not_compared(network: Any, metadata: Mapping[str, Any]) -> str:
+    """Why a file of ultralytics' exporter gives something else than its source by design; "" if it does not."""
+    if not metadata.get("end2end") or getattr(network, "end2end", False):
+        return ""
+    return "nms=False exports the head that needs no NMS, whose rows come in the order of their scores; leave it out, and predict suppresses"
+
+
 def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str]:
     """Compare, and give the lines that tell of it.
 
@@ -78,7 +87,7 @@ def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) ->
     begin = f"parity: {case.form} in {case.precision} against its source on {len(images)} images at {size}:"
     if case.nms is not None:
         opened = open_graph(case) if case.form == "onnx" else open_backend(case)
-        room = suppressed.Room(NMS_LEAST_IOU[case.precision], allowed.score)
+        room = Room(NMS_LEAST_IOU[case.precision], allowed.score)
         found = suppressed.compare(case.source, opened, images, case.nms, room, with_others=case.precision == "fp32")
         others = f", the rest within {found.others.max_abs_diff:.1e}" if found.others else ""
         yield (
