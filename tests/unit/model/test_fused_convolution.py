@@ -159,6 +159,17 @@ def test_a_stem_is_ours_where_torch_would_write_channels_last(stem_ops, pictures
     assert stem_ops == ({"stem": 1} if is_ours else {})
 
 
+@pytest.mark.parametrize(
+    ("channels", "dtype", "is_ours"),
+    [(16, torch.float32, True), (64, torch.float32, False), (64, torch.bfloat16, True), (96, torch.float16, True)],
+    ids=str,
+)
+def test_a_wide_stem_is_ours_where_tensor_cores_compute_it(stem_ops, channels, dtype, is_ours):
+    conv = nn.Conv2d(3, channels, 3, 2, 1, bias=False).to(dtype, memory_format=torch.channels_last)
+    x = torch.rand(1, 3, 8, 16).to(dtype).as_subclass(OnAGpu)
+    assert convolution._is_served_stem(x, conv.weight, Geometry.of(conv)) == is_ours
+
+
 @pytest.mark.parametrize("other", [{"stride": 1}, {"in_channels": 4}, {"padding_mode": "reflect"}], ids=str)
 def test_what_is_no_stem_is_torchs_outside_of_training_too(stem_ops, other):
     usual = {"in_channels": 3, "out_channels": 16, "kernel_size": 3, "stride": 2, "padding": 1}

@@ -19,6 +19,8 @@ from yolov12.model.fused.norm import kernels_missing
 
 STEM_CHANNELS = 96
 """The most that a stem may have for our kernels; the largest scale of any model of ultralytics has as many, and there is code for no more."""
+STEM_CHANNELS_FLOAT32 = 16
+"""The same in float32, for which they have no tensor cores: with 64 channels cuDNN's take less time (stem_times.log of 2026-11-29)."""
 
 
 class Geometry(NamedTuple):
@@ -96,7 +98,7 @@ def by_our_kernel(conv: nn.Module, x: Tensor) -> Tensor | None:
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     ops = torch.ops.yolov12_kernels
     if conv.groups == 1:
-        return ops.stem(x, weight, bias) if is_channels_last(x, weight) and ops.is_stem(x, weight) else None
+        return ops.stem(x, weight, bias) if _is_ours(x, weight) else None
     if ops.is_depthwise(x, weight):
         y = ops.depthwise(x, weight, False)
         return y if bias is None else y.add_(bias[:, None, None])
@@ -118,10 +120,7 @@ def keeps_size(weight: Tensor, geometry: Geometry) -> bool:
 
 
 def is_stem(weight: Tensor, geometry: Geometry) -> bool:
-    """Whether it makes pictures half as large, as the first convolution of a network does: 3 channels in, 3 x 3 pixels, stride 2.
-
-    Which stems are ours, and which cuDNN's, is said here and nowhere else.
-    """
+    """Whether it makes pictures half as large, as the first convolution of a network does: 3 channels in, 3 x 3 pixels, stride 2."""
     channels, *filter_shape = weight.shape
     return (
         filter_shape == [3, 3, 3]
@@ -140,7 +139,13 @@ def _is_served_stem(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether our kernels take this: on a GPU, in any layout of x, where y is to be channels_last."""
     if not x.is_cuda or not is_stem(weight, geometry) or kernels_missing(x.device) is not None:
         return False
-    return is_channels_last(x, weight) and torch.ops.yolov12_kernels.is_stem(x, weight)
+    return _is_ours(x, weight)
+
+
+def _is_ours(x: Tensor, weight: Tensor) -> bool:
+    """Which stems are for our kernels and which for cuDNN's, in the type that is computed in."""
+    most = STEM_CHANNELS_FLOAT32 if weight.dtype is torch.float32 else STEM_CHANNELS
+    return len(weight) <= most and is_channels_last(x, weight) and torch.ops.yolov12_kernels.is_stem(x, weight)
 
 
 def _is_served(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
