@@ -19,8 +19,13 @@ struct Tuning {
   int rows_at_once;
   int blocks;
 };
-// Measured on an H200, where few blocks with many loads under way are best for sums, and many short ones for what writes.
-constexpr Tuning kSumValues{4, 2}, kApply{2, 5}, kSumGradients{4, 2}, kGradient{2, 4};
+#if __CUDA_ARCH__ == 750  // whose multiprocessors run 1024 threads
+constexpr int kMostBlocks = 1024 / kThreads;
+#else
+constexpr int kMostBlocks = 1536 / kThreads;
+#endif
+// On an H200 few blocks with many loads under way were best for sums, and many short ones for what writes. Measured one by one, not yet together.
+constexpr Tuning kSumValues{4, 2}, kApply{2, std::min(5, kMostBlocks)}, kSumGradients{4, 2}, kGradient{2, 4};
 constexpr int kRowsOfSum = 2, kRowsOfWriter = 4;  // of a thread: of one that adds up at least, of one that writes at most
 
 // How a launch shares the matrix. A block takes `columns` loads of a row side by side, of `lines` rows, and then of every row that is as far
@@ -140,8 +145,8 @@ __device__ void load_constants(float (&values)[kSize], const float* constants) {
   }
 }
 
-// 1 / (1 + exp(-z)) within some units of float32's last place. Two instructions of the special function unit would do, where a division has eight
-// and a branch; that unit is slow, so one reciprocal serves two numbers. Neither is wrong for the other's sake: below 2^60 no product overflows.
+// 1 / (1 + exp(-z)), wrong by a few units of float32's last place. By approximate instructions: a division would be eight and a branch, for which
+// memory would wait. Those of the special function unit are few a cycle too, so two numbers share a reciprocal; kMostPower keeps the product finite.
 template <int kSize>
 __device__ void sigmoids(float (&results)[kSize], const float (&z)[kSize]) {
   constexpr float kLog2E = 1.44269504f, kMostPower = 60.0f;
