@@ -32,7 +32,7 @@ MOST_USES = 4
 
 
 class Doubled(NamedTuple):
-    """Stands for what nearest upsampling by 2 makes of a tensor, where only a concatenation reads that: it needs not exist."""
+    """Stands for what nearest upsampling by 2 makes of a tensor, where only a concatenation reads that, so that it need not exist."""
 
     tensor: Tensor
 
@@ -71,19 +71,20 @@ def use(x: Tensor) -> Tensor:
 def concatenated(parts: Sequence[Tensor | Doubled]) -> Tensor:
     """Along the channels. Parts of one dtype, of one size once the doubled ones are."""
     tensors = [part.tensor if isinstance(part, Doubled) else part for part in parts]
-    return _Concatenated.apply([isinstance(part, Doubled) for part in parts], *map(use, tensors))
+    with unfollowed():
+        return _Concatenated.apply([isinstance(part, Doubled) for part in parts], *map(use, tensors))
 
 
 def divided(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
     """Views of channels that follow each other, of these numbers."""
-    aliases = list(_Divided.apply(use(x), list(sizes)))
-    parts = []
-    for number in range(len(sizes)):
-        part, *rest = aliases[number * MOST_USES : (number + 1) * MOST_USES]
-        # The part itself is what its uses are taken from, and the last of them.
-        _give(part, rest)
-        parts.append(part)
-    return tuple(parts)
+    with unfollowed():
+        aliases = list(_Divided.apply(use(x), list(sizes)))
+        parts = []
+        for first in range(0, len(aliases), MOST_USES):
+            part, *rest = aliases[first : first + MOST_USES]
+            _give(part, rest)  # the part itself is what its uses are taken from, and the last of them
+            parts.append(part)
+        return tuple(parts)
 
 
 def alone(x: Tensor) -> Tensor:
@@ -211,7 +212,8 @@ def assembled(ranges: Sequence[Sequence[Tensor]], doubled: Sequence[bool] = ()) 
         return torch.ops.yolov12_kernels.join(sources, terms, doubled)
     upsampled = (_upsampled(source) if twice else source for source, twice in zip(sources, doubled, strict=True))
     sums = [reduce(add, (next(upsampled) for _ in range(count))) for count in terms]
-    return torch.cat(sums, dim=1) if len(sums) > 1 or sums[0] is sources[0] else sums[0]
+    is_new = len(sums) == 1 and sums[0] is not sources[0]
+    return sums[0] if is_new else torch.cat(sums, dim=1)
 
 
 def halved(x: Tensor) -> Tensor:

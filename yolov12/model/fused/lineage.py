@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -272,16 +273,10 @@ def _plus(left: Any, right: Any) -> Tensor | None:
     return torch.add(join.alone(left), join.alone(right)) if join.serves(left) and join.serves(right) else None
 
 
-def _chunk(whole: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor] | None:
+def _parts(divide: Callable[..., Sequence[Tensor]], whole: Tensor, how: Any, dim: int = 0) -> Sequence[Tensor] | None:
     if dim not in (1, -3) or not join.serves(whole):
         return None
-    return join.divided(whole, [part.shape[1] for part in whole.detach().chunk(chunks, dim)])
-
-
-def _split(whole: Tensor, sizes: int | Sequence[int], dim: int = 0) -> Sequence[Tensor] | None:
-    if dim not in (1, -3) or not join.serves(whole):
-        return None
-    return join.divided(whole, [part.shape[1] for part in whole.detach().split(sizes, dim)])
+    return join.divided(whole, [part.shape[1] for part in divide(whole.detach(), how, dim)])
 
 
 OURS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -289,10 +284,10 @@ OURS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.add: _plus,
     Tensor.add: _plus,
     Tensor.__add__: _plus,
-    torch.chunk: _chunk,
-    Tensor.chunk: _chunk,
-    torch.split: _split,
-    Tensor.split: _split,
+    torch.chunk: partial(_parts, torch.chunk),
+    Tensor.chunk: partial(_parts, torch.chunk),
+    torch.split: partial(_parts, torch.split),
+    Tensor.split: partial(_parts, torch.split),
 }
 """Operation -> what stands in for it; None where that does not serve."""
 
