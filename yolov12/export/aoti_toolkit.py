@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What AOTInductor compiles with: a C++ compiler, and for a GPU the headers of CUDA, looked for before anything is traced.
 
-torch looks for a CUDA toolkit (torch/utils/cpp_extension.py, `_find_cuda_home`) and includes `CUDA_HOME/include`. Of all that is in one, generated
+torch looks for a CUDA toolkit (torch/utils/cpp_extension.py, `_find_cuda_home`), and includes `CUDA_HOME/include`. Of all that is in one, generated
 code needs no more than headers. NVIDIA's wheels beside torch have those too, once two are there that torch does not ask for: `nvidia-cuda-crt`, whose
 folder crt/ all others include, and `nvidia-cuda-cccl`, for the half-precision types. The locks of the train image have both (env/matrix.yaml).
 """
@@ -52,15 +52,17 @@ def require_compiler(device: torch.device) -> None:
 
 
 def cuda_home() -> Path | None:
-    """The folder whose headers are included: that of a toolkit, as torch finds it, else that of the wheels beside torch; None: neither is whole."""
+    """The folder whose headers are included: the first that is whole of one that was named, the wheels beside torch, what torch finds."""
     return next((home for home in _places() if all(_has(home, header) for header in HEADERS)), None)
 
 
 def _places() -> list[Path]:
+    """The wheels before what nobody named: they are of torch's own version."""
     from torch.utils import cpp_extension  # imports much
 
-    toolkit = [Path(cpp_extension.CUDA_HOME)] if cpp_extension.CUDA_HOME else []
-    return [*toolkit, *wheels_folders()]
+    named = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    texts = filter(None, (named, *map(str, wheels_folders()), cpp_extension.CUDA_HOME))
+    return [Path(text) for text in dict.fromkeys(texts)]
 
 
 def wheels_folders() -> list[Path]:
@@ -90,15 +92,16 @@ def cuda_in_reach(folder: Path) -> Iterator[None]:
     from torch.utils import cpp_extension
 
     home = cuda_home()
+    assert home is not None, "require_compiler comes first"
     say(f"aoti: CUDA's headers are those in {home}")
     before = {name: os.environ.get(name) for name in ("CPATH", "LIBRARY_PATH")}
     driver = next((place for place in _library_folders() if (place / "libcuda.so.1").exists()), None)
     if driver is not None:
         (folder / "libcuda.so").symlink_to(driver / "libcuda.so.1")
-    for name, places in (("CPATH", include_folders(home) if home else []), ("LIBRARY_PATH", [folder])):
+    for name, places in (("CPATH", include_folders(home)), ("LIBRARY_PATH", [folder])):
         os.environ[name] = os.pathsep.join(filter(None, (before[name], *map(str, places))))
     try:
-        with replaced(cpp_extension, CUDA_HOME=str(home) if home else cpp_extension.CUDA_HOME):
+        with replaced(cpp_extension, CUDA_HOME=str(home)):
             yield
     finally:
         for name, value in before.items():

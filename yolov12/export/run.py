@@ -228,6 +228,7 @@ def _verified(
         imgsz=(height, width),
         nms=request.nms if has_nms else by_plugin,
         evaluate=evaluate if request.data else None,
+        ranked=requests.suppression_of(request.stock) if gate.is_ranked(network, metadata) else None,
     )
     return gate.verify(case)
 

@@ -91,6 +91,8 @@ def _verified(
     if why_not := gate.why_not_compared(network, metadata):
         return [f"parity: torchscript is not verified: {why_not}"]
     imgsz = requests.exported_size(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
-    nms = requests.suppression_of(options) if metadata["args"].get("nms") else None
+    suppression = requests.suppression_of(options)
+    nms = suppression if metadata["args"].get("nms") else None
+    ranked = suppression if gate.is_ranked(network, metadata) else None
     asked = evaluate if options.get("data") else None
-    return gate.verify(gate.Case(network, path, "torchscript", "fp32", imgsz, nms, asked))
+    return gate.verify(gate.Case(network, path, "torchscript", "fp32", imgsz, nms, asked, ranked))

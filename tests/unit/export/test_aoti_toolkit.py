@@ -20,6 +20,13 @@ def test_without_a_compiler_it_says_what_to_install(monkeypatch, model):
         model.export(format="aoti", imgsz=64)
 
 
+@pytest.fixture
+def unnamed(monkeypatch):
+    """As on a machine where nobody named a toolkit."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def laid(home, *headers):
     for name in headers:
         (home / "include" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +35,7 @@ def laid(home, *headers):
 
 
 @pytest.fixture
-def toolkit(tmp_path, monkeypatch) -> Path:
+def toolkit(unnamed, tmp_path, monkeypatch) -> Path:
     """A CUDA toolkit, as far as it is looked at, and no wheels."""
     home = laid(tmp_path / "cuda", "cuda.h", "cuda_runtime_api.h", "crt/host_defines.h", "cccl/nv/target")
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(home))
@@ -37,7 +44,7 @@ def toolkit(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def wheels(tmp_path, monkeypatch) -> Path:
+def wheels(unnamed, tmp_path, monkeypatch) -> Path:
     """NVIDIA's wheels beside torch with the two that the lock adds, which have CCCL's target in two places."""
     home = laid(
         tmp_path / "nvidia/cu13", "cuda.h", "cuda_runtime_api.h", "crt/host_defines.h", "nv/target", "cccl/nv/target"
@@ -56,7 +63,7 @@ def test_for_a_gpu_every_header_is_needed(toolkit, missing):
     aoti_toolkit.require_compiler(CPU)
 
 
-def test_where_nothing_is_it_says_what_to_type_for_torchs_cuda(monkeypatch):
+def test_where_nothing_is_it_says_what_to_type_for_torchs_cuda(unnamed, monkeypatch):
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
     monkeypatch.setattr(aoti_toolkit, "wheels_folders", lambda: [])
     monkeypatch.setattr("torch.version.cuda", "13.0")
@@ -68,14 +75,17 @@ def test_where_nothing_is_it_says_what_to_type_for_torchs_cuda(monkeypatch):
         aoti_toolkit.require_compiler(GPU)
 
 
-def test_the_wheels_beside_torch_are_enough_and_a_whole_toolkit_goes_first(wheels, tmp_path, monkeypatch):
+def test_a_toolkit_that_was_named_goes_first_then_the_wheels_then_what_torch_finds(wheels, tmp_path, monkeypatch):
     aoti_toolkit.require_compiler(GPU)
-    assert aoti_toolkit.cuda_home() == wheels
-    other = tmp_path / "toolkit"
+    other = laid(tmp_path / "toolkit", *aoti_toolkit.HEADERS)
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(other))
-    assert aoti_toolkit.cuda_home() == wheels, "a folder without headers was taken for a toolkit"
-    laid(other, *aoti_toolkit.HEADERS)
+    assert aoti_toolkit.cuda_home() == wheels, "they are of torch's own version"
+    monkeypatch.setenv("CUDA_HOME", str(other))
     assert aoti_toolkit.cuda_home() == other
+    (other / "include/crt/host_defines.h").unlink()
+    assert aoti_toolkit.cuda_home() == wheels
+    monkeypatch.setattr(aoti_toolkit, "wheels_folders", lambda: [])
+    assert aoti_toolkit.cuda_home() is None
 
 
 def test_the_headers_and_the_driver_are_in_reach_while_it_compiles(wheels, tmp_path, monkeypatch, capsys):

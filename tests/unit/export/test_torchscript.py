@@ -37,14 +37,6 @@ def test_torchscript_with_suppression_inside_is_judged_by_what_it_leaves(tmp_pat
         crowd.export(**asked)
 
 
-@pytest.mark.parametrize("form", ["onnx", "torchscript"])
-def test_the_rows_of_the_head_without_nms_are_not_called_verified(form, tmp_path, capsys):
-    two_heads = lively_model(seed=0, name="yolo26n.yaml")
-    two_heads.model.pt_path = str(tmp_path / "best.pt")
-    two_heads.export(format=form, imgsz=64, nms=False)
-    assert f"parity: {form} is not verified: nms=False exports the head that needs no NMS" in capsys.readouterr().err
-
-
 def test_a_torchscript_file_that_differs_is_not_written_and_the_old_one_stays(network, tmp_path, monkeypatch):
     def stock(**arguments):
         assert arguments == {"format": "torchscript"}
