@@ -123,7 +123,7 @@ LINES = (
     both("train_step", "the same, batch 256", "{} ms", "train_step_n_b256"),
     both(
         "train_e2e",
-        "training from 1,536 JPEG files, 8 readers, yolov12n, batch 256: images a second",
+        "training from 10,000 JPEG files, 16 workers, yolov12n, batch 256: images a second",
         "{}",
         "train_e2e_n_b256",
     ),
@@ -140,7 +140,13 @@ LINES = (
         Cell("{} GiB", (Number("bccd_wall", r"stock: peak ([\d.]+)"),)),
         Cell("{} GiB", (Number("bccd_wall", r"ours: peak ([\d.]+)"),)),
     ),
+    both("bccd_wall", "the same: an epoch, with validation and saving", "{} s", "bccd_epoch"),
     both("bccd_wall", "the same: wall clock, one run each", "{} s", "bccd_wall"),
+    both("infer", "yolov12n alone, fp16, one picture of 640 px on the GPU", "{} ms", "infer_n_b1"),
+    both("infer", "a frame of 1280x720 on the host to boxes on the host", "{} ms", "frame_to_boxes_n"),
+    both("infer", "yolov12s alone, fp16, 32 pictures", "{} ms", "infer_s_b32"),
+    both("infer", "2,000 JPEG files to results", "{} s", "predict_files_n"),
+    both("infer", "validation with batch 128, after all of these: most in use by tensors", "{} GiB", "val_memory_n_b128"),
 )
 
 Rows = Mapping[str, Mapping[str, Any]]

@@ -126,7 +126,7 @@ H200 = record.RECORDS / "2026-11-29-nvidia-h200"
     ("sentence", "file", "values"),
     [
         (
-            r"16 readers and 4,096 pictures: ([\d,]+) and ([\d,]+)",
+            r"with 4,096 pictures: ([\d,]+) and ([\d,]+)",
             "train_e2e-reduced-3.json",
             [("train_e2e_n_b256", "stock"), ("train_e2e_n_b256", "ours")],
         ),
