@@ -146,7 +146,9 @@ LINES = (
     both("infer", "a frame of 1280x720 on the host to boxes on the host", "{} ms", "frame_to_boxes_n"),
     both("infer", "yolov12s alone, fp16, 32 pictures", "{} ms", "infer_s_b32"),
     both("infer", "2,000 JPEG files to results", "{} s", "predict_files_n"),
-    both("infer", "validation with batch 128, after all of these: most in use by tensors", "{} GiB", "val_memory_n_b128"),
+    both(
+        "infer", "validation with batch 128, after all of these: most in use by tensors", "{} GiB", "val_memory_n_b128"
+    ),
 )
 
 Rows = Mapping[str, Mapping[str, Any]]
