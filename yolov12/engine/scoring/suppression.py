@@ -24,8 +24,9 @@ CANDIDATES_PER_IMAGE = 30_000
 BLOCK = 256
 _PAIRS_AT_ONCE = 2**23
 """Overlaps held at a time, 32 MiB of float32 each: about sixty images at the default `max_det`. Larger batches are worked through in parts."""
-_SCORES_AT_ONCE = 2**26
-"""Scores compared at a time, a byte each: a hundred images of 640 px with 80 classes."""
+_SCORES_AT_ONCE = 2**24
+"""Scores compared at a time, 90 bytes for each that passes: 1.4 GiB where all do, as those of an untrained network may in a validation (25 images
+of 640 px with 80 classes)."""
 
 
 def batched_nms(

@@ -104,6 +104,18 @@ def test_large_batches_are_worked_through_in_parts(monkeypatch, bound):
     assert_same(predictions(3, 2, 200, seed=6), 0.001, 0.7)
 
 
+def test_a_part_has_no_more_scores_than_its_bound(monkeypatch):
+    """Where all pass, candidates take several times the memory of the network's forward."""
+    sizes = []
+    candidates = suppression._candidates
+    monkeypatch.setattr(suppression, "_SCORES_AT_ONCE", 2 * 3 * 200 + 1)
+    monkeypatch.setattr(
+        suppression, "_candidates", lambda some, *rest: sizes.append(len(some)) or candidates(some, *rest)
+    )
+    batched_nms(predictions(5, 3, 200, seed=6), 0.001, 0.7)
+    assert sizes == [2, 2, 1]
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), boxes=st.integers(0, 40), max_det=st.integers(1, 30))
 def test_heads_that_suppress_by_themselves(seed, boxes, max_det):
