@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`Conv` whose batch norm was folded into its weights (`fuse()`): depthwise by our kernels, bias and SiLU in one pass over the output.
+"""`Conv` whose batch norm was folded into its weights (`fuse()`): with bias and activation in one kernel, or in one pass over the output.
 
 cuDNN would choose kernels for a depthwise convolution anew for each shape, for seconds in a network (convolution.py); ours serve any layout.
 
 cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Where predictions by graphs are asked
-for, our kernel for batch norm and activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks
-that run channels_last.
+for, a kernel of ours is the whole of a convolution in half precision (one_kernel.py). After those that it does not take, our kernel for batch norm
+and activation does both in one pass, in float32 and rounded once. Both are for networks that run channels_last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve
-from yolov12.model.fused.norm import kernels_missing
+from yolov12.model.fused.one_kernel import convolved, is_heard, is_undisturbed
 from yolov12.seams import Seam
 
 SEAMS = (Seam("nn/modules/conv.py", 89, "ultralytics.nn.modules.conv.Conv.forward_fuse", "8d726f0593bd"),)
@@ -35,8 +35,13 @@ def forward_fuse(self: Conv, x: Tensor) -> Tensor:
 
 
 def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
-    """As `forward_fuse`, with bias and activation in one pass where the kernel serves."""
-    if not _is_served(self, x):
+    """As `forward_fuse`, in one kernel, or with bias and activation in one pass, where these serve."""
+    if not is_undisturbed(x):
+        return forward_fuse(self, x)
+    made = convolved(self.conv, self.act, x)
+    if made is not None:
+        return made
+    if not _is_ordinary(self, x):
         return forward_fuse(self, x)
     conv = self.conv
     y = convolve(x, conv.weight, Geometry.of(conv))
@@ -54,7 +59,7 @@ def install(in_one_pass: bool) -> None:
     """Replace `Conv.forward_fuse`, for networks that are fused from now on; again does nothing.
 
     Args:
-        in_one_pass: bias and activation too, not only depthwise convolutions.
+        in_one_pass: bias and activation with the convolution or after it, not only depthwise convolutions.
     """
     Conv.forward_fuse = forward_fuse_in_one_pass if in_one_pass else forward_fuse
 
@@ -64,14 +69,8 @@ def uninstall() -> None:
     Conv.forward_fuse = _upstream_forward_fuse
 
 
-def _is_served(module: Conv, x: Tensor) -> bool:
-    """Whether this call is one for the kernel: an ordinary fused `Conv` of a channels_last network in inference on a GPU."""
-    if not x.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return _is_ordinary(module, x) and not torch.is_autocast_enabled("cuda") and kernels_missing(x.device) is None
-
-
 def _is_ordinary(module: Conv, x: Tensor) -> bool:
+    """Whether bias and activation of this call are for the kernel that does both in one pass."""
     conv, act = module.conv, module.act
     return (
         type(conv) is nn.Conv2d
@@ -81,7 +80,7 @@ def _is_ordinary(module: Conv, x: Tensor) -> bool:
         and not isinstance(conv.padding, str)
         and x.dtype is conv.weight.dtype
         and _is_channels_last(x, conv.weight)
-        and not (conv._forward_hooks or conv._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
+        and not (is_heard(conv) or is_heard(act))
     )
 
 

@@ -92,3 +92,18 @@ def detection_loss_gradient(
 ) -> list[Tensor]:
     """The gradients of all boxes, then of all scores, laid out as these are."""
     return [torch.empty_like(output) for output in (*boxes, *scores)]
+
+
+@torch.library.register_fake("yolov12_kernels::fused_conv")
+def fused_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    silu: bool,
+    residual: Tensor | None,
+    out: Tensor,
+    tile: int | None = None,
+    early: bool = False,
+) -> None:
+    """Nothing: it writes into `out`."""

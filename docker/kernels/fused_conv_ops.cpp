@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// The torch op of `fused_conv.h`. Everything that the kernel takes for granted is checked here.
+#include "fused_conv.h"
+
+#include <ATen/core/Tensor.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <climits>
+#include <optional>
+
+#include "tensors.h"
+
+namespace yolov12_kernels {
+namespace {
+
+constexpr int kLoadBytes = 16, kNumbersOfLoad = 8;
+constexpr int kFirstThatCopiesBeside = 8, kFirstThatBeginsEarly = 9;  // major numbers of compute capabilities
+
+// Major number of the current device's compute capability; asked once for each, since every call needs it.
+int capability() {
+  constexpr int kMostDevices = 64;
+  static std::array<std::atomic<int>, kMostDevices> known{};
+  const int device = c10::cuda::current_device();
+  TORCH_CHECK(device < kMostDevices, "yolov12_kernels: device ", device, " is beyond ", kMostDevices);
+  int major = known[device];
+  if (major == 0) {
+    C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    known[device] = major;
+  }
+  return major;
+}
+
+bool is_at_load(const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kLoadBytes == 0; }
+
+// From one pixel of an image to the next. A dimension of size 1 has any stride, so it is not asked.
+int64_t pixel_stride(const at::Tensor& t) {
+  if (t.size(3) > 1) return t.stride(3);
+  return t.size(2) > 1 ? t.stride(2) : t.size(1);
+}
+
+int64_t image_stride(const at::Tensor& t) { return t.size(0) > 1 ? t.stride(0) : t.size(2) * t.size(3) * pixel_stride(t); }
+
+// Whether `t`, (images, channels, height, width), is images whose pixels follow each other in 16-byte loads: a channels_last tensor, some channels of
+// a wider one, or images with something between them.
+bool is_pixels(const at::Tensor& t) {
+  if (t.dim() != 4 || t.numel() == 0 || (t.scalar_type() != at::kHalf && t.scalar_type() != at::kBFloat16)) return false;
+  const int64_t pixel = pixel_stride(t), image = image_stride(t);
+  if (t.stride(1) != 1 || t.size(1) % kNumbersOfLoad != 0 || pixel % kNumbersOfLoad != 0 || image % kNumbersOfLoad != 0) return false;
+  if (pixel < t.size(1) || (t.size(2) > 1 && t.stride(2) != pixel * t.size(3))) return false;
+  return image >= (t.size(2) * t.size(3) - 1) * pixel + t.size(1) && is_at_load(t);
+}
+
+Pixels pixels_of(const at::Tensor& t) { return {const_cast<void*>(t.const_data_ptr()), image_stride(t), pixel_stride(t)}; }
+
+// Whether `weight`, (out_channels, in_channels, side, side), has the channels of each tap side by side.
+bool is_filter_of(const at::Tensor& weight, const at::Tensor& x) {
+  if (weight.dim() != 4 || weight.scalar_type() != x.scalar_type() || weight.device() != x.device()) return false;
+  const int64_t side = weight.size(2), channels = weight.size(1);
+  if ((side != 1 && side != 3) || weight.size(3) != side || channels != x.size(1) || weight.size(0) == 0) return false;
+  if (weight.size(0) % kNumbersOfLoad != 0 || weight.numel() > INT_MAX || !is_at_load(weight)) return false;
+  const bool taps_follow = side == 1 || (weight.stride(3) == channels && weight.stride(2) == side * channels);
+  return weight.stride(1) == 1 && taps_follow && (weight.size(0) == 1 || weight.stride(0) == side * side * channels);
+}
+
+// Places in x are counted as int, and so are pixels.
+bool is_fused_conv(const at::Tensor& x, const at::Tensor& weight, int64_t stride) {
+  if (!x.is_cuda() || !is_pixels(x) || !is_filter_of(weight, x) || (stride != 1 && stride != 2)) return false;
+  const c10::cuda::CUDAGuard guard(x.device());
+  return x.size(0) * image_stride(x) <= INT_MAX && capability() >= kFirstThatCopiesBeside;
+}
+
+FusedConv shape_of(const at::Tensor& x, const at::Tensor& weight, int64_t stride, bool silu) {
+  TORCH_CHECK(is_fused_conv(x, weight, stride), "yolov12_kernels: x of shape ", x.sizes(), " and strides ", x.strides(), ", ", x.scalar_type(),
+              ", with a filter of ", weight.sizes(), " and strides ", weight.strides(), ", ", weight.scalar_type(), " and stride ", stride,
+              ": both must be channels_last, float16 or bfloat16, with channels a multiple of 8, the filter's side 1 or 3, its stride 1 or 2, "
+              "on a GPU from sm_80 on");
+  return {static_cast<int>(x.size(0)),      static_cast<int>(x.size(2)),      static_cast<int>(x.size(3)), static_cast<int>(x.size(1)),
+          static_cast<int>(weight.size(0)), static_cast<int>(weight.size(2)), static_cast<int>(stride),    type_of(x),
+          silu ? Activation::kSiLU : Activation::kNone};
+}
+
+void check_like_output(const at::Tensor& t, const FusedConv& shape, const at::Tensor& x, const char* name) {
+  const std::array<int64_t, 4> sizes{shape.images, shape.out_channels, shape.out_height(), shape.out_width()};
+  TORCH_CHECK(t.sizes() == at::IntArrayRef(sizes) && t.scalar_type() == x.scalar_type() && t.device() == x.device() && is_pixels(t),
+              "yolov12_kernels: ", name, " must be channels_last, of shape ", at::IntArrayRef(sizes), ", ", x.scalar_type(), " on ", x.device(),
+              ", and is of shape ", t.sizes(), " and strides ", t.strides(), ", ", t.scalar_type(), " on ", t.device());
+}
+
+void fused_conv_op(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride, bool silu,
+                   const std::optional<at::Tensor>& residual, const at::Tensor& out, std::optional<int64_t> tile, bool early) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const FusedConv shape = shape_of(x, weight, stride, silu);
+  check_like_output(out, shape, x, "out");
+  if (residual) check_like_output(*residual, shape, x, "the residual");
+  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == weight.size(0) && bias.is_contiguous() && bias.scalar_type() == x.scalar_type() &&
+                  bias.device() == x.device() && is_at_load(bias),
+              "yolov12_kernels: the bias must be a contiguous number of x's type for each channel");
+  const int chosen = tile ? static_cast<int>(*tile) : tile_for(shape, multiprocessors());
+  TORCH_CHECK(chosen >= 0 && chosen < kTileCount, "yolov12_kernels: there are tiles 0 to ", kTileCount - 1, ", and not ", chosen);
+  fused_conv(shape, chosen, pixels_of(x), weight.const_data_ptr(), bias.const_data_ptr(), residual ? pixels_of(*residual) : Pixels{},
+             pixels_of(out), early && capability() >= kFirstThatBeginsEarly, c10::cuda::getCurrentCUDAStream());
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(yolov12_kernels, library) {
+  library.def(
+      "fused_conv(Tensor x, Tensor weight, Tensor bias, int stride, bool silu, Tensor? residual, Tensor(a!) out, int? tile=None, bool early=False)"
+      " -> ()");
+  library.def("is_fused_conv(Tensor x, Tensor weight, int stride) -> bool", &is_fused_conv);
+}
+
+TORCH_LIBRARY_IMPL(yolov12_kernels, CUDA, library) { library.impl("fused_conv", &fused_conv_op); }
+
+}  // namespace yolov12_kernels
