@@ -26,9 +26,26 @@ class OnHost:
     def __init__(self, library: Path) -> None:
         self.library = ctypes.CDLL(str(library))
 
-    def run(self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor, *, tile: int, stride: int, silu: bool, residual: Tensor | None) -> None:
+    def run(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        y: Tensor,
+        *,
+        tile: int,
+        stride: int,
+        silu: bool,
+        residual: Tensor | None,
+    ) -> None:
         numbers = numbers_of(x.shape, weight.shape[0], weight.shape[2], stride, x.dtype, silu)
-        places = (*place(x), ctypes.c_void_p(weight.data_ptr()), ctypes.c_void_p(bias.data_ptr()), *place(residual), *place(y))
+        places = (
+            *place(x),
+            ctypes.c_void_p(weight.data_ptr()),
+            ctypes.c_void_p(bias.data_ptr()),
+            *place(residual),
+            *place(y),
+        )
         self.library.fused_conv_forward(numbers, tile, *places)
 
     def tile(self, shape: tuple[int, int, int, int], out_channels: int, side: int, stride: int) -> tuple[int, int]:
@@ -39,7 +56,9 @@ class OnHost:
         return size[0], size[1]
 
 
-def numbers_of(shape: tuple[int, ...], out_channels: int, side: int, stride: int, dtype: torch.dtype, silu: bool) -> ctypes.Array[ctypes.c_int]:
+def numbers_of(
+    shape: tuple[int, ...], out_channels: int, side: int, stride: int, dtype: torch.dtype, silu: bool
+) -> ctypes.Array[ctypes.c_int]:
     images, channels, height, width = shape
     return (ctypes.c_int * 9)(images, height, width, channels, out_channels, side, stride, TYPES.index(dtype), silu)
 

@@ -63,7 +63,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         y = F.silu(y) if silu else y
         out.copy_(y if residual is None else residual + y)
         parts = is_part(x), is_part(out)
-        calls.append(Call(tuple(x.shape), tuple(out.shape), weight.shape[2], stride, silu, residual is not None, *parts))
+        calls.append(
+            Call(tuple(x.shape), tuple(out.shape), weight.shape[2], stride, silu, residual is not None, *parts)
+        )
 
     monkeypatch.setattr(one_kernel, "_takes", takes)
     monkeypatch.setattr(one_kernel, "_run", run)

@@ -112,9 +112,7 @@ def in_planes(module: Conv) -> None:
     module.to(memory_format=torch.contiguous_format)
 
 
-@pytest.mark.parametrize(
-    "change", [without_bias, with_a_hook, with_a_heard_activation, with_mirrored_edges, in_planes]
-)
+@pytest.mark.parametrize("change", [without_bias, with_a_hook, with_a_heard_activation, with_mirrored_edges, in_planes])
 def test_a_conv_that_is_not_plain_is_left_to_others(calls, change):
     module, x = folded(Conv(16, 24, 3)), picture()
     change(module)
