@@ -86,7 +86,7 @@ def check(
     for _ in range(2 if early else 1):  # the second begins beside the first
         ops.fused_conv(x, weight, bias, stride, silu, residual, y, tile, early)
     error = (y.double() - exact).abs()
-    beyond = error - 1.01 * HALF_A_PLACE[dtype] * exact.abs() - 1e-4
+    beyond = error - 1.01 * HALF_A_PLACE[dtype] * exact.abs() - 2e-4
     assert (beyond <= 0).all(), f"{error.max():.2e} from exact"
     assert (whole[..., : around[0]] == 7).all()
     assert (whole[..., around[0] + out_channels :] == 7).all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Torch's operations in the place of the kernels of docker/kernels/fused_conv.h, on tensors that these would take: makes the CPU a GPU with kernels."""
+"""Torch's operations in the place of docker/kernels/fused_conv.h, on tensors that it would take: makes the CPU a GPU with kernels."""
 
 from __future__ import annotations
 

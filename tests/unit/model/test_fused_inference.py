@@ -16,7 +16,7 @@ from ultralytics.nn.modules.conv import Conv, DWConv
 from ultralytics.nn.tasks import DetectionModel
 
 from yolov12.model import fused
-from yolov12.model.fused import inference
+from yolov12.model.fused import beside, inference
 
 
 @pytest.fixture(autouse=True)
@@ -154,15 +154,15 @@ def test_a_bias_that_changed_is_read_again(served):
 
 def test_what_is_kept_beside_a_network_is_told_and_goes_with_it(served):
     network = nn.Sequential(folded(Conv(16, 24, 3)), folded(Conv(24, 16, 1)))
-    assert inference.constants_of(network) == []
+    assert beside.kept_for(network) == []
     with torch.inference_mode():
         network(picture())
-    assert [len(constants[0]) for constants in inference.constants_of(network)] == [24, 16]
+    assert [len(constants[0]) for constants in beside.kept_for(network)] == [24, 16]
     gc.collect()  # what other tests left
-    before = len(inference._constants)
+    before = len(beside._kept)
     del network
     gc.collect()
-    assert len(inference._constants) == before - 2
+    assert len(beside._kept) == before - 2
 
 
 def test_a_pickled_network_knows_nothing_of_it():

@@ -3,7 +3,9 @@
 
 conv.py      the operation, and `Conv.forward` that uses it
 convolution.py   its convolution: torch's, or our kernels for depthwise ones
-inference.py what is left of it in inference: depthwise convolutions, and bias and activation in one pass
+inference.py what is left of it in inference: one kernel, or a convolution with bias and activation in one pass after it
+one_kernel.py   a convolution of inference with all that follows it
+beside.py    what is made from a network's weights for that, and kept beside the network
 lineage.py   how a tensor that was not kept is made again
 norm.py      batch norm and activation: our kernels, or torch's operations where they do not fit
 """

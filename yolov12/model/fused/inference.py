@@ -10,12 +10,11 @@ and activation does both in one pass, in float32 and rounded once. Both are for 
 
 from __future__ import annotations
 
-from weakref import WeakKeyDictionary
-
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve
 from yolov12.model.fused.one_kernel import convolved, is_heard, is_undisturbed
 from yolov12.seams import Seam
@@ -23,9 +22,6 @@ from yolov12.seams import Seam
 SEAMS = (Seam("nn/modules/conv.py", 89, "ultralytics.nn.modules.conv.Conv.forward_fuse", "8d726f0593bd"),)
 
 _upstream_forward_fuse = Conv.forward_fuse
-
-_constants: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
-"""For each convolution what the kernel takes, and of which bias: where it was and how often it had been written to."""
 
 
 def forward_fuse(self: Conv, x: Tensor) -> Tensor:
@@ -47,12 +43,7 @@ def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
     y = convolve(x, conv.weight, Geometry.of(conv))
     if not _is_rows(y):
         return self.act(y.add_(conv.bias[:, None, None]))
-    return _biased_silu(y, _constants_for(conv))
-
-
-def constants_of(network: nn.Module) -> list[Tensor]:
-    """Tensors that the forward of a network reads and that are not in it: a CUDA graph that has them must keep them."""
-    return [_constants[part][1] for part in network.modules() if part in _constants]
+    return _biased_silu(y, constants_for(conv))
 
 
 def install(in_one_pass: bool) -> None:
@@ -89,18 +80,18 @@ def _is_channels_last(x: Tensor, weight: Tensor) -> bool:
     return any(t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous() for t in (x, weight))
 
 
-def _constants_for(conv: nn.Conv2d) -> Tensor:
+def constants_for(conv: nn.Conv2d) -> Tensor:
     """(4, channels) float32 as `norm.ByKernels` has them: mean, 1 / deviation, scale, and for shift the bias."""
     bias = conv.bias
     assert bias is not None
-    written = 0 if bias.is_inference() else bias._version
-    known = _constants.get(conv)
-    if known is None or known[0] != (bias.data_ptr(), written):
+
+    def make() -> tuple[Tensor]:
         made = torch.zeros(4, len(bias), dtype=torch.float32, device=bias.device)
         made[1:3].fill_(1)
         made[3].copy_(bias)
-        known = _constants[conv] = (bias.data_ptr(), written), made
-    return known[1]
+        return (made,)
+
+    return made_from(conv, "constants", [bias], make)[0]
 
 
 def _is_rows(y: Tensor) -> bool:

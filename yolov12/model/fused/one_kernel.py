@@ -22,27 +22,44 @@ def is_undisturbed(x: Tensor) -> bool:
     return not torch.is_autocast_enabled("cuda") and kernels_missing(x.device) is None
 
 
+def serves(conv: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
+    """Whether act(conv(x)) is one kernel, for an `x` that `is_undisturbed`."""
+    return (
+        _is_plain(conv) and _is_known(act) and x.dtype is conv.weight.dtype and _takes(x, conv.weight, conv.stride[0])
+    )
+
+
 def convolved(
     conv: nn.Module, act: nn.Module | None, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor | None:
-    """residual + act(conv(x)), rounded once; None where the kernel does not serve. `is_undisturbed(x)` must be so.
+    """residual + act(conv(x)), rounded once; None where the kernel does not serve.
 
     Args:
         conv: of any kind; served are those of 1 or 3 pixels, stride 1 or 2, one group, with a bias.
         act: SiLU and Identity are served; None is Identity.
-        x: (images, channels, height, width), channels_last or some channels of such a tensor.
+        x: (images, channels, height, width), channels_last or some channels of such a tensor; one that `is_undisturbed`.
         residual: like the output, which it is added to. It may be some channels as well.
         out: where the output goes, some channels of a concatenation say; a new channels_last tensor by default.
     """
-    if not (_is_plain(conv) and _is_known(act) and x.dtype is conv.weight.dtype):
+    if not serves(conv, act, x):
         return None
-    stride = conv.stride[0]
-    if not _takes(x, conv.weight, stride):
-        return None
+    return convolved_by(conv.weight, conv.bias, x, conv.stride[0], type(act) is nn.SiLU, residual, out)
+
+
+def convolved_by(
+    weight: Tensor,
+    bias: Tensor,
+    x: Tensor,
+    stride: int,
+    silu: bool,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """As `convolved`, by a filter that is laid out like that of a convolution which it `serves`."""
     if out is None:
-        size = (x.shape[0], conv.out_channels, *((pixels - 1) // stride + 1 for pixels in x.shape[2:]))
+        size = (x.shape[0], len(weight), *((pixels - 1) // stride + 1 for pixels in x.shape[2:]))
         out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    _run(x, conv.weight, conv.bias, stride, type(act) is nn.SiLU, residual, out)
+    _run(x, weight, bias, stride, silu, residual, out)
     return out
 
 
@@ -74,6 +91,6 @@ def _takes(x: Tensor, weight: Tensor, stride: int) -> bool:
 
 
 def _run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, silu: bool, residual: Tensor | None, out: Tensor
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, silu: bool, residual: Tensor | None, out: Tensor
 ) -> None:
     torch.ops.yolov12_kernels.fused_conv(x, weight, bias, stride, silu, residual, out, None, BEGINS_EARLY)

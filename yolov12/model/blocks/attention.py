@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Area attention in inference, with no kernel that only moves numbers.
+
+Upstream packs the channels of qkv head by head, as [q | k | v] of each: v then lies in pieces, and the depthwise convolution beside the attention
+needs a copy of it. Here the filters of qkv are kept once more in another order, [q of all heads | k | v], so that each is some channels of one
+tensor. What attends and what convolves read them there, and what is convolved is added, with its bias, to what attended.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules.block import AAttn
+from ultralytics.nn.modules.conv import Conv
+
+from yolov12.model.attention.dispatch import attend
+from yolov12.model.attention.op import merge_heads
+from yolov12.model.fused.beside import made_from
+from yolov12.model.fused.convolution import Geometry, keeps_size
+from yolov12.model.fused.inference import constants_for
+from yolov12.model.fused.one_kernel import convolved, convolved_by, is_heard, serves
+from yolov12.seams import Seam
+
+SEAMS = (
+    Seam("nn/modules/block.py", 1699, "ultralytics.nn.modules.block.AAttn.forward", "f16c0ffa0bb6"),
+    Seam("nn/modules/block.py", 1674, "ultralytics.nn.modules.block.AAttn.__init__", "281c3cc9db2b"),
+)
+
+
+def attended(module: nn.Module, x: Tensor, residual: Tensor) -> Tensor | None:
+    """residual + module(x), as nn/modules/block.py:1699 has it; None where that is not for our kernels.
+
+    Args:
+        module: whose calls nobody hears, as far as it goes; its parts are looked at.
+        x: (images, channels, height, width), for which `is_undisturbed` is so.
+        residual: like x.
+    """
+    if type(module) is not AAttn or not all(_is_bare(part) for part in (module.qkv, module.pe, module.proj)):
+        return None
+    if not serves(module.qkv.conv, module.qkv.act, x):
+        return None
+    images, _, height, width = x.shape
+    channels = module.all_head_dim
+    packed = convolved_by(*_in_order_of_parts(module), x, stride=1, silu=False)
+    heads = images * module.area, height * width // module.area, module.num_heads, module.head_dim
+    q, k, v = packed.split(channels, 1)
+    rows = merge_heads(attend(*(part.permute(0, 2, 3, 1).view(heads) for part in (q, k, v))), images, height, width)
+    rows = _added(rows, v, module.pe.conv)
+    made = convolved(module.proj.conv, module.proj.act, rows, residual)
+    return residual + module.proj(rows) if made is None else made
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """A `Conv` without an activation, which may be run by its parts."""
+    return (
+        type(module) is Conv
+        and type(module.act) is nn.Identity
+        and not any(is_heard(part) for part in (module, module.conv, module.act))
+    )
+
+
+def _in_order_of_parts(module: AAttn) -> tuple[Tensor, Tensor]:
+    """The filters and the bias of qkv, all of q first, then all of k, then all of v."""
+    conv = module.qkv.conv
+
+    def make() -> tuple[Tensor, Tensor]:
+        shape = module.num_heads, 3, module.head_dim
+        order = torch.arange(len(conv.weight), device=conv.weight.device).view(shape).transpose(0, 1).flatten()
+        return conv.weight[order].contiguous(memory_format=torch.channels_last), conv.bias[order]
+
+    weight, bias = made_from(module, "qkv", [conv.weight, conv.bias], make)
+    return weight, bias
+
+
+def _added(rows: Tensor, v: Tensor, conv: nn.Conv2d) -> Tensor:
+    """rows + conv(v), in `rows` where our kernels serve."""
+    ours = keeps_size(conv.weight, Geometry.of(conv)) and conv.bias is not None
+    if not (ours and _takes_depthwise(v, conv.weight) and _is_rows(rows)):
+        return rows + conv(v)
+    _add_biased(_depthwise(v, conv.weight), constants_for(conv), rows)
+    return rows
+
+
+def _takes_depthwise(x: Tensor, weight: Tensor) -> bool:
+    return torch.ops.yolov12_kernels.is_depthwise(x, weight)
+
+
+def _is_rows(x: Tensor) -> bool:
+    return torch.ops.yolov12_kernels.is_rows(x)
+
+
+def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.yolov12_kernels.depthwise(x, weight, False)
+
+
+def _add_biased(y: Tensor, constants: Tensor, to: Tensor) -> None:
+    torch.ops.yolov12_kernels.batch_norm_apply(y, constants, False, to, True)
