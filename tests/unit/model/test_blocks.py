@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Blocks in inference whose parts read and write where they lie: upstream's answers, by stand-ins for the kernels. On a GPU: tests/gpu/test_blocks.py."""
+"""Blocks in inference whose parts read and write where they lie, by stand-ins for the kernels. On a GPU: tests/gpu/test_blocks.py."""
 
 from __future__ import annotations
 

@@ -24,9 +24,7 @@ def is_undisturbed(x: Tensor) -> bool:
 
 def serves(conv: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
     """Whether act(conv(x)) is one kernel, for an `x` that `is_undisturbed`."""
-    return (
-        _is_plain(conv) and _is_known(act) and x.dtype is conv.weight.dtype and _takes(x, conv.weight, conv.stride[0])
-    )
+    return _is_plain(conv) and _is_known(act) and x.dtype is conv.weight.dtype and takes(x, conv.weight, conv.stride[0])
 
 
 def convolved(
@@ -86,7 +84,8 @@ def is_heard(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _takes(x: Tensor, weight: Tensor, stride: int) -> bool:
+def takes(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Whether the kernel convolves this x, as it lies, by this filter."""
     return torch.ops.yolov12_kernels.is_fused_conv(x, weight, stride)
 
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// As much of CUDA as docker/kernels/fused_conv.cu needs to be compiled by g++ and run on the CPU, block after block. All threads of a block take turns
+// As much of CUDA as docker/kernels/fused_conv.cu and decode.cu need to be compiled by g++ and run on the CPU, block after block. All threads of a block take turns
 // on one thread of the CPU, each until it waits for others: thousands of barriers take a moment, where threads of the CPU would take minutes.
 #pragma once
 
@@ -18,6 +18,7 @@
 #define __grid_constant__
 #define __host__
 #define __launch_bounds__(...)
+#define __shared__ static
 
 using cudaStream_t = void*;
 
