@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""docker/kernels/decode.cu, compiled for the CPU by g++: its predictions are those of ultralytics' head in float64. On a GPU: tests/gpu/test_head.py."""
+"""docker/kernels/decode.cu, compiled for the CPU by g++: predictions are those of ultralytics' head in float64. On a GPU: tests/gpu/test_head.py."""
 
 from __future__ import annotations
 
