@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "decode.h"
 
-#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -61,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const Decoded of, cons
   __shared__ T turned[kClasses][kAnchors + 2];  // in rows of an odd number of words, so that a column lies in different banks
   const int first = blockIdx.x * kAnchors;
   const int64_t row = static_cast<int64_t>(blockIdx.y) * of.anchors + first;  // of the first anchor, of this image
-  const int here = std::min(kAnchors, of.anchors - first);
+  const int here = of.anchors - first < kAnchors ? of.anchors - first : kAnchors;
   T* const image = y + static_cast<int64_t>(blockIdx.y) * (4 + of.classes) * of.anchors + first;
 
   const int mine = threadIdx.x / 4;
