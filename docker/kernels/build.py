@@ -38,14 +38,31 @@ HERE = Path(__file__).resolve().parent
 VERSION = "1.3"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
-KERNELS = ("augment", "batch_norm_act", "decode", "depthwise", "detection_loss", "fused_conv")
+KERNELS = ("augment", "batch_norm_act", "decode", "depthwise", "detection_loss", "fused_conv", "fused_depthwise")
 OPTIONS = {"augment": ["-fmad=false"]}
 """Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
-OPS = ("augment_ops", "batch_norm_act_ops", "decode_ops", "depthwise_ops", "detection_loss_ops", "fused_conv_ops")
+OPS = (
+    "augment_ops",
+    "batch_norm_act_ops",
+    "decode_ops",
+    "depthwise_ops",
+    "detection_loss_ops",
+    "fused_conv_ops",
+    "fused_depthwise_ops",
+)
 HEADERS = (
     *("augment.h", "augment_layers.h", "augment_pixels.h"),
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "numbers.cuh", "tensors.h"),
-    *("decode.h", "fused_conv.h", "pipeline.cuh", "tensor_cores.cuh"),
+    *(
+        "decode.h",
+        "finish.cuh",
+        "fused_conv.h",
+        "fused_depthwise.h",
+        "pipeline.cuh",
+        "pixel_tensors.h",
+        "pixels.h",
+        "tensor_cores.cuh",
+    ),
 )
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}

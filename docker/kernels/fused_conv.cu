@@ -4,14 +4,13 @@
 #include <algorithm>
 #include <limits>
 
-#include "numbers.cuh"
+#include "finish.cuh"
 #include "pipeline.cuh"
 #include "tensor_cores.cuh"
 
 namespace yolov12_kernels {
 namespace {
 
-constexpr int kNumbers = 8;                             // of a load
 constexpr int kLoads = kDepthOfStage / kNumbers;        // of a row of a stage
 constexpr int kMatrix = 16;                             // rows of y, and depth, of one multiplication
 constexpr int kPadding = 8;                            // floats after each row of sums, so that eight rows of a column lie in different banks
@@ -106,22 +105,7 @@ struct alignas(8) Pair {
   float values[2];
 };
 
-// Eight sums as eight numbers of y.
-template <typename T>
-__device__ Vector<T> finished(const float* sums, const Problem& of, int channel, const T* residual) {
-  const Vector<float>* const fours = reinterpret_cast<const Vector<float>*>(sums);
-  const Vector<T> bias = *reinterpret_cast<const Vector<T>*>(static_cast<const T*>(of.bias) + channel);
-  Vector<T> added, made;
-  if (residual != nullptr) added = *reinterpret_cast<const Vector<T>*>(residual);
-#pragma unroll
-  for (int i = 0; i < kNumbers; ++i) {
-    float value = fours[i / 4].values[i % 4] + to_float(bias.values[i]);
-    if (of.silu) value = value / (1.0f + __expf(-value));
-    if (residual != nullptr) value += to_float(added.values[i]);
-    made.values[i] = from_float<T>(value);
-  }
-  return made;
-}
+using Eight = Vector<float>[2];
 
 // Warps lie `kDown` below each other and as many side by side as there are left.
 template <typename T, int kPixels, int kChannels, int kStages, int kThreads, int kDown>
@@ -196,7 +180,8 @@ __global__ void __launch_bounds__(kThreads) fused_conv_kernel(const __grid_const
     const T* residual = static_cast<const T*>(of.residual.data);
     if (residual != nullptr) residual += image * of.residual.image + inside * of.residual.pixel + channel;
     T* const y = static_cast<T*>(of.y.data) + image * of.y.image + inside * of.y.pixel + channel;
-    *reinterpret_cast<Vector<T>*>(y) = finished<T>(tile + i / kGroups * kWidth + column, of, channel, residual);
+    *reinterpret_cast<Vector<T>*>(y) =
+        finished<T>(*reinterpret_cast<const Eight*>(tile + i / kGroups * kWidth + column), static_cast<const T*>(of.bias) + channel, of.silu, residual);
   }
 }
 

@@ -13,16 +13,9 @@
 
 #include <cstdint>
 
-#include "batch_norm_act.h"
+#include "pixels.h"
 
 namespace yolov12_kernels {
-
-// Of one image pixel after pixel, row after row without gaps. Distances are in elements and multiples of 8 of them, and `data` is at 16 bytes.
-struct Pixels {
-  void* data;
-  int64_t image;  // from one image to the next
-  int64_t pixel;  // from one pixel to the next
-};
 
 struct FusedConv {
   int images;

@@ -8,15 +8,16 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <array>
 #include <climits>
 #include <optional>
 
+#include "pixel_tensors.h"
 #include "tensors.h"
 
 namespace yolov12_kernels {
 namespace {
 
-constexpr int kLoadBytes = 16, kNumbersOfLoad = 8;
 constexpr int kFirstThatCopiesBeside = 8, kFirstThatBeginsEarly = 9;  // major numbers of compute capabilities
 
 // Major number of the current device's compute capability; asked once for each, since every call needs it.
@@ -32,28 +33,6 @@ int capability() {
   }
   return major;
 }
-
-bool is_at_load(const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kLoadBytes == 0; }
-
-// From one pixel of an image to the next. A dimension of size 1 has any stride, so it is not asked.
-int64_t pixel_stride(const at::Tensor& t) {
-  if (t.size(3) > 1) return t.stride(3);
-  return t.size(2) > 1 ? t.stride(2) : t.size(1);
-}
-
-int64_t image_stride(const at::Tensor& t) { return t.size(0) > 1 ? t.stride(0) : t.size(2) * t.size(3) * pixel_stride(t); }
-
-// Whether `t`, (images, channels, height, width), is images whose pixels follow each other in 16-byte loads: a channels_last tensor, some channels of
-// a wider one, or images with something between them.
-bool is_pixels(const at::Tensor& t) {
-  if (t.dim() != 4 || t.numel() == 0 || (t.scalar_type() != at::kHalf && t.scalar_type() != at::kBFloat16)) return false;
-  const int64_t pixel = pixel_stride(t), image = image_stride(t);
-  if (t.stride(1) != 1 || t.size(1) % kNumbersOfLoad != 0 || pixel % kNumbersOfLoad != 0 || image % kNumbersOfLoad != 0) return false;
-  if (pixel < t.size(1) || (t.size(2) > 1 && t.stride(2) != pixel * t.size(3))) return false;
-  return image >= (t.size(2) * t.size(3) - 1) * pixel + t.size(1) && is_at_load(t);
-}
-
-Pixels pixels_of(const at::Tensor& t) { return {const_cast<void*>(t.const_data_ptr()), image_stride(t), pixel_stride(t)}; }
 
 // Whether `weight`, (out_channels, in_channels, side, side), has the channels of each tap side by side.
 bool is_filter_of(const at::Tensor& weight, const at::Tensor& x) {
@@ -82,22 +61,14 @@ FusedConv shape_of(const at::Tensor& x, const at::Tensor& weight, int64_t stride
           silu ? Activation::kSiLU : Activation::kNone};
 }
 
-void check_like_output(const at::Tensor& t, const FusedConv& shape, const at::Tensor& x, const char* name) {
-  const std::array<int64_t, 4> sizes{shape.images, shape.out_channels, shape.out_height(), shape.out_width()};
-  TORCH_CHECK(t.sizes() == at::IntArrayRef(sizes) && t.scalar_type() == x.scalar_type() && t.device() == x.device() && is_pixels(t),
-              "yolov12_kernels: ", name, " must be channels_last, of shape ", at::IntArrayRef(sizes), ", ", x.scalar_type(), " on ", x.device(),
-              ", and is of shape ", t.sizes(), " and strides ", t.strides(), ", ", t.scalar_type(), " on ", t.device());
-}
-
 void fused_conv_op(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, int64_t stride, bool silu,
                    const std::optional<at::Tensor>& residual, const at::Tensor& out, std::optional<int64_t> tile, bool early) {
   const c10::cuda::CUDAGuard guard(x.device());
   const FusedConv shape = shape_of(x, weight, stride, silu);
-  check_like_output(out, shape, x, "out");
-  if (residual) check_like_output(*residual, shape, x, "the residual");
-  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == weight.size(0) && bias.is_contiguous() && bias.scalar_type() == x.scalar_type() &&
-                  bias.device() == x.device() && is_at_load(bias),
-              "yolov12_kernels: the bias must be a contiguous number of x's type for each channel");
+  const std::array<int64_t, 4> sizes{shape.images, shape.out_channels, shape.out_height(), shape.out_width()};
+  check_pixels(out, sizes, x, "out");
+  if (residual) check_pixels(*residual, sizes, x, "the residual");
+  check_bias(bias, shape.out_channels, x);
   const int chosen = tile ? static_cast<int>(*tile) : tile_for(shape, multiprocessors());
   TORCH_CHECK(chosen >= 0 && chosen < kTileCount, "yolov12_kernels: there are tiles 0 to ", kTileCount - 1, ", and not ", chosen);
   fused_conv(shape, chosen, pixels_of(x), weight.const_data_ptr(), bias.const_data_ptr(), residual ? pixels_of(*residual) : Pixels{},

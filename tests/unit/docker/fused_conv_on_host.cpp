@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// docker/kernels/fused_conv.h for test_fused_conv_on_host.py, which calls it with addresses of tensors.
+// docker/kernels/fused_conv.h and fused_depthwise.h for test_fused_conv_on_host.py, which calls it with addresses of tensors.
 #include "fused_conv.h"
+#include "fused_depthwise.h"
 
 using namespace yolov12_kernels;
 
@@ -32,5 +33,14 @@ void fused_conv_forward(const int* shape, int tile, void* x, const int64_t* x_st
                         const int64_t* residual_strides, void* y, const int64_t* y_strides) {
   fused_conv(shape_of(shape), tile, pixels_at(x, x_strides), weight, bias, pixels_at(residual, residual_strides), pixels_at(y, y_strides), false,
              nullptr);
+}
+
+// images, height, width, channels, side, type, has SiLU; strides as above
+void fused_depthwise_forward(const int* numbers, int multiprocessors, void* x, const int64_t* x_strides, const void* taps, const void* bias,
+                             void* residual, const int64_t* residual_strides, void* y, const int64_t* y_strides) {
+  const FusedDepthwise shape{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], static_cast<Type>(numbers[5]),
+                             numbers[6] ? Activation::kSiLU : Activation::kNone};
+  fused_depthwise(shape, pixels_at(x, x_strides), taps, bias, pixels_at(residual, residual_strides), pixels_at(y, y_strides), multiprocessors,
+                  nullptr);
 }
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""docker/kernels/fused_conv.cu, compiled for the CPU by g++: what it computes is torch's, in float64. On a GPU: tests/gpu/test_fused_conv.py."""
+"""docker/kernels/fused_conv.cu and fused_depthwise.cu, compiled by g++: they compute torch's, in float64. On a GPU: tests/gpu/test_fused_conv.py."""
 
 from __future__ import annotations
 
@@ -48,8 +48,23 @@ class OnHost:
         )
         self.library.fused_conv_forward(numbers, tile, *places)
 
+    def depthwise(
+        self, x: Tensor, taps: Tensor, bias: Tensor, y: Tensor, *, silu: bool, residual: Tensor | None, many: bool
+    ) -> None:
+        """`many`: several pixels for each thread."""
+        images, channels, height, width = x.shape
+        numbers = (ctypes.c_int * 7)(images, height, width, channels, len(taps), TYPES.index(x.dtype), silu)
+        places = (
+            *place(x),
+            ctypes.c_void_p(taps.data_ptr()),
+            ctypes.c_void_p(bias.data_ptr()),
+            *place(residual),
+            *place(y),
+        )
+        self.library.fused_depthwise_forward(numbers, 0 if many else MULTIPROCESSORS, *places)
+
     def tile(self, shape: tuple[int, int, int, int], out_channels: int, side: int, stride: int) -> tuple[int, int]:
-        """(pixels, channels) of the chosen tile."""
+        """(pixels, channels) of the chosen tile for an x of (images, channels, height, width)."""
         size = (ctypes.c_int * 2)()
         numbers = numbers_of(shape, out_channels, side, stride, torch.float16, True)
         self.library.tile_size(self.library.chosen_tile(numbers, MULTIPROCESSORS), size)
@@ -75,11 +90,12 @@ def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHos
         pytest.skip("g++ is not installed")
     here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("fused_conv")
     # Beside the sources, so that what stands in for tensor cores is found first.
-    for name in ("fused_conv.h", "numbers.cuh", "batch_norm_act.h"):
+    for name in ("fused_conv.h", "fused_depthwise.h", "pixels.h", "finish.cuh", "numbers.cuh", "batch_norm_act.h"):
         shutil.copy(kernels / name, made)
-    shutil.copy(kernels / "fused_conv.cu", made / "fused_conv.cpp")
+    for name in ("fused_conv", "fused_depthwise"):
+        shutil.copy(kernels / f"{name}.cu", made / f"{name}.cpp")
     options = ["-shared", "-fPIC", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    sources = [str(made / "fused_conv.cpp"), str(here / "fused_conv_on_host.cpp")]
+    sources = [*map(str, made.glob("*.cpp")), str(here / "fused_conv_on_host.cpp")]
     folders = [f"-I{made}", f"-I{here / 'cuda_by_turns'}", f"-I{here / 'cuda_on_host'}"]
     subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
     return OnHost(made / "on_host.so")
@@ -156,3 +172,39 @@ def test_sums_of_any_depth(on_host, in_channels, side):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_maps_of_odd_sizes(on_host, size, stride):
     check(on_host, size, (8, 16), 3, stride, tile=0)
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 3, 2), (2, 9, 11), (1, 4, 8)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_depthwise(on_host, side, many, size, dtype):
+    torch.manual_seed(0)
+    images, height, width = size
+    x = wide(images, 24, height, width, dtype, 48, 0)
+    weight = (torch.randn(24, 1, side, side) / side).to(dtype)
+    bias = torch.randn(24).to(dtype)
+    exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=side // 2, groups=24)
+    taps = weight[:, 0].permute(1, 2, 0).contiguous()
+    for silu, residual in ((True, None), (False, wide(images, 24, height, width, dtype, 0, 8))):
+        y = wide(images, 24, height, width, dtype, 8, 0)
+        on_host.depthwise(x, taps, bias, y, silu=silu, residual=residual, many=many)
+        expected = F.silu(exact) if silu else exact + residual.double()
+        assert ((y.double() - expected).abs() <= 1.01 * HALF_A_PLACE[dtype] * expected.abs() + 1e-4).all()
+
+
+@pytest.mark.parametrize("images", [1, 4, 32])
+@pytest.mark.parametrize(
+    ("channels", "out_channels", "side", "stride", "size"),
+    [(256, 64, 3, 1, 20), (128, 256, 3, 2, 40), (64, 64, 1, 1, 40), (48, 64, 1, 1, 160), (8, 16, 3, 1, 160)],
+)
+def test_small_maps_are_cut_into_enough_blocks_and_large_ones_into_large_tiles(
+    on_host, images, channels, out_channels, side, stride, size
+):
+    pixels, of_channels = on_host.tile((images, channels, size, size), out_channels, side, stride)
+    out_pixels = images * (size // stride) ** 2
+    blocks = -(-out_pixels // pixels) * -(-out_channels // of_channels)
+    smallest = -(-out_pixels // 32) * -(-out_channels // 32)
+    assert blocks >= min(smallest, MULTIPROCESSORS // 2), "multiprocessors have nothing to do"
+    if out_pixels * out_channels >= 2**24:
+        assert pixels * of_channels >= 64 * 64, "each block reads what many others read too"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Torch's operations in the place of docker/kernels/fused_conv.h, on tensors that it would take: makes the CPU a GPU with kernels."""
+"""Torch in the place of docker/kernels/fused_conv.h and fused_depthwise.h, on tensors that they take: makes the CPU a GPU with kernels."""
 
 from __future__ import annotations
 
@@ -67,6 +67,19 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
             Call(tuple(x.shape), tuple(out.shape), weight.shape[2], stride, silu, residual is not None, *parts)
         )
 
+    def run_depthwise(x: Tensor, taps: Tensor, bias: Tensor, silu: bool, residual: Tensor | None, out: Tensor) -> None:
+        assert is_pixels(x)
+        assert is_pixels(out)
+        assert residual is None or (is_pixels(residual) and residual.shape == out.shape)
+        weight = taps.permute(2, 0, 1)[:, None]
+        y = F.conv2d(x, weight, bias, padding=len(taps) // 2, groups=len(weight))
+        y = F.silu(y) if silu else y
+        out.copy_(y if residual is None else residual + y)
+        parts = is_part(x), is_part(out)
+        calls.append(Call(tuple(x.shape), tuple(out.shape), len(taps), 1, silu, residual is not None, *parts))
+
     monkeypatch.setattr(one_kernel, "takes", takes)
+    monkeypatch.setattr(one_kernel, "_takes_depthwise", lambda x, side: is_pixels(x) and side in (3, 5, 7))
+    monkeypatch.setattr(one_kernel, "_run_depthwise", run_depthwise)
     monkeypatch.setattr(one_kernel, "_run", run)
     return calls

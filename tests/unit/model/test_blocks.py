@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from ultralytics.nn.modules.block import C3, A2C2f, ABlock, Bottleneck, C2f, C3k2
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
@@ -17,7 +16,6 @@ from ultralytics.nn.tasks import DetectionModel
 from tests.unit.model import one_kernel_stand_in
 from tests.unit.model.one_kernel_stand_in import Call
 from yolov12.model import attention, blocks, fused
-from yolov12.model.blocks import attention as block_attention
 from yolov12.model.blocks import joint
 from yolov12.model.fused import beside, inference
 
@@ -38,19 +36,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     """Makes the CPU a GPU with kernels."""
 
-    def depthwise(x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, padding=weight.shape[2] // 2, groups=len(weight))
-
-    def add_biased(y: Tensor, constants: Tensor, to: Tensor) -> None:
-        to += y + constants[3][:, None, None]
-
     for module in (inference, joint):
         monkeypatch.setattr(module, "is_undisturbed", lambda x: not torch.is_grad_enabled())
     monkeypatch.setattr(inference, "_is_ordinary", lambda module, x: False)
-    monkeypatch.setattr(block_attention, "_takes_depthwise", lambda x, weight: one_kernel_stand_in.is_pixels(x))
-    monkeypatch.setattr(block_attention, "_is_rows", one_kernel_stand_in.is_pixels)
-    monkeypatch.setattr(block_attention, "_depthwise", depthwise)
-    monkeypatch.setattr(block_attention, "_add_biased", add_biased)
     return one_kernel_stand_in.install(monkeypatch)
 
 
@@ -88,8 +76,8 @@ def upstreams(module: nn.Module, x: Tensor) -> Tensor:
         (lambda: C3k2(64, 32, 1, True), 9, 4, 2),
         (lambda: C3(64, 32, 2), 7, 2, 2),
         (lambda: A2C2f(64, 64, 1, False, -1), 9, 4, 2),
-        (lambda: A2C2f(64, 128, 2, True, 4), 18, 3, 8),
-        (lambda: A2C2f(64, 64, 1, True, 1, residual=True), 10, 2, 4),
+        (lambda: A2C2f(64, 128, 2, True, 4), 22, 3, 12),
+        (lambda: A2C2f(64, 64, 1, True, 1, residual=True), 12, 2, 6),
     ],
 )
 @pytest.mark.parametrize("images", [1, 2])
@@ -172,7 +160,7 @@ def test_filters_of_attention_that_change_are_put_in_order_anew(calls):
         block(x)
         assert (
             len(beside.kept_for(block)) == 2 * 3
-        )  # for each area attention: filters and bias in another order, and constants
+        )  # for each area attention: filters and bias in another order, and taps
         for part in block.modules():
             if isinstance(part, ABlock):
                 part.attn.qkv.conv.weight.mul_(-1.5)

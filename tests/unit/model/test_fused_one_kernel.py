@@ -49,7 +49,16 @@ def picture(channels: int = 16) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "module", [Conv(16, 24, 3), Conv(16, 24, 1), Conv(16, 8, 3, 2), Conv(16, 24, 1, act=False)], ids=repr
+    "module",
+    [
+        Conv(16, 24, 3),
+        Conv(16, 24, 1),
+        Conv(16, 8, 3, 2),
+        Conv(16, 24, 1, act=False),
+        DWConv(16, 16, 3),
+        Conv(16, 16, 7, 1, 3, g=16, act=False),
+    ],
+    ids=repr,
 )
 def test_a_conv_is_one_kernel_with_upstreams_answer(calls, module):
     module, x = folded(module), picture()
@@ -75,7 +84,9 @@ def test_some_channels_are_read_and_written_where_they_lie(calls):
 @pytest.mark.parametrize(
     "module",
     [
-        DWConv(16, 16, 3),
+        DWConv(16, 16, 3, 2),
+        DWConv(16, 32, 3),
+        DWConv(16, 16, 9),
         Conv(16, 24, 5),
         Conv(16, 24, 3, d=2),
         Conv(16, 24, 3, g=2),

@@ -3,7 +3,7 @@
 
 Upstream packs the channels of qkv head by head, as [q | k | v] of each: v then lies in pieces, and the depthwise convolution beside the attention
 needs a copy of it. Here the filters of qkv are kept once more in another order, [q of all heads | k | v], so that each is some channels of one
-tensor. What attends and what convolves read them there, and what is convolved is added, with its bias, to what attended.
+tensor. What attends and what convolves read them there, and the convolution adds what attended.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from ultralytics.nn.modules.conv import Conv
 from yolov12.model.attention.dispatch import attend
 from yolov12.model.attention.op import merge_heads
 from yolov12.model.fused.beside import made_from
-from yolov12.model.fused.convolution import Geometry, keeps_size
-from yolov12.model.fused.inference import constants_for
 from yolov12.model.fused.one_kernel import convolved, convolved_by, is_heard, serves
 from yolov12.seams import Seam
 
@@ -45,7 +43,9 @@ def attended(module: nn.Module, x: Tensor, residual: Tensor) -> Tensor | None:
     heads = images * module.area, height * width // module.area, module.num_heads, module.head_dim
     q, k, v = packed.split(channels, 1)
     rows = merge_heads(attend(*(part.permute(0, 2, 3, 1).view(heads) for part in (q, k, v))), images, height, width)
-    rows = _added(rows, v, module.pe.conv)
+    rows = rows.contiguous(memory_format=torch.channels_last)  # as most kernels leave it
+    beside = convolved(module.pe.conv, module.pe.act, v, rows)
+    rows = rows + module.pe(v) if beside is None else beside
     made = convolved(module.proj.conv, module.proj.act, rows, residual)
     return residual + module.proj(rows) if made is None else made
 
@@ -70,28 +70,3 @@ def _in_order_of_parts(module: AAttn) -> tuple[Tensor, Tensor]:
 
     weight, bias = made_from(module, "qkv", [conv.weight, conv.bias], make)
     return weight, bias
-
-
-def _added(rows: Tensor, v: Tensor, conv: nn.Conv2d) -> Tensor:
-    """rows + conv(v), in `rows` where our kernels serve."""
-    ours = keeps_size(conv.weight, Geometry.of(conv)) and conv.bias is not None
-    if not (ours and _takes_depthwise(v, conv.weight) and _is_rows(rows)):
-        return rows + conv(v)
-    _add_biased(_depthwise(v, conv.weight), constants_for(conv), rows)
-    return rows
-
-
-def _takes_depthwise(x: Tensor, weight: Tensor) -> bool:
-    return torch.ops.yolov12_kernels.is_depthwise(x, weight)
-
-
-def _is_rows(x: Tensor) -> bool:
-    return torch.ops.yolov12_kernels.is_rows(x)
-
-
-def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.yolov12_kernels.depthwise(x, weight, False)
-
-
-def _add_biased(y: Tensor, constants: Tensor, to: Tensor) -> None:
-    torch.ops.yolov12_kernels.batch_norm_apply(y, constants, False, to, True)

@@ -110,8 +110,11 @@ def fused_conv(
 
 
 @torch.library.register_fake("yolov12_kernels::decode")
-def decode(
-    boxes: Tensor, scores: Tensor, strides: Tensor, sizes: list[int], classes: int, has_centres: bool
-) -> Tensor:
+def decode(boxes: Tensor, scores: Tensor, strides: Tensor, sizes: list[int], classes: int, has_centres: bool) -> Tensor:
     """(images, 4 + classes, anchors)."""
     return boxes.new_empty((boxes.shape[0], 4 + classes, boxes.shape[1]))
+
+
+@torch.library.register_fake("yolov12_kernels::fused_depthwise")
+def fused_depthwise(x: Tensor, taps: Tensor, bias: Tensor, silu: bool, residual: Tensor | None, out: Tensor) -> None:
+    """Nothing: it writes into `out`."""

@@ -5,6 +5,7 @@
 
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +20,8 @@
 #define __host__
 #define __launch_bounds__(...)
 #define __shared__ static
+
+#define __expf(x) std::exp(x)  // of that name glibc has one that it does not give
 
 using cudaStream_t = void*;
 

@@ -5,11 +5,7 @@
 
 #include "cuda_runtime.h"
 
-#include <cmath>
-
 namespace yolov12_kernels {
-
-inline float __expf(float x) { return std::exp(x); }
 
 inline unsigned char* shared_begin() { return shared_here.data(); }
 
