@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""docker/kernels/fused_conv.h: its answers are float64's, rounded once, for every convolution of yolov12n and s. Needs one NVIDIA GPU from sm_80 on.
+"""docker/kernels/fused_conv.h and fused_depthwise.h: their answers are float64's, rounded once, for every convolution of yolov12n and s. Needs one NVIDIA GPU from sm_80 on.
 
 python -m pytest tests/gpu/test_fused_conv.py
 """
@@ -150,6 +150,25 @@ def test_a_chain_that_begins_early_gives_the_bits_of_one_that_does_not():
         made.zero_()
         graph.replay()
         assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize(("images", "channels", "size"), [(1, 64, 40), (1, 128, 20), (3, 80, 33), (16, 128, 80)])
+def test_depthwise(dtype: torch.dtype, side: int, images: int, channels: int, size: int) -> None:
+    torch.manual_seed(0)
+    x = wide(images, channels, size, size + 1, dtype, (2 * channels, 0))
+    weight = (torch.randn(channels, 1, side, side, device=GPU) / side).to(dtype)
+    bias, taps = torch.randn(channels, device=GPU).to(dtype), weight[:, 0].permute(1, 2, 0).contiguous()
+    exact = F.conv2d(x.double().contiguous(), weight.double(), bias.double(), padding=side // 2, groups=channels)
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    torch.ops.yolov12_kernels.fused_depthwise(x, taps, bias, True, None, y)
+    expected = F.silu(exact)
+    assert ((y.double() - expected).abs() <= 1.01 * HALF_A_PLACE[dtype] * expected.abs() + 2e-4).all()
+    y.copy_(torch.randn(y.shape))
+    expected = exact + y.double()
+    torch.ops.yolov12_kernels.fused_depthwise(x, taps, bias, False, y, y)
+    assert ((y.double() - expected).abs() <= 1.01 * HALF_A_PLACE[dtype] * expected.abs() + 2e-4).all()
 
 
 def test_what_it_does_not_take_is_refused():
