@@ -58,6 +58,8 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const Decoded of, cons
                                                           const float* strides, T* y) {
   __shared__ float sides[kAnchors][4];
   __shared__ T turned[kClasses][kAnchors + 2];  // in rows of an odd number of words, so that a column lies in different banks
+  wait_for_kernels_before();
+  let_next_kernel_begin();
   const int first = blockIdx.x * kAnchors;
   const int64_t row = static_cast<int64_t>(blockIdx.y) * of.anchors + first;  // of the first anchor, of this image
   const int here = of.anchors - first < kAnchors ? of.anchors - first : kAnchors;
@@ -92,12 +94,13 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const Decoded of, cons
 
 }  // namespace
 
-void decode(const Decoded& shape, const Levels& levels, const void* boxes, const void* scores, const float* strides, void* y, cudaStream_t stream) {
+void decode(const Decoded& shape, const Levels& levels, const void* boxes, const void* scores, const float* strides, void* y, bool early,
+            cudaStream_t stream) {
   const dim3 blocks((shape.anchors + kAnchors - 1) / kAnchors, shape.images);
   with_type(shape.type, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     if constexpr (sizeof(T) == 2) {
-      launch(decode_kernel<T>, blocks, kThreads, 0, false, stream, shape, levels, static_cast<const T*>(boxes), static_cast<const T*>(scores),
+      launch(decode_kernel<T>, blocks, kThreads, 0, early, stream, shape, levels, static_cast<const T*>(boxes), static_cast<const T*>(scores),
              strides, static_cast<T*>(y));
     }
   });

@@ -32,7 +32,8 @@ struct Decoded {
 };
 
 // `boxes` is (images, anchors, 4, kBins), `scores` (images, anchors, score_width), `strides` in pixels for each level; `y` is (images, 4 + classes,
-// anchors) in pixels.
-void decode(const Decoded& shape, const Levels& levels, const void* boxes, const void* scores, const float* strides, void* y, cudaStream_t stream);
+// anchors) in pixels. `early` as for `fused_conv`.
+void decode(const Decoded& shape, const Levels& levels, const void* boxes, const void* scores, const float* strides, void* y, bool early,
+            cudaStream_t stream);
 
 }  // namespace yolov12_kernels

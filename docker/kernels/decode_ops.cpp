@@ -11,23 +11,23 @@
 
 #include <climits>
 
+#include "pixel_tensors.h"
 #include "tensors.h"
 
 namespace yolov12_kernels {
 namespace {
 
 constexpr int kMostImages = 65535;  // blocks in a grid's second dimension, of any GPU
-constexpr int kNumbersOfLoad = 8, kLoadBytes = 16;
 
 // Whether `t` is contiguous rows of half precision, of loads.
 bool is_rows_of_loads(const at::Tensor& t) {
   return t.dim() == 3 && t.numel() > 0 && t.is_contiguous() && (t.scalar_type() == at::kHalf || t.scalar_type() == at::kBFloat16) &&
-         t.size(2) % kNumbersOfLoad == 0 && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kLoadBytes == 0;
+         t.size(2) % kNumbersOfLoad == 0 && is_at_load(t);
 }
 
 // `sizes` are height and width of each level.
 at::Tensor decode_op(const at::Tensor& boxes, const at::Tensor& scores, const at::Tensor& strides, at::IntArrayRef sizes, int64_t classes,
-                     bool has_centres) {
+                     bool has_centres, bool early) {
   const c10::cuda::CUDAGuard guard(boxes.device());
   TORCH_CHECK(is_rows_of_loads(boxes) && is_rows_of_loads(scores) && boxes.size(2) == 4 * kBins && scores.size(0) == boxes.size(0) &&
                   scores.size(1) == boxes.size(1) && scores.scalar_type() == boxes.scalar_type() && scores.device() == boxes.device(),
@@ -52,7 +52,7 @@ at::Tensor decode_op(const at::Tensor& boxes, const at::Tensor& scores, const at
   const Decoded shape{static_cast<int>(boxes.size(0)), static_cast<int>(anchors), static_cast<int>(classes), static_cast<int>(scores.size(2)),
                       type_of(boxes), has_centres};
   decode(shape, levels, boxes.const_data_ptr(), scores.const_data_ptr(), strides.const_data_ptr<float>(), y.mutable_data_ptr(),
-         c10::cuda::getCurrentCUDAStream());
+         early && begins_early(), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return y;
 }
@@ -60,7 +60,7 @@ at::Tensor decode_op(const at::Tensor& boxes, const at::Tensor& scores, const at
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(yolov12_kernels, library) {
-  library.def("decode(Tensor boxes, Tensor scores, Tensor strides, int[] sizes, int classes, bool has_centres) -> Tensor");
+  library.def("decode(Tensor boxes, Tensor scores, Tensor strides, int[] sizes, int classes, bool has_centres, bool early=False) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(yolov12_kernels, CUDA, library) { library.impl("decode", &decode_op); }

@@ -18,22 +18,6 @@
 namespace yolov12_kernels {
 namespace {
 
-constexpr int kFirstThatCopiesBeside = 8, kFirstThatBeginsEarly = 9;  // major numbers of compute capabilities
-
-// Major number of the current device's compute capability; asked once for each, since every call needs it.
-int capability() {
-  constexpr int kMostDevices = 64;
-  static std::array<std::atomic<int>, kMostDevices> known{};
-  const int device = c10::cuda::current_device();
-  TORCH_CHECK(device < kMostDevices, "yolov12_kernels: device ", device, " is beyond ", kMostDevices);
-  int major = known[device];
-  if (major == 0) {
-    C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    known[device] = major;
-  }
-  return major;
-}
-
 // Whether `weight`, (out_channels, in_channels, side, side), has the channels of each tap side by side.
 bool is_filter_of(const at::Tensor& weight, const at::Tensor& x) {
   if (weight.dim() != 4 || weight.scalar_type() != x.scalar_type() || weight.device() != x.device()) return false;
@@ -72,7 +56,7 @@ void fused_conv_op(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   const int chosen = tile ? static_cast<int>(*tile) : tile_for(shape, multiprocessors());
   TORCH_CHECK(chosen >= 0 && chosen < kTileCount, "yolov12_kernels: there are tiles 0 to ", kTileCount - 1, ", and not ", chosen);
   fused_conv(shape, chosen, pixels_of(x), weight.const_data_ptr(), bias.const_data_ptr(), residual ? pixels_of(*residual) : Pixels{},
-             pixels_of(out), early && capability() >= kFirstThatBeginsEarly, c10::cuda::getCurrentCUDAStream());
+             pixels_of(out), early && begins_early(), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -20,10 +20,13 @@ struct Problem {
   const void* taps;
   const void* bias;
   bool silu;
+  bool early;
 };
 
 template <typename T, int kSide, int kPixels>
 __global__ void __launch_bounds__(kThreads) fused_depthwise_kernel(const __grid_constant__ Problem of) {
+  wait_for_kernels_before();
+  let_next_kernel_begin();
   const int piece = blockIdx.x * kThreads + threadIdx.x;
   if (piece >= of.pieces) return;
   const int channel = piece % of.groups * kNumbers, place = piece / of.groups;
@@ -70,7 +73,7 @@ template <typename T, int kSide, int kPixels>
 void run(Problem of, int rows, cudaStream_t stream) {
   of.pieces_of_row = (of.width + kPixels - 1) / kPixels;
   of.pieces = rows * of.pieces_of_row * of.groups;
-  launch(fused_depthwise_kernel<T, kSide, kPixels>, dim3((of.pieces + kThreads - 1) / kThreads), kThreads, 0, false, stream, of);
+  launch(fused_depthwise_kernel<T, kSide, kPixels>, dim3((of.pieces + kThreads - 1) / kThreads), kThreads, 0, of.early, stream, of);
 }
 
 template <typename T, int kSide>
@@ -92,10 +95,10 @@ void run_type(const Problem& of, const FusedDepthwise& shape, int multiprocessor
 
 }  // namespace
 
-void fused_depthwise(const FusedDepthwise& shape, Pixels x, const void* taps, const void* bias, Pixels residual, Pixels y, int multiprocessors,
-                     cudaStream_t stream) {
+void fused_depthwise(const FusedDepthwise& shape, Pixels x, const void* taps, const void* bias, Pixels residual, Pixels y, bool early,
+                     int multiprocessors, cudaStream_t stream) {
   const Problem of{0,          0, shape.channels / kNumbers, shape.height, shape.width, x, residual, y, taps, bias,
-                   shape.activation == Activation::kSiLU};
+                   shape.activation == Activation::kSiLU, early};
   if (shape.type == Type::kHalf) return run_type<__half>(of, shape, multiprocessors, stream);
   run_type<__nv_bfloat16>(of, shape, multiprocessors, stream);
 }

@@ -21,7 +21,8 @@ struct FusedDepthwise {
 };
 
 // `taps` is (side, side, channels), `bias` has a number of the same type for each channel, `residual.data` may be null, or that of `y`.
-void fused_depthwise(const FusedDepthwise& shape, Pixels x, const void* taps, const void* bias, Pixels residual, Pixels y, int multiprocessors,
-                     cudaStream_t stream);
+// `early` as for `fused_conv`.
+void fused_depthwise(const FusedDepthwise& shape, Pixels x, const void* taps, const void* bias, Pixels residual, Pixels y, bool early,
+                     int multiprocessors, cudaStream_t stream);
 
 }  // namespace yolov12_kernels

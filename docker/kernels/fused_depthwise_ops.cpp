@@ -24,7 +24,7 @@ bool is_fused_depthwise(const at::Tensor& x, int64_t side) {
 
 // `taps` is (side, side, channels).
 void fused_depthwise_op(const at::Tensor& x, const at::Tensor& taps, const at::Tensor& bias, bool silu,
-                        const std::optional<at::Tensor>& residual, const at::Tensor& out) {
+                        const std::optional<at::Tensor>& residual, const at::Tensor& out, bool early) {
   const c10::cuda::CUDAGuard guard(x.device());
   TORCH_CHECK(taps.dim() == 3 && taps.size(0) == taps.size(1) && is_fused_depthwise(x, taps.size(0)) && taps.size(2) == x.size(1) &&
                   taps.is_contiguous() && is_at_load(taps) && taps.scalar_type() == x.scalar_type() && taps.device() == x.device(),
@@ -37,14 +37,14 @@ void fused_depthwise_op(const at::Tensor& x, const at::Tensor& taps, const at::T
   const FusedDepthwise shape{static_cast<int>(x.size(0)), static_cast<int>(x.size(2)),    static_cast<int>(x.size(3)), static_cast<int>(x.size(1)),
                              static_cast<int>(taps.size(0)), type_of(x), silu ? Activation::kSiLU : Activation::kNone};
   fused_depthwise(shape, pixels_of(x), taps.const_data_ptr(), bias.const_data_ptr(), residual ? pixels_of(*residual) : Pixels{}, pixels_of(out),
-                  multiprocessors(), c10::cuda::getCurrentCUDAStream());
+                  early && begins_early(), multiprocessors(), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(yolov12_kernels, library) {
-  library.def("fused_depthwise(Tensor x, Tensor taps, Tensor bias, bool silu, Tensor? residual, Tensor(a!) out) -> ()");
+  library.def("fused_depthwise(Tensor x, Tensor taps, Tensor bias, bool silu, Tensor? residual, Tensor(a!) out, bool early=False) -> ()");
   library.def("is_fused_depthwise(Tensor x, int side) -> bool", &is_fused_depthwise);
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""docker/kernels/fused_conv.h and fused_depthwise.h: their answers are float64's, rounded once, for every convolution of yolov12n and s. Needs one NVIDIA GPU from sm_80 on.
+"""docker/kernels/fused_conv.h and fused_depthwise.h: float64's answers, rounded once, for all of yolov12n and s. Needs one NVIDIA GPU from sm_80 on.
 
 python -m pytest tests/gpu/test_fused_conv.py
 """

@@ -14,6 +14,6 @@ void decode_predictions(const int* numbers, const void* boxes, const void* score
     levels.widths[i] = numbers[7 + levels.count + i];
   }
   const Decoded shape{numbers[0], numbers[1], numbers[2], numbers[3], static_cast<Type>(numbers[4]), numbers[5] != 0};
-  decode(shape, levels, boxes, scores, strides, y, nullptr);
+  decode(shape, levels, boxes, scores, strides, y, false, nullptr);
 }
 }

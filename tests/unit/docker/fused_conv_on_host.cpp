@@ -40,7 +40,7 @@ void fused_depthwise_forward(const int* numbers, int multiprocessors, void* x, c
                              void* residual, const int64_t* residual_strides, void* y, const int64_t* y_strides) {
   const FusedDepthwise shape{numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], static_cast<Type>(numbers[5]),
                              numbers[6] ? Activation::kSiLU : Activation::kNone};
-  fused_depthwise(shape, pixels_at(x, x_strides), taps, bias, pixels_at(residual, residual_strides), pixels_at(y, y_strides), multiprocessors,
-                  nullptr);
+  fused_depthwise(shape, pixels_at(x, x_strides), taps, bias, pixels_at(residual, residual_strides), pixels_at(y, y_strides), false,
+                  multiprocessors, nullptr);
 }
 }

@@ -21,6 +21,7 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.modules.head import Detect
 
 from yolov12.model.blocks.joint import into
+from yolov12.model.fused import one_kernel
 from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.one_kernel import convolved_by, is_heard, is_undisturbed, serves, takes
 from yolov12.seams import Seam
@@ -162,4 +163,6 @@ def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
 def _decode(
     boxes: Tensor, scores: Tensor, strides: Tensor, sizes: list[int], classes: int, has_centres: bool
 ) -> Tensor:
-    return torch.ops.yolov12_kernels.decode(boxes, scores, strides, sizes, classes, has_centres)
+    return torch.ops.yolov12_kernels.decode(
+        boxes, scores, strides, sizes, classes, has_centres, one_kernel.BEGINS_EARLY
+    )

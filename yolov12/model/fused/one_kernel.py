@@ -15,7 +15,7 @@ from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.norm import kernels_missing
 
 BEGINS_EARLY = False
-"""Whether the kernel comes onto the GPU while the one before it still runs, where the GPU can. Its answers are the same."""
+"""Whether a kernel comes onto the GPU while the one before it still runs, where the GPU can, and waits there for its end. Answers are the same."""
 
 
 def is_undisturbed(x: Tensor) -> bool:
@@ -123,7 +123,7 @@ def _takes_depthwise(x: Tensor, side: int) -> bool:
 
 
 def _run_depthwise(x: Tensor, taps: Tensor, bias: Tensor, silu: bool, residual: Tensor | None, out: Tensor) -> None:
-    torch.ops.yolov12_kernels.fused_depthwise(x, taps, bias, silu, residual, out)
+    torch.ops.yolov12_kernels.fused_depthwise(x, taps, bias, silu, residual, out, BEGINS_EARLY)
 
 
 def _run(

@@ -116,5 +116,7 @@ def decode(boxes: Tensor, scores: Tensor, strides: Tensor, sizes: list[int], cla
 
 
 @torch.library.register_fake("yolov12_kernels::fused_depthwise")
-def fused_depthwise(x: Tensor, taps: Tensor, bias: Tensor, silu: bool, residual: Tensor | None, out: Tensor) -> None:
+def fused_depthwise(
+    x: Tensor, taps: Tensor, bias: Tensor, silu: bool, residual: Tensor | None, out: Tensor, early: bool = False
+) -> None:
     """Nothing: it writes into `out`."""
