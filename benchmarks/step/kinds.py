@@ -21,16 +21,20 @@ KINDS = (CONVOLUTION, BATCH_NORM, ATTENTION, ELEMENTWISE, CONCATENATION, COPY, F
 
 _BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradients|gradient_kernel"
 """docker/kernels/batch_norm_act.cu."""
-_DEPTHWISE = "depthwise_kernel|sum_taps|finish_taps"
-"""docker/kernels/depthwise.cu."""
+_DEPTHWISE = "(fused_)?depthwise_kernel|sum_taps|finish_taps"
+"""docker/kernels/depthwise.cu, and fused_depthwise.cu of inference."""
+_FUSED = "fused_conv_kernel"
+"""docker/kernels/fused_conv.cu, of inference."""
 _AUGMENTATION = "warp_kernel|recolour_kernel"
-"""docker/kernels/augment.cu; all others that are ours belong to the loss."""
+"""docker/kernels/augment.cu."""
+_DECODE = "decode_kernel"
+"""docker/kernels/decode.cu, of inference; all others that are ours belong to the loss."""
 
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
-    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE})"),
-    (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION})"),
+    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_FUSED})"),
+    (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION}|{_DECODE})"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),
     # Attention before products: its kernels are made of them, and cuDNN's and CUTLASS' say so.
