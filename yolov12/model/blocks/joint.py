@@ -16,7 +16,8 @@ from ultralytics.nn.modules.block import C3, A2C2f, ABlock, Bottleneck, C2f, C3k
 from ultralytics.nn.modules.conv import Conv
 
 from yolov12.model.blocks import attention
-from yolov12.model.fused.one_kernel import convolved, is_heard, is_undisturbed, serves
+from yolov12.model.fused.beside import made_from
+from yolov12.model.fused.one_kernel import convolved, convolved_by, is_heard, is_undisturbed, serves
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -110,9 +111,38 @@ def _c2f(block: C2f, x: Tensor, out: Tensor | None) -> Tensor:
 def _c3(block: C3, x: Tensor, out: Tensor | None) -> Tensor:
     width = _hidden(block)
     whole = _whole(x, 2 * width)
-    into(block.m, into(block.cv1, x), whole[:, :width])
-    into(block.cv2, x, whole[:, width:])
+    left, right = whole.split(width, 1)
+    if _are_alike(block, x):
+        # The last of m writes where its first has read before.
+        convolved_by(*_both(block), x, stride=1, silu=type(block.cv1.act) is nn.SiLU, out=whole)
+        into(block.m, left, left)
+    else:
+        into(block.m, into(block.cv1, x), left)
+        into(block.cv2, x, right)
     return into(block.cv3, whole, out)
+
+
+def _are_alike(block: C3, x: Tensor) -> bool:
+    """Whether cv1 and cv2 can be one convolution, and what comes between may overwrite its input: a bottleneck reads that before it writes."""
+    pair = block.cv1, block.cv2
+    return (
+        all(type(module) is Bottleneck for module in block.m)
+        and all(type(one) is Conv and not is_heard(one) and serves(one.conv, one.act, x) for one in pair)
+        and all(one.conv.kernel_size == one.conv.stride == (1, 1) and one.conv.groups == 1 for one in pair)
+        and type(block.cv1.act) is type(block.cv2.act)
+        and len(block.cv1.conv.weight) == len(block.cv2.conv.weight)
+    )
+
+
+def _both(block: C3) -> tuple[Tensor, Tensor]:
+    """The filters and biases of cv1, then of cv2."""
+    one, other = block.cv1.conv, block.cv2.conv
+
+    def make() -> tuple[Tensor, Tensor]:
+        return torch.cat((one.weight, other.weight)), torch.cat((one.bias, other.bias))
+
+    weight, bias = made_from(block, "both", [one.weight, one.bias, other.weight, other.bias], make)
+    return weight, bias
 
 
 def _a2c2f(block: A2C2f, x: Tensor, out: Tensor | None) -> Tensor:
