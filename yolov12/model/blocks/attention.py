@@ -8,6 +8,8 @@ tensor. What attends and what convolves read them there, and the convolution add
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.block import AAttn
@@ -25,7 +27,7 @@ SEAMS = (
 )
 
 
-def attended(module: nn.Module, x: Tensor, residual: Tensor) -> Tensor | None:
+def attended(module: Any, x: Tensor, residual: Tensor) -> Tensor | None:
     """residual + module(x), as nn/modules/block.py:1699 has it; None where that is not for our kernels.
 
     Args:
@@ -50,7 +52,7 @@ def attended(module: nn.Module, x: Tensor, residual: Tensor) -> Tensor | None:
     return residual + module.proj(rows) if made is None else made
 
 
-def _is_bare(module: nn.Module) -> bool:
+def _is_bare(module: Any) -> bool:
     """A `Conv` without an activation, which may be run by its parts."""
     return (
         type(module) is Conv
@@ -59,7 +61,7 @@ def _is_bare(module: nn.Module) -> bool:
     )
 
 
-def _in_order_of_parts(module: AAttn) -> tuple[Tensor, Tensor]:
+def _in_order_of_parts(module: Any) -> tuple[Tensor, Tensor]:
     """The filters and the bias of qkv, all of q first, then all of k, then all of v."""
     conv = module.qkv.conv
 

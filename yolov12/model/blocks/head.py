@@ -75,22 +75,32 @@ def _is_ours(head: Detect, x: list[Tensor]) -> bool:
     return head.nl <= MOST_LEVELS and all(map(_is_branch, branches)) and _begins_with_ours(head.cv2[0], x[0])
 
 
-def _is_branch(branch: nn.Module) -> bool:
+def _is_branch(branch: Any) -> bool:
     """Whether it ends with a plain convolution of single pixels."""
     if type(branch) is not nn.Sequential or is_heard(branch):
         return False
-    last = branch[-1]
-    plain = type(last) is nn.Conv2d and last.kernel_size == last.stride == (1, 1) and last.padding == (0, 0)
-    return plain and last.groups == 1 and last.bias is not None and not is_heard(last)
+    return _is_single(branch[-1])
 
 
-def _begins_with_ours(branch: nn.Sequential, x: Tensor) -> bool:
+def _is_single(conv: Any) -> bool:
+    """A plain convolution of single pixels, with a bias, whose call nobody hears."""
+    return (
+        type(conv) is nn.Conv2d
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+        and conv.bias is not None
+        and not is_heard(conv)
+    )
+
+
+def _begins_with_ours(branch: Any, x: Tensor) -> bool:
     first = branch[0]
     return type(first) is Conv and serves(first.conv, first.act, x)
 
 
 def _predictions(head: Detect, x: list[Tensor]) -> tuple[Tensor, dict[str, Any]]:
-    sizes = [tuple(level.shape[2:]) for level in x]
+    sizes = [(level.shape[2], level.shape[3]) for level in x]
     anchors, width = sum(height * width for height, width in sizes), -(-head.nc // _LOAD) * _LOAD
     boxes, scores = (x[0].new_empty((len(x[0]), anchors, channels)) for channels in (4 * BINS, width))
     jobs, begin = [], 0
@@ -111,7 +121,7 @@ def _level_of(rows: Tensor, begin: int, size: tuple[int, int]) -> Tensor:
     return level.view(len(rows), *size, rows.shape[2]).permute(0, 3, 1, 2)
 
 
-def _run_branch(branch: nn.Sequential, x: Tensor, out: Tensor) -> None:
+def _run_branch(branch: Any, x: Tensor, out: Tensor) -> None:
     *before, last = branch
     for module in before:
         x = into(module, x)
@@ -124,16 +134,15 @@ def _run_branch(branch: nn.Sequential, x: Tensor, out: Tensor) -> None:
 
 def _filled_up(conv: nn.Conv2d, channels: int) -> tuple[Tensor, Tensor]:
     """Its filters and bias, with zeros for channels that it has not."""
-    bias, missing = conv.bias, channels - conv.out_channels
+    weight, bias, missing = conv.weight, conv.bias, channels - conv.out_channels
     assert bias is not None
-    if not missing:
-        return conv.weight, bias
-
-    def make() -> tuple[Tensor, Tensor]:
-        return F.pad(conv.weight, (0,) * 7 + (missing,)), F.pad(bias, (0, missing))
-
-    weight, bias = made_from(conv, "filled up", [conv.weight, bias], make)
+    if missing:
+        weight, bias = made_from(conv, "filled up", [weight, bias], partial(_with_zeros, weight, bias, missing))
     return weight, bias
+
+
+def _with_zeros(weight: Tensor, bias: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    return F.pad(weight, (0,) * 7 + (channels,)), F.pad(bias, (0, channels))
 
 
 def side_by_side(jobs: Sequence[Callable[[], None]], device: torch.device) -> None:

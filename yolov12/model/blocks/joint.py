@@ -8,6 +8,7 @@ hold modules that are not known here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.modules.module as torch_module
@@ -59,7 +60,7 @@ def a2c2f_forward(self: A2C2f, x: Tensor) -> Tensor:
     return _a2c2f(self, x, None) if _is_ours(self, x) else _upstream[A2C2f](self, x)
 
 
-def into(module: nn.Module, x: Tensor, out: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+def into(module: Any, x: Tensor, out: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
     """module(x), or residual + module(x).
 
     Args:

@@ -8,6 +8,8 @@ Of all channels (docker/kernels/fused_conv.h), or with a filter for each (fused_
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ def is_undisturbed(x: Tensor) -> bool:
     return not torch.is_autocast_enabled("cuda") and kernels_missing(x.device) is None
 
 
-def serves(conv: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
+def serves(conv: Any, act: nn.Module | None, x: Tensor) -> bool:
     """Whether act(conv(x)) is one kernel, for an `x` that `is_undisturbed`."""
     if not (_is_plain(conv) and _is_known(act) and x.dtype is conv.weight.dtype):
         return False
@@ -35,7 +37,7 @@ def serves(conv: nn.Module, act: nn.Module | None, x: Tensor) -> bool:
 
 
 def convolved(
-    conv: nn.Module, act: nn.Module | None, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
+    conv: Any, act: nn.Module | None, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor | None:
     """residual + act(conv(x)), rounded once; None where no kernel serves.
 
@@ -76,7 +78,7 @@ def _new(x: Tensor, channels: int, stride: int = 1) -> Tensor:
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _is_plain(conv: nn.Module) -> bool:
+def _is_plain(conv: Any) -> bool:
     """A square convolution with a bias that, but for its stride, keeps the size, and whose call nobody hears."""
     return (
         type(conv) is nn.Conv2d
