@@ -1,13 +1,34 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// One multiplication of two small matrices by tensor cores, shared by the 32 threads of a warp.
+// One multiplication of two small matrices by tensor cores, shared by the 32 threads of a warp, and pairs of numbers as they take them.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace yolov12_kernels {
+
+// Two numbers, rounded to the nearest of type T, in a word, the first one lower: one instruction, where two that are rounded alone take four.
+template <typename T>
+__device__ uint32_t rounded(float first, float second);
+
+template <>
+__device__ inline uint32_t rounded<__half>(float first, float second) {
+  const __half2 pair = __floats2half2_rn(first, second);
+  uint32_t word;
+  memcpy(&word, &pair, sizeof word);
+  return word;
+}
+
+template <>
+__device__ inline uint32_t rounded<__nv_bfloat16>(float first, float second) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  uint32_t word;
+  memcpy(&word, &pair, sizeof word);
+  return word;
+}
 
 // sums (16 x 8) += a (16 x 16) * b (16 x 8), of numbers of type T, two of which are in each word, the first one lower (PTX: mma.m16n8k16).
 // Thread 4 g + t has

@@ -9,12 +9,13 @@ struct __nv_bfloat16 {
   uint16_t bits;
 };
 
-inline float __bfloat162float(__nv_bfloat16 number) {
-  const uint32_t wide = static_cast<uint32_t>(number.bits) << 16;
+inline float __uint_as_float(uint32_t bits) {
   float made;
-  memcpy(&made, &wide, sizeof made);
+  memcpy(&made, &bits, sizeof made);
   return made;
 }
+
+inline float __bfloat162float(__nv_bfloat16 number) { return __uint_as_float(static_cast<uint32_t>(number.bits) << 16); }
 
 // Half to even.
 inline __nv_bfloat16 __float2bfloat16_rn(float number) {

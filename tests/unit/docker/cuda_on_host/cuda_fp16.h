@@ -24,3 +24,10 @@ inline __half __float2half_rn(float number) {
   // With all digits the first one counts for an exponent of 1 more, and a carry for one more again.
   return {static_cast<uint16_t>((std::signbit(number) ? 0x8000 : 0) | ((power + 14) * 1024 + digits))};
 }
+
+struct __half2 {
+  __half low, high;
+};
+
+inline float __low2float(__half2 from) { return __half2float(from.low); }
+inline float __high2float(__half2 from) { return __half2float(from.high); }

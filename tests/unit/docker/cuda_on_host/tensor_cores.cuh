@@ -7,6 +7,12 @@
 namespace yolov12_kernels {
 
 template <typename T>
+uint32_t rounded(float first, float second) {
+  const T low = from_float<T>(first), high = from_float<T>(second);
+  return low.bits | static_cast<uint32_t>(high.bits) << 16;
+}
+
+template <typename T>
 double number_at(double words, int half) {
   const uint16_t bits = static_cast<uint16_t>(static_cast<uint32_t>(words) >> 16 * half);
   return to_float(T{bits});
