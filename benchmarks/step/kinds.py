@@ -35,6 +35,7 @@ _PATTERNS = (
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
     (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_FUSED})"),
     (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION}|{_DECODE})"),
+    (ATTENTION, r"yolov12_kernels::(\(anonymous namespace\)::)?attend_kernel"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),
     # Attention before products: its kernels are made of them, and cuDNN's and CUTLASS' say so.

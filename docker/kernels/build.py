@@ -38,22 +38,17 @@ HERE = Path(__file__).resolve().parent
 VERSION = "1.3"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
-KERNELS = ("augment", "batch_norm_act", "decode", "depthwise", "detection_loss", "fused_conv", "fused_depthwise")
+KERNELS = (
+    *("augment", "attend", "batch_norm_act", "decode", "depthwise", "detection_loss", "fused_conv", "fused_depthwise"),
+)
 OPTIONS = {"augment": ["-fmad=false"]}
 """Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
-OPS = (
-    "augment_ops",
-    "batch_norm_act_ops",
-    "decode_ops",
-    "depthwise_ops",
-    "detection_loss_ops",
-    "fused_conv_ops",
-    "fused_depthwise_ops",
-)
+OPS = tuple(f"{name}_ops" for name in KERNELS)
 HEADERS = (
     *("augment.h", "augment_layers.h", "augment_pixels.h"),
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "numbers.cuh", "tensors.h"),
     *(
+        "attend.h",
         "decode.h",
         "finish.cuh",
         "fused_conv.h",

@@ -52,6 +52,17 @@ __device__ inline void load_matrices(uint32_t (&words)[4], const void* row) {
 #endif
 }
 
+// The same, each matrix turned round: thread 4 g + t gets the numbers of column g in rows 2 t and 2 t + 1.
+__device__ inline void load_turned_matrices(uint32_t (&words)[4], const void* row) {
+#if __CUDA_ARCH__ >= 800
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(address)
+               : "memory");
+#endif
+}
+
 // Until the kernels before this one on the stream are done, where this one began early.
 __device__ inline void wait_for_kernels_before() {
 #if __CUDA_ARCH__ >= 900

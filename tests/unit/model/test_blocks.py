@@ -16,6 +16,8 @@ from ultralytics.nn.tasks import DetectionModel
 from tests.unit.model import one_kernel_stand_in
 from tests.unit.model.one_kernel_stand_in import Call
 from yolov12.model import attention, blocks, fused
+from yolov12.model.attention import kernels
+from yolov12.model.blocks import attention as block_attention
 from yolov12.model.blocks import joint
 from yolov12.model.fused import beside, inference
 
@@ -39,6 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     for module in (inference, joint):
         monkeypatch.setattr(module, "is_undisturbed", lambda x: not torch.is_grad_enabled())
     monkeypatch.setattr(inference, "_is_ordinary", lambda module, x: False)
+    monkeypatch.setattr(block_attention, "_takes_heads", lambda q, k, v: False)
     return one_kernel_stand_in.install(monkeypatch)
 
 
@@ -180,4 +183,22 @@ def test_convolutions_of_one_input_that_are_not_alike_stay_two(calls):
     with torch.inference_mode():
         ours = block(x)
         assert len(calls) == 5
+        assert torch.allclose(ours, upstreams(block, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 10**6])
+def test_few_rows_of_queries_attend_by_our_kernel(calls, monkeypatch, rows):
+    heads = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads.append(tuple(q.shape))
+        return kernels.plain(q, k, v).contiguous()
+
+    monkeypatch.setattr(block_attention, "_takes_heads", lambda q, k, v: True)
+    monkeypatch.setattr(block_attention, "_attend_by_ours", attend)
+    monkeypatch.setattr(block_attention, "MOST_ROWS", rows)
+    block, x = folded(A2C2f(64, 128, 1, True, 4)), picture()
+    with torch.inference_mode():
+        ours = block(x)
+        assert heads == ([(8, 16, 2, 32)] * 2 if rows else [])
         assert torch.allclose(ours, upstreams(block, x), atol=1e-5)

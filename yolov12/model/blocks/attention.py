@@ -17,6 +17,7 @@ from ultralytics.nn.modules.conv import Conv
 
 from yolov12.model.attention.dispatch import attend
 from yolov12.model.attention.op import merge_heads
+from yolov12.model.fused import one_kernel
 from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.one_kernel import convolved, convolved_by, is_heard, serves
 from yolov12.seams import Seam
@@ -25,6 +26,10 @@ SEAMS = (
     Seam("nn/modules/block.py", 1699, "ultralytics.nn.modules.block.AAttn.forward", "f16c0ffa0bb6"),
     Seam("nn/modules/block.py", 1674, "ultralytics.nn.modules.block.AAttn.__init__", "281c3cc9db2b"),
 )
+
+
+MOST_ROWS = 2**14
+"""Of queries, over all heads, for our kernel: two for each multiprocessor of a large GPU. FlashAttention's larger blocks read less."""
 
 
 def attended(module: Any, x: Tensor, residual: Tensor) -> Tensor | None:
@@ -44,7 +49,7 @@ def attended(module: Any, x: Tensor, residual: Tensor) -> Tensor | None:
     packed = convolved_by(*_in_order_of_parts(module), x, stride=1, silu=False)
     heads = images * module.area, height * width // module.area, module.num_heads, module.head_dim
     q, k, v = packed.split(channels, 1)
-    rows = merge_heads(attend(*(part.permute(0, 2, 3, 1).view(heads) for part in (q, k, v))), images, height, width)
+    rows = merge_heads(_attend(*(part.permute(0, 2, 3, 1).view(heads) for part in (q, k, v))), images, height, width)
     rows = rows.contiguous(memory_format=torch.channels_last)  # as most kernels leave it
     beside = convolved(module.pe.conv, module.pe.act, v, rows)
     rows = rows + module.pe(v) if beside is None else beside
@@ -72,3 +77,17 @@ def _in_order_of_parts(module: Any) -> tuple[Tensor, Tensor]:
 
     weight, bias = made_from(module, "qkv", [conv.weight, conv.bias], make)
     return weight, bias
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(sequences, tokens, heads, head_dim), contiguous by our kernel where rows are few, else by the backend for these tensors."""
+    ours = q.shape[0] * q.shape[1] * q.shape[2] <= MOST_ROWS and _takes_heads(q, k, v)
+    return _attend_by_ours(q, k, v) if ours else attend(q, k, v)
+
+
+def _takes_heads(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return torch.ops.yolov12_kernels.is_attend(q, k, v)
+
+
+def _attend_by_ours(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.ops.yolov12_kernels.attend(q, k, v, one_kernel.BEGINS_EARLY)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// As much of CUDA as docker/kernels/fused_conv.cu and decode.cu need to be compiled by g++ and run on the CPU, block after block. All threads of a block take turns
+// As much of CUDA as docker/kernels/fused_conv.cu, decode.cu and attend.cu need to be compiled by g++ and run on the CPU, block after block. All threads of a block take turns
 // on one thread of the CPU, each until it waits for others: thousands of barriers take a moment, where threads of the CPU would take minutes.
 #pragma once
 
@@ -92,6 +92,11 @@ auto together(const Number (&mine)[kCount], const Call& call) {
   const auto made = call(warp.shown);
   wait_at(warp.barrier);
   return made;
+}
+
+template <typename Number>
+Number __shfl_xor_sync(unsigned, Number mine, int distance) {
+  return together<Number, 1>({mine}, [distance](const auto& shown) { return static_cast<Number>(shown[lane() ^ distance][0]); });
 }
 
 inline void run_thread() {

@@ -43,6 +43,24 @@ inline void load_matrices(uint32_t (&words)[4], const void* row) {
   memcpy(words, made.words, sizeof made);
 }
 
+inline void load_turned_matrices(uint32_t (&words)[4], const void* row) {
+  struct Four {
+    uint32_t words[4];
+  };
+  const double mine[1] = {static_cast<double>(static_cast<const unsigned char*>(row) - shared_here.data())};
+  const Four made = together(mine, [](const auto& shown) {
+    Four four;
+    for (int i = 0; i < 4; ++i) {
+      uint16_t pair[2];
+      for (int k = 0; k < 2; ++k)
+        memcpy(&pair[k], shared_here.data() + static_cast<int>(shown[8 * i + lane() % 4 * 2 + k][0]) + lane() / 4 * 2, 2);
+      memcpy(&four.words[i], pair, 4);
+    }
+    return four;
+  });
+  memcpy(words, made.words, sizeof made);
+}
+
 inline void wait_for_kernels_before() {}
 inline void let_next_kernel_begin() {}
 
