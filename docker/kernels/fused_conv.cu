@@ -219,12 +219,14 @@ double expected_ns(const FusedConv& shape, const Tile& tile, int multiprocessors
   const int64_t across = (shape.out_channels + tile.channels - 1) / tile.channels;
   const int64_t blocks = (shape.pixels() + tile.pixels - 1) / tile.pixels * across;
   const int64_t fit = std::min(kSharedOfMultiprocessor / (shared_bytes(tile) + kSharedOfSystem), kRegistersOfMultiprocessor / kRegistersOfThread / tile.threads);
-  const int64_t beside = std::min(fit, (blocks + multiprocessors - 1) / multiprocessors);
-  const int64_t rounds = (blocks + multiprocessors * beside - 1) / (multiprocessors * beside);
   const double steps = (shape.depth() + kDepthOfStage - 1) / kDepthOfStage;
   const double bytes = 2.0 * kDepthOfStage * (tile.pixels + tile.channels), operations = 2.0 * kDepthOfStage * tile.pixels * tile.channels;
-  const double step = std::max({kLoadNs / (tile.stages - 1), beside * bytes / kBytesOfNs, beside * operations / kOperationsOfNs});
-  return rounds * (kRoundNs + steps * step);
+  const auto round_ns = [&](int64_t blocks_here) {
+    const double beside = (blocks_here + multiprocessors - 1) / multiprocessors;  // on one multiprocessor
+    return kRoundNs + steps * std::max({kLoadNs / (tile.stages - 1), beside * bytes / kBytesOfNs, beside * operations / kOperationsOfNs});
+  };
+  const int64_t at_once = multiprocessors * fit, left = blocks % at_once;
+  return blocks / at_once * round_ns(at_once) + (left > 0 ? round_ns(left) : 0);
 }
 
 }  // namespace
