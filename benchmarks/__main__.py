@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import plan, plots, record, report, run, suite, system
+from benchmarks import plan, plots, readme, record, report, run, suite, system
 from benchmarks.errors import BenchmarkError, RecordsError
 from benchmarks.harness import discover
 
@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     run_verb.add_argument("--timeout-s", type=float, help="limit of one run of one side")
     report_verb = verbs.add_parser("report", help="print the newest records as markdown")
     report_verb.add_argument(
-        "--plots", action="store_true", help="draw those of benchmarks/records for docs/performance.md instead"
+        "--plots",
+        action="store_true",
+        help="draw those of benchmarks/records for docs/performance.md instead, and fill in README's table",
     )
     for verb in (run_verb, report_verb):
         verb.add_argument("--records", type=Path, default=record.RECORDS, help="folder of records")
@@ -99,11 +101,12 @@ def _suite(names: list[str], records: Path) -> int:
 def _plots() -> int:
     if not plots.PAGE.is_file():
         raise BenchmarkError("report --plots fills in docs/performance.md: run it in a clone of the repository")
-    written = plots.write(record.load_all())
+    contents = record.load_all()
+    written = [*plots.write(contents), *readme.write(contents)]
     for path in written:
         print(f"wrote {path.relative_to(system.ROOT)}")
     if not written:
-        print("nothing to draw: docs/performance.md shows the newest records")
+        print("nothing to draw: docs/performance.md and README.md show the newest records")
     return 0
 
 

@@ -56,8 +56,11 @@ def main(upgrade: bool) -> None:
     pins = load()
     entries = pins.matrix["locks"]
     ours = {group: entry for group, entry in entries.items() if "project" not in entry}
-    # Without what is optional: a checkout's environment has no use for it.
-    ours["dev"] = {"extras": sorted({extra for entry in ours.values() for extra in entry["extras"]} | {"dev"})}
+    # Without what is optional: a checkout's environment has no use for it. Nor what another CUDA line alone needs.
+    ours["dev"] = {
+        "extras": sorted({extra for entry in ours.values() for extra in entry["extras"]} | {"dev"}),
+        "more": sorted({name for entry in ours.values() if "cuda" not in entry for name in entry.get("more", [])}),
+    }
     platform, pythons = pins.versions["platform"]["name"], pins.lock_pythons
     # hatchling's requirements are the same on every Python of the range; tests/unit/env holds that.
     tools = "".join(f"{name}\n" for name in BUILD_TOOLS)

@@ -108,9 +108,14 @@ class Settings:
         in_ultralytics=True,
     )
     predict_graphs: bool = setting(
+        True,
+        accepts="1 or 0",
+        doc="predict and val of a .pt file on a GPU answer by CUDA graphs. 0: kernels are launched one by one, as ultralytics does.",
+    )
+    predict_kernels: bool = setting(
         False,
         accepts="1 or 0",
-        doc="1: predict and val of a .pt file on a GPU answer by CUDA graphs. Not measured yet, so it is not the default.",
+        doc="In float16, predict and val run convolutions, attention and heads as single kernels of ours, which no GPU has run yet.",
     )
     grad_compress: str = setting(
         "none",

@@ -12,7 +12,6 @@ p99 are in the notes.
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -62,8 +61,6 @@ def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
 
 def run_side(job: Job) -> Measured:
     """The rows in their order: the first answer comes before anything else has touched the device."""
-    if job.side == "ours":
-        os.environ["YOLOV12_PREDICT_GRAPHS"] = "1"
     yolo = training.yolo_class(job.side)
     declared = dict.fromkeys(DECLARED) | {"dtype": "fp16", "compile": _switches(job).get("compile", False)}
     measured = Measured(declared=declared)

@@ -16,7 +16,6 @@ ours runs packages of AOTInductor (docs/export.md), one for each size and batch.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,8 +58,6 @@ def prepare(parameters: Any, scratch: Path) -> None:
 
 def run_side(job: Job) -> Measured:
     """Size after size, in each from the smallest batch on; what has no room is a failure of its row."""
-    if job.side == "ours":
-        os.environ["YOLOV12_PREDICT_GRAPHS"] = "1"
     yolo = training.yolo_class(job.side)
     is_package = job.side == "ours" and job.parameters["form"] == "aoti"
     measured = Measured(

@@ -25,6 +25,10 @@ _DEPTHWISE = "(fused_)?depthwise_kernel|sum_taps|finish_taps"
 """docker/kernels/depthwise.cu, and fused_depthwise.cu of inference."""
 _FUSED = "fused_conv_kernel"
 """docker/kernels/fused_conv.cu, of inference."""
+_STEM = "stem_kernel|stem_floats_kernel|sum_stem|finish_stem"
+"""docker/kernels/stem.cu."""
+_JOIN = "join_kernel|join_doubled_kernel|halve_kernel"
+"""docker/kernels/join.cu: concatenations, with the sums, copies and upsampling that they do on the way."""
 _AUGMENTATION = "warp_kernel|recolour_kernel"
 """docker/kernels/augment.cu."""
 _DECODE = "decode_kernel"
@@ -33,7 +37,8 @@ _DECODE = "decode_kernel"
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
-    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_FUSED})"),
+    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_FUSED}|{_STEM})"),
+    (CONCATENATION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_JOIN})"),
     (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION}|{_DECODE})"),
     (ATTENTION, r"yolov12_kernels::(\(anonymous namespace\)::)?attend_kernel"),
     (LOSS, r"yolov12_kernels::"),

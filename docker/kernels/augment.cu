@@ -8,6 +8,7 @@ constexpr int kLanes = 32;              // of a block, side by side
 constexpr int kLines = 8;               // of a block, one below the other
 constexpr int kRows = 4;                // pixels of a thread, one below the other
 constexpr int kColourThreads = kLevels;  // one for each entry of a table
+constexpr int kColourRounds = 4;         // of a thread, kColourPixels each: what a block's tables serve
 
 __device__ const Divisions kDivisions = divisions();
 
@@ -26,24 +27,28 @@ __global__ void __launch_bounds__(kLanes * kLines)
   warp_column<kProjective>(layers[blockIdx.z], size, column, first, smaller(first + kRows, size), rendered + blockIdx.z * bytes_of_layer);
 }
 
-// What it moves: three bytes read and three written for each pixel, 16 at a time. The tables, which each pixel looks into at five places of its
-// own, are copied to shared memory: there, what the threads of a warp ask for at once costs by banks, and from L1 by lines.
+// A block for each image, a thread for each level.
+__global__ void __launch_bounds__(kColourThreads) levels_kernel(const double* __restrict__ gains, uint8_t* __restrict__ levels) {
+  const int level = threadIdx.x;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kChannels;
+  for (int c = 0; c < kChannels; ++c) levels[(first + c) * kLevels + level] = new_level(c, level, gains[first + c]);
+}
+
+// What it moves: three bytes read and three written for each pixel, 16 at a time. The tables, in which each pixel looks up four entries of its
+// own, are made in shared memory: there, what the threads of a warp ask for at once costs by banks, and from L1 by lines.
 __global__ void __launch_bounds__(kColourThreads)
     recolour_kernel(const uint8_t* __restrict__ images, const uint8_t* __restrict__ levels, int area, bool is_aligned,
                     uint8_t* __restrict__ coloured) {
-  __shared__ Divisions shared_divisions;
-  __shared__ uint8_t shared_levels[kChannels * kLevels];
-  const int level = threadIdx.x;
-  shared_divisions.by_value[level] = kDivisions.by_value[level];
-  shared_divisions.by_chroma[level] = kDivisions.by_chroma[level];
-  YOLOV12_UNROLL
-  for (int c = 0; c < kChannels; ++c)
-    shared_levels[c * kLevels + level] = levels[(static_cast<int64_t>(blockIdx.y) * kChannels + c) * kLevels + level];
+  __shared__ ColourTables tables;
+  fill_tables(tables, threadIdx.x, kDivisions, levels + static_cast<int64_t>(blockIdx.y) * kChannels * kLevels);
   __syncthreads();
-  const int first = (blockIdx.x * kColourThreads + threadIdx.x) * kColourPixels;
-  if (first >= area) return;
   const int64_t image = static_cast<int64_t>(blockIdx.y) * kChannels * area;
-  recolour_pixels({&shared_divisions, shared_levels}, images + image, area, first, is_aligned, coloured + image);
+  const int step = kColourThreads * kColourPixels, begin = blockIdx.x * step * kColourRounds + threadIdx.x * kColourPixels;
+  for (int round = 0; round < kColourRounds; ++round) {
+    const int first = begin + round * step;
+    if (first >= area) return;
+    recolour_pixels(tables, images + image, area, first, is_aligned, coloured + image);
+  }
 }
 
 bool is_aligned(const uint8_t* pointer) { return reinterpret_cast<uintptr_t>(pointer) % sizeof(Pixels) == 0; }
@@ -56,9 +61,10 @@ void warp(const Layer* layers, int count, int size, bool is_projective, uint8_t*
   kernel<<<blocks, threads, 0, stream>>>(layers, size, rendered);
 }
 
-void recolour(const uint8_t* images, const uint8_t* levels, int count, int area, uint8_t* coloured, cudaStream_t stream) {
-  const dim3 blocks(blocks_for(area, kColourThreads * kColourPixels), count);
+void recolour(const uint8_t* images, const double* gains, int count, int area, uint8_t* levels, uint8_t* coloured, cudaStream_t stream) {
+  const dim3 blocks(blocks_for(area, kColourThreads * kColourPixels * kColourRounds), count);
   const bool all_aligned = area % kColourPixels == 0 && is_aligned(images) && is_aligned(coloured);
+  levels_kernel<<<count, kColourThreads, 0, stream>>>(gains, levels);
   recolour_kernel<<<blocks, kColourThreads, 0, stream>>>(images, levels, area, all_aligned, coloured);
 }
 

@@ -21,7 +21,7 @@ constexpr int kMostImages = 65535;
 // `rendered` is (count, 3, size, size).
 void warp(const Layer* layers, int count, int size, bool is_projective, uint8_t* rendered, cudaStream_t stream);
 
-// `images` and `coloured` are (count, 3, area), `levels` (count, 3, 256).
-void recolour(const uint8_t* images, const uint8_t* levels, int count, int area, uint8_t* coloured, cudaStream_t stream);
+// `images` and `coloured` are (count, 3, area), `gains` (count, 3) of hue, saturation and value; `levels` is scratch memory, (count, 3, 256).
+void recolour(const uint8_t* images, const double* gains, int count, int area, uint8_t* levels, uint8_t* coloured, cudaStream_t stream);
 
 }  // namespace yolov12_kernels

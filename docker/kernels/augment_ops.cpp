@@ -8,6 +8,7 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "augment.h"
@@ -69,21 +70,24 @@ at::Tensor warp_op(at::TensorList pictures, const at::Tensor& slots, const at::T
   return rendered;
 }
 
-at::Tensor recolour_op(const at::Tensor& images, const at::Tensor& levels) {
+// The gains go to the GPU as the layers do, and the tables are made there: the host would need a millisecond for those of 256 images.
+at::Tensor recolour_op(const at::Tensor& images, const at::Tensor& gains) {
   TORCH_CHECK(images.scalar_type() == at::kByte && images.dim() == 4 && images.size(1) == kChannels && images.is_contiguous() &&
                   images.is_cuda() && images.size(0) <= kMostImages && images.size(2) <= kLargestSide && images.size(3) <= kLargestSide,
               "yolov12_kernels: images must be (up to ", kMostImages, ", 3, height, width) uint8, contiguous, on a GPU, with sides up to ",
               kLargestSide, ", and are ", images.sizes(), " ", images.scalar_type(), " of strides ", images.strides(), " on ",
               images.device());
-  TORCH_CHECK(levels.scalar_type() == at::kByte && levels.is_contiguous() && levels.device() == images.device() &&
-                  levels.sizes() == at::IntArrayRef({images.size(0), kChannels, kLevels}),
-              "yolov12_kernels: levels must be (", images.size(0), ", 3, 256) uint8, contiguous, on ", images.device(), ", and are ",
-              levels.sizes(), " ", levels.scalar_type(), " on ", levels.device());
+  const double* const from = numbers_of<double>(gains, at::kDouble, {images.size(0), kChannels}, "gains");
   const c10::cuda::CUDAGuard guard(images.device());
   at::Tensor coloured = at::empty_like(images);
   if (images.numel() == 0) return coloured;
-  recolour(images.const_data_ptr<uint8_t>(), levels.const_data_ptr<uint8_t>(), static_cast<int>(images.size(0)),
-           static_cast<int>(images.size(2) * images.size(3)), coloured.mutable_data_ptr<uint8_t>(), c10::cuda::getCurrentCUDAStream());
+  const at::Tensor here = at::empty(gains.sizes(), gains.options().pinned_memory(true));
+  std::copy_n(from, gains.numel(), here.mutable_data_ptr<double>());
+  const at::Tensor there = here.to(images.device(), /*non_blocking=*/true);
+  const at::Tensor levels = at::empty({images.size(0), kChannels, kLevels}, images.options().memory_format(std::nullopt));
+  recolour(images.const_data_ptr<uint8_t>(), there.const_data_ptr<double>(), static_cast<int>(images.size(0)),
+           static_cast<int>(images.size(2) * images.size(3)), levels.mutable_data_ptr<uint8_t>(), coloured.mutable_data_ptr<uint8_t>(),
+           c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return coloured;
 }
@@ -94,7 +98,7 @@ TORCH_LIBRARY_FRAGMENT(yolov12_kernels, library) {
   library.def(
       "augment_warp(Tensor[] pictures, Tensor slots, Tensor pad, Tensor inside, Tensor seam, Tensor backward, int size, "
       "bool is_projective) -> Tensor");
-  library.def("augment_recolour(Tensor images, Tensor levels) -> Tensor");
+  library.def("augment_recolour(Tensor images, Tensor gains) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(yolov12_kernels, CUDA, library) {

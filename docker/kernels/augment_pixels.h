@@ -213,39 +213,97 @@ constexpr Divisions divisions() {
   return made;
 }
 
+// What becomes of a hue, a saturation or a value by the batch's gains, in float64 and cut off, as colour.lookup_tables has it.
+YOLOV12_EVERYWHERE uint8_t new_level(int which, int level, double gain) {
+  if (which == 0) {
+    const double turned = level + gain * kHues, rest = fmod(turned, static_cast<double>(kHues));
+    return static_cast<uint8_t>(rest < 0.0 ? rest + kHues : rest);
+  }
+  return static_cast<uint8_t>(fmin(fmax(level * (gain + 1.0), 0.0), kLevels - 1.0));
+}
+
+// For one image: what recolouring would compute again for each pixel of the same value, chroma, saturation or hue.
 struct ColourTables {
-  const Divisions* divisions;
-  const uint8_t* levels;  // (3, 256): what becomes of each hue, saturation and value
+  struct Value {
+    int division;
+    float bright;
+  } by_value[kLevels];
+  int by_chroma[kLevels];
+  float share_by_saturation[kLevels];
+  struct Hue {
+    float beyond;        // the beginning of its sixth of the circle
+    uint32_t selection;  // for `selected`
+  } by_hue[kHues + 1];   // from kLeastHue on
 };
 
-struct Colour {
-  int blue, green, red;
-};
+constexpr int kLeastHue = -kHues / 6;  // below 0 before it is taken round: from there to 5/6 of the circle
+
+// Which of `candidates` become red, green and blue in a sixth of the circle: their bytes, lowest first.
+YOLOV12_EVERYWHERE uint32_t selection_of(int sixth) {
+  constexpr uint32_t kBright = 0, kLeast = 1, kFalling = 4, kRising = 5;
+  constexpr auto of = [](uint32_t red, uint32_t green, uint32_t blue) { return red | green << 4 | blue << 8; };
+  return sixth == 0   ? of(kBright, kRising, kLeast)
+         : sixth == 1 ? of(kFalling, kBright, kLeast)
+         : sixth == 2 ? of(kLeast, kBright, kRising)
+         : sixth == 3 ? of(kLeast, kFalling, kBright)
+         : sixth == 4 ? of(kRising, kLeast, kBright)
+                      : of(kBright, kLeast, kFalling);
+}
+
+// The entries of one level. `levels` is the image's (3, 256): what becomes of each hue, saturation and value.
+YOLOV12_EVERYWHERE void fill_tables(ColourTables& tables, int level, const Divisions& divisions, const uint8_t* levels) {
+  const auto level_of = [&](int which, int at) { return static_cast<float>(levels[which * kLevels + at]); };
+  tables.by_value[level] = {divisions.by_value[level], level_of(2, level) * static_cast<float>(1.0 / 255)};
+  tables.by_chroma[level] = divisions.by_chroma[level];
+  tables.share_by_saturation[level] = level_of(1, level) * static_cast<float>(1.0 / 255);
+  if (level > kHues) return;
+  const int hue = level + kLeastHue;
+  const float sixths = level_of(0, hue < 0 ? hue + kHues : hue) * static_cast<float>(6.0 / kHues);
+  const int sixth = static_cast<int>(sixths);
+  tables.by_hue[level] = {sixths - static_cast<float>(sixth), selection_of(sixth)};
+}
 
 YOLOV12_EVERYWHERE int larger(int a, int b) { return a > b ? a : b; }
 YOLOV12_EVERYWHERE int smaller(int a, int b) { return a < b ? a : b; }
 
-YOLOV12_EVERYWHERE Colour recoloured(const ColourTables& tables, Colour colour) {
-  const int blue = colour.blue, green = colour.green, red = colour.red;
+// A word of four bytes of `low`, which are 0 to 3, and `high`, 4 to 7: those that the lowest four digits of `which` name.
+YOLOV12_EVERYWHERE uint32_t selected(uint32_t low, uint32_t high, uint32_t which) {
+#ifdef __CUDA_ARCH__
+  return __byte_perm(low, high, which);
+#else
+  const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
+  uint32_t made = 0;
+  for (int i = 0; i < 4; ++i) made |= (both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+  return made;
+#endif
+}
+
+// Of a number from 0 to 255, its whole part, in the lowest byte.
+YOLOV12_EVERYWHERE uint32_t cut_off(float number) {
+#ifdef __CUDA_ARCH__
+  return __float_as_uint(__fadd_rz(number, kWhole));
+#else
+  return static_cast<uint32_t>(number);
+#endif
+}
+
+// Red, green and blue in the lowest three bytes.
+YOLOV12_EVERYWHERE uint32_t recoloured(const ColourTables& tables, int blue, int green, int red) {
   const int value = larger(larger(blue, green), red), chroma = value - smaller(smaller(blue, green), red);
+  const ColourTables::Value& by_value = tables.by_value[value];
   constexpr int kHalf = 1 << (kShift - 1);
-  const int saturation = (chroma * tables.divisions->by_value[value] + kHalf) >> kShift;
+  const int saturation = (chroma * by_value.division + kHalf) >> kShift;
   int sixth = value == green ? blue - red + 2 * chroma : red - green + 4 * chroma;
   if (value == red) sixth = green - blue;
-  int hue = (sixth * tables.divisions->by_chroma[chroma] + kHalf) >> kShift;
-  if (hue < 0) hue += kHues;
+  const int hue = (sixth * tables.by_chroma[chroma] + kHalf) >> kShift;
 
-  const float sixths = byte_as_float(tables.levels[hue], 0) * static_cast<float>(6.0 / kHues);
-  const float share = byte_as_float(tables.levels[kLevels + saturation], 0) * static_cast<float>(1.0 / 255);
-  const float bright = byte_as_float(tables.levels[2 * kLevels + value], 0) * static_cast<float>(1.0 / 255);
-  const int sector = static_cast<int>(sixths);
-  const float beyond = sixths - static_cast<float>(sector);
+  const ColourTables::Hue& by_hue = tables.by_hue[hue - kLeastHue];
+  const float share = tables.share_by_saturation[saturation], bright = by_value.bright, beyond = by_hue.beyond;
   const float least = bright * (1.0f - share), falling = bright * (1.0f - share * beyond);
   const float rising = bright * (1.0f - share * (1.0f - beyond));
-  const float blue_part = sector < 2 ? least : sector == 2 ? rising : sector == 5 ? falling : bright;
-  const float green_part = sector == 0 ? rising : sector < 3 ? bright : sector == 3 ? falling : least;
-  const float red_part = sector == 1 ? falling : sector == 2 || sector == 3 ? least : sector == 4 ? rising : bright;
-  return {static_cast<int>(blue_part * 255.0f), static_cast<int>(green_part * 255.0f), static_cast<int>(red_part * 255.0f)};
+  const uint32_t flat = selected(cut_off(bright * 255.0f), cut_off(least * 255.0f), 0x40);
+  const uint32_t sloping = selected(cut_off(falling * 255.0f), cut_off(rising * 255.0f), 0x40);
+  return selected(flat, sloping, by_hue.selection);
 }
 
 constexpr int kColourPixels = 16;  // of a thread: one 16-byte load and store for each channel
@@ -263,25 +321,29 @@ YOLOV12_EVERYWHERE void recolour_pixels(const ColourTables& tables, const uint8_
   const int64_t green_plane = area, last_plane = 2 * green_plane;
   if (!is_aligned) {
     for (int i = 0; i < smaller(kColourPixels, area - first); ++i) {
-      const Colour made = recoloured(tables, {from[i], from[green_plane + i], from[last_plane + i]});
-      to[i] = static_cast<uint8_t>(made.red);
-      to[green_plane + i] = static_cast<uint8_t>(made.green);
-      to[last_plane + i] = static_cast<uint8_t>(made.blue);
+      const uint32_t made = recoloured(tables, from[i], from[green_plane + i], from[last_plane + i]);
+      to[i] = static_cast<uint8_t>(made);
+      to[green_plane + i] = static_cast<uint8_t>(made >> 8);
+      to[last_plane + i] = static_cast<uint8_t>(made >> 16);
     }
     return;
   }
   const Pixels blue = *reinterpret_cast<const Pixels*>(from);
   const Pixels green = *reinterpret_cast<const Pixels*>(from + green_plane);
   const Pixels red = *reinterpret_cast<const Pixels*>(from + last_plane);
-  Pixels new_red{}, new_green{}, new_blue{};
+  Pixels new_red, new_green, new_blue;
   YOLOV12_UNROLL
-  for (int i = 0; i < kColourPixels; ++i) {
-    const int word = i / 4, shift = i % 4 * 8;
-    const auto level = [&](const Pixels& pixels) { return static_cast<int>(pixels.words[word] >> shift & 255); };
-    const Colour made = recoloured(tables, {level(blue), level(green), level(red)});
-    new_red.words[word] |= static_cast<uint32_t>(made.red) << shift;
-    new_green.words[word] |= static_cast<uint32_t>(made.green) << shift;
-    new_blue.words[word] |= static_cast<uint32_t>(made.blue) << shift;
+  for (int word = 0; word < kColourPixels / 4; ++word) {
+    uint32_t made[4];
+    YOLOV12_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const auto level = [&](const Pixels& pixels) { return static_cast<int>(pixels.words[word] >> 8 * i & 255); };
+      made[i] = recoloured(tables, level(blue), level(green), level(red));
+    }
+    const uint32_t first_two = selected(made[0], made[1], 0x5140), last_two = selected(made[2], made[3], 0x5140);
+    new_red.words[word] = selected(first_two, last_two, 0x5410);
+    new_green.words[word] = selected(first_two, last_two, 0x7632);
+    new_blue.words[word] = selected(selected(made[0], made[1], 0x62), selected(made[2], made[3], 0x62), 0x5410);
   }
   *reinterpret_cast<Pixels*>(to) = new_red;
   *reinterpret_cast<Pixels*>(to + green_plane) = new_green;

@@ -43,21 +43,20 @@ struct Running {
   float momentum;
 };
 
-// How many blocks share the rows.
-int blocks_for(const Shape& shape, int multiprocessors);
-
 // How many elements of a 16-byte load: channels and strides must be multiples of it.
 int elements_per_load(Type type);
 
-// `partials` is scratch memory for two float32 sums of each block and channel.
+// How many float32 of scratch memory, aligned to 16 bytes as `constants` is too, `statistics` and `gradient` take.
+int64_t statistics_scratch(const Shape& shape, int multiprocessors);
+int64_t gradient_scratch(const Shape& shape, int multiprocessors);
+
 void statistics(const Shape& shape, Rows y, const float* gamma, const float* beta, float epsilon, Running running, float* constants,
-                float* partials, int blocks, cudaStream_t stream);
+                float* scratch, int multiprocessors, cudaStream_t stream);
 
 // `accumulate`: a is added to what `out` holds, as a residual connection does.
-void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, int blocks, cudaStream_t stream);
+void apply(const Shape& shape, Rows y, const float* constants, Rows out, bool accumulate, cudaStream_t stream);
 
-// `partials` as above, with room for one block more.
 void gradient(const Shape& shape, Rows y, Rows grad_out, const float* constants, Rows grad_y, float* grad_gamma, float* grad_beta,
-              float* partials, int blocks, cudaStream_t stream);
+              float* scratch, int multiprocessors, cudaStream_t stream);
 
 }  // namespace yolov12_kernels

@@ -52,18 +52,17 @@ at::Tensor statistics_op(const at::Tensor& y, const at::Tensor& gamma, const at:
                 "yolov12_kernels: num_batches_tracked must be int64 on ", y.device());
     running.batches = batches->mutable_data_ptr<int64_t>();
   }
-  const int blocks = blocks_for(shape, multiprocessors());
-  const at::Tensor partials = floats(static_cast<int64_t>(blocks) * 2 * shape.channels, y);
+  const at::Tensor scratch = floats(statistics_scratch(shape, multiprocessors()), y);
   at::Tensor constants = floats(static_cast<int64_t>(kConstants) * shape.channels, y).view({kConstants, shape.channels});
   statistics(shape, rows, channel_values(gamma, y, "gamma"), channel_values(beta, y, "beta"), static_cast<float>(epsilon), running,
-             constants.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>(), blocks, c10::cuda::getCurrentCUDAStream());
+             constants.mutable_data_ptr<float>(), scratch.mutable_data_ptr<float>(), multiprocessors(), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return constants;
 }
 
 const float* constants_of(const at::Tensor& constants, const at::Tensor& y) {
   TORCH_CHECK(constants.scalar_type() == at::kFloat && constants.is_contiguous() && constants.numel() == kConstants * y.size(1) &&
-                  constants.device() == y.device(),
+                  constants.device() == y.device() && reinterpret_cast<uintptr_t>(constants.const_data_ptr()) % 16 == 0,
               "yolov12_kernels: constants must be what batch_norm_statistics returned for y");
   return constants.const_data_ptr<float>();
 }
@@ -74,7 +73,7 @@ void apply_op(const at::Tensor& y, const at::Tensor& constants, bool silu, at::T
   check_same(out, y, "out");
   const Shape shape = shape_of(y, silu);
   const Rows in = rows_of(y, "y"), to = rows_of(out, "out");
-  apply(shape, in, constants_of(constants, y), to, accumulate, blocks_for(shape, multiprocessors()), c10::cuda::getCurrentCUDAStream());
+  apply(shape, in, constants_of(constants, y), to, accumulate, c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -85,12 +84,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> gradient_op(const at::Tensor& gra
   check_same(grad_out, y, "grad_out");
   const Shape shape = shape_of(y, silu);
   const Rows in = rows_of(y, "y"), grad = rows_of(grad_out, "grad_out");
-  const int blocks = blocks_for(shape, multiprocessors());
-  const at::Tensor partials = floats(static_cast<int64_t>(blocks + 1) * 2 * shape.channels, y);
+  const at::Tensor scratch = floats(gradient_scratch(shape, multiprocessors()), y);
   at::Tensor grad_y = at::empty(y.sizes(), y.options().memory_format(at::MemoryFormat::ChannelsLast));
   at::Tensor grad_gamma = floats(shape.channels, y), grad_beta = floats(shape.channels, y);
   gradient(shape, in, grad, constants_of(constants, y), rows_of(grad_y, "grad_y"), grad_gamma.mutable_data_ptr<float>(),
-           grad_beta.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>(), blocks, c10::cuda::getCurrentCUDAStream());
+           grad_beta.mutable_data_ptr<float>(), scratch.mutable_data_ptr<float>(), multiprocessors(), c10::cuda::getCurrentCUDAStream());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   return {grad_y, grad_gamma, grad_beta};
 }

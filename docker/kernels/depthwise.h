@@ -5,7 +5,7 @@
 // five; and its gradient of the input takes several times as long as the bytes do (docs/performance.md). Here nothing is chosen:
 //     depthwise         reads x, writes y; with the filter turned round, reads the gradient of y and writes that of x
 //     depthwise_planes  the same for NCHW tensors, as a network has them that is not trained; adds a bias where there is one
-//     weight_gradient   reads x and the gradient of y, writes a sum for each of the filter's taps from each walker; a second kernel adds those
+//     weight_gradient   reads x and the gradient of y, writes a sum for each of the filter's taps from each block; a second kernel adds those
 // Products are summed in float32 and in a fixed order, so that equal inputs give equal bits.
 #pragma once
 
@@ -36,10 +36,10 @@ void depthwise(const Depthwise& shape, Rows x, const void* weight, Rows y, bool 
 void depthwise_planes(const Depthwise& shape, const void* x, int64_t image_stride, const void* weight, const void* bias, void* y,
                       cudaStream_t stream);
 
-// How many groups of threads share the lines of all images.
-int walkers(const Depthwise& shape, int multiprocessors);
+// How many sums there are for each tap and channel, to be added: one from each block.
+int partial_sums(const Depthwise& shape, int multiprocessors);
 
-// `partials` is scratch memory for a float32 sum of each walker, tap and channel.
-void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int walkers, cudaStream_t stream);
+// `partials` is scratch memory for `count` float32 sums of each tap and channel.
+void weight_gradient(const Depthwise& shape, Rows x, Rows grad_y, void* grad_weight, float* partials, int count, cudaStream_t stream);
 
 }  // namespace yolov12_kernels

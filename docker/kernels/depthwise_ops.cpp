@@ -84,7 +84,7 @@ at::Tensor weight_gradient_op(const at::Tensor& grad_y, const at::Tensor& x, con
               "yolov12_kernels: grad_y must be like x, ", x.sizes(), " ", x.scalar_type(), " on ", x.device(), ", and is ", grad_y.sizes(),
               " ", grad_y.scalar_type(), " on ", grad_y.device());
   shape_of(grad_y, weight);
-  const int count = walkers(shape, multiprocessors());
+  const int count = partial_sums(shape, multiprocessors());
   const at::Tensor partials = floats(count * weight.numel(), x);
   at::Tensor grad_weight = at::empty_like(weight);
   weight_gradient(shape, rows_of(x, "x"), rows_of(grad_y, "grad_y"), grad_weight.mutable_data_ptr(), partials.mutable_data_ptr<float>(),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A package of AOTInductor for this GPU: compiled, compared and run. Needs one NVIDIA GPU and g++; compiling takes minutes.
+"""A package of AOTInductor for this GPU: compiled, compared and run. Needs one NVIDIA GPU, g++, and CUDA's
+headers (the lock of the train image has them, or a toolkit in CUDA_HOME); compiling takes minutes.
 
 python -m pytest tests/gpu/test_aoti.py
 

@@ -204,7 +204,7 @@ def test_wrong_arguments_are_errors(by_cuda):
         by_cuda.warp(layers._replace(slots=layers.slots[:, :3]), GPU)
     with pytest.raises(RuntimeError, match="yolov12_kernels: a size of 0 pixels"):
         by_cuda.warp(layers._replace(size=0), GPU)
-    with pytest.raises(RuntimeError, match="yolov12_kernels: levels must be"):
+    with pytest.raises(RuntimeError, match="yolov12_kernels: gains must be"):
         by_cuda.recolour(noise(SIZE).to(GPU), GAINS[:2])
     with pytest.raises(RuntimeError, match="yolov12_kernels: images must be"):
         by_cuda.recolour(noise(SIZE).to(GPU)[:, :2], GAINS)

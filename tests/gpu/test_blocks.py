@@ -30,7 +30,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.skip(f"yolov12_kernels: {reason}")
     if torch.cuda.get_device_capability(GPU) < (8, 0):
         pytest.skip("the kernel needs a GPU from sm_80 on")
-    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
     attention.install()
     fused.install()
     blocks.install()

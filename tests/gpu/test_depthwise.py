@@ -28,8 +28,8 @@ SHAPES = [
     (2, 4, 9, 9),
     (64, 64, 80, 80),
 ]
-"""(images, channels, height, width). 4 channels are 16 bytes in float32 alone; 144 are 36 threads, more than a block has side by side; 80 are no
-power of two; images smaller than the filter; the last one has many rows for each block."""
+"""(images, channels, height, width). 4 channels are 16 bytes in float32 alone; 144 are 72 threads, more than a block has side by side; 80 are no
+power of two; images smaller than the filter, and ones that tiles do not fit; the last one has many tiles for each thread."""
 
 
 @pytest.fixture(autouse=True)

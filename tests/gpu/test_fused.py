@@ -29,8 +29,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic
 SUMS_TOLERANCE = 1e-3
 """For the gradients of weight and bias: sums over all pixels, in which the errors of a fast exponential add up too."""
 SHAPES = [(4, 16, 80, 80), (3, 80, 33, 17), (2, 384, 20, 20), (1, 2304, 7, 5), (1, 8, 3, 5), (256, 16, 160, 160)]
-"""(images, channels, height, width). 2304 channels are more than a block has threads for; 15 rows are fewer than a block
-has threads for; the last shape has many rows for each thread."""
+"""(images, channels, height, width). From 128 channels in fp32 and 256 in the halves on, several blocks share a row; 15 rows are fewer than
+a block has lines; the last shape has many rows for each thread."""
 FUSED = [fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.INPUT, fused.Keep.NOTHING]
 
 
@@ -139,6 +139,20 @@ def test_constant_channels_become_the_bias(dtype):
     assert got.grad_y.abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_where_the_exponential_overflows_silu_and_its_slope_are_still_right(dtype):
+    y = torch.linspace(-300, 300, 2 * 16 * 9 * 9, device="cuda").reshape(2, 16, 9, 9)
+    y = y.to(dtype, memory_format=torch.channels_last)
+    constants = torch.tensor([0.0, 1.0, 1.0, 0.0], device="cuda")[:, None].repeat(1, 16)
+    out = torch.empty_like(y)
+    OPS.batch_norm_apply(y, constants, True, out, False)
+    assert_close(out, F.silu(y.double()), TOLERANCE[dtype], "output")
+    leaf = y.double().requires_grad_()
+    F.silu(leaf).sum().backward()
+    _, _, grad_bias = OPS.batch_norm_gradient(torch.ones_like(y), y, constants, True)
+    assert_close(grad_bias, leaf.grad.sum((0, 2, 3)), SUMS_TOLERANCE, "gradient of the bias")
+
+
 # ---- parts of wider tensors ----
 
 
@@ -167,9 +181,10 @@ def test_a_gradient_that_can_not_be_read_in_place_is_copied(layout):
 
 @pytest.mark.parametrize("first", [0, 16, 3], ids=["first", "middle", "between two loads"])
 @pytest.mark.parametrize("add", [False, True], ids=["written", "added"])
-def test_an_output_is_written_into_some_channels_of_a_wider_tensor_or_added_to_them(first, add):
-    y, module = nhwc(3, 32, 9, 11, dtype=torch.bfloat16), batch_norm(32)
-    wide = nhwc(3, 64, 9, 11, dtype=torch.bfloat16, seed=1)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_an_output_is_written_into_some_channels_of_a_wider_tensor_or_added_to_them(dtype, first, add):
+    y, module = nhwc(3, 32, 9, 11, dtype=dtype), batch_norm(32)
+    wide = nhwc(3, 64, 9, 11, dtype=dtype, seed=1)
     before, place = wide.clone(memory_format=torch.preserve_format), wide.narrow(1, first, 32)
     with torch.no_grad():
         made = norm.normalise(y, module, silu=True)
@@ -181,12 +196,13 @@ def test_an_output_is_written_into_some_channels_of_a_wider_tensor_or_added_to_t
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 16), (16, 32), (5, 12), (4, 20)])
-def test_some_channels_are_those_of_the_whole(first, last):
-    y, module = nhwc(3, 32, 9, 11, dtype=torch.bfloat16), batch_norm(32)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_some_channels_are_those_of_the_whole(dtype, first, last):
+    y, module = nhwc(3, 32, 9, 11, dtype=dtype), batch_norm(32)
     with torch.no_grad():
         made = norm.normalise(y, module, silu=True)
         part = made.output(y)[:, first:last]
-        place = nhwc(3, last - first, 9, 11, dtype=torch.bfloat16, seed=1)
+        place = nhwc(3, last - first, 9, 11, dtype=dtype, seed=1)
         added = place + part
         assert torch.equal(made.output(y, channels=slice(first, last)), part)
         assert torch.equal(made.output(y, place, add=True, channels=slice(first, last)), added)
@@ -372,6 +388,11 @@ def test_a_gpu_without_code_is_served_by_torch_after_one_notice(monkeypatch, cap
     assert capsys.readouterr().err.count("there is code for sm_10") == 1
 
 
+def between_two_loads(x: Tensor) -> Tensor:
+    """The same numbers, contiguous, 4 bytes behind where a load may begin."""
+    return x.new_empty(x.numel() + 1)[1:].view(x.shape).copy_(x)
+
+
 @pytest.fixture
 def good() -> dict[str, Tensor]:
     """Arguments of the ops that go together."""
@@ -421,6 +442,7 @@ def test_wrong_running_statistics_are_refused(good, running, message):
         ("out", lambda x: x[:1], r"out must be like y, \[2, 16, 4, 4\] .* and is \[1, 16, 4, 4\]"),
         ("constants", lambda x: x[:3], "constants must be what batch_norm_statistics returned for y"),
         ("constants", lambda x: x.bfloat16(), "constants must be what batch_norm_statistics returned for y"),
+        ("constants", between_two_loads, "constants must be what batch_norm_statistics returned for y"),
     ],
 )
 def test_apply_and_gradient_say_what_is_wrong(good, name, value, message):

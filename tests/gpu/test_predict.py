@@ -26,6 +26,7 @@ from benchmarks import lively
 from tests.unit.engine.oracle import copy_of_bccd
 from yolov12 import YOLO
 from yolov12.engine import replays
+from yolov12.engine.patches import install_patches
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.replays import GpuPool, Replays
 from yolov12.engine.staging import Staging, normalised
@@ -36,11 +37,14 @@ GPU = torch.device("cuda", 0)
 IMGSZ = 320
 
 
-@pytest.fixture(autouse=True)
-def graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(autouse=True, params=[False, True], ids=["as-it-is", "in-one-kernel"])
+def graphs_are_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And the kernels of inference, in every second run."""
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
-    inference.install(in_one_pass=True)
-    blocks.install()
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", str(int(request.param)))
+    inference.install(in_one_pass=True, in_one_kernel=request.param)
+    if request.param:
+        blocks.install()
     yield
     blocks.uninstall()
     inference.uninstall()
@@ -121,9 +125,7 @@ def stock_networks() -> Iterator[None]:
     try:
         yield
     finally:
-        attention.install()
-        fused.install()
-        blocks.install()
+        install_patches()
 
 
 def uninstall_ours() -> None:

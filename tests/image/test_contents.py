@@ -115,6 +115,14 @@ def test_our_kernels_load_and_have_code_for_each_arch_of_the_image(image: Image)
     assert (set(re.findall(r"sm(\d+)", version)), loaded) == (set(image.label("archs").split()), "None")
 
 
+def test_packages_for_gpus_can_be_compiled_where_cuda_is_the_main_line_s(image: Image):
+    program = (
+        "import torch; from yolov12.export import aoti_toolkit; print(torch.version.cuda, aoti_toolkit.cuda_home())"
+    )
+    cuda, home = image.python(program).split()
+    assert home.endswith("/nvidia/cu13") if cuda.startswith("13.") else home == "None"
+
+
 def test_labels_say_what_it_is(each: Image):
     labels = json.loads(each.inspect("{{json .Config.Labels}}"))
     for name in ("title", "description", "version", "licenses", "base.name"):

@@ -27,7 +27,7 @@ scheduled() { BASE_IMAGE=base "$tree/.ci/scheduled" "$@"; }
 
 @test "it lists its parts, with one for each file of image tests that has slow ones" {
     run scheduled --list
-    [ "$output" = $'slow-tests\nimages\nimage-tests\nimage-tests-cu128\nslow-image-test_one\nready' ]
+    [ "$output" = $'slow-tests\nbench\nimages\nimage-tests\nimage-tests-cu128\nslow-image-test_one\nready' ]
 }
 
 @test "a part that fails hides no other, and fails the whole" {
@@ -52,7 +52,7 @@ scheduled() { BASE_IMAGE=base "$tree/.ci/scheduled" "$@"; }
 
 @test "an unknown part is a usage error that names the known ones" {
     run -2 scheduled redy
-    [ "$output" = "scheduled: there is no part redy: type one of slow-tests images image-tests image-tests-cu128 slow-image-test_one ready" ]
+    [ "$output" = "scheduled: there is no part redy: type one of slow-tests bench images image-tests image-tests-cu128 slow-image-test_one ready" ]
 }
 
 @test "without an environment nothing is run" {

@@ -7,6 +7,7 @@ Importing this is quick; asking for the GPUs imports torch, and only where an NV
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,18 +122,25 @@ def requested_gpus(device: Any) -> list[int]:
     return [0] if text == "cuda" else [int(part) for part in text.split(",") if re.fullmatch(r"\d+", part)]
 
 
-def check_named(named: Sequence[int], gpus: Sequence[Gpu], may_mix: bool = False) -> list[str]:
+def is_in_use_here() -> bool:
+    """Whether this process has used a GPU. From then on what the driver tells of one is also what we do there."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
+
+
+def check_named(named: Sequence[int], gpus: Sequence[Gpu], may_mix: bool = False, is_ours: bool = False) -> list[str]:
     """What to warn of before a run on the GPUs that the user named.
 
     Args:
         may_mix: whether GPUs of several kinds are only warned of: a run on them is right, if slow.
+        is_ours: whether this process uses GPUs already; how free they are is then not looked at.
 
     Raises:
         UserError: there is no room on one of them, and which GPUs have room; or they are of several kinds.
     """
     shown = ",".join(map(str, named))
     chosen = [gpu for gpu in gpus if gpu.index in named]
-    full = [gpu for gpu in chosen if gpu.free_bytes < FULL_SHARE * gpu.total_bytes]
+    full = [gpu for gpu in chosen if gpu.free_bytes < FULL_SHARE * gpu.total_bytes and not is_ours]
     if full:
         others = [str(gpu.index) for gpu in gpus if gpu.is_idle]
         advice = f"GPU {', '.join(others)} is idle" if others else "no GPU here is idle"
@@ -141,7 +149,7 @@ def check_named(named: Sequence[int], gpus: Sequence[Gpu], may_mix: bool = False
         f"device: GPU {gpu.index} is in use by another program ({gpu.memory}"
         + (f", {gpu.busy_percent} % busy)" if gpu.busy_percent is not None else ")")
         for gpu in chosen
-        if not gpu.is_idle
+        if not gpu.is_idle and not is_ours
     ]
     kinds = sorted({gpu.name for gpu in chosen})
     if len(kinds) > 1 and not may_mix:

@@ -7,6 +7,8 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -18,12 +20,18 @@ def put_off(name: str) -> Iterator[None]:
         yield
         return
     stand_in = _NotYet(name)
-    stand_in.__spec__ = importlib.util.find_spec(name)  # somebody may look whether the module is there
+    stand_in.__spec__ = _spec_of(name)  # somebody may look whether the module is there
     sys.modules[name] = stand_in
     try:
         yield
     finally:
         _take_away(stand_in)
+
+
+@cache
+def _spec_of(name: str) -> ModuleSpec | None:
+    # Looked for once: it takes a part of a millisecond, of each frame of a stream.
+    return importlib.util.find_spec(name)
 
 
 class _NotYet(ModuleType):

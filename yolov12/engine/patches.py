@@ -26,7 +26,7 @@ def install_patches() -> None:
 
     attention.install()
     fused.install()
-    if settings.current().predict_graphs:
+    if settings.current().predict_kernels:
         blocks.install()
     loss.install()
     weights.install()

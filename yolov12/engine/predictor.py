@@ -28,6 +28,7 @@ from ultralytics.utils.callbacks.base import default_callbacks
 from yolov12 import settings
 from yolov12.engine import network
 from yolov12.engine.network import Network
+from yolov12.engine.not_yet import put_off
 from yolov12.engine.read_ahead import Pictures, read_ahead
 from yolov12.engine.replays import Replays
 from yolov12.engine.scoring import fixed, timing
@@ -101,6 +102,7 @@ class YOLOv12Predictor(DetectionPredictor):
 
     # Set by ultralytics; declared because mypy sees only our assignments.
     device: torch.device
+    done_warmup: bool
     model: Any
     dataset: Any
     callbacks: dict[str, list[Any]]
@@ -113,6 +115,8 @@ class YOLOv12Predictor(DetectionPredictor):
         # Two: what the network answered is looked at again where a crowd has no room in the graph of its suppression.
         pools = network.pool_of(self.device), network.pool_of(self.device)
         self.fast = None if pools[0] is None else Fast(self.model, pools, self.args.compile)
+        # The first batch warms up: ultralytics' own way would run it twice, and import torchvision, for seconds, for a suppression that is not used.
+        self.done_warmup = self.done_warmup or self.fast is not None
         if self.fast and takes_channels_last(self.model, self.args):
             with torch.inference_mode(
                 False
@@ -120,10 +124,13 @@ class YOLOv12Predictor(DetectionPredictor):
                 self.model.backend.model.to(memory_format=torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
-        super().setup_source(source, stride)
-        if self.fast is not None:
-            # A method of this object would keep it as it keeps the source, and the graphs with both until Python looks for cycles.
-            self.dataset = read_ahead(self.dataset, partial(_letterboxed, weakref.ref(self)))
+        if self.fast is None:
+            super().setup_source(source, stride)
+            return
+        with put_off("torchvision"):  # which it imports for its suppression
+            super().setup_source(source, stride)
+        # A method of this object would keep it as it keeps the source, and the graphs with both until Python looks for cycles.
+        self.dataset = read_ahead(self.dataset, partial(_letterboxed, weakref.ref(self)))
 
     def preprocess(self, im: Tensor | list[np.ndarray]) -> Tensor:
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
@@ -146,6 +153,8 @@ class YOLOv12Predictor(DetectionPredictor):
     def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Results]:
         """The `Results` of a batch. Waits for the GPU, once."""
         if self.fast is None or getattr(self, "_feats", None) is not None or kwargs.keys() - {"iou"}:
+            if self.fast is not None:
+                import torchvision  # noqa: F401  # with which ultralytics suppresses on the GPU, once it is there (utils/nms.py:99)
             return super().postprocess(preds, img, orig_imgs, **kwargs)
         prediction = preds[0] if isinstance(preds, (list, tuple)) else preds
         if not isinstance(orig_imgs, list):  # pictures came as a tensor

@@ -164,15 +164,20 @@ def _checkpoint_of(model: Any, kwargs: dict[str, Any]) -> dict[str, str]:
 def with_device(kwargs: dict[str, Any], count: int | None = None, says_each: bool = False) -> dict[str, Any]:
     """Replace `device="auto"` by what it means here; the first `count` GPUs where a verb uses no more.
 
+    A verb that uses `count` asks the driver about GPUs that were named only before this process has used one: each frame of a stream would wait for
+    the answer.
+
     Raises:
         UserError: a GPU that was named has no room, or they are of several kinds.
     """
     asked = kwargs.get("device")
     here = launchers.of_process()
     if asked != "auto":
-        if here.is_alone and (named := requested_gpus(asked)) and (gpus := devices.visible_gpus()):
+        is_ours = devices.is_in_use_here()
+        named = [] if not here.is_alone or (is_ours and count is not None) else requested_gpus(asked)
+        if named and (gpus := devices.visible_gpus()):
             # Those that use fewer than were named use one of a kind.
-            for line in devices.check_named(named, gpus, settings.current().mixed_gpus or count is not None):
+            for line in devices.check_named(named, gpus, settings.current().mixed_gpus or count is not None, is_ours):
                 warn(line)
         return kwargs
     gpus = devices.visible_gpus()

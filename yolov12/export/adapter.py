@@ -34,6 +34,7 @@ SEAMS = (
     Seam("nn/backends/base.py", 195, "ultralytics.nn.backends.base.BaseBackend.apply_metadata", "bd2a1ec0bd81"),
     Seam("nn/backends/tensorrt.py", 25, "ultralytics.nn.backends.tensorrt.TensorRTBackend.load_model", "5274b564dd71"),
     Seam("nn/modules/head.py", 180, "ultralytics.nn.modules.head.Detect.forward", "164f309a5c8f"),
+    Seam("nn/modules/head.py", 249, "ultralytics.nn.modules.head.Detect.postprocess", "4039e3e66d76"),
 )
 
 AOTI = aoti_request.NAMES[0]
@@ -190,4 +191,16 @@ def as_exported(source: torch.nn.Module) -> torch.nn.Module:
     for module in network.modules():
         if hasattr(module, "export") and hasattr(module, "format"):
             vars(module).update(export=True, format="onnx")
+    return network
+
+
+def before_it_chooses(source: torch.nn.Module) -> torch.nn.Module:
+    """The same copy of a detector with two heads, of which the one that needs no NMS gives (batch, anchors, 4 + classes), corners in front.
+
+    What it would do next is to choose rows (nn/modules/head.py:249).
+    """
+    network: Any = as_exported(source)
+    head = network.model[-1]
+    head.end2end = True
+    head.postprocess = lambda predictions: predictions
     return network

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ultralytics.nn.modules import Detect
 
 from yolov12 import folders, settings
 from yolov12.errors import UserError
-from yolov12.export import aoti_file, aoti_request, cache
+from yolov12.export import aoti_file, aoti_request, aoti_toolkit, cache
 from yolov12.export.adapter import as_exported, destination
 from yolov12.export.aoti_file import Origin
 from yolov12.export.aoti_request import Asked
@@ -54,7 +53,7 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
     """
     asked = aoti_request.of(options, (getattr(network, "args", None) or {}).get("imgsz", 640))
     device = device_of(asked)
-    require_compiler(device)
+    aoti_toolkit.require_compiler(device)
     here = aoti_file.origin_here(device)
     target = destination(network)
     target = target.with_name(f"{target.stem}_{here.arch}{aoti_file.SUFFIX}")
@@ -70,39 +69,6 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
             shutil.copyfile(staged, part)
     say(f"export: {target} ({len(content) / 2**20:.1f} MiB); {program()} predict model={target}")
     return str(target)
-
-
-def require_compiler(device: torch.device) -> None:
-    """Look for what AOTInductor compiles with, before anything is traced: a C++ compiler, and for a GPU a CUDA toolkit's headers.
-
-    Raises:
-        UserError: it is not here.
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        raise UserError(
-            f"format=aoti compiles C++, and {compiler} is not here: install g++ (the train image has it), or name yours with CXX="
-        )
-    if device.type == "cuda" and not toolkit_headers():
-        raise UserError(
-            f"format=aoti for a GPU compiles against the headers of a CUDA toolkit, and there are none here (CUDA_HOME={cuda_home()}): "
-            f"install the toolkit {torch.version.cuda} and name its folder with CUDA_HOME=, or type device=cpu or format=onnx"
-        )
-
-
-def cuda_home() -> str | None:
-    """The folder of a CUDA toolkit as torch finds it: by CUDA_HOME, by nvcc, or where it usually lies."""
-    from torch.utils import cpp_extension  # imports much
-
-    return cpp_extension.CUDA_HOME
-
-
-def toolkit_headers() -> list[Path]:
-    """Folders for the compiler; none where no toolkit is whole. NVIDIA's wheels beside torch are not: they have no crt/ and no CCCL."""
-    include = Path(cuda_home() or "") / "include"
-    if not all((include / name).is_file() for name in ("cuda.h", "crt/host_defines.h")):
-        return []
-    return [folder for folder in (include, include / "cccl") if folder.is_dir()]
 
 
 def device_of(asked: Asked) -> torch.device:
@@ -137,7 +103,7 @@ def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> byt
         with tempfile.TemporaryDirectory(prefix="yolov12-aoti-") as folder:
             path = Path(folder) / f"{MODEL}{aoti_file.SUFFIX}"
             say("aoti: compiling, which takes a minute or a few")
-            with cuda_in_reach(Path(folder)) if device.type == "cuda" else nullcontext():
+            with aoti_toolkit.cuda_in_reach(Path(folder)) if device.type == "cuda" else nullcontext():
                 package(program_of_it, about, path)
             return path.read_bytes()
 
@@ -242,36 +208,6 @@ def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
         "gpu": f"{here.arch} {here.gpu}".strip(),
         "cpu": " ".join((here.machine, *here.features)),
     }
-
-
-@contextmanager
-def cuda_in_reach(folder: Path) -> Iterator[None]:
-    """Let g++ find a toolkit's headers, CCCL's among them, and the driver's library under the linker's name.
-
-    Args:
-        folder: for the link to the library.
-    """
-    before = {name: os.environ.get(name) for name in ("CPATH", "LIBRARY_PATH")}
-    driver = next((place for place in _library_folders() if (place / "libcuda.so.1").exists()), None)
-    if driver is not None:
-        (folder / "libcuda.so").symlink_to(driver / "libcuda.so.1")
-    for name, places in (("CPATH", toolkit_headers()), ("LIBRARY_PATH", [folder])):
-        os.environ[name] = os.pathsep.join(filter(None, (before[name], *map(str, places))))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _library_folders() -> list[Path]:
-    """Where a driver's libraries lie: as Triton finds them, which has the same need."""
-    from triton.backends.nvidia.driver import libcuda_dirs
-
-    return [Path(place) for place in libcuda_dirs()]
 
 
 def _verified(network: Any, path: Path, asked: Asked, evaluate: Evaluate | None) -> list[str]:

@@ -6,16 +6,18 @@ What can not be run on this machine is not called verified, and the line says wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from ultralytics.utils import ASSETS
 
-from yolov12.export import divergence, parity, rounded, suppressed
+from yolov12.export import divergence, parity, ranked, rounded, suppressed
+from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
 from yolov12.export.request import Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
@@ -49,11 +51,25 @@ class Case:
     nms: Suppression | None = None
     """What is in the file."""
     evaluate: Evaluate | None = None
+    ranked: Suppression | None = None
+    """What was asked of a file that gives the best rows of the head that needs no NMS (ranked.py); `agnostic` alone counts there."""
 
 
 def bundled_images() -> list[Path]:
     """The photos that come with ultralytics."""
     return sorted(ASSETS.glob("*.jpg"))
+
+
+def is_ranked(network: Any, metadata: Mapping[str, Any]) -> bool:
+    """Whether ultralytics' exporter took the head that needs no NMS, of two (`nms=False`), while the network answers with the other."""
+    return bool(metadata.get("end2end")) and not getattr(network, "end2end", False)
+
+
+def why_not_compared(network: Any, metadata: Mapping[str, Any]) -> str:
+    """Why a file of ultralytics' exporter is not compared with its source; "" if it is."""
+    if not is_ranked(network, metadata) or metadata["task"] == "detect":
+        return ""
+    return f"rows of a model for {metadata['task']} that needs no NMS are not compared; leave nms=False out, and predict suppresses"
 
 
 def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str]:
@@ -76,9 +92,18 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
 def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> Iterator[str]:
     size = "{1}x{0}".format(*case.imgsz)
     begin = f"parity: {case.form} in {case.precision} against its source on {len(images)} images at {size}:"
-    if case.nms is not None:
+    if case.ranked is not None:
         opened = open_graph(case) if case.form == "onnx" else open_backend(case)
-        room = suppressed.Room(NMS_LEAST_IOU[case.precision], allowed.score)
+        best = ranked.compare(case.source, opened, images, allowed, case.ranked.agnostic)
+        yield (
+            f"{begin} {best.rows} rows above {SHOWN_SCORE} of {best.pairs} (boxes within {best.box_px:.2g} px, allowed {allowed.box_px:g}; "
+            f"scores within {best.score:.1e}, allowed {allowed.score:g})"
+        )
+        if not best.pairs:
+            yield SEES_NOTHING
+    elif case.nms is not None:
+        opened = open_graph(case) if case.form == "onnx" else open_backend(case)
+        room = Room(NMS_LEAST_IOU[case.precision], allowed.score)
         found = suppressed.compare(case.source, opened, images, case.nms, room, with_others=case.precision == "fp32")
         others = f", the rest within {found.others.max_abs_diff:.1e}" if found.others else ""
         yield (

@@ -15,6 +15,9 @@ from yolov12.errors import UserError
 ENGINE = ("engine", "tensorrt", "trt")
 """What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
 
+COMPARED = "onnx, engine, aoti, and torchscript on the CPU"
+"""Formats that go through the gate."""
+
 OPSET, OPSET_REASON = 18, "ONNX Runtime's CUDA provider has no kernel for the Resize of opset 19"
 INT8_ENGINE_OPSET = 19
 LEAST_OPSET, LARGEST_OPSET = 11, 20
@@ -129,7 +132,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
         batch=batch_of(options),
         data=str(options["data"]) if options.get("data") else None,
         verify=options.get("verify") is not False,
-        nms=_suppression(options) if options.get("nms") else None,
+        nms=suppression_of(options) if options.get("nms") else None,
         raw=bool(options.get("raw")),
         version_compatible=bool(options.get("version_compatible")),
         archs=_archs(options.get("arch")),
@@ -209,7 +212,8 @@ def batch_of(options: Mapping[str, Any]) -> int:
     return int(batch)
 
 
-def _suppression(options: Mapping[str, Any]) -> Suppression:
+def suppression_of(options: Mapping[str, Any]) -> Suppression:
+    """What `nms=True` puts into a file."""
     # As numbers of their kind: `conf=0` is typed as a whole one, and a graph's attributes have types.
     typed = {
         "conf": ("conf", float),

@@ -19,8 +19,8 @@ import numpy as np
 from ultralytics.utils import LOGGER
 
 from yolov12 import folders
-from yolov12.errors import RetryableError, UserError
-from yolov12.export import aoti_request
+from yolov12.errors import UserError
+from yolov12.export import aoti_request, torchscript
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
 from yolov12.export.request import Request, Suppression
@@ -31,13 +31,6 @@ NEEDED_PACKAGES = ("onnx", "onnxslim", "onnxruntime")
 
 DECIDED = ("half", "int8", "quantize", "dynamic", "opset", "imgsz", "simplify", "data")
 """Arguments that an exported file has settled."""
-
-COMPARED = "onnx, engine, aoti, and torchscript on the CPU without NMS"
-"""Formats that go through the gate."""
-
-FLOAT_BYTES = 4
-BESIDE_WEIGHTS_BYTES = 4 * 2**20
-"""Of a TorchScript file: its code and constants, which take far less."""
 
 Stock = Callable[..., str]
 """ultralytics' `model.export(**arguments)`."""
@@ -220,14 +213,12 @@ def _verified(
         return [f"parity: {form} is not verified (verify=False)"]
     import onnx
 
-    from yolov12.export import engine, gate, suppressed
+    from yolov12.export import engine, gate
 
     metadata = engine.metadata_of(onnx.load(path.with_suffix(".onnx"), load_external_data=False))
+    if why_not := gate.why_not_compared(network, metadata):
+        return [f"parity: {form} is not verified: {why_not}"]
     has_nms = bool(metadata["args"].get("nms"))
-    if has_nms and metadata["task"] not in suppressed.TASKS:
-        return [
-            f"parity: {form} is not verified: NMS inside a model for {metadata['task']} is not compared; export it without nms=True"
-        ]
     height, width = metadata["imgsz"]
     case = gate.Case(
         source=network,
@@ -237,6 +228,7 @@ def _verified(
         imgsz=(height, width),
         nms=request.nms if has_nms else by_plugin,
         evaluate=evaluate if request.data else None,
+        ranked=requests.suppression_of(request.stock) if gate.is_ranked(network, metadata) else None,
     )
     return gate.verify(case)
 
@@ -270,59 +262,9 @@ def _of_ultralytics(
     """A format that is ultralytics' alone; TorchScript is compared, and of the others it is said that they are not."""
     form = str(options.get("format") or "torchscript").lower()
     if form == "torchscript":
-        return _torchscript(network, stock, options, evaluate)
+        return torchscript.export(network, stock, options, evaluate)
     with told_in_our_words():
         made = stock(**{key: value for key, value in options.items() if key not in requests.OWN_KEYS})
-    why = "verify=False" if options.get("verify") is False else f"it is compared for {COMPARED}"
+    why = "verify=False" if options.get("verify") is False else f"it is compared for {requests.COMPARED}"
     say(f"parity: {form} is not verified ({why})")
     return made
-
-
-def _torchscript(
-    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
-) -> str:
-    """Made aside like the formats of ours, so that a failure leaves the old file as it was."""
-    arguments = {key: value for key, value in options.items() if key not in (*requests.OWN_KEYS, "data")}
-    target = destination(network).with_suffix(".torchscript")
-    folders.check_writable(target.parent, str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _require_room(target, sum(parameter.numel() for parameter in network.parameters()) * FLOAT_BYTES)
-    with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
-        staged = Path(folder) / target.name
-        with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
-            stock(**arguments)
-        for line in _torchscript_verified(network, staged, options, evaluate):
-            say(line)
-        with replacing(target) as part:
-            shutil.copyfile(staged, part)
-    for text in closing:
-        LOGGER.info(text)
-    return str(target)
-
-
-def _require_room(target: Path, weights_bytes: int) -> None:
-    """Ask before torch's writer of TorchScript does, which ends the process where the disk is full (it throws in a destructor).
-
-    Raises:
-        RetryableError: the weights alone would not fit.
-    """
-    free_bytes = shutil.disk_usage(target.parent).free
-    if free_bytes < weights_bytes + BESIDE_WEIGHTS_BYTES:
-        raise RetryableError(
-            f"no room to save {target}: {free_bytes / 2**20:.0f} MiB are free and {weights_bytes / 2**20:.0f} MiB of weights are to be "
-            "written; make room and run the same command again"
-        )
-
-
-def _torchscript_verified(
-    network: Any, path: Path, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
-) -> list[str]:
-    if options.get("verify") is False:
-        return ["parity: torchscript is not verified (verify=False)"]
-    if options.get("nms") or options.get("device") not in (None, "cpu"):
-        return [f"parity: torchscript is not verified (it is compared for {COMPARED})"]
-    from yolov12.export import gate
-
-    imgsz = requests.exported_size(options.get("imgsz") or (getattr(network, "args", None) or {}).get("imgsz", 640))
-    case = gate.Case(network, path, "torchscript", "fp32", imgsz, evaluate=evaluate if options.get("data") else None)
-    return gate.verify(case)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from yolov12.export.adapter import as_exported
+from yolov12.export.candidates import angle_of
 from yolov12.export.parity import Exported, Image, ParityError, full_batches, require_same_shapes, tensors
 
 SHOWN_SCORE = 0.25
@@ -50,6 +51,8 @@ class Seen:
     """Largest difference of a side of their boxes, pixels of the input. 0 without any, NaN if one is NaN."""
     score: float
     """Largest difference of any score, of all anchors."""
+    angle: float = 0.0
+    """Largest difference of the angle of their boxes, radians; 0 where boxes have none."""
 
 
 def compare_seen(source: torch.nn.Module, path: str | Path, exported: Exported, images: Sequence[Image]) -> Seen:
@@ -65,7 +68,8 @@ def compare_seen(source: torch.nn.Module, path: str | Path, exported: Exported, 
         ParityError: outputs of other shapes.
     """
     reference = as_exported(source)
-    shown, box_px, score = 0, 0.0, 0.0
+    turned = getattr(source, "task", None) == "obb"
+    shown, box_px, score, angle = 0, 0.0, 0.0, 0.0
     for pixels in full_batches(exported, images):
         with torch.inference_mode():
             expected = tensors(reference(torch.from_numpy(pixels)))
@@ -81,9 +85,11 @@ def compare_seen(source: torch.nn.Module, path: str | Path, exported: Exported, 
         shown += int(mask.sum())
         score = float(np.max([score, difference[:, scores].max()]))  # np.max keeps NaN
         box_px = float(np.max([box_px, difference[:, :4].max(axis=1)[mask].max(initial=0.0)]))
+        if turned:
+            angle = float(np.max([angle, difference[:, -1][mask].max(initial=0.0)]))
         if not np.isfinite(b).all():
             score = float("nan")
-    return Seen(len(images), shown, box_px, score)
+    return Seen(len(images), shown, box_px, score, angle)
 
 
 def require_seen(seen: Seen, allowed: Tolerance) -> Seen:
@@ -97,6 +103,8 @@ def require_seen(seen: Seen, allowed: Tolerance) -> Seen:
         problems.append(f"a box by {seen.box_px:.2f} px (allowed {allowed.box_px:g})")
     if not seen.score <= allowed.score:
         problems.append(f"a score by {seen.score:.4f} (allowed {allowed.score:g})")
+    if not seen.angle <= angle_of(allowed.score):
+        problems.append(f"an angle by {seen.angle:.3f} radians (allowed {angle_of(allowed.score):.3f})")
     if problems:
         raise ParityError(f"The exported model differs from its source on {seen.images} images: {'; '.join(problems)}.")
     return seen

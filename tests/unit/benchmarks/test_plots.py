@@ -75,6 +75,7 @@ def test_a_new_record_is_drawn_and_what_is_there_is_left(place):
 def test_the_command_says_what_it_wrote_and_also_that_there_was_nothing_to_draw(place, monkeypatch, capsys):
     monkeypatch.setattr(command.system, "ROOT", place)
     monkeypatch.setattr(command.record, "load_all", lambda: [content()])
+    monkeypatch.setattr(command.readme, "write", lambda contents: [])
     assert command.main(["report", "--plots"]) == 0
     assert capsys.readouterr().out == "wrote plots/speed-gpu.svg\nwrote performance.md\n"
     assert command.main(["report", "--plots"]) == 0

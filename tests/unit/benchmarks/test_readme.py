@@ -1,118 +1,27 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""README's table of measurements says what the records say: each of its numbers is that row's and that side's, rounded."""
+"""README's table of measurements is what the newest records say, and each of its numbers is that row's and that side's, rounded."""
 
 from __future__ import annotations
 
+import json
 import re
-from statistics import median
-from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks import record, system
+import benchmarks.__main__ as command
+from benchmarks import plots, readme, record
+from benchmarks.errors import BenchmarkError
+from benchmarks.readme import Cell, Line, Number
 
-HEADER = "| record | what | stock | ours |"
 NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
 IN_WORDS = {"out of memory": 0.0, "run": 1.0}
-"""What a cell says of a row that is 1 for "it ran"."""
+CONTENTS = record.load_all()
 
 
-class Line(NamedTuple):
-    """Of README's table."""
-
-    record: str
-    stock: str
-    ours: str
-
-
-class Source(NamedTuple):
-    """Where a number of a cell comes from."""
-
-    row: str
-    in_note: str = ""
-    """A pattern with one group; without it the number is the side's median."""
-    side: str = ""
-    """Where it is not that of the cell."""
-
-
-def both(*rows: str) -> tuple[list[Source], list[Source]]:
-    """Each side's own values of these rows."""
-    return [Source(row) for row in rows], [Source(row) for row in rows]
-
-
-def notes(row: str, *patterns: str) -> list[Source]:
-    return [Source(row, pattern) for pattern in patterns]
-
-
-SOURCES: list[tuple[str, tuple[list[Source], list[Source]]]] = [
-    ("attention", both("attn_fwdbwd_n_b256_bf16")),
-    ("attention", both("attn_fwd_n_b256_bf16")),
-    ("memory", both("mem_free_n_b256")),
-    (
-        "memory",
-        (
-            notes("mem_free_n_b256", r"stock: ([\d.]+) ms a step"),
-            [
-                *notes("mem_free_n_b256", r"ours: ([\d.]+) ms a step.*every input rebuilt"),
-                Source("mem_half_n_b256", side="stock"),
-            ],
-        ),
-    ),
-    ("memory", both("mem_free_s_b64")),
-    ("memory", both("fits_s_b256", "fits_x_b128", "fits_l_1280_b64")),
-    ("memory", both("fits_s_b256_24g", "fits_s_b256_16g")),
-    ("memory", ([Source("mem_half_n_b256")], [Source("mem_half_n_b256"), Source("mem_third_n_b256")])),
-    (
-        "oom_faults",
-        ([], notes("oom_faults", r"(\d+) of \d+ failures happened and", r"\d+ of (\d+) failures happened and")),
-    ),
-    ("train_step", both("train_step_n_b64")),
-    ("train_step", both("train_step_n_b256")),
-    ("train_e2e", both("train_e2e_n_b256")),
-    (
-        "train_e2e",
-        (
-            notes("train_e2e_n_b256", r"stock: first epoch (\d+)"),
-            notes("train_e2e_n_b256", r"ours: first epoch (\d+)"),
-        ),
-    ),
-    ("bccd_wall", both("bccd_map50_95")),
-    ("bccd_wall", (notes("bccd_wall", r"stock: peak ([\d.]+)"), notes("bccd_wall", r"ours: peak ([\d.]+)"))),
-    ("bccd_wall", both("bccd_wall")),
-]
-"""For each line of the table, in its order: the record, and what its two cells come from."""
-
-
-def table() -> list[Line]:
-    lines = (system.ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    found = []
-    for line in lines[lines.index(HEADER) + 2 :]:
-        if not line.startswith("|"):
-            break
-        name, what, stock, ours = (cell.strip() for cell in line.strip("|").split("|"))
-        del what  # batch sizes and the like
-        found.append(Line(name.strip("`"), stock, ours))
-    return found
-
-
-def newest(name: str) -> dict[str, dict[str, Any]]:
-    """The rows, by name, of the latest record of a benchmark, on whatever machine."""
-    contents = [content for content in record.load_all() if content["benchmark"] == name]
-    latest = max(contents, key=lambda content: content["date"])
-    return {row["name"]: row for row in latest["rows"]}
-
-
-def numbers(rows: dict[str, dict[str, Any]], side: str, sources: list[Source]) -> list[float]:
-    """What a cell should say."""
-    found = []
-    for source in sources:
-        row = rows[source.row]
-        matches = [float(text) for text in re.findall(source.in_note, row["note"])] if source.in_note else None
-        assert matches is None or len(matches) == 1, (
-            f"{source.in_note} is {len(matches)} times in the note of {source.row}"
-        )
-        found.append(median(row[source.side or side]) if matches is None else matches[0])
-    return found
+def shown() -> list[list[str]]:
+    """The table's lines, in cells."""
+    text = readme.PAGE.read_text(encoding="utf-8").partition(readme.BEGIN)[2].partition(readme.END)[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()[2:]]
 
 
 def agrees(cell: str, expected: list[float]) -> bool:
@@ -131,21 +40,115 @@ def is_rounded_from(shown: str, number: float) -> bool:
     return abs(float(shown) - number) <= 0.5 * 10**-decimals + 1e-9
 
 
-def test_each_line_of_the_table_has_its_sources() -> None:
-    assert [line.record for line in table()] == [name for name, _ in SOURCES]
+def test_the_table_is_the_newest_records() -> None:
+    text = readme.PAGE.read_text(encoding="utf-8")
+    assert readme.page(text, CONTENTS) == text, "run `python -m benchmarks report --plots`"
 
 
 @pytest.mark.parametrize(
-    ("line", "of"), list(zip(table(), SOURCES, strict=False)), ids=[line.record for line in table()]
+    ("cells", "line"), list(zip(shown(), readme.LINES, strict=True)), ids=[line.record for line in readme.LINES]
 )
-def test_a_line_of_the_table_is_what_its_record_says(
-    line: Line, of: tuple[str, tuple[list[Source], list[Source]]]
+def test_a_line_of_the_table_is_what_its_record_says(cells: list[str], line: Line) -> None:
+    """Without the code that writes them: what stands there is read, and compared as numbers."""
+    rows = readme.latest(CONTENTS, line.record)
+    for said, side, cell in ((cells[2], "stock", line.stock), (cells[3], "ours", line.ours)):
+        expected = [readme.value(rows, side, number) for number in cell.numbers]
+        assert agrees(said, expected), f"{line.record}, {side}: the table says {said!r}, the record {expected}"
+
+
+ROWS = {
+    "time": record.row("time", "ms", "lower", {"stock": [91.0, 93.0], "ours": [30.04]}, note="ours: peak 4.79 GiB"),
+    "fits": record.row("fits", "1 = ran", "higher", {"stock": [0.0], "ours": [1.0]}),
+    "too": record.row("too", "1 = ran", "higher", {"stock": [0.0], "ours": [0.0]}),
+}
+
+
+@pytest.mark.parametrize(
+    ("cell", "side", "text"),
+    [
+        (Cell("{} ms", (Number("time"),)), "stock", "92 ms"),
+        (Cell("{} ms", (Number("time"),)), "ours", "30.0 ms"),
+        (Cell("{} / {} ms", (Number("time"), Number("time", side="stock"))), "ours", "30.0 / 92 ms"),
+        (Cell("{} GiB", (Number("time", r"peak ([\d.]+)"),)), "ours", "4.79 GiB"),
+        (Cell("", (Number("fits"), Number("too"))), "stock", "out of memory"),
+        (Cell("", (Number("fits"),)), "ours", "run"),
+        (readme.NOTHING, "stock", "-"),
+    ],
+)
+def test_a_cell_says_its_numbers(cell: Cell, side: str, text: str) -> None:
+    assert readme.said(cell, ROWS, side) == text
+
+
+@pytest.mark.parametrize(
+    ("cell", "side", "words"),
+    [
+        (Cell("{}", (Number("gone"),)), "ours", "no row gone"),
+        (Cell("{}", (Number("time"),)), "tuned", "has 0 of tuned"),
+        (Cell("{}", (Number("time", r"stock: peak ([\d.]+)"),)), "stock", "has 0 of stock: peak"),
+        (Cell("{}", (Number("time", r"(\d)"),)), "ours", "has 3 of"),
+        (Cell("", (Number("fits"), Number("too"))), "ours", "fits, too did not all end alike"),
+    ],
+)
+def test_a_cell_whose_number_is_not_in_the_record_is_refused(cell: Cell, side: str, words: str) -> None:
+    with pytest.raises(BenchmarkError, match=words):
+        readme.said(cell, ROWS, side)
+
+
+def test_the_newest_record_counts_and_one_must_be_there() -> None:
+    old, new = (
+        {"benchmark": "speed", "date": date, "rows": [{"name": date}]}
+        for date in ("2026-11-22T10:00:00Z", "2026-11-23T09:00:00Z")
+    )
+    assert list(readme.latest([new, old], "speed")) == ["2026-11-23T09:00:00Z"]
+    with pytest.raises(BenchmarkError, match="no record of other"):
+        readme.latest([new, old], "other")
+
+
+def test_the_command_writes_the_table_once(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(readme, "PAGE", tmp_path / "README.md")
+    monkeypatch.setattr(command.system, "ROOT", tmp_path)
+    monkeypatch.setattr(plots, "write", lambda contents: [])
+    readme.PAGE.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    assert command.main(["report", "--plots"]) == 0
+    assert capsys.readouterr().out == "wrote README.md\n"
+    assert readme.PAGE.read_text().startswith(f"before\n{readme.BEGIN}\n{readme.HEADER}\n| `attention` | ")
+    assert command.main(["report", "--plots"]) == 0
+    assert "nothing to draw" in capsys.readouterr().out
+    readme.PAGE.write_text("no marks")
+    with pytest.raises(ValueError, match="has no line"):
+        readme.write(CONTENTS)
+
+
+H200 = record.RECORDS / "2026-11-29-nvidia-h200"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "file", "values"),
+    [
+        (
+            r"with 4,096 pictures: ([\d,]+) and ([\d,]+)",
+            "train_e2e-reduced-3.json",
+            [("train_e2e_n_b256", "stock"), ("train_e2e_n_b256", "ours")],
+        ),
+        (
+            r"of six seeds ([\d.]+) and ([\d.]+);",
+            "map_budget-reduced.json",
+            [("map_budget_limited", "ours"), ("map_budget_unlimited", "ours")],
+        ),
+        (
+            r"of three seeds, some hours earlier, ([\d.]+) and ([\d.]+)$",
+            "map_budget.json",
+            [("map_budget_limited", "ours"), ("map_budget_unlimited", "ours")],
+        ),
+    ],
+)
+def test_what_a_sentence_below_the_table_says_is_in_its_record(
+    sentence: str, file: str, values: list[tuple[str, str]]
 ) -> None:
-    name, (stock, ours) = of
-    rows = newest(name)
-    for cell, side, sources in ((line.stock, "stock", stock), (line.ours, "ours", ours)):
-        expected = numbers(rows, side, sources)
-        assert agrees(cell, expected), f"{name}, {side}: the table says {cell!r}, the record {expected}"
+    (shown,) = re.findall(sentence, readme.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = {row["name"]: row for row in json.loads((H200 / file).read_text(encoding="utf-8"))["rows"]}
+    for text, (row, side) in zip(shown, values, strict=True):
+        assert is_rounded_from(text.replace(",", ""), rows[row][side][0])
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,13 @@ def test_a_named_gpu_in_use_and_several_kinds_are_warned_of() -> None:
     assert check_named([1], [gpu(0, used_gib=79), gpu(1)]) == []
 
 
+def test_what_this_process_does_itself_on_a_gpu_is_not_taken_for_another_programs() -> None:
+    gpus = [gpu(0, "big", used_gib=79, busy_percent=97), gpu(1, "small", 24)]
+    assert check_named([0], gpus, is_ours=True) == []
+    with pytest.raises(UserError, match="several kinds"):
+        check_named([0, 1], gpus, is_ours=True)
+
+
 def test_the_kernel_says_what_is_beside_a_gpu(tmp_path: Path) -> None:
     for address, node, cpus in (("0000:3b:00.0", "1", "16-31,48-63"), ("0000:86:00.0", "-1", "0-63")):
         (tmp_path / address).mkdir()

@@ -26,8 +26,8 @@ const char* augment_warp(const uint64_t* addresses, const int64_t* heights, cons
   return nullptr;
 }
 
-void augment_recolour(const uint8_t* images, const uint8_t* levels, int count, int area, uint8_t* coloured) {
-  recolour(images, levels, count, area, coloured, nullptr);
+void augment_recolour(const uint8_t* images, const double* gains, int count, int area, uint8_t* levels, uint8_t* coloured) {
+  recolour(images, gains, count, area, levels, coloured, nullptr);
 }
 
 void augment_divisions(int* by_value, int* by_chroma) {

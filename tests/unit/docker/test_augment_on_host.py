@@ -54,11 +54,13 @@ class OnHost:
 
     def recolour(self, images: Tensor, gains: np.ndarray) -> Tensor:
         images, coloured = images.contiguous(), torch.empty_like(images)
+        self.levels = np.empty((len(images), 3, 256), dtype=np.uint8)
         self.library.augment_recolour(
             ctypes.c_void_p(images.data_ptr()),
-            pointer(colour.lookup_tables(gains)),
+            pointer(np.ascontiguousarray(gains, dtype=np.float64)),
             len(images),
             images[0, 0].numel(),
+            pointer(self.levels),
             ctypes.c_void_p(coloured.data_ptr()),
         )
         return coloured
@@ -75,7 +77,7 @@ def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHos
     here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("augment")
     launch = r"(\w+)<<<(\w+), (\w+), 0, stream>>>\((.*)\);"
     text, launches = re.subn(launch, r"launch(\2, \3, [=] { \1(\4); });", (kernels / "augment.cu").read_text())
-    assert launches == 2
+    assert launches == 3
     (made / "augment.cpp").write_text(text)
     options = ["-shared", "-fPIC", "-pthread", "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Werror"]
     folders = [f"-I{kernels}", f"-I{here / 'cuda_on_host'}"]
@@ -171,6 +173,13 @@ def test_every_green_and_red_is_torchs_to_the_bit(on_host, blue):
     )
     gains = np.array([[0.01, 0.3, 0.2]])
     assert torch.equal(on_host.recolour(image[None], gains), colour.recolour(image[None], gains))
+
+
+def test_what_becomes_of_each_level_is_numpys_to_the_bit(on_host):
+    gains = np.random.default_rng(0).uniform(-1.5, 1.5, (200, 3))  # of hue: some turns farther than once around
+    gains[:4] = [[0, 0, 0], [1, 1, 1], [-1, -1, -1], [1 / 180, 0.5, -0.5]]
+    on_host.recolour(torch.zeros((200, 3, 1, 1), dtype=torch.uint8), gains)
+    assert np.array_equal(on_host.levels, colour.lookup_tables(gains))
 
 
 def test_the_tables_are_opencvs(on_host):

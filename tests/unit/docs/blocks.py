@@ -66,7 +66,7 @@ def of_blocks(page: Path, root: Path) -> Iterator[Command]:
         ValueError: the first word of a block is neither a program nor a known other word; with file and line.
     """
     lines = page.read_text(encoding="utf-8").splitlines()
-    for first, last, language in _blocks(lines):
+    for first, last, language in spans(lines):
         block = [line.strip() for line in lines[first:last]]
         if (language and language not in SHELL) or not _is_shell(block, f"{page.name}:{first + 1}", root):
             continue
@@ -77,7 +77,7 @@ def of_blocks(page: Path, root: Path) -> Iterator[Command]:
 def of_sentences(page: Path, root: Path) -> Iterator[Command]:
     """The commands between backticks in a page's text and tables; a span may go on in the next line."""
     lines = page.read_text(encoding="utf-8").splitlines()
-    for first, last, _ in _blocks(lines):
+    for first, last, _ in spans(lines):
         lines[first:last] = [""] * (last - first)
     text = "\n".join(lines)
     for found in INLINE.finditer(text):
@@ -94,7 +94,7 @@ def of_manifests(root: Path) -> Iterator[Command]:
                 yield Command(f"{file.relative_to(root)}:{number}", found[1])
 
 
-def _blocks(lines: list[str]) -> Iterator[tuple[int, int, str]]:
+def spans(lines: list[str]) -> Iterator[tuple[int, int, str]]:
     """(first line, line behind the last, language) of each block, without its fences; "" for indented ones."""
     number = 0
     while number < len(lines):

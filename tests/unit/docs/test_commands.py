@@ -32,7 +32,7 @@ HERE = (
     "yolov12 val model=best.pt data=my.yaml plots=False",
     "yolov12 val model=runs/detect/train/weights/best.pt data=my.yaml",
     "yolov12 predict model=best.pt source=pictures/",
-    "YOLOV12_PREDICT_GRAPHS=1 yolov12 predict model=best.pt source=pictures/",
+    "YOLOV12_PREDICT_GRAPHS=0 yolov12 predict model=best.pt source=pictures/",
     "yolov12 predict model=best.pt source=pictures/ quantize=16 batch=16",
     "yolov12 cache ls",
     "yolov12 cache verify",

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import re
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -31,6 +34,7 @@ from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.read_ahead import ReadAhead
 from yolov12.engine.scoring import fixed, timing
 
+REPOSITORY = Path(__file__).parents[3]
 IMGSZ = 96
 SIZES = ((96, 128), (96, 128), (128, 96), (96, 128), (64, 200))
 
@@ -157,6 +161,23 @@ def test_a_head_that_suppresses_by_itself_gives_ultralytics_results(folder, pool
     for options in ({}, {"max_det": 400}, {"classes": [1, 2, 3]}):
         assert any(len(result.boxes) for result in both(model, str(folder), batch=3, conf=0.01, **options))
     assert pool.replays > 0
+
+
+def test_the_first_answer_waits_for_no_library_that_has_no_part_in_it(model):
+    program = """
+import sys
+from tests.unit.engine.stand_in_pool import StandInPools
+from yolov12 import YOLO
+from yolov12.engine import network
+network.pool_of = StandInPools().pool_of
+import numpy as np
+boxes = YOLO(sys.argv[1]).predict(np.zeros((96, 96, 3), np.uint8), imgsz=96, conf=0.01, device="cpu", verbose=False)[0].boxes
+print(len(boxes) > 0, sorted({"torchvision", "torch._dynamo", "torch.onnx", "sympy", "matplotlib.pyplot"} & sys.modules.keys()))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    words = [sys.executable, "-c", program, model.ckpt_path]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True []"
 
 
 def test_on_the_cpu_all_is_ultralytics(model, folder):

@@ -96,3 +96,16 @@ def test_the_map_of_a_model_that_has_predicted_is_taken_from_a_copy(monkeypatch:
     monkeypatch.setattr(yolo, "_mean_ap", lambda model, arguments: model.predictor)
     assert model.export(data="my.yaml") == "None"
     assert model.predictor is not None
+
+
+def test_a_stream_of_frames_asks_the_driver_about_its_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, used = [], [False, True, True]
+    monkeypatch.setattr(yolo.devices, "visible_gpus", lambda: asked.append(1) or [])
+    monkeypatch.setattr(yolo.devices, "is_in_use_here", lambda: used[len(used) - left.pop()])
+    left = [1, 2, 3]
+    for _ in range(3):
+        assert yolo.with_device({"device": "0"}, count=1) == {"device": "0"}
+    assert len(asked) == 1
+    monkeypatch.setattr(yolo.devices, "is_in_use_here", lambda: True)
+    yolo.with_device({"device": "0,1"})  # a training may still be of several kinds
+    assert len(asked) == 2

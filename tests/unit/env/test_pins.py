@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from docker.stages import locks as stages
 from env import render
 from env.compatibility import TOOLCHAIN
+from yolov12.export.aoti_toolkit import WHEELS
 
 ROOT = Path(__file__).resolve().parents[3]
 PINS = render.load()
@@ -134,6 +135,13 @@ def test_a_lock_names_no_index_and_no_file(lock):
 
 def test_the_toolchain_lock_is_the_five_parts_of_the_compiler_and_nothing_else():
     assert set(locked(ROOT / "env/locks/toolchain.txt")) == set(TOOLCHAIN)
+
+
+@pytest.mark.parametrize(
+    "lock", [lock for lock in LOCKS if re.match(r"(train|dev)-py", lock.name)], ids=lambda lock: lock.stem
+)
+def test_the_headers_that_packages_for_gpus_are_compiled_against_are_locked(lock):
+    assert set(WHEELS) <= set(locked(lock))
 
 
 def test_what_is_fetched_from_elsewhere_is_pinned_with_its_hash_or_its_commit():

@@ -15,3 +15,11 @@ def model():
 @pytest.fixture(scope="package")
 def exported(model, tmp_path_factory):
     return onnx.export(model, tmp_path_factory.mktemp("exported") / "deep" / "small.onnx", imgsz=96)
+
+
+@pytest.fixture
+def network(model, tmp_path):
+    """That network, as if it had come from a file in the test's folder."""
+    model.model.pt_path = str(tmp_path / "best.pt")
+    yield model.model
+    del model.model.pt_path

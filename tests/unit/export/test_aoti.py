@@ -5,7 +5,6 @@ import copy
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,49 +134,6 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, options, gpus, words
     with pytest.raises(UserError) as refused:
         aoti.device_of(asked(**options))
     assert words in str(refused.value)
-
-
-def test_without_a_compiler_it_says_what_to_install(monkeypatch, model):
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match="no-such-compiler is not here: install"):
-        model.export(format="aoti", imgsz=64)
-
-
-@pytest.fixture
-def toolkit(tmp_path, monkeypatch) -> Path:
-    """A CUDA toolkit, as far as it is looked at."""
-    home = tmp_path / "cuda"
-    for name in ("cuda.h", "crt/host_defines.h", "cccl/nv/target"):
-        (home / "include" / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / "include" / name).touch()
-    monkeypatch.setattr(aoti, "cuda_home", lambda: str(home))
-    return home
-
-
-def test_for_a_gpu_a_whole_toolkit_is_needed(toolkit, monkeypatch):
-    gpu = torch.device("cuda", 0)
-    aoti.require_compiler(gpu)
-    (toolkit / "include/crt/host_defines.h").unlink()  # as in NVIDIA's wheels beside torch
-    with pytest.raises(UserError, match=r"headers of a CUDA toolkit, and there are none here \(CUDA_HOME=.*device=cpu"):
-        aoti.require_compiler(gpu)
-    aoti.require_compiler(torch.device("cpu"))
-    monkeypatch.setattr(aoti, "cuda_home", lambda: None)
-    with pytest.raises(UserError, match="CUDA_HOME=None"):
-        aoti.require_compiler(gpu)
-
-
-def test_the_toolkit_and_the_driver_are_in_reach_while_it_compiles(toolkit, tmp_path, monkeypatch):
-    driver = tmp_path / "driver"
-    driver.mkdir()
-    (driver / "libcuda.so.1").touch()
-    monkeypatch.setattr(aoti, "_library_folders", lambda: [tmp_path, driver])
-    monkeypatch.setenv("CPATH", "/mine")
-    monkeypatch.delenv("LIBRARY_PATH", raising=False)
-    with aoti.cuda_in_reach(tmp_path):
-        assert os.environ["CPATH"] == f"/mine:{toolkit}/include:{toolkit}/include/cccl"
-        assert (Path(os.environ["LIBRARY_PATH"]) / "libcuda.so").resolve() == driver / "libcuda.so.1"
-    assert os.environ["CPATH"] == "/mine"
-    assert "LIBRARY_PATH" not in os.environ
 
 
 def test_the_gate_runs_a_package_in_float32_and_not_in_what_cudnn_makes_of_it(monkeypatch, tmp_path):

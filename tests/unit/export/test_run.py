@@ -14,7 +14,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from tests.unit.export.trt_stand_in import TensorRT
 from yolov12.data import synth
-from yolov12.errors import RetryableError, UserError
+from yolov12.errors import UserError
 from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run, seen
 
 
@@ -27,13 +27,6 @@ class Stock:
     def __call__(self, **arguments):
         self.called = arguments
         return shutil.copy(self.source, Path(self.network.pt_path).with_suffix(".onnx"))
-
-
-@pytest.fixture
-def network(model, tmp_path):
-    model.model.pt_path = str(tmp_path / "best.pt")
-    yield model.model
-    del model.model.pt_path
 
 
 @pytest.fixture
@@ -261,48 +254,6 @@ def test_a_format_of_ultralytics_alone_is_made_and_not_called_verified(network, 
     assert "parity: openvino is not verified (it is compared for onnx" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_torchscript_is_compared(model, tmp_path, capsys):
-    model.model.pt_path = str(tmp_path / "best.pt")
-    try:
-        made = model.export(format="torchscript", imgsz=50)  # as ultralytics rounds it
-    finally:
-        del model.model.pt_path
-    assert made == str(tmp_path / "best.torchscript")
-    assert "parity: torchscript in fp32 against its source on 2 images at 64x64" in capsys.readouterr().err
-
-
-def test_a_torchscript_file_that_differs_is_not_written_and_the_old_one_stays(network, tmp_path, monkeypatch):
-    def stock(**arguments):
-        assert arguments == {"format": "torchscript"}
-        Path(network.pt_path).with_suffix(".torchscript").write_text("another")
-
-    (tmp_path / "best.torchscript").write_text("the old one")
-    asked = []
-
-    def differs(case):
-        asked.append(case)
-        raise gate.ParityError("differs")
-
-    monkeypatch.setattr(gate, "verify", differs)
-    with pytest.raises(gate.ParityError):
-        run.export(network, stock, {"format": "torchscript", "data": "my.yaml"}, lambda file: 50.0)
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
-    assert asked[0].evaluate is not None  # `data=` is the gate's: ultralytics takes none for this format
-
-
-def test_a_disk_without_room_for_a_torchscript_file_is_told_before_torch_would_end_the_process(
-    network, tmp_path, monkeypatch
-):
-    usage = run.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda place: usage._replace(free=10 * 2**20))
-    with pytest.raises(
-        RetryableError, match=r"no room to save .*best\.torchscript: 10 MiB are free and 10 MiB of weights"
-    ):
-        run.export(network, lambda **arguments: 1 // 0, {"format": "torchscript"}, None)
-    assert list(tmp_path.iterdir()) == []
-
-
 # An engine of a file that was exported before
 
 
@@ -409,21 +360,10 @@ def test_a_header_is_read_by_ultralytics(tmp_path):
     assert engine_file.split(b"plan") == ({}, b"plan")
 
 
-@pytest.mark.parametrize(
-    ("task", "line"),
-    [
-        ("detect", "judged"),
-        ("segment", "judged"),
-        ("pose", "judged"),
-        (
-            "obb",
-            "parity: onnx is not verified: NMS inside a model for obb is not compared; export it without nms=True",
-        ),
-    ],
-)
-def test_suppression_inside_is_judged_for_all_tasks_but_turned_boxes(model, exported, monkeypatch, task, line):
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb"])
+def test_suppression_inside_is_judged_for_every_task_that_has_it(model, exported, monkeypatch, task):
     metadata = {"task": task, "args": {"nms": True}, "imgsz": [96, 96]}
     monkeypatch.setattr(engine, "metadata_of", lambda graph: metadata)
     monkeypatch.setattr(gate, "verify", lambda case: ["judged" if case.nms else "outputs"])
     asked = request.of({"format": "onnx", "nms": True})
-    assert run._verified(model.model, exported, "onnx", asked, None) == [line]
+    assert run._verified(model.model, exported, "onnx", asked, None) == ["judged"]

@@ -82,6 +82,19 @@ def test_the_verdict_names_what_is_too_far_and_what_is_allowed():
         seen.require_seen(seen.Seen(2, 5, 0.0, 0.03), allowed)
 
 
+def test_a_turned_box_is_seen_only_where_boxes_have_an_angle_and_are_shown():
+    source = Source(anchors().tolist())
+    angle = parity.Exported(lambda pixels: [anchors(a5_0=0.18)[None]], ("output0",), 1, SIZE, 3, 1)
+    assert seen.compare_seen(source, "x.onnx", angle, [GREY]).angle == 0.0
+    source.task = "obb"
+    found = seen.compare_seen(source, "x.onnx", angle, [GREY])
+    assert found.angle == pytest.approx(0.08)
+    with pytest.raises(parity.ParityError, match=r"an angle by 0\.080 radians \(allowed 0\.063\)"):
+        seen.require_seen(found, seen.TOLERANCES["fp16"])
+    unseen = parity.Exported(lambda pixels: [anchors(a5_2=1.0)[None]], ("output0",), 1, SIZE, 3, 1)
+    assert seen.compare_seen(source, "x.onnx", unseen, [GREY]).angle == 0.0
+
+
 @pytest.mark.parametrize(("after", "passes"), [(50.2, True), (49.8, True), (49.6, False), (float("nan"), False)])
 def test_mean_average_precision_may_be_a_little_worse_and_any_better(tmp_path, after, passes):
     allowed = seen.TOLERANCES["fp16"]

@@ -24,7 +24,7 @@ from yolov12.model.fused import beside, inference
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
     attention.install()
     fused.install()
     blocks.install()

@@ -24,7 +24,7 @@ STRIDES = [8.0, 16.0, 32.0]
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
     fused.install()
     blocks.install()
     yield

@@ -40,7 +40,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         return F.silu(y.float() * scale[:, None, None] + shift[:, None, None]).to(y.dtype)
 
     monkeypatch.setattr(inference, "is_undisturbed", lambda x: True)
-    monkeypatch.setattr(inference, "convolved", lambda conv, act, x: None)  # tests/unit/model/test_fused_one_kernel.py
     monkeypatch.setattr(
         inference, "_is_rows", lambda y: y.is_contiguous(memory_format=torch.channels_last) and y.shape[1] % 8 == 0
     )

@@ -63,7 +63,7 @@ def test_a_gpu_without_code_is_told_so_once_while_others_are_served(installed, c
     assert norm.kernels_missing(H100) is None
     assert (
         capsys.readouterr().err
-        == f"kernels: torch's operations run for batch norm, depthwise convolutions and the loss, without our kernels: {NO_CODE}\n"
+        == f"kernels: torch's operations run for batch norm, the stem, depthwise convolutions and the loss, without our kernels: {NO_CODE}\n"
     )
 
 

@@ -20,7 +20,7 @@ from yolov12.model.fused import inference, one_kernel
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
     fused.install()
     yield
     fused.uninstall()

@@ -10,7 +10,8 @@ HSV, flips. docs/data.md lists what differs.
 """
 
 from yolov12.data.augment.hyperparameters import Hyperparameters, why_not
+from yolov12.data.augment.pictures import Pictures, Source
 from yolov12.data.augment.recipe import Recipe, draw
-from yolov12.data.augment.rendering import Rendered, Source, render
+from yolov12.data.augment.rendering import Rendered, render
 
-__all__ = ["Hyperparameters", "Recipe", "Rendered", "Source", "draw", "render", "why_not"]
+__all__ = ["Hyperparameters", "Pictures", "Recipe", "Rendered", "Source", "draw", "render", "why_not"]

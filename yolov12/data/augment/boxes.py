@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from yolov12.data.augment.layout import Layout
+from yolov12.data.augment.pictures import Pictures
 from yolov12.data.augment.recipe import Recipe
+from yolov12.data.ragged import rows_of
 
 LEAST_SIDE_PX = 2
 LEAST_AREA_KEPT = 0.1
@@ -35,28 +36,25 @@ class Objects(NamedTuple):
         return Objects(self.group[kept], self.classes[kept], self.boxes[kept])
 
 
-def collect(
-    classes: Sequence[np.ndarray], boxes: Sequence[np.ndarray], slots: np.ndarray, layout: Layout, mosaic: np.ndarray
-) -> Objects:
+def collect(pictures: Pictures, slots: np.ndarray, layout: Layout, mosaic: np.ndarray) -> Objects:
     """The objects of each layer on its canvas, picture by picture (Mosaic._cat_labels, augment.py:727).
 
     Args:
-        classes, boxes: of each picture, as in `Source`.
+        pictures: whose objects they are.
         slots: (L, 4), which picture lies in each place, -1 for none.
         layout: where they lie.
         mosaic: (L,) bool. Only a mosaic clips to its canvas and drops what has no area; a single picture's boxes go on as they are.
     """
     layers, places = np.nonzero(slots >= 0)
     used = slots[layers, places]
-    counts = np.array([len(found) for found in classes], dtype=np.int64)[used]
+    starts, counts = (np.cumsum(pictures.counts) - pictures.counts)[used], pictures.counts[used]
     layer, place = np.repeat(layers, counts), np.repeat(places, counts)
-    on_canvas = np.concatenate([np.empty((0, 4), np.float32), *(boxes[slot] for slot in used)])
-    on_canvas += np.tile(layout.pad[layer, place], 2).astype(np.float32)
-    labels = np.concatenate([np.empty(0, np.float32), *(classes[slot] for slot in used)])
+    rows = rows_of(starts, counts)
+    on_canvas = pictures.boxes[rows] + np.tile(layout.pad[layer, place], 2).astype(np.float32)
     of_mosaic = mosaic[layer]
     edge = np.tile(layout.canvas[layer], 2).astype(np.float32)
     on_canvas = np.where(of_mosaic[:, None], on_canvas.clip(0, edge), on_canvas)
-    return Objects(layer, labels, on_canvas).where(~of_mosaic | (_area(on_canvas) > 0))
+    return Objects(layer, pictures.classes[rows], on_canvas).where(~of_mosaic | (_area(on_canvas) > 0))
 
 
 def warp(objects: Objects, forward: np.ndarray, gain: np.ndarray, size: int, is_projective: bool) -> Objects:

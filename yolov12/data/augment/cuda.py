@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov12.data.augment.colour import lookup_tables
-from yolov12.data.augment.tensors import upload
 from yolov12.data.augment.warp import Layers
 
 
@@ -27,5 +25,7 @@ def warp(layers: Layers, device: torch.device) -> Tensor:
 
 
 def recolour(images: Tensor, gains: np.ndarray) -> Tensor:
-    """`colour.recolour` in one kernel."""
-    return torch.ops.yolov12_kernels.augment_recolour(images.contiguous(), upload(lookup_tables(gains), images.device))
+    """`colour.recolour`: one kernel for what becomes of each level, and one for the pixels."""
+    return torch.ops.yolov12_kernels.augment_recolour(
+        images.contiguous(), torch.from_numpy(np.ascontiguousarray(gains, dtype=np.float64))
+    )

@@ -20,9 +20,10 @@ def mix(layers: Tensor, recipe: Recipe, cut_areas: np.ndarray) -> Tensor:
         cut_areas: (cutmix layers, 4) int64, xyxy before the flips, from `boxes.mix`.
     """
     samples = layers[: recipe.batch]
-    _mixup(samples, layers[recipe.mixup_layers], recipe.owner[recipe.mixup_layers], recipe.mixup_share)
-    owner = recipe.owner[recipe.cutmix_layers]
-    _cutmix(samples, layers[recipe.cutmix_layers], owner, _flipped(cut_areas, recipe, owner))
+    if len(owner := recipe.owner[recipe.mixup_layers]):
+        _mixup(samples, layers[recipe.mixup_layers], owner, recipe.mixup_share)
+    if len(owner := recipe.owner[recipe.cutmix_layers]):
+        _cutmix(samples, layers[recipe.cutmix_layers], owner, _flipped(cut_areas, recipe, owner))
     return samples
 
 

@@ -12,20 +12,9 @@ from torch import Tensor
 
 from yolov12.data.augment import backends, boxes, layout, mixing, warp
 from yolov12.data.augment.backends import Backend
+from yolov12.data.augment.pictures import Pictures, Source
 from yolov12.data.augment.recipe import Recipe
-from yolov12.data.augment.tensors import CHANNELS, current, upload
-
-
-@dataclass(frozen=True)
-class Source:
-    """A decoded picture and its objects: what ultralytics' load_image and labels give."""
-
-    image: Tensor
-    """(height, width, 3) uint8, blue, green, red, on the device that renders; the long side has imgsz pixels."""
-    classes: np.ndarray
-    """(n,) float32."""
-    boxes: np.ndarray
-    """(n, 4) float32, xyxy in pixels of the image."""
+from yolov12.data.augment.tensors import current, upload
 
 
 @dataclass(frozen=True)
@@ -42,7 +31,7 @@ class Rendered:
     """(m,) float32, rising."""
 
 
-def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device | str) -> Rendered:
+def render(recipe: Recipe, sources: Mapping[int, Source] | Pictures, device: torch.device | str) -> Rendered:
     """Render what was drawn. Nothing here waits for a GPU.
 
     On a GPU the work is queued on the current stream. Pictures that were made on another one must be waited for there, and kept from being
@@ -50,7 +39,7 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
 
     Args:
         recipe: from `draw`.
-        sources: the pictures that `recipe.needed()` names.
+        sources: the pictures that `recipe.needed()` names, by index, or joined already.
         device: where the pictures are, and where the batch is made.
 
     Raises:
@@ -59,21 +48,20 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
     """
     device = torch.empty(0, device=device).device  # with its number, where only "cuda" was said
     indices = recipe.needed()
-    found = [sources[int(index)] for index in indices]
-    picture_sizes = np.array([_size(*pair, device) for pair in zip(indices, found, strict=True)], dtype=np.int64)
+    pictures = sources if isinstance(sources, Pictures) else Pictures.of([sources[i] for i in indices.tolist()])
+    picture_sizes = pictures.sizes(indices, device)
     slots = np.where(recipe.indices >= 0, np.searchsorted(indices, recipe.indices), -1)
     sizes = np.where((slots >= 0)[..., None], picture_sizes[slots], 0)
     where = layout.lay_out(recipe, sizes)
     forward = layout.forward_matrices(recipe, where.canvas)
 
     hyp = recipe.hyp
-    labels = [source.classes for source in found], [source.boxes for source in found]
-    objects = boxes.collect(*labels, slots, where, recipe.mosaic)
+    objects = boxes.collect(pictures, slots, where, recipe.mosaic)
     objects = boxes.warp(objects, forward, recipe.gain, hyp.imgsz, hyp.is_projective)
     objects, cut_areas = boxes.mix(objects, recipe)
 
     layers = warp.Layers(
-        pictures=[source.image for source in found],
+        pictures=pictures.images,
         slots=slots,
         sizes=sizes,
         layout=where,
@@ -90,19 +78,6 @@ def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device |
         bboxes=torch.from_numpy(boxes.flip_and_normalise(objects, recipe)),
         batch_idx=torch.from_numpy(objects.group.astype(np.float32)),
     )
-
-
-def _size(index: int, source: Source, device: torch.device) -> tuple[int, int]:
-    """Width and height. A wrong picture is refused: it would be read as if it were right, and on a GPU beyond its end."""
-    image = source.image
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS:
-        raise ValueError(
-            f"picture {index}: (height, width, 3) uint8 is expected, not {tuple(image.shape)} {image.dtype}"
-        )
-    if image.device != device:
-        raise ValueError(f"picture {index} is on {image.device}, and the batch is made on {device}")
-    height, width, _ = image.shape
-    return width, height
 
 
 def _coloured(images: Tensor, recipe: Recipe, backend: Backend) -> Tensor:

@@ -58,19 +58,17 @@ class Preparer:
         Raises:
             RetryableError: no picture of the batch can be read, and there is no other.
         """
-        from yolov12.data.augment import Source, draw, render
+        from yolov12.data.augment import Pictures, draw, render
 
         failed = self._bring(indices)
         self.recent.add(index for index in indices if index not in failed)
         samples = self._with_stand_ins(indices, failed, place)
         store, original = self.gatherer.store, self.gatherer.original
         recipe = draw(self._rng(place), np.array(samples, np.int64), self.hyperparameters, self.recent.pick)
-        sources = {}
-        for index in recipe.needed().tolist():
-            image = store[index]
-            classes, boxes = self.boxes.of(index, image.shape[0], image.shape[1])
-            sources[index] = Source(image=image, classes=classes, boxes=boxes)
-        rendered = render(recipe, sources, store.block.device)
+        needed = recipe.needed()
+        images = [store[index] for index in needed.tolist()]
+        sizes = np.array([(image.shape[1], image.shape[0]) for image in images])
+        rendered = render(recipe, Pictures(images, *self.boxes.of(needed, sizes)), store.block.device)
         on_gpu = store.block.is_cuda
         labels = {name: getattr(rendered, name) for name in ("cls", "bboxes", "batch_idx")}
         return {

@@ -9,7 +9,10 @@ did not.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from yolov12.model.fused import join
 
 
 def split_heads(qkv: Tensor, heads: int, head_dim: int, area: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -18,11 +21,28 @@ def split_heads(qkv: Tensor, heads: int, head_dim: int, area: int) -> tuple[Tens
     `qkv` is (batch, 3 * heads * head_dim, height, width). Upstream packs its channels per head as [q_h | k_h | v_h], and
     cuts the row-major tokens into `area` equal runs (ultralytics 8.4.190 nn/modules/block.py:1711-1719).
     """
+    q, k, v = _packed(qkv, heads, head_dim, area).split(head_dim, dim=-1)
+    return q, k, v
+
+
+def split_heads_for_two(qkv: Tensor, heads: int, head_dim: int, area: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `split_heads`, with v once more for the position encoding: for our kernel, contiguous, which `merge_heads` then need not copy.
+
+    In backward that kernel puts the gradients of all four where they belong in one pass.
+    """
+    if torch.compiler.is_compiling() or not join.serves(qkv):
+        q, k, v = split_heads(qkv, heads, head_dim, area)
+        return q, k, v, v
+    rows = _packed(qkv, heads, head_dim, area).permute(0, 3, 1, 2)  # as if each head of a token were a pixel
+    q, k, v = join.divided(rows, [head_dim] * 3)
+    q, k, v, alone = (part.permute(0, 2, 3, 1) for part in (join.use(q), join.use(k), join.use(v), join.alone(v)))
+    return q, k, v, alone
+
+
+def _packed(qkv: Tensor, heads: int, head_dim: int, area: int) -> Tensor:
     batch, _, height, width = qkv.shape
     rows = qkv.permute(0, 2, 3, 1).contiguous()
-    packed = rows.view(batch * area, height * width // area, heads, 3 * head_dim)
-    q, k, v = packed.split(head_dim, dim=-1)
-    return q, k, v
+    return rows.view(batch * area, height * width // area, heads, 3 * head_dim)
 
 
 def merge_heads(x: Tensor, batch: int, height: int, width: int) -> Tensor:

@@ -7,13 +7,15 @@ of stock.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 from ultralytics.nn.modules.block import AAttn
 
 from yolov12.model.attention import flops
 from yolov12.model.attention.dispatch import attend
-from yolov12.model.attention.op import merge_heads, split_heads
+from yolov12.model.attention.op import merge_heads, split_heads_for_two
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -31,16 +33,21 @@ def forward(self: AAttn, x: Tensor) -> Tensor:
     what leaves this package is the graph of stock, made of operators that every runtime knows. torch.compile
     gets the fused kernel, `torch.export` torch's public function for it.
     """
-    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if torch.jit.is_tracing() or _is_in_onnx_export():
         return _upstream_forward(self, x)
     batch, _, height, width = x.shape
     qkv = self.qkv(x)
     if batch == 1 and qkv.requires_grad and qkv.device.type == "cpu":
         # The gradient of one image in NHWC looks like NCHW to the CPU batch norm of torch 2.11, which then returns wrong numbers.
         qkv.register_hook(Tensor.contiguous)
-    q, k, v = split_heads(qkv, self.num_heads, self.head_dim, self.area)
+    q, k, v, v_of_pe = split_heads_for_two(qkv, self.num_heads, self.head_dim, self.area)
     attended = merge_heads(attend(q, k, v), batch, height, width)
-    return self.proj(attended + self.pe(merge_heads(v, batch, height, width)))
+    return self.proj(attended + self.pe(merge_heads(v_of_pe, batch, height, width)))
+
+
+def _is_in_onnx_export() -> bool:
+    # Only asking would import torch.onnx. A compiler that traces this asks torch itself: it can not look into sys.modules.
+    return (torch.compiler.is_compiling() or "torch.onnx" in sys.modules) and torch.onnx.is_in_onnx_export()
 
 
 def install() -> None:

@@ -18,20 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from ultralytics.nn.modules.conv import Conv
-from ultralytics.nn.tasks import BaseModel
 
+from yolov12.model.fused import join
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, gradients
-from yolov12.model.fused.lineage import Kept, Source, remember, source_of, tracking
+from yolov12.model.fused.lineage import Kept, Source, known_source, remember
 from yolov12.model.fused.norm import Normalised, normalise
 from yolov12.seams import Seam
 
-SEAMS = (
-    Seam("nn/modules/conv.py", 78, "ultralytics.nn.modules.conv.Conv.forward", "d42399472788"),
-    Seam("nn/tasks.py", 182, "ultralytics.nn.tasks.BaseModel._predict_once", "b932f70b581b"),
-)
+SEAMS = (Seam("nn/modules/conv.py", 78, "ultralytics.nn.modules.conv.Conv.forward", "d42399472788"),)
 
 _upstream_forward = Conv.forward
-_upstream_predict_once = BaseModel._predict_once
 
 
 class Keep(IntFlag):
@@ -179,17 +175,25 @@ class _ConvNormAct(torch.autograd.Function):
 def forward(self: Conv, x: Tensor) -> Tensor:
     """Convolution, batch norm and activation. Replaces ultralytics 8.4.190 nn/modules/conv.py:78."""
     keep = None if torch.compiler.is_compiling() else _choices.get(self)
-    if keep is None or not is_eligible(self, x):
-        y = by_our_kernel(self.conv, x)
-        return _upstream_forward(self, x) if y is None else self.act(self.bn(y))
+    if keep is not None:
+        with join.unfollowed():
+            if is_eligible(self, x):
+                return _in_one(self, x, keep)
+    y = by_our_kernel(self.conv, x)
+    return _upstream_forward(self, x) if y is None else self.act(self.bn(y))
+
+
+def _in_one(self: Conv, x: Tensor, keep: Keep) -> Tensor:
     weight, device = self.conv.weight, x.device.type
     autocasts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocasts:
         dtype = torch.get_autocast_dtype(device)
         x, weight = x if x.dtype is dtype else x.to(dtype), weight.to(dtype)
-    call = Call(self, Kept(x.detach()) if keep & Keep.INPUT else source_of(x), keep)
+    taken = join.alone(x)
+    source = None if keep & Keep.INPUT else known_source(x)
+    call = Call(self, source or Kept(taken.detach()), keep)
     with torch.autocast(device, enabled=False) if autocasts else nullcontext():
-        made = _ConvNormAct.apply(x, weight, self.bn.weight, self.bn.bias, call)
+        made = _ConvNormAct.apply(taken, weight, self.bn.weight, self.bn.bias, call)
     remember(made, OutputOf(call, 0, call.channels))
     for watcher in _watchers:
         watcher.made(self, call, made)
@@ -222,21 +226,16 @@ def is_eligible(module: Conv, x: Tensor) -> bool:
     )
 
 
-def _predict_once(self: BaseModel, *args: Any, **kwargs: Any) -> Any:
-    """Upstream's walk through the layers (nn/tasks.py:182), in training with lineages passed on between them."""
-    if torch.compiler.is_compiling() or not (_choices and self.training and torch.is_grad_enabled()):
-        return _upstream_predict_once(self, *args, **kwargs)
-    with tracking():
-        return _upstream_predict_once(self, *args, **kwargs)
+def is_chosen() -> bool:
+    """Whether any `Conv` is to run by the fused operation."""
+    return bool(_choices)
 
 
 def install() -> None:
     """Replace `Conv.forward`; again does nothing. Models that exist already change too."""
     Conv.forward = forward
-    BaseModel._predict_once = _predict_once
 
 
 def uninstall() -> None:
     """Put upstream's forward back."""
     Conv.forward = _upstream_forward
-    BaseModel._predict_once = _upstream_predict_once

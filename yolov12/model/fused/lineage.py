@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from yolov12.model.fused import join
 
 ATTRIBUTE = "_yolov12_lineage"
 
@@ -261,14 +264,54 @@ def _in_its_own_dtype(function: Any, args: Any, kwargs: Any) -> AbstractContextM
     return torch.autocast(args[0].device.type, enabled=False)
 
 
+def _cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor | None:
+    alike = len({tensor.dtype for tensor in tensors}) == 1
+    return join.concatenated(tensors) if dim in (1, -3) and alike and all(map(join.serves, tensors)) else None
+
+
+def _plus(left: Any, right: Any) -> Tensor | None:
+    return torch.add(join.alone(left), join.alone(right)) if join.serves(left) and join.serves(right) else None
+
+
+def _parts(divide: Callable[..., Sequence[Tensor]], whole: Tensor, how: Any, dim: int = 0) -> Sequence[Tensor] | None:
+    if dim not in (1, -3) or not join.serves(whole):
+        return None
+    return join.divided(whole, [part.shape[1] for part in divide(whole.detach(), how, dim)])
+
+
+OURS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.cat: _cat,
+    torch.add: _plus,
+    Tensor.add: _plus,
+    Tensor.__add__: _plus,
+    torch.chunk: partial(_parts, torch.chunk),
+    Tensor.chunk: partial(_parts, torch.chunk),
+    torch.split: partial(_parts, torch.split),
+    Tensor.split: partial(_parts, torch.split),
+}
+"""Operation -> what stands in for it; None where that does not serve."""
+
+
 class tracking(TorchFunctionMode):  # used as a context, like torch.no_grad
-    """Passes lineages on through the operations of RULES."""
+    """Passes lineages on through the operations of RULES, and has those of OURS done in one pass."""
+
+    def __enter__(self) -> tracking:
+        join.following.depth += 1
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        join.following.depth -= 1
+        super().__exit__(*error)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        with _in_its_own_dtype(function, args, kwargs):
-            made = function(*args, **kwargs)
+        are_in_their_places = not BY_NAME & kwargs.keys()
+        ours = OURS.get(function)
+        made = ours(*args, **kwargs) if ours is not None and are_in_their_places and kwargs.keys() <= {"dim"} else None
+        if made is None:
+            with _in_its_own_dtype(function, args, kwargs):
+                made = function(*args, **kwargs)
         rule = RULES.get(function)
-        if rule is not None and not BY_NAME & kwargs.keys():
+        if rule is not None and are_in_their_places:
             rule(made, *args, **kwargs)
         return made

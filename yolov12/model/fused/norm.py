@@ -48,7 +48,7 @@ def _missing_on(capability: tuple[int, int], are_wanted: bool) -> str | None:
     reason = compiled.why_not(capability) if are_wanted else "YOLOV12_KERNELS=0"
     if reason:
         say(
-            f"kernels: torch's operations run for batch norm, depthwise convolutions and the loss, without our kernels: {reason}"
+            f"kernels: torch's operations run for batch norm, the stem, depthwise convolutions and the loss, without our kernels: {reason}"
         )
     return reason
 

@@ -26,7 +26,7 @@ def augment_warp(
 
 
 @torch.library.register_fake("yolov12_kernels::augment_recolour")
-def augment_recolour(images: Tensor, levels: Tensor) -> Tensor:
+def augment_recolour(images: Tensor, gains: Tensor) -> Tensor:
     """As images."""
     return torch.empty_like(images)
 
@@ -94,6 +94,38 @@ def detection_loss_gradient(
     return [torch.empty_like(output) for output in (*boxes, *scores)]
 
 
+@torch.library.register_fake("yolov12_kernels::stem")
+def stem(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Half of x in height and width, rounded up, with the weight's channels, channels_last."""
+    images, _, height, width = x.shape
+    shape = images, weight.shape[0], (height + 1) // 2, (width + 1) // 2
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("yolov12_kernels::stem_weight_gradient")
+def stem_weight_gradient(grad_y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """As weight."""
+    return torch.empty_like(weight)
+
+
+@torch.library.register_fake("yolov12_kernels::join")
+def join(sources: list[Tensor], terms: list[int], doubled: list[bool]) -> Tensor:
+    """Ranges of channels side by side, channels_last; of each the first source has the size."""
+    firsts = [sum(terms[:number]) for number in range(len(terms))]
+    images, _, height, width = sources[0].shape
+    times = 2 if doubled[0] else 1
+    shape = (images, sum(sources[first].shape[1] for first in firsts), times * height, times * width)
+    return torch.empty(shape, dtype=sources[0].dtype, device=sources[0].device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("yolov12_kernels::halve")
+def halve(x: Tensor) -> Tensor:
+    """Of half the height and width, channels_last."""
+    images, channels, height, width = x.shape
+    shape = (images, channels, height // 2, width // 2)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
 @torch.library.register_fake("yolov12_kernels::fused_conv")
 def fused_conv(
     x: Tensor,
@@ -110,7 +142,15 @@ def fused_conv(
 
 
 @torch.library.register_fake("yolov12_kernels::decode")
-def decode(boxes: Tensor, scores: Tensor, strides: Tensor, sizes: list[int], classes: int, has_centres: bool) -> Tensor:
+def decode(
+    boxes: Tensor,
+    scores: Tensor,
+    strides: Tensor,
+    sizes: list[int],
+    classes: int,
+    has_centres: bool,
+    early: bool = False,
+) -> Tensor:
     """(images, 4 + classes, anchors)."""
     return boxes.new_empty((boxes.shape[0], 4 + classes, boxes.shape[1]))
 

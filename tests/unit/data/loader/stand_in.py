@@ -8,7 +8,7 @@ the place of the real module.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +19,9 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Source:
-    image: Tensor
+class Pictures:
+    images: Sequence[Tensor]
+    counts: np.ndarray
     classes: np.ndarray
     boxes: np.ndarray
 
@@ -69,20 +70,22 @@ def draw(
     return drawn[-1]
 
 
-def render(recipe: Recipe, sources: Mapping[int, Source], device: torch.device) -> Any:
+def render(recipe: Recipe, pictures: Pictures, device: torch.device) -> Any:
+    images = dict(zip(recipe.needed().tolist(), pictures.images, strict=True))
+    ends = np.cumsum(pictures.counts)
+    rows = dict(zip(images, map(slice, ends - pictures.counts, ends), strict=True))
     side = recipe.hyperparameters.imgsz
     img = torch.full((len(recipe.indices), 3, side, side), 114, dtype=torch.uint8, device=device)
     classes, boxes, of = [], [], []
     for place, index in enumerate(recipe.indices.tolist()):
-        source = sources[index]
-        height, width, _ = source.image.shape
-        img[place, :, :height, :width] = source.image.flip(2).permute(2, 0, 1)
-        classes.append(source.classes[:, None])
-        corners = source.boxes / side
+        height, width, _ = images[index].shape
+        img[place, :, :height, :width] = images[index].flip(2).permute(2, 0, 1)
+        classes.append(pictures.classes[rows[index], None])
+        corners = pictures.boxes[rows[index]] / side
         boxes.append(np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1))
         of.append(np.full(len(classes[-1]), place, np.float32))
     for index in recipe.partners.tolist():
-        assert sources[index].image.shape[2] == 3  # it must be there
+        assert images[index].shape[2] == 3  # it must be there
     joined = [torch.from_numpy(np.concatenate(part).astype(np.float32)) for part in (classes, boxes, of)]
     return SimpleNamespace(img=img, cls=joined[0], bboxes=joined[1], batch_idx=joined[2])
 

@@ -271,13 +271,20 @@ def test_boxes_lie_where_ultralytics_puts_them():
     from yolov12.data.loader.labels import Boxes
 
     rng = np.random.default_rng(0)
-    labels = [{"cls": np.ones((n, 1), np.float32), "bboxes": rng.random((n, 4), dtype=np.float32)} for n in (3, 0, 2)]
-    boxes = Boxes(labels)
-    for index, label in enumerate(labels):
+    labels = [
+        {"cls": rng.random((n, 1), dtype=np.float32), "bboxes": rng.random((n, 4), dtype=np.float32)} for n in (3, 0, 2)
+    ]
+    # One of them twice, and not in order.
+    indices = [2, 1, 0, 2]
+    counts, classes, ours = Boxes(labels).of(np.array(indices), np.tile([640, 427], (4, 1)))
+    ends = np.cumsum(counts)
+    assert ours.dtype == classes.dtype == np.float32
+    assert len(classes) == len(ours) == ends[-1]
+    for index, end in zip(indices, ends, strict=True):
+        label = labels[index]
         theirs = Instances(label["bboxes"].copy(), np.zeros((0, 1000, 2), np.float32), None, "xywh", normalized=True)
         theirs.convert_bbox("xyxy")
         theirs.denormalize(640, 427)
-        classes, ours = boxes.of(index, 427, 640)
-        assert len(classes) == len(label["cls"])
-        np.testing.assert_allclose(ours, theirs.bboxes, rtol=1e-6, atol=1e-4)
-        assert ours.dtype == classes.dtype == np.float32
+        part = slice(end - len(label["cls"]), end)
+        np.testing.assert_array_equal(classes[part], label["cls"][:, 0])
+        np.testing.assert_allclose(ours[part], theirs.bboxes, rtol=1e-6, atol=1e-4)
