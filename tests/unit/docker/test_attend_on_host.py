@@ -30,7 +30,7 @@ def library(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> ctype
     shutil.copy(kernels / "attend.cu", made / "attend.cpp")
     options = ["-shared", "-fPIC", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
     sources = [str(made / "attend.cpp"), str(here / "attend_on_host.cpp")]
-    folders = [f"-I{made}", f"-I{here / 'cuda_by_turns'}", f"-I{here / 'cuda_on_host'}"]
+    folders = [f"-I{made}", f"-I{here / 'cuda_on_host'}"]
     subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
     return ctypes.CDLL(str(made / "on_host.so"))
 

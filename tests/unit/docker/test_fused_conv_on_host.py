@@ -96,7 +96,7 @@ def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHos
         shutil.copy(kernels / f"{name}.cu", made / f"{name}.cpp")
     options = ["-shared", "-fPIC", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
     sources = [*map(str, made.glob("*.cpp")), str(here / "fused_conv_on_host.cpp")]
-    folders = [f"-I{made}", f"-I{here / 'cuda_by_turns'}", f"-I{here / 'cuda_on_host'}"]
+    folders = [f"-I{made}", f"-I{here / 'cuda_on_host'}"]
     subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
     return OnHost(made / "on_host.so")
 
