@@ -154,8 +154,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const Heads q, const H
 void attend(const Attention& shape, Heads q, Heads k, Heads v, Heads out, bool early, cudaStream_t stream) {
   const dim3 blocks((shape.tokens + kRows - 1) / kRows, shape.heads, shape.sequences);
   const float scale = kLog2OfE / std::sqrt(static_cast<float>(kHeadNumbers));
-  if (shape.type == Type::kHalf) return launch(attend_kernel<__half>, blocks, kThreads, kSharedBytes, early, stream, q, k, v, out, shape.tokens, scale);
-  launch(attend_kernel<__nv_bfloat16>, blocks, kThreads, kSharedBytes, early, stream, q, k, v, out, shape.tokens, scale);
+  const auto kernel = shape.type == Type::kHalf ? attend_kernel<__half> : attend_kernel<__nv_bfloat16>;
+  launch(kernel, blocks, kThreads, kSharedBytes, early, stream, q, k, v, out, shape.tokens, scale);
 }
 
 }  // namespace yolov12_kernels

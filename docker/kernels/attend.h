@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Attention of a few hundred tokens in inference: softmax(q k^T / sqrt(32)) v for heads of 32 numbers, which all area attention of YOLOv12 has.
 //
-// FlashAttention cuts 128 rows of queries at a time: at batch 1 that is some thirty blocks for a GPU of over a hundred multiprocessors. Here a block has
-// 64, each of its warps 16, and keys and values pass by 64 at a time, on their way while those before them are multiplied. Scores never leave
+// FlashAttention cuts 128 rows of queries at a time: at batch 1 that is some thirty blocks for a GPU of over a hundred multiprocessors. Here a
+// block has 64, each of its warps 16, and keys and values pass by 64 at a time, on their way while those before them are multiplied. Scores never leave
 // registers. Sums are float32, weights are rounded to the type of v as FlashAttention does, and equal inputs give equal bits.
 #pragma once
 

@@ -42,8 +42,8 @@ Heads heads_of(const at::Tensor& t) { return {const_cast<void*>(t.const_data_ptr
 
 at::Tensor attend_op(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, bool early) {
   const c10::cuda::CUDAGuard guard(q.device());
-  TORCH_CHECK(is_attend(q, k, v), "yolov12_kernels: q, k and v must be (sequences, tokens, heads, 32), float16 or bfloat16, with the numbers of a head ",
-              "side by side in 16-byte loads, on a GPU from sm_80 on, and are ", q.sizes(), ", ", k.sizes(), " and ", v.sizes(), " with strides ",
+  TORCH_CHECK(is_attend(q, k, v), "yolov12_kernels: q, k and v must be (sequences, tokens, heads, 32), float16 or bfloat16, with the numbers of a ",
+              "head side by side in 16-byte loads, on a GPU from sm_80 on, and are ", q.sizes(), ", ", k.sizes(), " and ", v.sizes(), " with strides ",
               q.strides(), ", ", k.strides(), " and ", v.strides(), ", ", q.scalar_type());
   const at::Tensor out = at::empty(q.sizes(), q.options().memory_format(at::MemoryFormat::Contiguous));
   const Attention shape{static_cast<int>(q.size(0)), static_cast<int>(q.size(1)), static_cast<int>(q.size(2)), type_of(q)};

@@ -11,9 +11,9 @@
 namespace yolov12_kernels {
 namespace {
 
-constexpr int kLoads = kDepthOfStage / kNumbers;        // of a row of a stage
-constexpr int kMatrix = 16;                             // rows of y, and depth, of one multiplication
-constexpr int kPadding = 8;                            // floats after each row of sums, so that eight rows of a column lie in different banks
+constexpr int kLoads = kDepthOfStage / kNumbers;  // of a row of a stage
+constexpr int kMatrix = 16;                       // rows of y, and depth, of one multiplication
+constexpr int kPadding = 8;                       // floats after each row of sums, so that eight rows of a column lie in different banks
 
 // What a kernel is told.
 struct Problem {
@@ -181,13 +181,17 @@ __global__ void __launch_bounds__(kThreads) fused_conv_kernel(const __grid_const
     if (residual != nullptr) residual += image * of.residual.image + inside * of.residual.pixel + channel;
     T* const y = static_cast<T*>(of.y.data) + image * of.y.image + inside * of.y.pixel + channel;
     *reinterpret_cast<Vector<T>*>(y) =
-        finished<T>(*reinterpret_cast<const Eight*>(tile + i / kGroups * kWidth + column), static_cast<const T*>(of.bias) + channel, of.silu, residual);
+        finished<T>(*reinterpret_cast<const Eight*>(tile + i / kGroups * kWidth + column), static_cast<const T*>(of.bias) + channel, of.silu,
+                    residual);
   }
 }
+
+constexpr int kSharedOfAnyBlock = 99 * 1024;  // what each GPU from sm_80 on allows, if it is asked for
 
 template <typename T, int kIndex, int kDown>
 void run(const Problem& of, bool early, cudaStream_t stream) {
   constexpr Tile tile = kTiles[kIndex];
+  static_assert(shared_bytes(tile) <= kSharedOfAnyBlock);
   const dim3 blocks((of.pixels + tile.pixels - 1) / tile.pixels, (of.out_channels + tile.channels - 1) / tile.channels);
   launch(fused_conv_kernel<T, tile.pixels, tile.channels, tile.stages, tile.threads, kDown>, blocks, tile.threads, shared_bytes(tile), early,
          stream, of);
@@ -207,18 +211,19 @@ void run_tile(int tile, const Problem& of, bool early, cudaStream_t stream) {
 }
 static_assert(kTileCount == 7);
 
-// Guesses of what an H100 does, in ns. What they choose was compared with all other tiles (docs/kernels.md).
-constexpr double kRoundNs = 2000;          // from a block's first load to its first multiplication, and for its output
-constexpr double kLoadNs = 700;            // until a load is there; those of all stages but one are on their way at once
-constexpr double kBytesOfNs = 40;          // of a multiprocessor, from the second-level cache
-constexpr double kOperationsOfNs = 4500;   // of a multiprocessor's tensor cores
+// Guesses of what an H100 does, in ns. No measurement has corrected them yet.
+constexpr double kRoundNs = 2000;         // from a block's first load to its first multiplication, and for its output
+constexpr double kLoadNs = 700;           // until a load is there; those of all stages but one are on their way at once
+constexpr double kBytesOfNs = 40;         // of a multiprocessor, from the second-level cache
+constexpr double kOperationsOfNs = 4500;  // of a multiprocessor's tensor cores
 constexpr int kSharedOfMultiprocessor = 227 * 1024, kSharedOfSystem = 1024;  // the second for each block
 constexpr int kRegistersOfMultiprocessor = 65536, kRegistersOfThread = 128;
 
 double expected_ns(const FusedConv& shape, const Tile& tile, int multiprocessors) {
   const int64_t across = (shape.out_channels + tile.channels - 1) / tile.channels;
   const int64_t blocks = (shape.pixels() + tile.pixels - 1) / tile.pixels * across;
-  const int64_t fit = std::min(kSharedOfMultiprocessor / (shared_bytes(tile) + kSharedOfSystem), kRegistersOfMultiprocessor / kRegistersOfThread / tile.threads);
+  const int64_t fit = std::min(kSharedOfMultiprocessor / (shared_bytes(tile) + kSharedOfSystem),
+                               kRegistersOfMultiprocessor / kRegistersOfThread / tile.threads);
   const double steps = (shape.depth() + kDepthOfStage - 1) / kDepthOfStage;
   const double bytes = 2.0 * kDepthOfStage * (tile.pixels + tile.channels), operations = 2.0 * kDepthOfStage * tile.pixels * tile.channels;
   const auto round_ns = [&](int64_t blocks_here) {

@@ -6,7 +6,7 @@
 //
 // An implicit matrix product by tensor cores over NHWC tensors: rows are pixels of y, columns its channels, and what is summed over are the filter's
 // taps times the channels of x. Sums are float32, over 16 at a time in one order that no tile changes, and rounded once at the end: equal inputs
-// give equal bits. x, y and the residual may each be some channels of wider tensors, so that a division or a concatenation of channels copies nothing.
+// give equal bits. x, y and the residual may each be some channels of wider tensors, so that dividing and concatenating channels copy nothing.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -29,8 +29,8 @@ void fused_depthwise_op(const at::Tensor& x, const at::Tensor& taps, const at::T
   TORCH_CHECK(taps.dim() == 3 && taps.size(0) == taps.size(1) && is_fused_depthwise(x, taps.size(0)) && taps.size(2) == x.size(1) &&
                   taps.is_contiguous() && is_at_load(taps) && taps.scalar_type() == x.scalar_type() && taps.device() == x.device(),
               "yolov12_kernels: x of shape ", x.sizes(), " and strides ", x.strides(), ", ", x.scalar_type(), ", with taps of ", taps.sizes(), ", ",
-              taps.scalar_type(), ": x must be channels_last, float16 or bfloat16, with channels a multiple of 8, and the taps (side, side, channels) ",
-              "of the same type, contiguous, with a side of 3, 5 or 7");
+              taps.scalar_type(), ": x must be channels_last, float16 or bfloat16, with channels a multiple of 8, and the taps (side, side, ",
+              "channels) of the same type, contiguous, with a side of 3, 5 or 7");
   check_bias(bias, x.size(1), x);
   check_pixels(out, x.sizes(), x, "out");
   if (residual) check_pixels(*residual, x.sizes(), x, "the residual");

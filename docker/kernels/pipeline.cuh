@@ -81,7 +81,8 @@ constexpr int kSharedBytesOfAnyKernel = 48 * 1024;  // more must be asked for
 
 // `kernel(arguments...)`; `early` as the kernel's own calls above allow.
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared_bytes, bool early, cudaStream_t stream, const Arguments&... arguments) {
+void launch(void (*kernel)(Parameters...), dim3 blocks, int threads, int shared_bytes, bool early, cudaStream_t stream,
+            const Arguments&... arguments) {
   // Known by each device of its own, so it is said each time.
   if (shared_bytes > kSharedBytesOfAnyKernel)
     cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);

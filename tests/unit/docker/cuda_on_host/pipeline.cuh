@@ -50,8 +50,8 @@ void wait_for_groups() {
   auto& groups = copies_here[running_thread].groups;
   while (static_cast<int>(groups.size()) - 1 > kLeft) {
     for (const Copy& copy : groups.front()) {
-      if (static_cast<unsigned char*>(copy.to) < shared_here.data() || static_cast<unsigned char*>(copy.to) + 16 > shared_here.data() + shared_here.size())
-        std::abort();
+      const auto begin = static_cast<unsigned char*>(copy.to) - shared_here.data();
+      if (begin < 0 || begin + 16 > static_cast<std::ptrdiff_t>(shared_here.size())) std::abort();
       memset(copy.to, 0, 16);
       memcpy(copy.to, copy.from, copy.bytes);
     }
