@@ -112,6 +112,11 @@ class Settings:
         accepts="1 or 0",
         doc="predict and val of a .pt file on a GPU answer by CUDA graphs. 0: kernels are launched one by one, as ultralytics does.",
     )
+    predict_kernels: bool = setting(
+        False,
+        accepts="1 or 0",
+        doc="In float16, predict and val run convolutions, attention and heads as single kernels of ours, which no GPU has run yet.",
+    )
     grad_compress: str = setting(
         "none",
         accepts="none or bf16",

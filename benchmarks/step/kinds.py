@@ -21,21 +21,26 @@ KINDS = (CONVOLUTION, BATCH_NORM, ATTENTION, ELEMENTWISE, CONCATENATION, COPY, F
 
 _BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradients|gradient_kernel"
 """docker/kernels/batch_norm_act.cu."""
-_DEPTHWISE = "depthwise_kernel|sum_taps|finish_taps"
-"""docker/kernels/depthwise.cu."""
+_DEPTHWISE = "(fused_)?depthwise_kernel|sum_taps|finish_taps"
+"""docker/kernels/depthwise.cu, and fused_depthwise.cu of inference."""
+_FUSED = "fused_conv_kernel"
+"""docker/kernels/fused_conv.cu, of inference."""
 _STEM = "stem_kernel|stem_floats_kernel|sum_stem|finish_stem"
 """docker/kernels/stem.cu."""
 _JOIN = "join_kernel|join_doubled_kernel|halve_kernel"
 """docker/kernels/join.cu: concatenations, with the sums, copies and upsampling that they do on the way."""
 _AUGMENTATION = "warp_kernel|recolour_kernel"
-"""docker/kernels/augment.cu; all others that are ours belong to the loss."""
+"""docker/kernels/augment.cu."""
+_DECODE = "decode_kernel"
+"""docker/kernels/decode.cu, of inference; all others that are ours belong to the loss."""
 
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
-    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_STEM})"),
+    (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_FUSED}|{_STEM})"),
     (CONCATENATION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_JOIN})"),
-    (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION})"),
+    (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION}|{_DECODE})"),
+    (ATTENTION, r"yolov12_kernels::(\(anonymous namespace\)::)?attend_kernel"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),
     # Attention before products: its kernels are made of them, and cuDNN's and CUTLASS' say so.

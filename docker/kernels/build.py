@@ -38,14 +38,19 @@ HERE = Path(__file__).resolve().parent
 VERSION = "1.4"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
-KERNELS = ("augment", "batch_norm_act", "depthwise", "detection_loss", "join", "stem")
+KERNELS = (
+    *("augment", "batch_norm_act", "depthwise", "detection_loss", "join", "stem"),
+    *("attend", "decode", "fused_conv", "fused_depthwise"),  # of inference
+)
 OPTIONS = {"augment": ["-fmad=false"]}
 """Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
-OPS = ("augment_ops", "batch_norm_act_ops", "depthwise_ops", "detection_loss_ops", "join_ops", "stem_ops")
+OPS = tuple(f"{name}_ops" for name in KERNELS)
 HEADERS = (
     *("augment.h", "augment_layers.h", "augment_pixels.h"),
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),
+    *("attend.h", "decode.h", "finish.cuh", "fused_conv.h", "fused_depthwise.h"),
+    *("pipeline.cuh", "pixel_tensors.h", "pixels.h"),
 )
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}

@@ -26,21 +26,27 @@ from benchmarks import lively
 from tests.unit.engine.oracle import copy_of_bccd
 from yolov12 import YOLO
 from yolov12.engine import replays
+from yolov12.engine.patches import install_patches
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.replays import GpuPool, Replays
 from yolov12.engine.staging import Staging, normalised
-from yolov12.model import attention, fused
+from yolov12.model import attention, blocks, fused
 from yolov12.model.fused import inference, norm
 
 GPU = torch.device("cuda", 0)
 IMGSZ = 320
 
 
-@pytest.fixture(autouse=True)
-def graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(autouse=True, params=[False, True], ids=["as-it-is", "in-one-kernel"])
+def graphs_are_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And the kernels of inference, in every second run."""
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
-    inference.install(in_one_pass=True)
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", str(int(request.param)))
+    inference.install(in_one_pass=True, in_one_kernel=request.param)
+    if request.param:
+        blocks.install()
     yield
+    blocks.uninstall()
     inference.uninstall()
 
 
@@ -114,14 +120,17 @@ def test_replays_give_the_bits_of_the_calls_before_them(model: YOLO) -> None:
 
 @contextmanager
 def stock_networks() -> Iterator[None]:
-    """Networks that are loaded and called inside have ultralytics' own attention and convolutions."""
-    attention.uninstall()
-    fused.uninstall()
+    """Networks that are loaded and called inside have ultralytics' own blocks, attention and convolutions."""
+    uninstall_ours()
     try:
         yield
     finally:
-        attention.install()
-        fused.install()
+        install_patches()
+
+
+def uninstall_ours() -> None:
+    for ours in (attention, fused, blocks):
+        ours.uninstall()
 
 
 def share_found(of: list[Any], by: list[Any], within_px: float) -> float:
@@ -141,8 +150,7 @@ def test_boxes_are_stocks(weights: Path, quantize: int | None) -> None:
     """As many of stock's boxes in float32 are found again as stock finds in the same format: an untrained network turns roundings into boxes."""
     with stock_networks():
         plain = YOLO(weights)
-        attention.uninstall()  # making a YOLO installs them
-        fused.uninstall()
+        uninstall_ours()  # making a YOLO installs them
         exact, theirs = (predicted(deepcopy(plain), PICTURES, DetectionPredictor, quantize=q) for q in (None, quantize))
     model = YOLO(weights)
     for _ in range(3):

@@ -16,7 +16,7 @@ from yolov12 import settings
 from yolov12.engine.replays import GpuPool, Pool, Replays, foreign_layer
 from yolov12.export.adapter import AOTI
 from yolov12.log import say_once
-from yolov12.model.fused.inference import constants_of
+from yolov12.model.fused.beside import kept_for
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -129,7 +129,7 @@ def read_by(network: nn.Module) -> list[Tensor]:
     found = [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
     for part in network.modules():
         found += [value for value in vars(part).values() if isinstance(value, Tensor)]
-    return found + constants_of(network)
+    return found + kept_for(network)
 
 
 def hooks_of(network: nn.Module) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from yolov12 import precision
+from yolov12 import precision, settings
 from yolov12.log import say_once
 from yolov12.seams import Seam
 
@@ -22,10 +22,12 @@ def install_patches() -> None:
     from yolov12.data import adapter
     from yolov12.engine import first_rank_first, no_compiler, predictor, progress
     from yolov12.export import adapter as export_adapter
-    from yolov12.model import attention, fused, loss, weights
+    from yolov12.model import attention, blocks, fused, loss, weights
 
     attention.install()
     fused.install()
+    if settings.current().predict_kernels:
+        blocks.install()
     loss.install()
     weights.install()
     adapter.install()

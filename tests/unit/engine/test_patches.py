@@ -34,3 +34,26 @@ def test_trainers_of_all_tasks_ask_it() -> None:
 
     patches.install_patches()
     assert ultralytics.engine.trainer.check_amp is patches.amp_works
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_kernels_of_inference_are_left_out_unless_they_are_asked_for(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ultralytics.nn.modules.block import A2C2f, C2f
+    from ultralytics.nn.modules.conv import Conv
+    from ultralytics.nn.modules.head import Detect
+
+    from yolov12.model import blocks
+    from yolov12.model.fused import inference
+
+    blocks.uninstall()
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", wanted)
+    try:
+        patches.install_patches()
+        forwards = C2f.forward, A2C2f.forward, Detect.forward
+        assert all(one.__module__.startswith("yolov12") is (wanted == "1") for one in forwards)
+        assert (Conv.forward_fuse is inference.forward_fuse_in_one_kernel) is (wanted == "1")
+    finally:
+        blocks.uninstall()
+        inference.install(in_one_pass=True)

@@ -16,7 +16,7 @@ from ultralytics.nn.modules.conv import Conv, DWConv
 from ultralytics.nn.tasks import DetectionModel
 
 from yolov12.model import fused
-from yolov12.model.fused import inference
+from yolov12.model.fused import beside, inference
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         assert (inverse_deviation == 1).all()
         return F.silu(y.float() * scale[:, None, None] + shift[:, None, None]).to(y.dtype)
 
-    monkeypatch.setattr(inference, "_is_served", inference._is_ordinary)
+    monkeypatch.setattr(inference, "is_undisturbed", lambda x: True)
     monkeypatch.setattr(
         inference, "_is_rows", lambda y: y.is_contiguous(memory_format=torch.channels_last) and y.shape[1] % 8 == 0
     )
@@ -153,15 +153,15 @@ def test_a_bias_that_changed_is_read_again(served):
 
 def test_what_is_kept_beside_a_network_is_told_and_goes_with_it(served):
     network = nn.Sequential(folded(Conv(16, 24, 3)), folded(Conv(24, 16, 1)))
-    assert inference.constants_of(network) == []
+    assert beside.kept_for(network) == []
     with torch.inference_mode():
         network(picture())
-    assert [len(constants[0]) for constants in inference.constants_of(network)] == [24, 16]
+    assert [len(constants[0]) for constants in beside.kept_for(network)] == [24, 16]
     gc.collect()  # what other tests left
-    before = len(inference._constants)
+    before = len(beside._kept)
     del network
     gc.collect()
-    assert len(inference._constants) == before - 2
+    assert len(beside._kept) == before - 2
 
 
 def test_a_pickled_network_knows_nothing_of_it():

@@ -3,7 +3,9 @@
 
 conv.py      the operation, and `Conv.forward` that uses it
 convolution.py   its convolution: torch's, or our kernels for depthwise ones and for the stem
-inference.py what is left of it in inference: depthwise convolutions, the stem, and bias and activation in one pass
+inference.py what is left of it in inference: depthwise convolutions, the stem, and bias and activation in one pass, or one kernel for all
+one_kernel.py   a convolution of inference with all that follows it
+beside.py    what is made from a network's weights for inference, and kept beside the network
 join.py      what lies between convolutions, in one pass over memory each
 lineage.py   how a tensor that was not kept is made again
 norm.py      batch norm and activation: our kernels, or torch's operations where they do not fit
@@ -21,7 +23,8 @@ def install() -> None:
     """Put it into ultralytics' `Conv`; again does nothing. Bias and activation in one pass are for predictions by graphs."""
     conv.install()
     walk.install()
-    inference.install(in_one_pass=settings.current().predict_graphs)
+    wanted = settings.current()
+    inference.install(in_one_pass=wanted.predict_graphs, in_one_kernel=wanted.predict_kernels)
 
 
 def uninstall() -> None:

@@ -6,27 +6,23 @@ cuDNN would choose kernels for a depthwise convolution anew for each shape, for 
 
 cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Where predictions by graphs are asked
 for, our kernel for batch norm and activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks
-that run channels_last.
+that run channels_last. Where it is asked for, a kernel of ours is the whole of a convolution in half precision (one_kernel.py).
 """
 
 from __future__ import annotations
-
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
+from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, is_channels_last
-from yolov12.model.fused.norm import kernels_missing
+from yolov12.model.fused.one_kernel import convolved, is_heard, is_undisturbed
 from yolov12.seams import Seam
 
 SEAMS = (Seam("nn/modules/conv.py", 89, "ultralytics.nn.modules.conv.Conv.forward_fuse", "8d726f0593bd"),)
 
 _upstream_forward_fuse = Conv.forward_fuse
-
-_constants: WeakKeyDictionary[nn.Module, tuple[tuple[int, int], Tensor]] = WeakKeyDictionary()
-"""For each convolution what the kernel takes, and of which bias: where it was and how often it had been written to."""
 
 
 def forward_fuse(self: Conv, x: Tensor) -> Tensor:
@@ -37,7 +33,7 @@ def forward_fuse(self: Conv, x: Tensor) -> Tensor:
 
 def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
     """As `forward_fuse`, with bias and activation in one pass where the kernel serves."""
-    if not _is_served(self, x):
+    if not (is_undisturbed(x) and _is_ordinary(self, x)):
         return forward_fuse(self, x)
     conv = self.conv
     y = convolve(x, conv.weight, Geometry.of(conv))
@@ -46,18 +42,21 @@ def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
     return _biased_silu(y, _constants_for(conv))
 
 
-def constants_of(network: nn.Module) -> list[Tensor]:
-    """Tensors that the forward of a network reads and that are not in it: a CUDA graph that has them must keep them."""
-    return [_constants[part][1] for part in network.modules() if part in _constants]
+def forward_fuse_in_one_kernel(self: Conv, x: Tensor) -> Tensor:
+    """As `forward_fuse_in_one_pass`, but the convolution as well, where its kernel serves."""
+    made = convolved(self.conv, self.act, x) if is_undisturbed(x) else None
+    return forward_fuse_in_one_pass(self, x) if made is None else made
 
 
-def install(in_one_pass: bool) -> None:
+def install(in_one_pass: bool, in_one_kernel: bool = False) -> None:
     """Replace `Conv.forward_fuse`, for networks that are fused from now on; again does nothing.
 
     Args:
         in_one_pass: bias and activation too, not only depthwise convolutions and the stem.
+        in_one_kernel: what of it a kernel does together with the convolution.
     """
-    Conv.forward_fuse = forward_fuse_in_one_pass if in_one_pass else forward_fuse
+    ordinary = forward_fuse_in_one_pass if in_one_pass else forward_fuse
+    Conv.forward_fuse = forward_fuse_in_one_kernel if in_one_kernel else ordinary
 
 
 def uninstall() -> None:
@@ -65,14 +64,8 @@ def uninstall() -> None:
     Conv.forward_fuse = _upstream_forward_fuse
 
 
-def _is_served(module: Conv, x: Tensor) -> bool:
-    """Whether this call is one for the kernel: an ordinary fused `Conv` of a channels_last network in inference on a GPU."""
-    if not x.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    return _is_ordinary(module, x) and not torch.is_autocast_enabled("cuda") and kernels_missing(x.device) is None
-
-
 def _is_ordinary(module: Conv, x: Tensor) -> bool:
+    """Whether bias and activation of this call are for the kernel that does both in one pass."""
     conv, act = module.conv, module.act
     return (
         type(conv) is nn.Conv2d
@@ -82,7 +75,7 @@ def _is_ordinary(module: Conv, x: Tensor) -> bool:
         and not isinstance(conv.padding, str)
         and x.dtype is conv.weight.dtype
         and is_channels_last(x, conv.weight)
-        and not (conv._forward_hooks or conv._forward_pre_hooks or act._forward_hooks or act._forward_pre_hooks)
+        and not (is_heard(conv) or is_heard(act))
     )
 
 
@@ -90,14 +83,14 @@ def _constants_for(conv: nn.Conv2d) -> Tensor:
     """(4, channels) float32 as `norm.ByKernels` has them: mean, 1 / deviation, scale, and for shift the bias."""
     bias = conv.bias
     assert bias is not None
-    written = 0 if bias.is_inference() else bias._version
-    known = _constants.get(conv)
-    if known is None or known[0] != (bias.data_ptr(), written):
+
+    def make() -> tuple[Tensor]:
         made = torch.zeros(4, len(bias), dtype=torch.float32, device=bias.device)
         made[1:3].fill_(1)
         made[3].copy_(bias)
-        known = _constants[conv] = (bias.data_ptr(), written), made
-    return known[1]
+        return (made,)
+
+    return made_from(conv, "constants", [bias], make)[0]
 
 
 def _is_rows(y: Tensor) -> bool:

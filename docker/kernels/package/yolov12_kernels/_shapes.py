@@ -124,3 +124,45 @@ def halve(x: Tensor) -> Tensor:
     images, channels, height, width = x.shape
     shape = (images, channels, height // 2, width // 2)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("yolov12_kernels::fused_conv")
+def fused_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    silu: bool,
+    residual: Tensor | None,
+    out: Tensor,
+    tile: int | None = None,
+    early: bool = False,
+) -> None:
+    """Nothing: it writes into `out`."""
+
+
+@torch.library.register_fake("yolov12_kernels::decode")
+def decode(
+    boxes: Tensor,
+    scores: Tensor,
+    strides: Tensor,
+    sizes: list[int],
+    classes: int,
+    has_centres: bool,
+    early: bool = False,
+) -> Tensor:
+    """(images, 4 + classes, anchors)."""
+    return boxes.new_empty((boxes.shape[0], 4 + classes, boxes.shape[1]))
+
+
+@torch.library.register_fake("yolov12_kernels::fused_depthwise")
+def fused_depthwise(
+    x: Tensor, taps: Tensor, bias: Tensor, silu: bool, residual: Tensor | None, out: Tensor, early: bool = False
+) -> None:
+    """Nothing: it writes into `out`."""
+
+
+@torch.library.register_fake("yolov12_kernels::attend")
+def attend(q: Tensor, k: Tensor, v: Tensor, early: bool = False) -> Tensor:
+    """As q, contiguous."""
+    return q.new_empty(q.shape)

@@ -21,6 +21,8 @@
 #define __launch_bounds__(...)
 #define __shared__ static
 
+#define __expf(x) std::exp(x)  // glibc has one of that name, which it keeps for itself
+
 using cudaStream_t = void*;
 
 using std::max, std::min;
@@ -99,6 +101,11 @@ template <typename Number>
 Number __shfl_down_sync(unsigned all, Number mine, int distance) {
   const int from = lane_here + distance;
   return __shfl_sync(all, mine, from < kThreadsOfWarp ? from : lane_here);
+}
+
+template <typename Number>
+Number __shfl_xor_sync(unsigned all, Number mine, int distance) {
+  return __shfl_sync(all, mine, lane_here ^ distance);
 }
 
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
