@@ -35,7 +35,7 @@ from native.build import (
 sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
 
 HERE = Path(__file__).resolve().parent
-VERSION = "1.4"
+VERSION = "1.5"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
 KERNELS = (
