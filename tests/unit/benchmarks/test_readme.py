@@ -126,6 +126,16 @@ H200 = record.RECORDS / "2026-11-29-nvidia-h200"
     ("sentence", "file", "values"),
     [
         (
+            r"files at ([\d,]+) images a second where stock did ([\d,]+),",
+            "train_e2e-reduced-5.json",
+            [("train_e2e_n_b256", "ours"), ("train_e2e_n_b256", "stock")],
+        ),
+        (
+            r"^([\d.]+) s instead of ([\d.]+), to mAP50-95 of ([\d.]+) and ([\d.]+):",
+            "bccd_wall-2.json",
+            [("bccd_wall", "ours"), ("bccd_wall", "stock"), ("bccd_map50_95", "ours"), ("bccd_map50_95", "stock")],
+        ),
+        (
             r"with 4,096 pictures: ([\d,]+) and ([\d,]+)",
             "train_e2e-reduced-3.json",
             [("train_e2e_n_b256", "stock"), ("train_e2e_n_b256", "ours")],
