@@ -23,9 +23,10 @@ def compiled(
     kernels: Path,
     name: str,
     folder: Path,
-    launches: int,
+    launches: int = 0,
     options: Sequence[str] = (),
     changed: Callable[[str], str] = lambda text: text,
+    beside: Sequence[str] = (),
 ) -> ctypes.CDLL:
     """`name`.cu with `name`_on_host.cpp. Skips the test where g++ is not installed.
 
@@ -33,21 +34,25 @@ def compiled(
         kernels: docker/kernels.
         name: of the source, without its end.
         folder: an empty one.
-        launches: how many of kernels the source has.
+        launches: how many of kernels the sources have in CUDA's own words; `launch` of pipeline.cuh is a function.
         options: further ones of g++.
         changed: what else g++ does not understand, said otherwise.
+        beside: names of further sources.
     """
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
-    text, found = LAUNCH.subn(r"launch(\2, [=] { \1(\3); });", (kernels / f"{name}.cu").read_text())
+    sources, found = [str(HERE / f"{name}_on_host.cpp")], 0
+    for source in (name, *beside):
+        text, here = LAUNCH.subn(r"launch(\2, [=] { \1(\3); });", (kernels / f"{source}.cu").read_text())
+        (folder / f"{source}.cpp").write_text(changed(text))
+        sources.append(str(folder / f"{source}.cpp"))
+        found += here
     assert found == launches
-    (folder / f"{name}.cpp").write_text(changed(text))
     # Away from their own folder, since what is included with quotes is looked for beside the file first.
     for header in {*kernels.glob("*.h"), *kernels.glob("*.cuh")}:
         if not (STAND_INS / header.name).exists():
             shutil.copy(header, folder)
     library = folder / "on_host.so"
-    sources = [str(folder / f"{name}.cpp"), str(HERE / f"{name}_on_host.cpp")]
     command = ["g++", *OPTIONS, *options, f"-I{folder}", f"-I{STAND_INS}", *sources, "-o", str(library)]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))
