@@ -9,7 +9,7 @@ same memory, since only one of the two runs at a time.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -150,9 +150,10 @@ class StepGraph:
         self.smaller: Captured | None = None
         """Of a batch with fewer images, in the memory of the other."""
         self._why_no_smaller: str | None = None
-        self._seen: Counter[Hashable] = Counter()
+        self._seen: Counter[Kind] = Counter()
         self._most_objects = 0
-        self._eager, self._replayed = Clock(), Clock()
+        self._eager: dict[Kind, Clock] = defaultdict(Clock)
+        self._replayed: dict[Kind, Clock] = defaultdict(Clock)
         self._is_judged = False
         drop_when_short(self)
 
@@ -185,21 +186,18 @@ class StepGraph:
             elif self._is_last_of_epoch(kind):
                 self._capture_smaller(kind, batch, attempt)
             found = self._of(kind)
-        if found is not None and not found.has_room_for(
-            batch
-        ):  # more objects than ever: it is captured anew, with more room
-            self.drop()
+        if found is not None and not found.has_room_for(batch):
+            self.drop()  # more objects than ever: it is captured anew, with more room
         elif found is not None and found is self.captured:
-            result = self._replayed.run(lambda: found.replay(batch))
-            self._judge()
+            result = self._replayed[kind].run(lambda: found.replay(batch))
+            self._judge(kind)
             return result
         elif found is not None:
             return found.replay(batch)
-        self._seen[kind] += 1
-        # The first steps choose kernels.
-        return (
-            self._eager.run(lambda: attempt(batch)) if self._seen[kind] > EAGER_STEPS - TIMED_STEPS else attempt(batch)
-        )
+        chooses_kernels = self._seen[kind] < EAGER_STEPS - TIMED_STEPS
+        result = attempt(batch) if chooses_kernels else self._eager[kind].run(lambda: attempt(batch))
+        self._seen[kind] += 1  # not of one that failed, which was not timed either
+        return result
 
     def drop(self) -> None:
         """Forget the graphs and give their memory back."""
@@ -256,11 +254,11 @@ class StepGraph:
         gradients = [parameter.grad for parameter in with_gradient if parameter.grad is not None]
         return Captured(kind, graph, held, made, with_gradient, gradients)
 
-    def _judge(self) -> None:
-        """Once both ways have been timed: keep the graph, or not."""
+    def _judge(self, kind: Kind) -> None:
+        """Once both ways have been timed for this kind: keep the graph, or not."""
         if self._is_judged:
             return
-        eager_ms, graph_ms = self._eager.shortest_ms(), self._replayed.shortest_ms()
+        eager_ms, graph_ms = self._eager[kind].shortest_ms(), self._replayed[kind].shortest_ms()
         if eager_ms is None or graph_ms is None:
             return
         self._is_judged = True

@@ -18,7 +18,8 @@ Depthwise shape_of(const int* sizes, int type) {
 
 extern "C" {
 
-// `sizes`: images, height, width, channels, the filter's side. `type`: which of `Type`. `stride`: numbers from a pixel of x to the next; y's has no gap.
+// `sizes`: images, height, width, channels, the filter's side. `type`: which of `Type`. `stride`: numbers from a pixel of x to the next; y has no
+// gaps.
 void depthwise_rows(const int* sizes, int type, void* x, int stride, const void* weight, bool turned, void* y) {
   const Depthwise shape = shape_of(sizes, type);
   depthwise(shape, {x, stride}, weight, {y, shape.channels}, turned, kMultiprocessors, nullptr);

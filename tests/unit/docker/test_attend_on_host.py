@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+
+from tests.unit.docker.on_host import compiled
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 """In the order of the enum Type (docker/kernels/batch_norm_act.h)."""
@@ -21,18 +21,7 @@ HEAD = 32
 
 @pytest.fixture(scope="module")
 def library(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("attend")
-    # Beside the sources, so that what stands in for tensor cores is found first.
-    for name in ("attend.h", "numbers.cuh", "batch_norm_act.h"):
-        shutil.copy(kernels / name, made)
-    shutil.copy(kernels / "attend.cu", made / "attend.cpp")
-    options = ["-shared", "-fPIC", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    sources = [str(made / "attend.cpp"), str(here / "attend_on_host.cpp")]
-    folders = [f"-I{made}", f"-I{here / 'cuda_on_host'}"]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
-    return ctypes.CDLL(str(made / "on_host.so"))
+    return compiled(repository / "docker/kernels", "attend", tmp_path_factory.mktemp("attend"))
 
 
 def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

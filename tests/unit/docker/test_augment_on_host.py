@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +13,7 @@ from torch import Tensor
 
 from tests.unit.data.augment.test_parity import EVERYTHING, IMGSZ, many
 from tests.unit.data.augment.test_warp import SIZE, layers_of
+from tests.unit.docker.on_host import compiled
 from yolov12.data.augment import Hyperparameters, backends, colour, draw, render
 from yolov12.data.augment.layout import Layout
 from yolov12.data.augment.warp import Layers, warp
@@ -27,8 +25,8 @@ DRAWN = {"mosaic": 0.5, "degrees": 45.0, "scale": 0.6, "shear": 20.0, "translate
 class OnHost:
     """The compiled code, called as the two functions of a backend are."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
         self.library.augment_warp.restype = ctypes.c_char_p
 
     def warp(self, layers: Layers, device: torch.device) -> Tensor:
@@ -72,18 +70,8 @@ def pointer(array: np.ndarray) -> ctypes.c_void_p:
 
 @pytest.fixture(scope="module")
 def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHost:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("augment")
-    launch = r"(\w+)<<<(\w+), (\w+), 0, stream>>>\((.*)\);"
-    text, launches = re.subn(launch, r"launch(\2, \3, [=] { \1(\4); });", (kernels / "augment.cu").read_text())
-    assert launches == 3
-    (made / "augment.cpp").write_text(text)
-    options = ["-shared", "-fPIC", "-pthread", "-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Werror"]
-    folders = [f"-I{kernels}", f"-I{here / 'cuda_on_host'}"]
-    sources = [str(made / "augment.cpp"), str(here / "augment_on_host.cpp")]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
-    return OnHost(made / "on_host.so")
+    kernels, made = repository / "docker/kernels", tmp_path_factory.mktemp("augment")
+    return OnHost(compiled(kernels, "augment", made, launches=3, options=["-O2"]))
 
 
 @pytest.mark.parametrize("perspective", [0.0, 0.002])

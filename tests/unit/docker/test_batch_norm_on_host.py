@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TYPES = {torch.float32: 0, torch.bfloat16: 2}
-"""As in batch_norm_act.h. float16 has no numbers in cuda_on_host."""
-TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 5e-3}
+from tests.unit.docker.on_host import compiled
+
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""As in batch_norm_act.h."""
+TOLERANCE = {torch.float32: 4e-6, torch.float16: 6e-4, torch.bfloat16: 5e-3}
 """Largest difference from float64 as a share of the largest value."""
 SHAPES = [(15, 8), (561, 80), (35, 320), (1100, 16)]
 """(rows, channels). 15 rows are fewer than a block has lines; 320 channels are more than a block has columns; 1100 are several for each thread."""
@@ -87,26 +87,17 @@ def shape(y: Tensor, silu: bool) -> Shape:
 
 @pytest.fixture(scope="module")
 def library(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("batch_norm")
-    text = (kernels / "batch_norm_act.cu").read_text()
-    launch = r"(\w+(?:<[^<>]+>)?)<<<([^<>]+), (\w+), 0, stream>>>\(([^;]+)\);"
-    text, launches = re.subn(launch, r"launch(\2, \3, [=] { \1(\4); });", text)
-    assert launches == 7
-    text, instructions = re.subn(
-        r'asm\("(\w+)\.approx\.ftz\.f32 %0, %1;" : "=f"\((\w+)\) : "f"\((.+)\)\);', r"\2 = \1(\3);", text
-    )
-    assert instructions == 2
-    (made / "batch_norm_act.cpp").write_text(text)
-    options = ["-shared", "-fPIC", "-pthread", "-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing"]
-    warnings = ["-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    meaning = ["-Dex2=exp2f", "-Drcp=1.0f/"]
-    folders = [f"-I{kernels}", f"-I{here / 'cuda_on_host'}"]
-    sources = [str(made / "batch_norm_act.cpp"), str(here / "batch_norm_on_host.cpp")]
-    command = ["g++", *options, *warnings, *meaning, *folders, *sources, "-o", str(made / "on_host.so")]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(made / "on_host.so"))
+    kernels, made = repository / "docker/kernels", tmp_path_factory.mktemp("batch_norm_act")
+    options = ["-fno-strict-aliasing", "-Dex2=exp2f", "-Drcp=1.0f/"]
+    return compiled(kernels, "batch_norm_act", made, launches=7, options=options, changed=without_assembly)
+
+
+def without_assembly(text: str) -> str:
+    """With names for instructions, which options give a meaning."""
+    instruction = r'asm\("(\w+)\.approx\.ftz\.f32 %0, %1;" : "=f"\((\w+)\) : "f"\((.+)\)\);'
+    text, found = re.subn(instruction, r"\2 = \1(\3);", text)
+    assert found == 2
+    return text
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from ultralytics.nn.modules.head import Detect
+
+from tests.unit.docker.on_host import compiled
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 """In the order of the enum Type (docker/kernels/batch_norm_act.h)."""
@@ -20,18 +20,7 @@ LAST_PLACE = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 @pytest.fixture(scope="module")
 def library(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("decode")
-    # Beside the sources, so that what stands in for the launch is found first.
-    for name in ("decode.h", "numbers.cuh", "batch_norm_act.h"):
-        shutil.copy(kernels / name, made)
-    shutil.copy(kernels / "decode.cu", made / "decode.cpp")
-    options = ["-shared", "-fPIC", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    sources = [str(made / "decode.cpp"), str(here / "decode_on_host.cpp")]
-    folders = [f"-I{made}", f"-I{here / 'cuda_on_host'}"]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
-    return ctypes.CDLL(str(made / "on_host.so"))
+    return compiled(repository / "docker/kernels", "decode", tmp_path_factory.mktemp("decode"))
 
 
 def expected(boxes: Tensor, scores: Tensor, sizes: list[tuple[int, int]], strides: list[float], xyxy: bool) -> Tensor:

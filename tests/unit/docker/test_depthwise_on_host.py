@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import ctypes
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from tests.unit.docker.on_host import compiled
 
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 """In the order of the kernels' types; of the largest value: rounding the result once, and a few sums in float32."""
@@ -22,21 +21,7 @@ thread takes at once."""
 
 @pytest.fixture(scope="module")
 def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("depthwise")
-    launch = r"(\w+(?:<[^;{}]*?>)?)\s*<<<(.*?), 0, stream>>>\((.*?)\);"
-    text, launches = re.subn(
-        launch, r"launch(\2, [=] { \1(\3); });", (kernels / "depthwise.cu").read_text(), flags=re.DOTALL
-    )
-    assert launches == 4
-    (made / "depthwise.cpp").write_text(text)
-    # nvcc's pragmas mean nothing to g++.
-    options = ["-shared", "-fPIC", "-pthread", "-std=c++17", "-O1", "-Wall", "-Wno-unknown-pragmas", "-Werror"]
-    folders = [f"-I{here / 'cuda_on_host'}", f"-I{kernels}"]
-    sources = [str(made / "depthwise.cpp"), str(here / "depthwise_on_host.cpp")]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
-    return ctypes.CDLL(str(made / "on_host.so"))
+    return compiled(repository / "docker/kernels", "depthwise", tmp_path_factory.mktemp("depthwise"), launches=4)
 
 
 def random(*sizes: int, dtype: torch.dtype, seed: int) -> Tensor:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from tests.unit.docker.on_host import compiled
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 """In the order of the enum Type (docker/kernels/batch_norm_act.h)."""
@@ -23,8 +23,8 @@ MULTIPROCESSORS = 132
 class OnHost:
     """The compiled code, called as its ops are."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
 
     def run(
         self,
@@ -86,19 +86,8 @@ def place(tensor: Tensor | None) -> tuple[ctypes.c_void_p, ctypes.Array[ctypes.c
 
 @pytest.fixture(scope="module")
 def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHost:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("fused_conv")
-    # Beside the sources, so that what stands in for tensor cores is found first.
-    for name in ("fused_conv.h", "fused_depthwise.h", "pixels.h", "finish.cuh", "numbers.cuh", "batch_norm_act.h"):
-        shutil.copy(kernels / name, made)
-    for name in ("fused_conv", "fused_depthwise"):
-        shutil.copy(kernels / f"{name}.cu", made / f"{name}.cpp")
-    options = ["-shared", "-fPIC", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    sources = [*map(str, made.glob("*.cpp")), str(here / "fused_conv_on_host.cpp")]
-    folders = [f"-I{made}", f"-I{here / 'cuda_on_host'}"]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
-    return OnHost(made / "on_host.so")
+    kernels, made = repository / "docker/kernels", tmp_path_factory.mktemp("fused_conv")
+    return OnHost(compiled(kernels, "fused_conv", made, beside=["fused_depthwise"]))
 
 
 def wide(images: int, channels: int, height: int, width: int, dtype: torch.dtype, before: int, after: int) -> Tensor:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.unit.docker.on_host import compiled
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZES = [(1, 2, 2), (2, 6, 10)]
 """(images, height, width); the second has more rows than a block takes at once, and no multiple of that."""
@@ -22,27 +21,8 @@ SIZES = [(1, 2, 2), (2, 6, 10)]
 
 @pytest.fixture(scope="module")
 def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("join")
-    launch = r"(\w+<[^<>]*>)<<<(.*), (kThreads), 0, stream>>>\((.*)\);"
-    text, launches = re.subn(launch, r"launch(\2, \3, [=] { \1(\4); });", (kernels / "join.cu").read_text())
-    assert launches == 3
-    (made / "join.cpp").write_text(text)
-    options = [
-        "-shared",
-        "-fPIC",
-        "-pthread",
-        "-std=c++17",
-        "-O1",
-        "-Wall",
-        "-Wno-unknown-pragmas",
-        "-Wno-maybe-uninitialized",
-    ]
-    folders = [f"-I{folder}" for folder in (here / "cuda_on_host", kernels)]
-    sources = [str(made / "join.cpp"), str(here / "join_on_host.cpp")]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "join.so")], check=True)
-    return ctypes.CDLL(str(made / "join.so"))
+    kernels, made = repository / "docker/kernels", tmp_path_factory.mktemp("join")
+    return compiled(kernels, "join", made, launches=3, options=["-Wno-maybe-uninitialized"])
 
 
 def part(images: int, channels: int, height: int, width: int, dtype: torch.dtype, seed: int, beside: int = 0) -> Tensor:

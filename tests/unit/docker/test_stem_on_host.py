@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+
+from tests.unit.docker.on_host import compiled
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 """In the order of the enum Type (docker/kernels/batch_norm_act.h)."""
@@ -27,8 +26,8 @@ LAYOUTS = {"planes": torch.contiguous_format, "pixels": torch.channels_last}
 class OnHost:
     """The compiled code, called as its ops are."""
 
-    def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
 
     def stem(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y = torch.full(output_shape(x, weight), torch.nan, dtype=x.dtype).to(memory_format=torch.channels_last)
@@ -58,21 +57,7 @@ def output_shape(x: Tensor, weight: Tensor) -> tuple[int, ...]:
 
 @pytest.fixture(scope="module")
 def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHost:
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed")
-    here, kernels, made = Path(__file__).parent, repository / "docker/kernels", tmp_path_factory.mktemp("stem")
-    launch = r"(\w+)<<<(\w+), (\w+), 0, stream>>>\((.*)\);"
-    text, launches = re.subn(launch, r"launch(\2, \3, [=] { \1(\4); });", (kernels / "stem.cu").read_text())
-    assert launches == 5
-    # Beside the sources, so that what stands in for tensor cores is found first.
-    for name in ("stem.h", "stem_halves.cuh", "stem_floats.cuh", "numbers.cuh", "batch_norm_act.h"):
-        shutil.copy(kernels / name, made)
-    (made / "stem.cpp").write_text(text)
-    options = ["-shared", "-fPIC", "-pthread", "-std=c++17", "-O1", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    sources = [str(made / "stem.cpp"), str(here / "stem_on_host.cpp")]
-    folders = [f"-I{made}", f"-I{here / 'cuda_on_host'}"]
-    subprocess.run(["g++", *options, *folders, *sources, "-o", str(made / "on_host.so")], check=True)
-    return OnHost(made / "on_host.so")
+    return OnHost(compiled(repository / "docker/kernels", "stem", tmp_path_factory.mktemp("stem"), launches=5))
 
 
 def problem(

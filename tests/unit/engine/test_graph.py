@@ -45,6 +45,18 @@ class FakeClock:
         return self.ms if self.runs >= TIMED_STEPS else None
 
 
+class FakeClocks(dict[Any, FakeClock]):
+    """One for each kind, which says the milliseconds that `ms` has for that many images."""
+
+    def __init__(self, ms: Callable[[int], float]) -> None:
+        super().__init__()
+        self.ms = ms
+
+    def __missing__(self, kind: Any) -> FakeClock:
+        shape, *_ = kind
+        return self.setdefault(kind, FakeClock(self.ms(shape[0])))
+
+
 class Recorded:
     """In place of a graph."""
 
@@ -63,7 +75,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> StepGraph:
     """A graph that would be on a GPU, and is always worth it."""
     made = StepGraph(nn.Linear(1, 1))
     made.is_off = False
-    made._eager, made._replayed = FakeClock(10.0), FakeClock(5.0)  # type: ignore[assignment]  # as far as they are used
+    made._eager, made._replayed = FakeClocks(lambda _: 10.0), FakeClocks(lambda _: 5.0)  # type: ignore[assignment]  # as far as they are used
     monkeypatch.setattr(graph, "why_not", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(made, "_captured", lambda kind, batch, *_: Recorded(kind, 2 * len(batch["batch_idx"])))
@@ -143,12 +155,33 @@ def test_more_objects_than_there_is_room_for_capture_it_anew(runs):
 
 
 def test_a_graph_that_is_slower_is_dropped_with_both_times(runs, capsys):
-    runs._replayed = FakeClock(10.1)
+    runs._replayed = FakeClocks(lambda _: 10.1)  # type: ignore[assignment]  # as above
     for _ in range(EAGER_STEPS + TIMED_STEPS + 1):
         step(runs)
     assert runs.captured is None
     assert "no CUDA graph: 10.1 ms instead of 10.0 ms" in capsys.readouterr().err
     assert step(runs) == EAGER
+
+
+def test_a_graph_is_compared_with_steps_of_its_own_kind(runs):
+    """Where an epoch is one batch and a smaller one, both have been timed by then."""
+    runs._eager = FakeClocks(lambda images: 5.0 * images)
+    runs._replayed = FakeClocks(lambda _: 9.0)
+    for _ in range(EAGER_STEPS + TIMED_STEPS + 1):
+        step(runs, batch_of(images=2))
+        step(runs, batch_of(images=1))
+    assert runs.captured is not None
+
+
+def test_a_step_that_fails_does_not_count(runs):
+    def fails(_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory")
+
+    for _ in range(EAGER_STEPS):
+        with pytest.raises(RuntimeError):
+            runs.run(batch_of(), "plan", None, fails)
+        assert step(runs) == EAGER
+    assert step(runs) == GRAPH
 
 
 def test_a_graph_that_is_faster_says_so_once(runs, capsys):

@@ -99,10 +99,9 @@ def test_the_map_of_a_model_that_has_predicted_is_taken_from_a_copy(monkeypatch:
 
 
 def test_a_stream_of_frames_asks_the_driver_about_its_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, used = [], [False, True, True]
+    asked, used = [], iter([False, True, True])
     monkeypatch.setattr(yolo.devices, "visible_gpus", lambda: asked.append(1) or [])
-    monkeypatch.setattr(yolo.devices, "is_in_use_here", lambda: used[len(used) - left.pop()])
-    left = [1, 2, 3]
+    monkeypatch.setattr(yolo.devices, "is_in_use_here", lambda: next(used))
     for _ in range(3):
         assert yolo.with_device({"device": "0"}, count=1) == {"device": "0"}
     assert len(asked) == 1

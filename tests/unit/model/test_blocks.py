@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.modules.block import C3, A2C2f, ABlock, Bottleneck, C2f, C3k2
+from ultralytics.nn.modules.block import C3, C3TR, A2C2f, ABlock, Bottleneck, C2f, C3k2
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
@@ -133,6 +133,15 @@ def test_hooks_within_area_attention_hear_their_calls(calls, part):
     with torch.inference_mode():
         ours = module(x)
         assert heard == [part]
+        assert torch.allclose(ours, upstreams(module, x), atol=1e-5)
+
+
+def test_between_may_be_something_else_than_bottlenecks(calls):
+    torch.manual_seed(0)
+    module, x = folded(C3TR(64, 32, 1)), picture()
+    with torch.inference_mode():
+        ours = module(x)
+        assert [call.out_is_part for call in calls] == [False, True, False]
         assert torch.allclose(ours, upstreams(module, x), atol=1e-5)
 
 

@@ -127,7 +127,8 @@ def _are_alike(block: C3, x: Tensor) -> bool:
     """Whether cv1 and cv2 can be one convolution, and what comes between may overwrite its input: a bottleneck reads that before it writes."""
     pair = block.cv1, block.cv2
     return (
-        all(type(module) is Bottleneck for module in block.m)
+        type(block.m) is nn.Sequential
+        and all(type(module) is Bottleneck for module in block.m)
         and all(type(one) is Conv and not is_heard(one) and serves(one.conv, one.act, x) for one in pair)
         and all(one.conv.kernel_size == one.conv.stride == (1, 1) and one.conv.groups == 1 for one in pair)
         and type(block.cv1.act) is type(block.cv2.act)

@@ -66,6 +66,7 @@ def test_the_names_of_the_log_fall_into_their_kinds():
         ("void yolov12_kernels::stem_kernel<__nv_bfloat16, 1, true>(unsigned short const*)", kinds.CONVOLUTION),
         ("void yolov12_kernels::sum_stem<__nv_bfloat16, 1, true>(unsigned short const*)", kinds.CONVOLUTION),
         ("void yolov12_kernels::(anonymous namespace)::warp_kernel<false>(x)", kinds.REST),
+        ("yolov12_kernels::(anonymous namespace)::levels_kernel(double const*, unsigned char*)", kinds.REST),
         ("yolov12_kernels::(anonymous namespace)::recolour_kernel(unsigned char const*)", kinds.REST),
         ("void yolov12_kernels::(anonymous namespace)::score_gradient<__nv_bfloat16>(x)", kinds.LOSS),
         ("void at::native::elementwise_kernel<128, 4, direct_copy_kernel_cuda(at::T)>", kinds.COPY),
