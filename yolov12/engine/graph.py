@@ -24,6 +24,7 @@ from yolov12.engine.replays import foreign_layer
 from yolov12.log import say, say_once
 from yolov12.memory.failure import drop_when_short, is_out_of_memory
 from yolov12.memory.micro_batch import TARGET_KEYS
+from yolov12.model.hooks import is_heard_in_training
 from yolov12.model.loss import kernels, levels
 
 EAGER_STEPS = 8
@@ -55,9 +56,7 @@ def why_not(model: nn.Module, device: torch.device, wanted: str) -> str | None:
         return f"compile={wanted}"
     if (foreign := foreign_layer(model)) is not None:
         return foreign
-    if any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in model.modules()
-    ):
+    if any(map(is_heard_in_training, model.modules())):
         return "the model has hooks"
     layers: Any = model.model
     if not levels.is_plain(layers[-1]) or not kernels.serves_criterion(getattr(model, "criterion", None), device):

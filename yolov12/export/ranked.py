@@ -52,18 +52,26 @@ def examine(
     pair_scores = scores[anchors, classes]
     rivals = (scores >= scores.max(axis=1, keepdims=True) - 2 * allowed.score).sum(axis=1)[anchors]
     best = pair_scores == scores.max(axis=1)[anchors]
-    differs_px = np.abs(shown[:, None, :4] - boxes[anchors]).max(axis=2)  # (rows, pairs)
-    differs = np.abs(shown[:, None, 4] - pair_scores)
-    same = (shown[:, None, 5] == classes) & (differs_px <= allowed.box_px) & (differs <= allowed.score)
+    is_seen = np.zeros(len(pair_scores), bool)
+    least_px, least_score = np.full((2, len(shown)), np.inf)
+    for i, row in enumerate(
+        shown
+    ):  # one by one: a network that is sure of everything has hundreds of thousands of pairs
+        differs_px = np.abs(row[:4] - boxes[anchors]).max(axis=1)
+        differs = np.abs(row[4] - pair_scores)
+        same = (row[5] == classes) & (differs_px <= allowed.box_px) & (differs <= allowed.score)
+        is_seen |= same
+        least_px[i] = differs_px[same].min(initial=np.inf)
+        least_score[i] = differs[same].min(initial=np.inf)
     due = (pair_scores > max(SHOWN_SCORE, least) + allowed.score) & (best & (rivals == 1) | (not agnostic))
-    known = same.any(axis=1)
+    known = np.isfinite(least_px)
     return Found(
         rows=len(shown),
         pairs=int(((pair_scores >= SHOWN_SCORE) & (best | (not agnostic))).sum()),
         foreign=int((~known).sum()) + max(0, len(shown) - len(pair_scores)),
-        missing=int((due & ~same.any(axis=0)).sum()),
-        box_px=float(np.where(same, differs_px, np.inf).min(axis=1, initial=np.inf)[known].max(initial=0.0)),
-        score=float(np.where(same, differs, np.inf).min(axis=1, initial=np.inf)[known].max(initial=0.0)),
+        missing=int((due & ~is_seen).sum()),
+        box_px=float(least_px[known].max(initial=0.0)),
+        score=float(least_score[known].max(initial=0.0)),
     )
 
 

@@ -19,7 +19,8 @@ from yolov12.model.attention.dispatch import attend
 from yolov12.model.attention.op import merge_heads
 from yolov12.model.fused import one_kernel
 from yolov12.model.fused.beside import made_from
-from yolov12.model.fused.one_kernel import convolved, convolved_by, is_heard, serves
+from yolov12.model.fused.one_kernel import convolved, convolved_by, serves
+from yolov12.model.hooks import is_heard
 from yolov12.seams import Seam
 
 SEAMS = (

@@ -23,7 +23,8 @@ from ultralytics.nn.modules.head import Detect
 from yolov12.model.blocks.joint import into
 from yolov12.model.fused import one_kernel
 from yolov12.model.fused.beside import made_from
-from yolov12.model.fused.one_kernel import convolved_by, is_heard, is_undisturbed, serves, takes
+from yolov12.model.fused.one_kernel import convolved_by, is_undisturbed, serves, takes
+from yolov12.model.hooks import is_heard
 from yolov12.seams import Seam
 
 SEAMS = (

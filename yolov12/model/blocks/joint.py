@@ -18,7 +18,8 @@ from ultralytics.nn.modules.conv import Conv
 
 from yolov12.model.blocks import attention
 from yolov12.model.fused.beside import made_from
-from yolov12.model.fused.one_kernel import convolved, convolved_by, is_heard, is_undisturbed, serves
+from yolov12.model.fused.one_kernel import convolved, convolved_by, is_undisturbed, serves
+from yolov12.model.hooks import is_heard
 from yolov12.seams import Seam
 
 SEAMS = (

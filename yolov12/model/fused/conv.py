@@ -3,7 +3,7 @@
 
 Upstream's three modules keep the convolution's output for batch norm, batch norm's output for the activation, and the activation for the
 next convolution. Here the normalised values are never kept, and the other two only as much as memory allows: what is missing is computed again in
-backward, with equal bits.
+backward, on a GPU with equal bits.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from yolov12.model.fused import join
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, gradients
 from yolov12.model.fused.lineage import Kept, Source, known_source, remember
 from yolov12.model.fused.norm import Normalised, normalise
+from yolov12.model.hooks import is_heard_in_training
 from yolov12.seams import Seam
 
 SEAMS = (Seam("nn/modules/conv.py", 78, "ultralytics.nn.modules.conv.Conv.forward", "d42399472788"),)
@@ -219,10 +220,7 @@ def is_eligible(module: Conv, x: Tensor) -> bool:
         and norm.track_running_stats
         and norm.momentum is not None
         and type(module.act) in (nn.SiLU, nn.Identity)
-        and not any(
-            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-            for part in (conv, norm, module.act)
-        )
+        and not any(map(is_heard_in_training, (conv, norm, module.act)))
     )
 
 

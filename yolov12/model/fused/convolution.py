@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yolov12.model.fused.norm import kernels_missing
+from yolov12.model.hooks import is_heard
 
 STEM_CHANNELS = 96
 """The most that a stem may have for our kernels; the largest scale of any model of ultralytics has as many, and there is code for no more."""
@@ -86,7 +87,7 @@ def by_our_kernel(conv: nn.Module, x: Tensor) -> Tensor | None:
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not (conv._forward_hooks or conv._forward_pre_hooks)
+        and not is_heard(conv)
         and (keeps_size(conv.weight, Geometry.of(conv)) or is_stem(conv.weight, Geometry.of(conv)))
         and kernels_missing(x.device) is None
     )

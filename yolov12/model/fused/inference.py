@@ -17,7 +17,8 @@ from ultralytics.nn.modules.conv import Conv
 
 from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, is_channels_last
-from yolov12.model.fused.one_kernel import convolved, is_heard, is_undisturbed
+from yolov12.model.fused.one_kernel import convolved, is_undisturbed
+from yolov12.model.hooks import is_heard
 from yolov12.seams import Seam
 
 SEAMS = (Seam("nn/modules/conv.py", 89, "ultralytics.nn.modules.conv.Conv.forward_fuse", "8d726f0593bd"),)

@@ -76,7 +76,7 @@ def concatenated(parts: Sequence[Tensor | Doubled]) -> Tensor:
 
 
 def divided(x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """Views of channels that follow each other, of these numbers."""
+    """Views of channels that follow each other, of these numbers. Nobody may write into one of them: autograd would not notice."""
     with unfollowed():
         aliases = list(_Divided.apply(use(x), list(sizes)))
         parts = []
@@ -229,4 +229,7 @@ def _is_ours(x: Tensor) -> bool:
 
 
 def _upsampled(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    with torch.autocast(
+        x.device.type, enabled=False
+    ):  # which would make it float32, though repeating pixels is exact in any type
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.norm import kernels_missing
+from yolov12.model.hooks import is_heard
 
 BEGINS_EARLY = False
 """Whether a kernel comes onto the GPU while the one before it still runs, where the GPU can, and waits there for its end. Answers are the same."""
@@ -108,11 +109,6 @@ def _taps_of(conv: nn.Conv2d) -> Tensor:
 
 def _is_known(act: nn.Module | None) -> bool:
     return act is None or (type(act) in (nn.SiLU, nn.Identity) and not is_heard(act))
-
-
-def is_heard(module: nn.Module) -> bool:
-    """Whether somebody hooked himself onto its calls, which must then take place."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def takes(x: Tensor, weight: Tensor, stride: int) -> bool:

@@ -17,6 +17,7 @@ from yolov12.model.fused import join
 from yolov12.model.fused.conv import is_chosen
 from yolov12.model.fused.join import Doubled
 from yolov12.model.fused.lineage import Joined, Source, Upsampled, remember, source_of, tracking
+from yolov12.model.hooks import is_heard_in_training
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -60,10 +61,7 @@ def is_left_to(layer: nn.Module, after: nn.Module | None, save: list[int]) -> bo
         return False
     doubles = (layer.mode, layer.size) == ("nearest", None) and layer.scale_factor in (2.0, (2.0, 2.0))
     is_read_by_one = layer.i not in save and isinstance(after.f, list) and bool(after.d == 1)
-    is_heard = any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in (layer, after)
-    )
-    return doubles and is_read_by_one and not is_heard
+    return doubles and is_read_by_one and not any(map(is_heard_in_training, (layer, after)))
 
 
 def concatenated(parts: list[Tensor | Doubled]) -> Tensor:
