@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,9 @@ def place(seam: Seam, package: Path) -> Place | None:
             return None
     assert found is not None
     first = min([found.lineno, *(decorator.lineno for decorator in found.decorator_list)])
-    source = "".join(text.splitlines(keepends=True)[first - 1 : found.end_lineno])
+    source = "".join(
+        inspect.getblock(text.splitlines(keepends=True)[first - 1 :])
+    )  # with comments at its end, which the tree has not
     return Place(first, hashlib.sha256(source.encode()).hexdigest()[:12])
 
 

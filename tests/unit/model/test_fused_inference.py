@@ -102,6 +102,14 @@ def test_it_is_not_there_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert Conv.forward_fuse is inference.forward_fuse
 
 
+@pytest.mark.parametrize(("one_pass", "one_kernel"), [(False, False), (True, False), (True, True)])
+def test_a_fused_network_is_pickled_with_the_name_that_stock_has(one_pass: bool, one_kernel: bool):
+    inference.install(one_pass, one_kernel)
+    module = folded(Conv(16, 24, 3))
+    assert module.forward.__func__ is Conv.forward_fuse
+    assert module.forward.__reduce__() == (getattr, (module, "forward_fuse"))
+
+
 def test_on_the_cpu_upstreams_own_runs(monkeypatch):
     monkeypatch.setattr(inference, "_biased_silu", None)
     module, x = folded(Conv(16, 24, 3)), picture()

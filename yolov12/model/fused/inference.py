@@ -11,6 +11,8 @@ that run channels_last. Where it is asked for, a kernel of ours is the whole of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
@@ -25,6 +27,14 @@ SEAMS = (Seam("nn/modules/conv.py", 89, "ultralytics.nn.modules.conv.Conv.forwar
 
 _upstream_forward_fuse = Conv.forward_fuse
 
+Forward = Callable[[Conv, Tensor], Tensor]
+
+
+def _by_upstreams_name(forward: Forward) -> Forward:
+    # `fuse()` binds it to each layer, and pickle writes a bound function down by its name: stock has none but this.
+    forward.__name__ = _upstream_forward_fuse.__name__
+    return forward
+
 
 def forward_fuse(self: Conv, x: Tensor) -> Tensor:
     """Convolution, bias and activation, a depthwise convolution or a stem by our kernel. Replaces ultralytics 8.4.190 nn/modules/conv.py:89."""
@@ -32,6 +42,7 @@ def forward_fuse(self: Conv, x: Tensor) -> Tensor:
     return _upstream_forward_fuse(self, x) if y is None else self.act(y)
 
 
+@_by_upstreams_name
 def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
     """As `forward_fuse`, with bias and activation in one pass where the kernel serves."""
     if not (is_undisturbed(x) and _is_ordinary(self, x)):
@@ -43,6 +54,7 @@ def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
     return _biased_silu(y, _constants_for(conv))
 
 
+@_by_upstreams_name
 def forward_fuse_in_one_kernel(self: Conv, x: Tensor) -> Tensor:
     """As `forward_fuse_in_one_pass`, but the convolution as well, where its kernel serves."""
     made = convolved(self.conv, self.act, x) if is_undisturbed(x) else None
