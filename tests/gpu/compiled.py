@@ -19,10 +19,12 @@ TOLERANCE = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 2e-5}
 """Largest difference from float64 as a share of the largest value: half of the last place, which the halves are rounded to once."""
 
 
-def skip_without_code() -> None:
-    """Skip the test where the kernels do not serve this GPU, and say why."""
+def skip_without_code(least: tuple[int, int] = (0, 0)) -> None:
+    """Skip the test where the kernels do not serve this GPU, or its compute capability is below `least`, which some of them need, and say why."""
     if reason := norm.kernels_missing(torch.device("cuda", torch.cuda.current_device())):
         pytest.skip(f"yolov12_kernels {kernels.__version__}: {reason}")
+    if (found := torch.cuda.get_device_capability()) < least:
+        pytest.skip(f"the kernel needs a GPU of compute capability {least}, and this one has {found}")
 
 
 def nhwc(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

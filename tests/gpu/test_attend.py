@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.gpu.compiled import skip_without_code
 from tests.unit.docker.test_attend_on_host import HEAD, exact
 from yolov12.model.attention import kernels
-from yolov12.model.fused import norm
 
 GPU = torch.device("cuda", 0)
 
@@ -22,14 +22,11 @@ GPU = torch.device("cuda", 0)
 )
 @pytest.mark.parametrize("early", [False, True])
 def test_it_is_as_exact_as_torchs(dtype: torch.dtype, sequences: int, tokens: int, heads: int, early: bool) -> None:
-    pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
-    if reason := norm.kernels_missing(GPU):
-        pytest.skip(f"yolov12_kernels: {reason}")
+    skip_without_code(least=(8, 0))
     torch.manual_seed(0)
     packed = 2 * torch.randn(sequences, tokens, 3 * heads * HEAD, device=GPU).to(dtype)
     q, k, v = (part.unflatten(2, (heads, HEAD)) for part in packed.split(heads * HEAD, 2))
-    if not torch.ops.yolov12_kernels.is_attend(q, k, v):
-        pytest.skip("the kernel needs a GPU from sm_80 on")
+    assert torch.ops.yolov12_kernels.is_attend(q, k, v)
     ours, theirs, expected = (
         torch.ops.yolov12_kernels.attend(q, k, v, early),
         kernels.sdpa_flash(q, k, v),

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.block import C3, A2C2f, C2f, C3k2
 from ultralytics.nn.tasks import DetectionModel
 
-from tests.unit.model.test_blocks import folded
+from tests.gpu.compiled import skip_without_code
+from tests.unit.model.inference_networks import blocks_installed, folded
 from yolov12.model import attention, blocks, fused
-from yolov12.model.fused import norm, one_kernel
+from yolov12.model.fused import one_kernel
 
 GPU = torch.device("cuda", 0)
 CHANNELS = 128
@@ -25,19 +26,9 @@ CHANNELS = 128
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
-    if reason := norm.kernels_missing(GPU):
-        pytest.skip(f"yolov12_kernels: {reason}")
-    if torch.cuda.get_device_capability(GPU) < (8, 0):
-        pytest.skip("the kernel needs a GPU from sm_80 on")
-    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
-    attention.install()
-    fused.install()
-    blocks.install()
-    yield
-    blocks.uninstall()
-    fused.uninstall()
-    attention.uninstall()
+    skip_without_code(least=(8, 0))
+    with blocks_installed(monkeypatch):
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from yolov12.model.fused import norm
+from tests.gpu.compiled import skip_without_code
 
 GPU = torch.device("cuda", 0)
 TILES = 7
@@ -41,11 +41,7 @@ SMALL = [  # those that nano has not
 
 @pytest.fixture(autouse=True)
 def kernels() -> None:
-    pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
-    if reason := norm.kernels_missing(GPU):
-        pytest.skip(f"yolov12_kernels: {reason}")
-    if torch.cuda.get_device_capability(GPU) < (8, 0):
-        pytest.skip("the kernel needs a GPU from sm_80 on")
+    skip_without_code(least=(8, 0))
 
 
 def wide(images: int, channels: int, height: int, width: int, dtype: torch.dtype, around: tuple[int, int]) -> Tensor:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from ultralytics.nn.modules.head import Detect
 
+from tests.gpu.compiled import skip_without_code
 from tests.gpu.test_blocks import upstreams
-from tests.unit.model.test_blocks import folded
+from tests.unit.model.inference_networks import blocks_installed, folded
 from yolov12.engine.capture import capturing
-from yolov12.model import attention, blocks, fused
 from yolov12.model.blocks import head as block_head
-from yolov12.model.fused import norm
 
 GPU = torch.device("cuda", 0)
 CHANNELS = 64, 128, 256
@@ -27,19 +26,9 @@ CHANNELS = 64, 128, 256
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    pytest.importorskip("yolov12_kernels", reason="the yolov12_kernels wheel is neither installed nor on PYTHONPATH")
-    if reason := norm.kernels_missing(GPU):
-        pytest.skip(f"yolov12_kernels: {reason}")
-    if torch.cuda.get_device_capability(GPU) < (8, 0):
-        pytest.skip("the kernel needs a GPU from sm_80 on")
-    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
-    attention.install()
-    fused.install()
-    blocks.install()
-    yield
-    blocks.uninstall()
-    fused.uninstall()
-    attention.uninstall()
+    skip_without_code(least=(8, 0))
+    with blocks_installed(monkeypatch):
+        yield
 
 
 def a_head(classes: int, dtype: torch.dtype) -> Detect:

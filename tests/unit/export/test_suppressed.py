@@ -18,6 +18,12 @@ ROOM = Room(least_iou=0.99, score=0.001)
 CROWDED = Suppression(conf=0.001, iou=0.7, max_det=300)
 
 
+def exported(model, path):
+    """A file that suppresses as `CROWDED` says."""
+    asked = {"conf": CROWDED.conf, "iou": CROWDED.iou, "max_det": CROWDED.max_det}
+    return onnx.export(model, path, imgsz=96, nms=True, verify=False, **asked)
+
+
 @pytest.fixture(scope="module")
 def saturated():
     """An untrained network for masks, whose scores are 1 for several classes of an anchor."""
@@ -26,9 +32,7 @@ def saturated():
 
 @pytest.fixture(scope="module")
 def with_nms(saturated, tmp_path_factory):
-    path = tmp_path_factory.mktemp("suppressed") / "seg.onnx"
-    asked = {"conf": CROWDED.conf, "iou": CROWDED.iou, "max_det": CROWDED.max_det}
-    return onnx.export(saturated, path, imgsz=96, nms=True, verify=False, **asked)
+    return exported(saturated, tmp_path_factory.mktemp("suppressed") / "seg.onnx")
 
 
 def judge(model, opened, nms=CROWDED):
@@ -105,9 +109,7 @@ def turning():
 
 @pytest.fixture(scope="module")
 def turned_with_nms(turning, tmp_path_factory):
-    path = tmp_path_factory.mktemp("turned") / "obb.onnx"
-    asked = {"conf": CROWDED.conf, "iou": CROWDED.iou, "max_det": CROWDED.max_det}
-    return onnx.export(turning, path, imgsz=96, nms=True, verify=False, **asked)
+    return exported(turning, tmp_path_factory.mktemp("turned") / "obb.onnx")
 
 
 def test_a_file_of_turned_boxes_is_judged_with_their_angles(turning, turned_with_nms):

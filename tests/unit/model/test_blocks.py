@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +13,9 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from tests.unit.model import one_kernel_stand_in
+from tests.unit.model.inference_networks import blocks_installed, folded
 from tests.unit.model.one_kernel_stand_in import Call
-from yolov12.model import attention, blocks, fused
+from yolov12.model import blocks
 from yolov12.model.attention import kernels
 from yolov12.model.blocks import attention as block_attention
 from yolov12.model.blocks import joint
@@ -24,14 +24,8 @@ from yolov12.model.fused import beside, inference
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
-    attention.install()
-    fused.install()
-    blocks.install()
-    yield
-    blocks.uninstall()
-    fused.uninstall()
-    attention.uninstall()
+    with blocks_installed(monkeypatch):
+        yield
 
 
 @pytest.fixture
@@ -43,20 +37,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     monkeypatch.setattr(inference, "_is_ordinary", lambda module, x: False)
     monkeypatch.setattr(block_attention, "_takes_heads", lambda q, k, v: False)
     return one_kernel_stand_in.install(monkeypatch)
-
-
-def folded(module: nn.Module) -> nn.Module:
-    """As `fuse()` leaves its convolutions (nn/tasks.py:240), with biases and channels_last."""
-    made = copy.deepcopy(module).eval().requires_grad_(False)
-    for part in made.modules():
-        if isinstance(part, Conv):
-            conv = part.conv
-            part.conv = nn.Conv2d(
-                *(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation),
-                conv.groups,
-            ).requires_grad_(False)
-            part.forward = part.forward_fuse
-    return made.to(memory_format=torch.channels_last)
 
 
 def picture(channels: int = 64, images: int = 2) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.head import Detect, Segment
 
 from tests.unit.model import one_kernel_stand_in
+from tests.unit.model.inference_networks import blocks_installed, folded
 from tests.unit.model.one_kernel_stand_in import Call
-from tests.unit.model.test_blocks import folded
-from yolov12.model import blocks, fused
+from yolov12.model import blocks
 from yolov12.model.blocks import head as block_head
 from yolov12.model.blocks import joint
 from yolov12.model.fused import inference
@@ -24,12 +24,8 @@ STRIDES = [8.0, 16.0, 32.0]
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
-    fused.install()
-    blocks.install()
-    yield
-    blocks.uninstall()
-    fused.uninstall()
+    with blocks_installed(monkeypatch):
+        yield
 
 
 @pytest.fixture

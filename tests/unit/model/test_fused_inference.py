@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import pickle
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ultralytics.nn.modules.conv import Conv, DWConv
-from ultralytics.nn.tasks import DetectionModel
 
+from tests.unit.model.inference_networks import answers_of_both, folded
 from yolov12.model import fused
 from yolov12.model.fused import beside, inference
 
@@ -47,17 +46,6 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def folded(module: Conv) -> Conv:
-    """As `fuse()` leaves it (nn/tasks.py:240), with a bias and channels_last."""
-    made = copy.deepcopy(module)
-    conv = made.conv
-    made.conv = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
-    )
-    made.forward = made.forward_fuse
-    return made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-
-
 def picture(channels: int = 16, size: int = 8) -> Tensor:
     return torch.randn(2, channels, size, size + 1).contiguous(memory_format=torch.channels_last)
 
@@ -82,15 +70,7 @@ def test_an_output_that_the_kernel_can_not_walk_over_is_upstreams_to_the_bit(ser
 
 
 def test_a_whole_network_is_upstreams(served):
-    torch.manual_seed(0)
-    network = DetectionModel("yolo12n.yaml", nc=8, verbose=False).eval()
-    x = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        plain = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        fused.uninstall()
-        theirs = plain.fuse(verbose=False)(x)[0]
-        fused.install()
-        ours = network.to(memory_format=torch.channels_last).fuse(verbose=False)(x)[0]
+    ours, theirs = answers_of_both()
     assert len(served) > 70
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv, DWConv
-from ultralytics.nn.tasks import DetectionModel
 
 from tests.unit.model import one_kernel_stand_in
+from tests.unit.model.inference_networks import answers_of_both, folded
 from tests.unit.model.one_kernel_stand_in import Call
 from yolov12.model import fused
 from yolov12.model.fused import inference, one_kernel
@@ -31,17 +30,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     monkeypatch.setattr(inference, "is_undisturbed", lambda x: True)
     monkeypatch.setattr(inference, "_is_ordinary", lambda module, x: False)
     return one_kernel_stand_in.install(monkeypatch)
-
-
-def folded(module: Conv) -> Conv:
-    """As `fuse()` leaves it (nn/tasks.py:240), with a bias and channels_last."""
-    made = copy.deepcopy(module)
-    conv = made.conv
-    made.conv = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
-    )
-    made.forward = made.forward_fuse
-    return made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def picture(channels: int = 16) -> Tensor:
@@ -138,15 +126,7 @@ def test_another_type_is_left_to_others(calls):
 
 
 def test_a_whole_network_is_upstreams(calls):
-    torch.manual_seed(0)
-    network = DetectionModel("yolo12n.yaml", nc=8, verbose=False).eval()
-    x = torch.rand(1, 3, 64, 64)
-    with torch.inference_mode():
-        plain = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        fused.uninstall()
-        theirs = plain.fuse(verbose=False)(x)[0]
-        fused.install()
-        ours = network.to(memory_format=torch.channels_last).fuse(verbose=False)(x)[0]
+    ours, theirs = answers_of_both()
     assert len(calls) > 80
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
