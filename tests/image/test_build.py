@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def test_an_image_over_its_budget_fails_the_build_with_one_sentence(repository: 
 def test_a_change_of_the_package_builds_no_kernels_and_installs_no_dependency_anew(repository: Path, tmp_path: Path):
     checkout(repository, tmp_path)
     with (tmp_path / "yolov12/cli.py").open("a") as source:
-        source.write("# changed\n")
+        source.write(f"# changed: {uuid.uuid4()}\n")  # never built before, also where the builder's cache is kept
     done = build_target(tmp_path, plan(repository, "train"))
     assert done.returncode == 0, done.stderr[-2000:]
     steps = done.stderr.splitlines()
