@@ -31,8 +31,8 @@ _JOIN = "join_kernel|join_doubled_kernel|halve_kernel"
 """docker/kernels/join.cu: concatenations, with the sums, copies and upsampling that they do on the way."""
 _AUGMENTATION = "warp_kernel|levels_kernel|recolour_kernel"
 """docker/kernels/augment.cu."""
-_DECODE = "decode_kernel"
-"""docker/kernels/decode.cu, of inference; all others that are ours belong to the loss."""
+_DECODE = "decode_kernel|candidates_kernel|stands_kernel"
+"""docker/kernels/decode.cu and suppress.cu, of inference; all others that are ours belong to the loss."""
 
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.

@@ -40,7 +40,7 @@ VERSION = "1.5"
 LIBRARY = "_kernels.so"
 KERNELS = (
     *("augment", "batch_norm_act", "depthwise", "detection_loss", "join", "stem"),
-    *("attend", "decode", "fused_conv", "fused_depthwise"),  # of inference
+    *("attend", "decode", "fused_conv", "fused_depthwise", "suppress"),  # of inference
 )
 OPTIONS = {"augment": ["-fmad=false"]}
 """Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
@@ -50,7 +50,7 @@ HEADERS = (
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),
     *("attend.h", "decode.h", "finish.cuh", "fused_conv.h", "fused_depthwise.h"),
-    *("pipeline.cuh", "pixel_tensors.h", "pixels.h"),
+    *("pipeline.cuh", "pixel_tensors.h", "pixels.h", "suppress.h"),
 )
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}

@@ -31,8 +31,8 @@ from yolov12.engine.network import Network
 from yolov12.engine.not_yet import put_off
 from yolov12.engine.read_ahead import Pictures, read_ahead
 from yolov12.engine.replays import Replays
-from yolov12.engine.scoring import fixed, timing
-from yolov12.engine.scoring.asked import Suppression, asked
+from yolov12.engine.scoring import fixed, in_kernels, timing
+from yolov12.engine.scoring.asked import Asked, Suppression, asked
 from yolov12.engine.staging import Staging, normalised
 from yolov12.seams import Seam
 
@@ -90,8 +90,29 @@ class Fast:
         self.suppress = Replays("suppression", self.suppression, suppression_pool)
         if settings.current().compile == "0":
             self.suppress.off = "compile=0"
+        self.in_kernels = in_kernels.are_asked_for(model.device)
         self.copied: list[Copied] = []
         """The results of the batch."""
+
+    def detections(
+        self, prediction: Tensor, what: Asked, size: Sequence[int], pictures: Sequence[np.ndarray]
+    ) -> Tensor:
+        """(images, most + 1, 6) as `fixed.fixed_nms` has it, in pixels of the pictures, in memory of its own; nothing waits for the GPU.
+
+        Args:
+            prediction: (images, 4 + classes, anchors), or (images, boxes, 6) of a head that suppresses by itself.
+            size: (height, width) of the batch.
+        """
+        if not (self.in_kernels and in_kernels.serve(prediction, what)):
+            answer = self.suppress(prediction, what).clone()  # the original may be a graph's
+            scale(answer[:, :-1], size, pictures)
+            return answer
+        is_one_size = len({picture.shape[:2] for picture in pictures}) == 1
+        placing = in_kernels.placing_of(size, pictures[0].shape) if is_one_size else None
+        answer = in_kernels.suppressed(prediction, what, self.suppression.wanted(prediction, what), placing)
+        if placing is None:
+            scale(answer[:, :-1], size, pictures)
+        return answer
 
 
 class YOLOv12Predictor(DetectionPredictor):
@@ -160,8 +181,7 @@ class YOLOv12Predictor(DetectionPredictor):
         if not isinstance(orig_imgs, list):  # pictures came as a tensor
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
         what = asked(self.args, kwargs.get("iou", self.args.iou), bool(getattr(self.model, "end2end", False)))
-        answer = self.fast.suppress(prediction, what).clone()  # the original may be a graph's
-        scale(answer[:, :-1], img.shape[2:], orig_imgs)
+        answer = self.fast.detections(prediction, what, img.shape[2:], orig_imgs)
         copy = answer.cpu()  # waits for the GPU
         counts = fixed.counts_of(copy)
         if counts is None:

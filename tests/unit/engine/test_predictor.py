@@ -32,7 +32,7 @@ from yolov12 import YOLO
 from yolov12.engine import network, patches, predictor
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.read_ahead import ReadAhead
-from yolov12.engine.scoring import fixed, timing
+from yolov12.engine.scoring import fixed, in_kernels, timing
 
 REPOSITORY = Path(__file__).parents[3]
 IMGSZ = 96
@@ -483,3 +483,33 @@ def test_a_predictor_that_is_let_go_of_is_gone_at_once(model, folder, pool):
         assert gone() is None
     finally:
         gc.enable()
+
+
+def in_torch(prediction, confidence, iou, max_det, agnostic, wanted, placing):
+    """docker/kernels' op by torch's operations."""
+    answer = fixed.fixed_nms(prediction, confidence, iou, max_det, agnostic=agnostic, wanted=wanted)
+    if placing:
+        padding, gain, limit = (torch.tensor(2 * placing[i : i + 2]) for i in (0, 2, 4))
+        rows = answer[:, :-1, :4]
+        rows.copy_(torch.minimum(((rows - padding) / gain).clamp_(min=0), limit))
+        for image, (count, _) in zip(answer, answer[:, -1, :2].int().tolist(), strict=True):
+            image[count:-1] = 0
+    return answer
+
+
+@pytest.mark.parametrize(("which", "is_one_size"), [([0], True), ([0, 1, 3], True), ([0, 2, 4], False)])
+@pytest.mark.parametrize(
+    "options", [{}, {"rect": False}, {"classes": [0, 2, 5]}, {"agnostic_nms": True}, {"max_det": 4}], ids=str
+)
+def test_suppression_in_kernels_gives_the_same(model, pictures, pool, monkeypatch, which, is_one_size, options):
+    """They move boxes to the pixels of pictures of one size."""
+    calls: list[Any] = []
+
+    def counted(prediction: torch.Tensor, *rules: Any) -> torch.Tensor:
+        calls.append(rules[-1])
+        return in_torch(prediction, *rules)
+
+    monkeypatch.setattr(in_kernels, "are_asked_for", lambda device: True)
+    monkeypatch.setattr(in_kernels, "_run", counted)
+    both(model, [pictures[i] for i in which], **options)
+    assert [bool(placing) for placing in calls] == [is_one_size] * 3

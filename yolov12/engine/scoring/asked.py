@@ -40,7 +40,7 @@ class Suppression:
 
     def __call__(self, prediction: Tensor, what: Asked) -> Tensor:
         """(images, most + 1, 6), without waiting for the device; see `fixed.fixed_nms`."""
-        wanted = self._wanted(prediction, what)
+        wanted = self.wanted(prediction, what)
         if what.end2end or prediction.shape[-1] == 6:  # as ultralytics tells (utils/nms.py:72)
             return fixed.fixed_end_to_end(prediction, what.confidence, what.max_det, wanted=wanted)
         return fixed.fixed_nms(
@@ -56,15 +56,15 @@ class Suppression:
             multi_label=False,
             agnostic=what.agnostic,
             max_det=what.max_det,
-            wanted=self._wanted(prediction, what),
+            wanted=self.wanted(prediction, what),
         )
         return list(rows.split(counts))
 
-    def _wanted(self, prediction: Tensor, what: Asked) -> Tensor | None:
-        """The classes as a tensor, kept: a graph can not make one from numbers on the CPU."""
+    def wanted(self, prediction: Tensor, what: Asked) -> Tensor | None:
+        """(n,) float32, the classes as a tensor, kept: a graph can not make one from numbers on the CPU."""
         if what.classes is None:
             return None
         key = (what.classes, prediction.device)
         if key not in self._tensors:
-            self._tensors[key] = torch.tensor(what.classes, device=prediction.device)
+            self._tensors[key] = torch.tensor(what.classes, dtype=torch.float32, device=prediction.device)
         return self._tensors[key]

@@ -8,6 +8,8 @@ from torch import Tensor
 
 CONSTANTS = 4
 """Mean, 1 / deviation, scale and shift of each channel."""
+ROOM = 512
+"""Candidates of an image that suppression has room for."""
 
 
 @torch.library.register_fake("yolov12_kernels::augment_warp")
@@ -166,3 +168,18 @@ def fused_depthwise(
 def attend(q: Tensor, k: Tensor, v: Tensor, early: bool = False) -> Tensor:
     """As q, contiguous."""
     return q.new_empty(q.shape)
+
+
+@torch.library.register_fake("yolov12_kernels::suppress")
+def suppress(
+    prediction: Tensor,
+    confidence: float,
+    iou: float,
+    max_det: int,
+    agnostic: bool,
+    wanted: Tensor | None,
+    placing: list[float],
+) -> Tensor:
+    """(images, most + 1, 6) float32, with `most` at most `max_det`, the anchors, and the candidates that there is room for."""
+    most = min(max_det, prediction.shape[2], ROOM)
+    return prediction.new_empty((prediction.shape[0], most + 1, 6), dtype=torch.float32)

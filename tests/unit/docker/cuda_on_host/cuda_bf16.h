@@ -15,6 +15,12 @@ inline float __uint_as_float(uint32_t bits) {
   return made;
 }
 
+inline uint32_t __float_as_uint(float number) {
+  uint32_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
 inline float __bfloat162float(__nv_bfloat16 number) { return __uint_as_float(static_cast<uint32_t>(number.bits) << 16); }
 
 // Half to even.

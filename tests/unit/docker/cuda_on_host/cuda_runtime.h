@@ -37,6 +37,12 @@ struct alignas(16) float4 {
 inline uint4 __ldg(const uint4* from) { return *from; }
 inline float __fmul_rn(float a, float b) { return a * b; }  // compiled without fused multiply-adds
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int atomicAdd(int* to, int number) {  // one thread at a time has its turn
+  const int before = *to;
+  *to += number;
+  return before;
+}
 
 struct dim3 {
   int x, y, z;
