@@ -3,8 +3,8 @@
 //
 // The first looks for the best class of each anchor and keeps those above the confidence; one block of the second sorts an image's candidates,
 // lets them fall on each other, and writes what stands. Torch needs some ninety operations for it (yolov12/engine/scoring/fixed.py), and their answer
-// is this one's to the bit: numbers are rounded where torch rounds them. Only `right` can differ: a chain of boxes each of which suppresses the next is
-// followed to its end here, however long.
+// is this one's to the bit: numbers are rounded where torch rounds them. Only `right` can differ: a chain of boxes that suppress each other is gone
+// through to its end here, however long.
 #pragma once
 
 #include <cuda_runtime.h>
