@@ -117,6 +117,11 @@ class Settings:
         accepts="1 or 0",
         doc="In float16, predict and val run convolutions, attention and heads as single kernels of ours, which no GPU has run yet.",
     )
+    predict_ahead: bool = setting(
+        False,
+        accepts="1 or 0",
+        doc="predict of files on a GPU begins with the next batch before Python makes the results of this one, which no GPU has run yet.",
+    )
     grad_compress: str = setting(
         "none",
         accepts="none or bf16",

@@ -9,27 +9,33 @@ from __future__ import annotations
 import gc
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.modules.conv import Conv
+from ultralytics.utils import ops
 
 from benchmarks import lively
 from tests.unit.engine.oracle import copy_of_bccd
 from yolov12 import YOLO
+from yolov12.engine import predictor as predictor_module
 from yolov12.engine import replays
 from yolov12.engine.patches import install_patches
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.replays import GpuPool, Replays
-from yolov12.engine.staging import Staging, normalised
+from yolov12.engine.scoring import fixed
+from yolov12.engine.scoring.scale import scale
+from yolov12.engine.staging import Staging, gathered, normalised
 from yolov12.model import attention, blocks, fused
 from yolov12.model.fused import inference, norm
 
@@ -227,6 +233,128 @@ def test_memory_comes_back(model: YOLO) -> None:
     assert torch.cuda.memory_reserved() <= before + 64 * 2**20  # cuBLAS keeps a workspace for each stream
 
 
+FILES = 400
+SIZES = ((240, 320), (320, 240), (320, 320), (180, 320), (200, 300), (480, 640), (333, 500))
+"""Some of one shape for the network, with and without padding, larger and smaller than it."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Several hundred, sizes in no order."""
+    folder = tmp_path_factory.mktemp("files")
+    for i, size in enumerate(np.random.default_rng(0).integers(0, len(SIZES), FILES)):
+        cv2.imwrite(str(folder / f"{i:03}.jpg"), picture(*SIZES[size], seed=i))
+    return folder
+
+
+def begin_ahead(monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    monkeypatch.setenv("YOLOV12_PREDICT_AHEAD", str(int(wanted)))
+    predictor_module.install()
+
+
+@pytest.fixture
+def ahead_or_not(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
+    """Whether the next batch of files is begun before the results of this one are made."""
+    yield partial(begin_ahead, monkeypatch)
+    monkeypatch.delenv("YOLOV12_PREDICT_AHEAD", raising=False)
+    predictor_module.install()
+
+
+def tables(model: YOLO, files: Path, **options: Any) -> list[Tensor]:
+    """The boxes of each file, on the host when the stream is through: what a later batch writes over shows."""
+    found = [one.boxes.data for one in predicted(model, str(files), stream=True, **options)]
+    return [one.cpu() for one in found]
+
+
+@pytest.mark.parametrize("batch", [1, 8, 40])
+@pytest.mark.parametrize("quantize", [None, 16], ids=["fp32", "fp16"])
+def test_boxes_of_files_are_the_same_with_the_next_batch_begun(
+    model: YOLO, files: Path, ahead_or_not: Callable[[bool], None], batch: int, quantize: int | None
+) -> None:
+    """To the last bit: the same graphs on the same numbers."""
+    ahead_or_not(False)
+    for _ in range(2):
+        in_turn = tables(model, files, batch=batch, quantize=quantize)
+    assert len(in_turn) == FILES
+    assert sum(map(len, in_turn)) > FILES
+    ahead_or_not(True)
+    for _ in range(2):
+        ahead = tables(model, files, batch=batch, quantize=quantize)
+        assert len(ahead) == FILES
+        differ = [i for i, (one, other) in enumerate(zip(ahead, in_turn, strict=True)) if not torch.equal(one, other)]
+        assert not differ, f"files {differ[:20]} of {FILES}"
+    assert model.predictor.fast.not_ahead is None
+
+
+def test_crowds_are_suppressed_from_their_own_predictions(
+    model: YOLO, files: Path, ahead_or_not: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over which the graph of the next batch has written by then."""
+    monkeypatch.setattr(fixed, "ROOM", 4)
+    found = []
+    for wanted in (False, True):
+        ahead_or_not(wanted)
+        found.append([tables(model, files, batch=3) for _ in range(2)][-1])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_files_wait_for_no_operation_but_their_boxes(
+    model: YOLO, tmp_path: Path, ahead_or_not: Callable[[bool], None]
+) -> None:
+    """Those by an event, which is not one of torch's operations that wait."""
+    for i in range(16):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), PICTURES[0])  # in which no network finds more than a graph has room for
+    ahead_or_not(True)
+    for _ in range(2):
+        predicted(model, str(tmp_path), batch=4)
+    found = waits(lambda: predicted(model, str(tmp_path), batch=4))
+    assert not found, found
+
+
+def test_times_of_the_parts_of_files_are_told(model: YOLO, files: Path, ahead_or_not: Callable[[bool], None]) -> None:
+    """Each about what it is without being ahead, not the wait for the batch before."""
+    medians = []
+    for wanted in (False, True):
+        ahead_or_not(wanted)
+        for _ in range(2):
+            results = predicted(model, str(files))
+        medians.append({part: float(np.median([one.speed[part] for one in results])) for part in results[0].speed})
+    print(*medians, sep="\n")
+    assert all(0 < ms < 60_000 for one in medians for ms in one.values())
+
+
+def test_memory_of_files_comes_back(model: YOLO, files: Path, ahead_or_not: Callable[[bool], None]) -> None:
+    """Also of a stream that is left in the middle, with a batch begun; no more is in use when it is gone through again."""
+    ahead_or_not(True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    in_use = []
+    for _ in range(3):
+        tables(model, files, batch=8)
+        stream = model.predict(str(files), stream=True, imgsz=IMGSZ, batch=8, verbose=False, device=0)
+        next(stream)
+        stream.close()
+        in_use.append(torch.cuda.memory_allocated())
+    assert in_use[2] <= in_use[1]
+    model.predictor = None
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + 64 * 2**20  # cuBLAS keeps a workspace for each stream
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_boxes_come_to_the_pixels_of_pictures_as_ultralytics_brings_them(dtype: torch.dtype) -> None:
+    for size in ((320, 320), (256, 320)):
+        for shape in (*SIZES, (720, 1280), (1, 3000)):
+            rows = ((torch.rand(2, 50, 6, device=GPU) * 1.4 - 0.2) * 320).to(dtype)
+            theirs = rows.clone()
+            for boxes in theirs:
+                ops.scale_boxes(size, boxes[:, :4], (*shape, 3))
+            scale(rows, size, [np.empty((*shape, 3), np.uint8)] * 2)
+            assert torch.equal(rows, theirs), f"{shape} in {size}"
+
+
 def test_more_shapes_than_graphs(model: YOLO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "MOST_GRAPHS", 2)
     theirs = [predicted(model, one, DetectionPredictor) for one in PICTURES]
@@ -261,7 +389,8 @@ def test_pictures_arrive_as_ultralytics_sends_them(dtype: torch.dtype) -> None:
     staging = Staging(GPU)
     batches = [[picture(240, 320, seed=2 * i), picture(240, 320, seed=2 * i + 1)] for i in range(20)]
     sent = [normalised(staging.send(batch), dtype) for batch in batches]
-    for batch, ours in zip(batches, sent, strict=True):
+    apart = [normalised(gathered(batch, GPU).to(GPU, non_blocking=True), dtype) for batch in batches]
+    for batch, ours in zip(batches * 2, sent + apart, strict=True):
         theirs = torch.from_numpy(np.stack(batch)).to(GPU).permute(0, 3, 1, 2).contiguous().flip(1).to(dtype).div_(255)
         assert torch.equal(ours, theirs)
 

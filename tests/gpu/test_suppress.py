@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.gpu.compiled import DTYPES, skip_without_code
 from tests.unit.docker.test_suppress_on_host import long_chain, predictions
 from yolov12.engine.capture import capturing
-from yolov12.engine.predictor import scale
 from yolov12.engine.scoring import fixed, in_kernels
 from yolov12.engine.scoring.asked import Asked, Suppression
+from yolov12.engine.scoring.scale import scale
 
 GPU = torch.device("cuda", 0)
 WHAT = Asked(0.25, 0.7, 300, False, None, False)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from yolov12 import settings
 from yolov12.engine.replays import GpuPool, Pool, Replays, foreign_layer
@@ -23,6 +24,8 @@ SEAMS = (
     # Remembers the anchors of the last shape: a graph has those of its own.
     Seam("nn/modules/head.py", 219, "ultralytics.nn.modules.head.Detect._get_decode_boxes", "13ad6e83ae36"),
     Seam("nn/autobackend.py", 302, "ultralytics.nn.autobackend.AutoBackend.forward", "f458af5086b9"),
+    # Counts the hooks of a process: where none was added, none is looked for again.
+    Seam("utils/hooks.py", 24, "torch.utils.hooks.RemovableHandle.__init__", "c58f2c9dd659"),
 )
 
 MOST_PIXELS = 32 * 640 * 640
@@ -73,19 +76,45 @@ class Network:
         # The AutoBackend around it has no modules of its own.
         self._network = model.backend.model if model.format == "pt" else None
         inside = hooks_of(self._network) if self._network is not None else []
-        self._hooks = [*inside, model._forward_hooks, model._forward_pre_hooks]
+        self._hooks = [
+            *inside,
+            model._forward_hooks,
+            model._forward_pre_hooks,
+            torch_module._global_forward_hooks,
+            torch_module._global_forward_pre_hooks,
+        ]
+        self._hooks_counted, self._has_hooks = -1, False
+        if self._network is not None:
+            self._head = self._network.model[-1]
+            self._first = next(
+                part._parameters for part in self._network.modules() if any(map(_is_there, part._parameters.values()))
+            )
         reads = partial(read_by, self._network) if self._network is not None else list
         self._replays = Replays(name, _Predictions(model), pool, reads)
 
-    def why_eager(self, im: Tensor) -> str | None:
-        """Why this batch is for ultralytics' own call; None if it is for ours."""
+    def why_never(self) -> str | None:
+        """Why batches of any size are for ultralytics' own call now; None if they may be for ours."""
         if self.off is not None:
             return self.off
-        if im.shape[0] * im.shape[2] * im.shape[3] > MOST_PIXELS:
-            return "the batch is large"
-        if any(self._hooks) or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
-            return "the model has hooks"
-        return None
+        # A network has some hundred tables of hooks: they are looked at again where there were some, or one was added anywhere.
+        if self._has_hooks or self._hooks_counted != RemovableHandle.next_id:
+            self._hooks_counted, self._has_hooks = RemovableHandle.next_id, any(self._hooks)
+        return "the model has hooks" if self._has_hooks else None
+
+    def why_eager(self, im: Tensor) -> str | None:
+        """Why this batch is for ultralytics' own call; None if it is for ours."""
+        if (reason := self.why_never()) is not None:
+            return reason
+        return "the batch is large" if im.shape[0] * im.shape[2] * im.shape[3] > MOST_PIXELS else None
+
+    def state(self) -> tuple[Hashable, ...]:
+        """What predictions depend on beside the pictures: it tells whether the weights were moved or cast, or others were loaded into them, and what
+        was set of the head."""
+        if self._network is None:
+            return ()
+        weight = next(filter(_is_there, self._first.values()))
+        written = 0 if weight.is_inference() else weight._version
+        return (weight.data_ptr(), written, *(getattr(self._head, name, None) for name in HEAD_ATTRIBUTES))
 
     def __call__(self, im: Tensor) -> Tensor:
         """(images, 4 + classes, anchors), or (images, boxes, 6) of a head that suppresses by itself; overwritten by the next call.
@@ -93,19 +122,16 @@ class Network:
         Args:
             im: (images, channels, height, width) from 0 to 1, one for which `why_eager` says None.
         """
-        if self._network is None:
-            return self._replays(im)
-        head = self._network.model[-1]
-        state = [getattr(head, name, None) for name in HEAD_ATTRIBUTES]
-        weight = next(self._network.parameters())
-        written = 0 if weight.is_inference() else weight._version
-        # Tell whether the weights were moved or cast, or others were loaded into them.
-        return self._replays(im, weight.data_ptr(), written, *state)
+        return self._replays(im, *self.state())
 
     def drop(self) -> None:
         """Forget the graphs and give their memory back."""
         if self.off is None:
             self._replays.drop()
+
+
+def _is_there(parameter: Tensor | None) -> bool:
+    return parameter is not None
 
 
 class _Predictions:

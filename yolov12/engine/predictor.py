@@ -3,14 +3,13 @@
 
 ultralytics launches the network's kernels one by one, suppresses boxes image by image, and empties the GPU's queue six times a batch to read the
 clock. Here network and suppression run as CUDA graphs where a shape comes again (network.py, scoring/asked.py), files are decoded ahead
-(read_ahead.py), pictures go up in one copy (staging.py), and a batch waits for the GPU once, when its boxes are there. On the CPU all of it is
-ultralytics' own.
+(read_ahead.py), pictures go up in one copy (staging.py), and a batch waits for the GPU once, when its boxes are there; on request the next batch of
+files is begun before (ahead.py). On the CPU all of it is ultralytics' own.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,14 +25,16 @@ from ultralytics.utils import ops
 from ultralytics.utils.callbacks.base import default_callbacks
 
 from yolov12 import settings
-from yolov12.engine import network
+from yolov12.engine import ahead, network
+from yolov12.engine.ahead import Launched
 from yolov12.engine.network import Network
 from yolov12.engine.not_yet import put_off
-from yolov12.engine.read_ahead import Pictures, read_ahead
+from yolov12.engine.read_ahead import Pictures, ReadAhead, read_ahead
 from yolov12.engine.replays import Replays
 from yolov12.engine.scoring import fixed, in_kernels, timing
 from yolov12.engine.scoring.asked import Asked, Suppression, asked
-from yolov12.engine.staging import Staging, normalised
+from yolov12.engine.scoring.scale import scale
+from yolov12.engine.staging import Staging, gathered, normalised
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -63,20 +64,22 @@ SEAMS = (
 
 
 def install() -> None:
-    """Have the parts of predictions on a GPU timed without waiting for it (engine/predictor.py:361).
+    """Have the parts of predictions on a GPU timed without waiting for it (engine/predictor.py:361), and the next batch begun before its turn.
 
-    Of all tasks, which share that code, and only where predictions by graphs are asked for. May be called again, and follows the setting.
+    Of all tasks, which share that code, and only where predictions by graphs are asked for. May be called again, and follows the settings.
     """
-    wanted = settings.current().predict_graphs
-    upstream_predictor.ops = SimpleNamespace(**{**vars(ops), "Profile": timing.profile}) if wanted else ops
+    wanted = settings.current()
+    upstream_predictor.ops = (
+        SimpleNamespace(**{**vars(ops), "Profile": timing.profile}) if wanted.predict_graphs else ops
+    )
+    ahead.install(wanted.predict_graphs and wanted.predict_ahead)
 
 
 class Copied(NamedTuple):
-    """A result with the boxes that were put into it, and these on the CPU."""
+    """A result with the boxes that were put into it."""
 
     result: Results
     boxes: Tensor
-    rows: Tensor
 
 
 class Fast:
@@ -93,6 +96,12 @@ class Fast:
         self.in_kernels = in_kernels.are_asked_for(model.device)
         self.copied: list[Copied] = []
         """The results of the batch."""
+        self.on_cpu = torch.empty(0)
+        """Its boxes there: (images, most + 1, 6)."""
+        self.launched: Launched | None = None
+        """The batch whose turn it is, if its work was begun before."""
+        self.not_ahead: str | None = None
+        """Why no batch is begun before its turn any more."""
 
     def detections(
         self, prediction: Tensor, what: Asked, size: Sequence[int], pictures: Sequence[np.ndarray]
@@ -151,21 +160,33 @@ class YOLOv12Predictor(DetectionPredictor):
         with put_off("torchvision"):  # which it imports for its suppression
             super().setup_source(source, stride)
         # A method of this object would keep it as it keeps the source, and the graphs with both until Python looks for cycles.
-        self.dataset = read_ahead(self.dataset, partial(_letterboxed, weakref.ref(self)))
+        this = weakref.ref(self)
+        self.dataset = read_ahead(self.dataset, partial(_letterboxed, this))
+        if isinstance(self.dataset, ReadAhead) and settings.current().predict_ahead:
+            self.dataset.launch = partial(_launched, this)
 
     def preprocess(self, im: Tensor | list[np.ndarray]) -> Tensor:
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""
+        if self.fast is not None and (begun := self._begun(im)) is not None:
+            timing.counts(*begun.marks[:2])
+            return begun.im
         if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
             return super().preprocess(im)
         # Prepared before that event, in which a callback may have painted over the pictures.
         ready = im.letterboxed if isinstance(im, Pictures) else None
-        if ready is None or self._somebody_hears("on_predict_batch_start"):
+        if ready is None or self.is_heard("on_predict_batch_start"):
             ready = self.pre_transform(im)
-        sent = self.fast.staging.send(ready)
+        is_gathered = isinstance(ready, Tensor)
+        sent = ready.to(self.device, non_blocking=True, copy=True) if is_gathered else self.fast.staging.send(ready)
         return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The network's predictions; a graph's are overwritten by the next batch's."""
+        if self.fast is not None and self.fast.launched is not None and im is self.fast.launched.im:
+            if not args and not kwargs:
+                timing.counts(*self.fast.launched.marks[1:3])
+                return [self.fast.launched.prediction]
+            self.fast.not_ahead = "arguments for the network"
         asks_more = args or kwargs or self.args.augment or self.args.embed or self.args.visualize
         if self.fast is None or asks_more or self.fast.network.why_eager(im) is not None:
             return super().inference(im, *args, **kwargs)
@@ -177,21 +198,30 @@ class YOLOv12Predictor(DetectionPredictor):
             if self.fast is not None:
                 import torchvision  # noqa: F401  # with which ultralytics suppresses on the GPU, once it is there (utils/nms.py:99)
             return super().postprocess(preds, img, orig_imgs, **kwargs)
-        prediction = preds[0] if isinstance(preds, (list, tuple)) else preds
+        prediction = _first(preds)
         if not isinstance(orig_imgs, list):  # pictures came as a tensor
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]
-        what = asked(self.args, kwargs.get("iou", self.args.iou), bool(getattr(self.model, "end2end", False)))
-        answer = self.fast.detections(prediction, what, img.shape[2:], orig_imgs)
-        copy = answer.cpu()  # waits for the GPU
-        counts = fixed.counts_of(copy)
+        what = self._asked(kwargs.get("iou"))
+        begun, self.fast.launched = self.fast.launched, None
+        if begun is not None and prediction is begun.prediction and what == begun.state[0]:
+            answer, on_cpu = begun.answer, begun.wait()
+            timing.counts(*begun.marks[2:])
+        else:
+            answer = self.fast.detections(prediction, what, img.shape[2:], orig_imgs)
+            on_cpu = answer.cpu()  # waits for the GPU
+        counts = fixed.counts_of(on_cpu)
         if counts is None:
             return self.construct_results(self.fast.suppression.by_waiting(prediction, what), img, orig_imgs)
-        self.fast.copied = []
-        for rows, on_cpu, count, picture, path in zip(answer, copy, counts, orig_imgs, self.batch[0], strict=True):
-            boxes = rows[:count]
+        self.fast.copied, self.fast.on_cpu = [], on_cpu
+        for i, (count, picture, path) in enumerate(zip(counts, orig_imgs, self.batch[0], strict=True)):
+            boxes = answer[i, :count]
             result = Results(picture, path=path, names=self.model.names, boxes=boxes)
-            self.fast.copied.append(Copied(result, boxes, on_cpu[:count]))
+            self.fast.copied.append(Copied(result, boxes))
         return [copied.result for copied in self.fast.copied]
+
+    def _asked(self, iou: float | None = None) -> Asked:
+        """What is asked of a suppression; `iou` in the place of the argument's."""
+        return asked(self.args, self.args.iou if iou is None else iou, bool(getattr(self.model, "end2end", False)))
 
     def write_results(self, i: int, p: Path, im: Tensor, s: list[str]) -> str:
         """What ultralytics says and writes of a picture, from boxes that are on the CPU already."""
@@ -206,23 +236,83 @@ class YOLOv12Predictor(DetectionPredictor):
         finally:
             result.save_dir, self.results[i] = stand_in.save_dir, result
 
-    def _somebody_hears(self, event: str) -> bool:
+    def is_heard(self, event: str) -> bool:
         """Whether an event has callbacks beside ultralytics' own, which do nothing; a tracker's count."""
-        return any(callback not in default_callbacks[event] for callback in self.callbacks.get(event, ()))
+        callbacks, theirs = self.callbacks.get(event, ()), default_callbacks[event]
+        return callbacks != theirs and any(callback not in theirs for callback in callbacks)
 
     def _on_cpu(self, result: Results) -> Tensor | None:
         """Its rows; None if it did not come our way, or if somebody, a tracker say, has or may have put others in."""
-        if self.fast is None or self._somebody_hears("on_predict_postprocess_end"):
+        if self.fast is None or self.is_heard("on_predict_postprocess_end"):
             return None
-        return next(
-            (one.rows for one in self.fast.copied if one.result is result and one.boxes is result.boxes.data), None
-        )
+        for i, one in enumerate(self.fast.copied):
+            if one.result is result and one.boxes is result.boxes.data:
+                return self.fast.on_cpu[i, : len(one.boxes)]
+        return None
+
+    def _prepared(self, pictures: list[np.ndarray]) -> Tensor | None:
+        """Letterboxed and on their way; None where they are for ultralytics' `preprocess`."""
+        assert self.fast is not None
+        if any(one.dtype != np.uint8 for one in pictures):
+            return None
+        return gathered(self.pre_transform(pictures), self.device)
+
+    def _launch(self, pictures: Pictures) -> bool:
+        """Whether the batch's work was put into the GPU's queue. It is, where nobody can tell; see ahead.py."""
+        assert self.fast is not None
+        reason = ahead.why_not(self, YOLOv12Predictor)
+        if reason is None:
+            pictures.launched, reason = ahead.attempt(partial(self._work_of, pictures))
+            self.fast.not_ahead = reason
+        if reason is not None:
+            ahead.say_why_not(reason)
+        return reason is None
+
+    def _work_of(self, pictures: Pictures) -> Launched:
+        """What `preprocess`, `inference` and `postprocess` do, up to where they would wait."""
+        assert self.fast is not None
+        state = self._asked(), self.fast.network.state()
+        begun = timing.mark(self.device)
+        im = self.preprocess(pictures)
+        prepared = timing.mark(self.device)
+        prediction = _first(self.inference(im)).clone()  # a graph's answer, over which it writes the next
+        predicted = timing.mark(self.device)
+        answer = self.fast.detections(prediction, state[0], im.shape[2:], pictures)
+        on_host = ahead.to_host(answer)
+        marks = begun, prepared, predicted, timing.mark(self.device)
+        return Launched(state, im, prediction, answer, on_host, marks)
+
+    def _begun(self, pictures: Any) -> Launched | None:
+        """The work of this batch, whose turn it is, if it was begun and is still what is asked for."""
+        assert self.fast is not None
+        self.fast.launched = None
+        if not isinstance(pictures, Pictures) or pictures.launched is None:
+            return None
+        launched, pictures.launched = pictures.launched, None
+        if ahead.why_not(self, YOLOv12Predictor) is None and launched.state == (
+            self._asked(),
+            self.fast.network.state(),
+        ):
+            self.fast.launched = launched
+        return self.fast.launched
 
 
-def _letterboxed(predictor: weakref.ref[YOLOv12Predictor], pictures: list[np.ndarray]) -> list[np.ndarray]:
+def _letterboxed(predictor: weakref.ref[YOLOv12Predictor], pictures: list[np.ndarray]) -> Tensor | None:
     caller = predictor()
     assert caller is not None, "it is the predictor that asks for the next batch"
-    return caller.pre_transform(pictures)
+    return caller._prepared(pictures)
+
+
+def _launched(predictor: weakref.ref[YOLOv12Predictor], pictures: Pictures) -> bool:
+    caller = predictor()
+    assert caller is not None, "it is the predictor that asks for the next batch"
+    return caller._launch(pictures)
+
+
+def _first(preds: Any) -> Tensor:
+    """The predictions among what a network answers."""
+    first: Tensor = preds[0] if isinstance(preds, (list, tuple)) else preds
+    return first
 
 
 def takes_channels_last(model: Any, args: Any) -> bool:
@@ -231,18 +321,3 @@ def takes_channels_last(model: Any, args: Any) -> bool:
     In half precision, whose rounding hides it, and where nobody asked for another layout. Float32 stays as ultralytics has it.
     """
     return model.format == "pt" and model.fp16 and not args.compile and args.channels_last is None
-
-
-def scale(rows: Tensor, size: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
-    """Move boxes in place from the pixels of a batch to those of its pictures, by ultralytics' function.
-
-    Args:
-        rows: (images, n, 6).
-        size: (height, width) of the batch.
-        pictures: (height, width, channels) each; all at once where they are of one size.
-    """
-    if len({picture.shape[:2] for picture in pictures}) == 1:
-        ops.scale_boxes(tuple(size), rows[..., :4], pictures[0].shape)
-        return
-    for boxes, picture in zip(rows, pictures, strict=True):
-        ops.scale_boxes(tuple(size), boxes[:, :4], picture.shape)

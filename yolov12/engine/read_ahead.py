@@ -32,13 +32,16 @@ MOST_THREADS = 8
 FILES_PER_THREAD = 2
 """Decoded ahead, beside the batch that is being gathered."""
 
-Letterbox = Callable[[list[np.ndarray]], list[np.ndarray]]
+Letterbox = Callable[[list[np.ndarray]], Any]
 
 
 class Pictures(list[np.ndarray]):
     """A batch as it was decoded, with what a network takes of it."""
 
-    def __init__(self, decoded: list[np.ndarray], letterboxed: list[np.ndarray]) -> None:
+    launched: Any = None
+    """Its work that is in the GPU's queue (ahead.py); None where that waits for its turn."""
+
+    def __init__(self, decoded: list[np.ndarray], letterboxed: Any) -> None:
         super().__init__(decoded)
         self.letterboxed = letterboxed
 
@@ -48,6 +51,8 @@ class ReadAhead(LoadImagesAndVideos):
 
     letterbox: Letterbox
     threads: int
+    launch: Callable[[Pictures], bool] | None = None
+    """See ahead.py."""
     _executor: ThreadPoolExecutor | None = None
 
     def __iter__(self) -> ReadAhead:
@@ -93,7 +98,7 @@ def read_ahead(dataset: Any, letterbox: Letterbox, threads: int | None = None) -
 
     Args:
         dataset: any of ultralytics' sources.
-        letterbox: a predictor's `pre_transform`.
+        letterbox: prepares the pictures of a batch, in the thread that gathers it.
         threads: to decode with; None: as many as there are CPUs for this process, but for one, up to `MOST_THREADS`.
     """
     threads = min(MOST_THREADS, len(os.sched_getaffinity(0)) - 1) if threads is None else threads

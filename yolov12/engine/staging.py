@@ -36,6 +36,18 @@ class Staging:
         return sent
 
 
+def gathered(pictures: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """(n, height, width, channels) uint8 on the host, ready to be sent, of pictures (height, width, channels) uint8 of one size. Any thread may.
+
+    Each has memory of its own. torch keeps page-locked memory that was let go of, and gives it away again once no copy reads it any more.
+    """
+    shape = (len(pictures), *pictures[0].shape)
+    made = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for place, picture in zip(made.numpy(), pictures, strict=True):
+        place[...] = picture
+    return made
+
+
 def normalised(pictures: Tensor, dtype: torch.dtype) -> Tensor:
     """(n, channels, height, width) from 0 to 1, of pictures (n, height, width, channels) uint8; three channels are BGR and become RGB.
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yolov12.engine.staging import Staging, normalised
+from yolov12.engine.staging import Staging, gathered, normalised
 
 CPU = torch.device("cpu")
 
@@ -55,6 +55,14 @@ def test_the_room_grows_to_the_largest_batch_and_no_further():
     staging.send([np.zeros((4, 4, 3), np.uint8)] * 2)
     assert staging._room.data_ptr() == room
     assert staging._room.numel() == 3 * 4 * 4 * 3
+
+
+def test_what_was_gathered_has_memory_of_its_own_and_the_pixels():
+    pictures = [np.full((2, 3, 3), value, np.uint8) for value in (1, 2)]
+    first, second = gathered(pictures, CPU), gathered(pictures[::-1], CPU)
+    assert first[..., 0].tolist() == [[[1] * 3] * 2, [[2] * 3] * 2]
+    assert torch.equal(first.flip(0), second)
+    assert np.shares_memory(first.numpy(), pictures[0]) is False
 
 
 def test_pictures_that_are_no_stack_in_memory():

@@ -7,10 +7,14 @@ prepare the next kernels while the GPU works. Events in the stream measure the s
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
 from ultralytics.utils.ops import Profile
+
+_here = threading.local()
+"""`profile`: the one that times a part in this thread, if there is one."""
 
 
 class EventProfile:
@@ -23,16 +27,17 @@ class EventProfile:
         self._total_s = self._last_s = 0.0
 
     def __enter__(self) -> EventProfile:
-        self._begin = self._now()
+        self._begin, self._end = mark(self._device), None
+        _here.profile = self
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._spans.append((self._begin, self._now()))
+        _here.profile = None
+        self._spans.append((self._begin, mark(self._device) if self._end is None else self._end))
 
-    def _now(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+    def counts(self, begin: Any, end: Any) -> None:
+        """What is being timed was done between these marks."""
+        self._begin, self._end = begin, end
 
     @property
     def t(self) -> float:
@@ -54,6 +59,22 @@ class EventProfile:
         times_s = [begin.elapsed_time(end) / 1000 for begin, end in self._spans]
         self._spans.clear()
         self._total_s, self._last_s = self._total_s + sum(times_s), times_s[-1]
+
+
+def mark(device: torch.device) -> Any:
+    """This moment in the queue of a GPU, an event that can be waited for; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def counts(begin: Any, end: Any) -> None:
+    """The part that is being timed in this thread was done before, between these marks; nothing where no GPU's time is taken."""
+    timed = getattr(_here, "profile", None)
+    if timed is not None and end is not None:
+        timed.counts(begin, end)
 
 
 def profile(device: torch.device) -> Any:
