@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -101,6 +101,10 @@ class Network:
         written = 0 if weight.is_inference() else weight._version
         # Tell whether the weights were moved or cast, or others were loaded into them.
         return self._replays(im, weight.data_ptr(), written, *state)
+
+    def input_like(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """Where a batch of this shape and type is read by the graph that ran last; None where there is no such place."""
+        return self._replays.input_like(shape, dtype) if self.off is None else None
 
     def drop(self) -> None:
         """Forget the graphs and give their memory back."""

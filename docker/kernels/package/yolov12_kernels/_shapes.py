@@ -166,3 +166,8 @@ def fused_depthwise(
 def attend(q: Tensor, k: Tensor, v: Tensor, early: bool = False) -> Tensor:
     """As q, contiguous."""
     return q.new_empty(q.shape)
+
+
+@torch.library.register_fake("yolov12_kernels::letterbox")
+def letterbox(frames: Tensor, levels: Tensor, height: int, width: int, top: int, left: int, out: Tensor) -> None:
+    """Nothing: it writes into `out`."""
