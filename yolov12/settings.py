@@ -115,7 +115,7 @@ class Settings:
     predict_kernels: bool = setting(
         False,
         accepts="1 or 0",
-        doc="In float16, predict and val run convolutions, attention and heads as single kernels of ours, which no GPU has run yet.",
+        doc="predict letterboxes and suppresses by kernels; in float16 convolutions, attention and heads are single ones, in val too. No GPU ran it.",
     )
     predict_ahead: bool = setting(
         False,

@@ -31,15 +31,15 @@ _JOIN = "join_kernel|join_doubled_kernel|halve_kernel"
 """docker/kernels/join.cu: concatenations, with the sums, copies and upsampling that they do on the way."""
 _AUGMENTATION = "warp_kernel|levels_kernel|recolour_kernel"
 """docker/kernels/augment.cu."""
-_DECODE = "decode_kernel|candidates_kernel|stands_kernel"
-"""docker/kernels/decode.cu and suppress.cu, of inference; all others that are ours belong to the loss."""
+_AROUND = "decode_kernel|letterbox_kernel|candidates_kernel|stands_kernel"
+"""docker/kernels/decode.cu, letterbox.cu and suppress.cu, of inference; all others that are ours belong to the loss."""
 
 _PATTERNS = (
     # Ours first: what stands between < and > may be anybody's word.
     (BATCH_NORM, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_BATCH_NORM})"),
     (CONVOLUTION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_DEPTHWISE}|{_FUSED}|{_STEM})"),
     (CONCATENATION, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_JOIN})"),
-    (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION}|{_DECODE})"),
+    (REST, rf"yolov12_kernels::(\(anonymous namespace\)::)?({_AUGMENTATION}|{_AROUND})"),
     (ATTENTION, r"yolov12_kernels::(\(anonymous namespace\)::)?attend_kernel"),
     (LOSS, r"yolov12_kernels::"),
     (FILL, r"^memset|FillFunctor"),

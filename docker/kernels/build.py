@@ -35,21 +35,21 @@ from native.build import (
 sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
 
 HERE = Path(__file__).resolve().parent
-VERSION = "1.5"
+VERSION = "1.6"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
 KERNELS = (
     *("augment", "batch_norm_act", "depthwise", "detection_loss", "join", "stem"),
-    *("attend", "decode", "fused_conv", "fused_depthwise", "suppress"),  # of inference
+    *("attend", "decode", "fused_conv", "fused_depthwise", "letterbox", "suppress"),  # of inference
 )
-OPTIONS = {"augment": ["-fmad=false"]}
-"""Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
+OPTIONS = {name: ["-fmad=false"] for name in ("augment", "letterbox", "suppress")}
+"""Of nvcc, for some: they round each product, as torch's operations or OpenCV do, so that their answers are theirs."""
 OPS = tuple(f"{name}_ops" for name in KERNELS)
 HEADERS = (
     *("augment.h", "augment_layers.h", "augment_pixels.h"),
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),
-    *("attend.h", "decode.h", "finish.cuh", "fused_conv.h", "fused_depthwise.h"),
+    *("attend.h", "decode.h", "finish.cuh", "fused_conv.h", "fused_depthwise.h", "letterbox.h"),
     *("pipeline.cuh", "pixel_tensors.h", "pixels.h", "suppress.h"),
 )
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))

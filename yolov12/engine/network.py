@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -123,6 +123,10 @@ class Network:
             im: (images, channels, height, width) from 0 to 1, one for which `why_eager` says None.
         """
         return self._replays(im, *self.state())
+
+    def input_like(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """Where a batch of this shape and type is read by the graph that ran last; None where there is no such place."""
+        return self._replays.input_like(shape, dtype) if self.off is None else None
 
     def drop(self) -> None:
         """Forget the graphs and give their memory back."""

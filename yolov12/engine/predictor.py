@@ -10,6 +10,7 @@ files is begun before (ahead.py). On the CPU all of it is ultralytics' own.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from ultralytics.utils.callbacks.base import default_callbacks
 from yolov12 import settings
 from yolov12.engine import ahead, network
 from yolov12.engine.ahead import Launched
+from yolov12.engine.letterbox import Letterbox
 from yolov12.engine.network import Network
 from yolov12.engine.not_yet import put_off
 from yolov12.engine.read_ahead import Pictures, ReadAhead, read_ahead
@@ -89,6 +91,7 @@ class Fast:
         network_pool, suppression_pool = pools
         self.staging = Staging(model.device)
         self.network = Network(model, network_pool, "predict", compiled)
+        self.letterbox = Letterbox(self.staging, self.network.input_like)
         self.suppression = Suppression()
         self.suppress = Replays("suppression", self.suppression, suppression_pool)
         if settings.current().compile == "0":
@@ -174,11 +177,14 @@ class YOLOv12Predictor(DetectionPredictor):
             return super().preprocess(im)
         # Prepared before that event, in which a callback may have painted over the pictures.
         ready = im.letterboxed if isinstance(im, Pictures) else None
+        dtype = torch.float16 if self.model.fp16 else torch.float32
         if ready is None or self.is_heard("on_predict_batch_start"):
+            if (made := self.fast.letterbox(self, im, dtype)) is not None:
+                return made
             ready = self.pre_transform(im)
         is_gathered = isinstance(ready, Tensor)
         sent = ready.to(self.device, non_blocking=True, copy=True) if is_gathered else self.fast.staging.send(ready)
-        return normalised(sent, torch.float16 if self.model.fp16 else torch.float32)
+        return normalised(sent, dtype)
 
     def inference(self, im: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The network's predictions; a graph's are overwritten by the next batch's."""

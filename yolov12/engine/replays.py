@@ -33,6 +33,9 @@ Reads = Callable[[], Sequence[Tensor]]
 class Replayed(Protocol):
     """What capturing gives."""
 
+    held: Tensor
+    """What it reads; who has written it there himself hands in just this."""
+
     def replay(self, x: Tensor) -> Tensor:
         """The function's answer for `x`, in memory that the next replay of any graph of the pool may overwrite."""
 
@@ -62,7 +65,8 @@ class Captured:
     """The network's weights and its head's anchors. Its Python may let go of them; the graph would read what lies there then."""
 
     def replay(self, x: Tensor) -> Tensor:
-        self.held.copy_(x)
+        if x is not self.held:
+            self.held.copy_(x)
         self.graph.replay()
         return self.answer
 
@@ -132,6 +136,17 @@ class Replays:
             return self.function(x, *options)
         self._graphs.move_to_end(kind)
         return captured.replay(x)
+
+    def input_like(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+        """What the graph that ran last reads, if it is contiguous, of this shape and type: what is written there needs no copy. Else None.
+
+        Only in inference mode, which predictions are made in: who prepares a tensor elsewhere may want to keep it.
+        """
+        last = next(reversed(self._graphs.values()), None)
+        if last is None or not torch.is_inference_mode_enabled():
+            return None
+        held = last.held
+        return held if held.shape == tuple(shape) and held.dtype == dtype and held.is_contiguous() else None
 
     def __len__(self) -> int:
         """Graphs that there are."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -20,15 +21,28 @@ class Staging:
 
     def send(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """(n, height, width, channels) uint8 on the device, of pictures (height, width, channels) uint8 of one size."""
-        shape = (len(pictures), *pictures[0].shape)
-        bytes_needed = int(np.prod(shape))
+        shape = pictures[0].shape
+        return self._sent(pictures, [shape] * len(pictures)).view(len(pictures), *shape)
+
+    def send_apart(self, pictures: Sequence[np.ndarray]) -> list[Tensor]:
+        """Pictures (height, width, channels) uint8 of any sizes on the device, still in one copy."""
+        sent = self._sent(pictures, [picture.shape for picture in pictures])
+        parts = sent.split([picture.size for picture in pictures])
+        return [part.view(picture.shape) for part, picture in zip(parts, pictures, strict=True)]
+
+    def _sent(self, pictures: Sequence[np.ndarray], shapes: Sequence[tuple[int, ...]]) -> Tensor:
+        """One picture after the other, of these shapes."""
+        bytes_needed = sum(prod(shape) for shape in shapes)
         if self._is_sent is not None:
             self._is_sent.synchronize()  # what was sent last has long arrived, unless nobody took its answer
         if self._room.numel() < bytes_needed:
             self._room = torch.empty(bytes_needed, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-        staged = self._room[:bytes_needed].view(shape)
-        for place, picture in zip(staged.numpy(), pictures, strict=True):
-            place[...] = picture
+        staged, begin = self._room[:bytes_needed], 0
+        room = staged.numpy()
+        for picture, shape in zip(pictures, shapes, strict=True):
+            end = begin + prod(shape)
+            room[begin:end].reshape(shape)[...] = picture
+            begin = end
         sent = staged.to(self.device, non_blocking=True, copy=True)
         if self.device.type == "cuda":
             self._is_sent = self._is_sent or torch.cuda.Event()

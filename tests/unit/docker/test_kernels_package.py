@@ -94,3 +94,5 @@ def test_it_can_be_loaded_twice_and_tells_the_shapes_of_results(package):
     layers = ops.augment_warp([picture], layout, layout, layout, layout, layout, 64, False)
     assert (layers.shape, layers.dtype) == ((6, 3, 64, 64), torch.uint8)
     assert ops.augment_recolour(layers, torch.empty(6, 3, dtype=torch.float64)).shape == layers.shape
+    frames, out = torch.empty(2, 5, 7, 3, device="meta", dtype=torch.uint8), torch.empty(2, 3, 64, 64, device="meta")
+    assert ops.letterbox(frames, torch.empty(256, device="meta"), 45, 64, 9, 0, out) is None

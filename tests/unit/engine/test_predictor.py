@@ -27,6 +27,7 @@ from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
 
 from benchmarks import lively
+from tests.unit.engine import letterbox_stand_in
 from tests.unit.engine.stand_in_pool import StandInPools
 from yolov12 import YOLO
 from yolov12.engine import network, patches, predictor
@@ -232,6 +233,38 @@ def test_pictures_that_a_callback_paints_over_are_those_that_the_network_sees(mo
     assert any(not torch.equal(one.boxes.data, other.boxes.data) for one, other in zip(plain, painted, strict=True)), (
         "painting changed nothing"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("array", {}), ("list", {}), ("list", {"rect": False}), ("file", {})], ids=str
+)
+def test_frames_that_the_kernel_letterboxes_give_ultralytics_results(
+    model, pictures, folder, pool, monkeypatch, kind, options
+):
+    calls = letterbox_stand_in.install(monkeypatch)
+    assert any(len(result.boxes) for result in both(model, sources(pictures, folder)[kind], **options))
+    assert calls
+    assert pool.replays > 0
+
+
+def test_the_kernel_writes_where_the_networks_graph_reads(model, pictures, pool, monkeypatch):
+    """From the call on that follows the capture."""
+    letterbox_stand_in.install(monkeypatch)
+    both(model, pictures[0])
+    (graph,) = (one for one in pool.captured if one.held.shape[1] == 3)
+    assert (graph.replays, graph.copies) == (2, 1)
+
+
+def test_files_that_are_letterboxed_ahead_stay_so_unless_a_callback_may_paint_over_them(
+    model, folder, pool, monkeypatch
+):
+    calls = letterbox_stand_in.install(monkeypatch)
+    monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
+    both(model, str(folder))
+    assert not calls
+    with hearing(model, "on_predict_batch_start", lambda caller: None):
+        both(model, str(folder))
+    assert len(calls) == 3 * len(SIZES)
 
 
 def written(folder: Path) -> dict[str, bytes]:

@@ -58,6 +58,38 @@ def test_options_reach_the_function_and_tell_graphs_apart(pool):
     assert len(pool.captured) == 2
 
 
+def test_what_is_written_where_the_last_graph_reads_is_not_copied(pool):
+    run = Replays("double", doubled, pool)
+    with torch.inference_mode():
+        assert run.input_like((2, 3), torch.float32) is None, "there is no graph yet"
+        for _ in range(2):
+            run(numbers(3))
+        held = run.input_like((2, 3), torch.float32)
+        assert torch.equal(run(held.fill_(5)), numbers(3, 10.0))
+        assert pool.captured[0].copies == 1
+        assert torch.equal(run(numbers(3, 6.0)), numbers(3, 12.0))
+        assert pool.captured[0].copies == 2
+        # Another graph, or none, takes it as any other tensor.
+        assert [run(held.fill_(7), 1)[0, 0].item() for _ in range(3)] == [15, 15, 15]
+
+
+def test_only_the_last_graph_lends_what_it_reads_and_only_for_what_fits_in_inference_mode(pool):
+    run = Replays("double", doubled, pool)
+    with torch.inference_mode():
+        for x in (numbers(3), numbers(4), torch.ones(5, 2).t()):
+            for _ in range(2):
+                run(x)
+            if x.is_contiguous():
+                assert run.input_like(x.shape, torch.float32) is not None
+                assert run.input_like(x.shape, torch.float16) is None
+                assert run.input_like((2, 9), torch.float32) is None
+        assert run.input_like((2, 5), torch.float32) is None, "it is not contiguous"
+        run(numbers(4))
+        assert run.input_like((2, 4), torch.float32) is not None
+        assert run.input_like((2, 3), torch.float32) is None
+    assert run.input_like((2, 4), torch.float32) is None
+
+
 def test_the_least_recently_used_makes_room_and_must_come_twice_as_often_then(pool):
     run = Replays("double", doubled, pool)
     widths = range(1, MOST_GRAPHS + 1)

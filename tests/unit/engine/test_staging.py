@@ -72,6 +72,19 @@ def test_pictures_that_are_no_stack_in_memory():
     assert torch.equal(normalised(Staging(CPU).send(pictures), torch.float32), ultralytics_way(pictures, torch.float32))
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(*[st.integers(1, 20)] * 2, st.sampled_from([1, 3, 4])), min_size=1, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_pictures_of_any_sizes_arrive_apart(sizes, seed):
+    noise = np.random.default_rng(seed)
+    pictures = [noise.integers(0, 256, size, np.uint8) for size in sizes]
+    sent = Staging(CPU).send_apart(pictures)
+    assert all(np.array_equal(one.numpy(), picture) for one, picture in zip(sent, pictures, strict=True))
+    assert all(one.is_contiguous() for one in sent)
+
+
 def test_pictures_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match="could not broadcast"):
         Staging(CPU).send([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)])

@@ -183,3 +183,8 @@ def suppress(
     """(images, most + 1, 6) float32, with `most` at most `max_det`, the anchors, and the candidates that there is room for."""
     most = min(max_det, prediction.shape[2], ROOM)
     return prediction.new_empty((prediction.shape[0], most + 1, 6), dtype=torch.float32)
+
+
+@torch.library.register_fake("yolov12_kernels::letterbox")
+def letterbox(frames: Tensor, levels: Tensor, height: int, width: int, top: int, left: int, out: Tensor) -> None:
+    """Nothing: it writes into `out`."""

@@ -61,6 +61,7 @@ def test_the_names_of_the_log_fall_into_their_kinds():
         ("void yolov12_kernels::(anonymous namespace)::decode_kernel<__half>(x)", kinds.REST),
         ("void yolov12_kernels::(anonymous namespace)::candidates_kernel<__half>(x)", kinds.REST),
         ("void yolov12_kernels::(anonymous namespace)::stands_kernel<float>(x)", kinds.REST),
+        ("void yolov12_kernels::(anonymous namespace)::letterbox_kernel<__half>(x)", kinds.REST),
         ("void yolov12_kernels::(anonymous namespace)::attend_kernel<__half>(x)", kinds.ATTENTION),
         ("void yolov12_kernels::(anonymous namespace)::join_kernel<__nv_bfloat16, 2>(x)", kinds.CONCATENATION),
         ("void yolov12_kernels::(anonymous namespace)::sum_taps<__nv_bfloat16, 7>(x)", kinds.CONVOLUTION),
