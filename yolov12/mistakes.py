@@ -78,7 +78,7 @@ def sentence(error: BaseException) -> str:
     text = str(error)
     if f"in {_WORKER} process" in text.partition("\n")[0]:
         text = re.split(rf"\n[\w.]*{type(error).__name__}: ", text)[-1]
-    return " ".join(_PICTURES.sub("", text).split())
+    return re.sub(r"^ERROR:? ", "", " ".join(_PICTURES.sub("", text).split()))  # what says it says that it is an error
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -166,7 +166,7 @@ def _unusable_model(error: BaseException) -> str:
     words = sentence(error)
     if found := re.match(r"model='(.*?)' is not a supported model format", words):
         return f"model={found[1]}: no kind of model ends like that: name a .pt or .yaml file, or what export wrote"
-    if found := re.match(r"ERROR (.*?) is not a loadable ONNX model", words):
+    if found := re.match(r"(.*?) is not a loadable ONNX model", words):
         return f"{found[1]} is no whole ONNX file: fetch it again, or export it again"
     if found := re.search(r"\[ONNXRuntimeError\] .* Load model from (.*?) failed: ?(.*)", words):
         return f"ONNX Runtime can not load {found[1]}: {found[2]}"

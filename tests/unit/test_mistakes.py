@@ -335,6 +335,10 @@ def test_a_message_is_one_line_without_pictures():
     assert sentence(RuntimeError("\U0001f680 data.yaml \u274c\n  not found \u26a0\ufe0f")) == "data.yaml not found"
     assert sentence(RuntimeError("\u6570\u636e.yaml is missing")) == "\u6570\u636e.yaml is missing"
     assert sentence(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+    assert (
+        sentence(AssertionError("ERROR \u274c\ufe0f argument 'opset' is not supported"))
+        == "argument 'opset' is not supported"
+    )
 
 
 def test_a_circle_of_causes_ends():
