@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from yolov12 import __version__, arguments_page, settings, settings_page
 from yolov12.arguments import TASKS, parse
 from yolov12.errors import UserError
-from yolov12.log import rank
+from yolov12.log import speaker
 from yolov12.mistakes import as_exit
 from yolov12.verb_table import LATER, VERBS, Verb, not_yet
 
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         known = as_exit(error)
         if known is None:
             raise
-        where = f"[rank {rank()}] " if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1 else ""
-        print(f"error: {where}{known}", file=sys.stderr)
+        print(f"error: {speaker()}{known}", file=sys.stderr)
         return known.exit_code
 
 

@@ -16,7 +16,18 @@ _said: set[str] = set()
 
 def rank() -> int:
     """This process's rank as the launcher set it; 0 for a single process."""
-    return max(int(os.environ.get("RANK", "0") or 0), 0)
+    return _whole("RANK", 0)
+
+
+def speaker() -> str:
+    """Which rank speaks, to stand before what it says; "" where there is one."""
+    return f"[rank {rank()}] " if _whole("WORLD_SIZE", 1) > 1 else ""
+
+
+def _whole(name: str, default: int) -> int:
+    """A launcher's variable; `default` for what is no number, which is refused where launchers are read (distributed/launchers.py)."""
+    text = os.environ.get(name, "").strip()
+    return int(text) if text.isdecimal() else default
 
 
 def program() -> str:
@@ -43,5 +54,4 @@ def say_once(key: str, line: str) -> None:
 
 def warn(line: str) -> None:
     """Warn from whichever rank saw it, naming the rank when there are several."""
-    where = f"[rank {rank()}] " if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1 else ""
-    print(f"WARNING {where}{line}", file=sys.stderr, flush=True)
+    print(f"WARNING {speaker()}{line}", file=sys.stderr, flush=True)

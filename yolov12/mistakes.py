@@ -6,6 +6,7 @@ What the table does not know keeps its traceback: a bug must be visible.
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable
@@ -33,6 +34,12 @@ _KNOWN: tuple[tuple[type[Exception], str], ...] = (
 # Addresses that do not answer: a download (utils/downloads.py:489), a video stream (data/loaders.py:148).
 _UNREACHABLE = re.compile(r"Download failure|Failed to open|Failed to read images from")
 
+# Said of a file that is gone and of one that can not be decoded alike (data/base.py:294); greedy, since a traceback may stand before it.
+_LOST_PICTURE = re.compile(r".*Image Not Found (.+)", re.DOTALL)
+
+_WORKER = "DataLoader worker"
+"""What torch says of a process of its loader: that it relays an error of it, or that it is gone (torch/utils/data/dataloader.py:1286)."""
+
 _EXPORTER = re.compile(r"ultralytics/(engine/exporter|utils/export/\w+)\.py$")
 
 _PICTURES = re.compile(r" *[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff]+")
@@ -56,14 +63,22 @@ def as_exit(error: BaseException) -> ExitError | None:
             )
         if isinstance(cause, ConnectionError) and _UNREACHABLE.search(str(cause)):
             return RetryableError(sentence(cause))
+        if known := _lost_picture(cause) or _lost_worker(cause):
+            return known
     return next((UserError(words) for test in _TESTS if (words := test(error))), None)
 
 
 def sentence(error: BaseException) -> str:
-    """The message of an exception on one line, without the pictures that ultralytics puts into it."""
+    """The message of an exception on one line, without the pictures that ultralytics puts into it.
+
+    Where torch relays an error of a loader's worker, that error's, which ends the traceback in its message (torch/_utils.py:770).
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(_PICTURES.sub("", str(error)).split())
+    text = str(error)
+    if f"in {_WORKER} process" in text.partition("\n")[0]:
+        text = re.split(rf"\n[\w.]*{type(error).__name__}: ", text)[-1]
+    return re.sub(r"^ERROR:? ", "", " ".join(_PICTURES.sub("", text).split()))  # what says it says that it is an error
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -72,6 +87,27 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         found.append(error)
         error = error.__cause__
     return found
+
+
+def _lost_picture(error: BaseException) -> ExitError | None:
+    """A picture of a data set that ultralytics' loader can not bring; it was there, and its ends looked whole, when the set was scanned."""
+    if not isinstance(error, FileNotFoundError) or not (found := _LOST_PICTURE.match(str(error))):
+        return None
+    path = found[1].strip()
+    if not os.path.isfile(path):
+        return RetryableError(
+            f"{path} is gone: see whether the data set is still there, and run the same command again"
+        )
+    return UserError(f"{path} can not be decoded, it is damaged within: fetch it again or delete it")
+
+
+def _lost_worker(error: BaseException) -> ExitError | None:
+    """A process of torch's loader that ended without an error of its own; the cause of torch's error says by which signal."""
+    if not isinstance(error, RuntimeError) or not re.match(rf"{_WORKER} \(", str(error)):
+        return None
+    if error.__cause__ is not None and (known := _lost_worker(error.__cause__)):
+        return known
+    return RetryableError(f"{sentence(error)}: if that was the system's memory running out, use fewer workers")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -130,7 +166,7 @@ def _unusable_model(error: BaseException) -> str:
     words = sentence(error)
     if found := re.match(r"model='(.*?)' is not a supported model format", words):
         return f"model={found[1]}: no kind of model ends like that: name a .pt or .yaml file, or what export wrote"
-    if found := re.match(r"ERROR (.*?) is not a loadable ONNX model", words):
+    if found := re.match(r"(.*?) is not a loadable ONNX model", words):
         return f"{found[1]} is no whole ONNX file: fetch it again, or export it again"
     if found := re.search(r"\[ONNXRuntimeError\] .* Load model from (.*?) failed: ?(.*)", words):
         return f"ONNX Runtime can not load {found[1]}: {found[2]}"

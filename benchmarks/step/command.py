@@ -32,7 +32,7 @@ def main(words: list[str]) -> int:
             raise UserError(f"steps={own['steps']}: type a whole number from 1 on, such as steps=10")
         early.check(options)
         out = Path(own["out"] or folders.runs_folder()[0] / "bench" / "step")
-        folders.check_writable(out)
+        folders.check_writable(out, argument="out")
         out.mkdir(parents=True, exist_ok=True)
         _run(options, own["steps"], out)
     except ExitError as error:

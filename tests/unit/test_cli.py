@@ -168,6 +168,8 @@ def test_a_bug_is_raised(yolo):
         ({"WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "WORLD_SIZE=2 is set, and neither NODE_RANK"),
         ({"NODE_RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "NODE_RANK=2 and WORLD_SIZE=2 contradict"),
         ({"NODE_RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE=two: type a whole number"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK=one: type a whole number"),
     ],
 )
 def test_a_launcher_that_says_half_or_contradicts_itself_is_refused(yolo, capsys, monkeypatch, said, words):

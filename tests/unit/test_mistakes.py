@@ -90,6 +90,72 @@ def test_a_source_without_pictures_is_a_mistake(tmp_path):
     assert isinstance(as_exit(raised_by(LoadImagesAndVideos, str(tmp_path))), UserError)
 
 
+class OfOnePicture:
+    """A data set that reads its only picture as ultralytics' do (data/base.py:252)."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        from pathlib import Path
+
+        from ultralytics.data.base import BaseDataset
+
+        like = SimpleNamespace(
+            ims=[None], im_files=[str(self.path)], npy_files=[Path(f"{self.path}.npy")], cache=None, cv2_flag=1
+        )
+        return BaseDataset.load_image(like, index)
+
+
+def read_by(workers, dataset):
+    from torch.utils.data import DataLoader
+
+    return raised_by(lambda: next(iter(DataLoader(dataset, num_workers=workers))))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_gone_in_mid_run_is_worth_a_retry(workers, tmp_path):
+    known = as_exit(read_by(workers, OfOnePicture(tmp_path / "a b.jpg")))
+    assert isinstance(known, RetryableError)
+    assert str(known).startswith(f"{tmp_path / 'a b.jpg'} is gone: see whether")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_is_damaged_within_is_a_mistake(workers, tmp_path):
+    picture = tmp_path / "1.jpg"
+    picture.write_bytes(b"\xff\xd8\xff\xd9")
+    known = as_exit(read_by(workers, OfOnePicture(picture)))
+    assert isinstance(known, UserError)
+    assert str(known).startswith(f"{picture} can not be decoded")
+
+
+def test_a_loaders_process_that_is_killed_is_named_with_what_killed_it():
+    import os
+    import signal
+
+    class Killed(OfOnePicture):
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    known = as_exit(read_by(1, Killed(None)))
+    assert isinstance(known, RetryableError)
+    assert "is killed by signal: Killed" in str(known)
+    assert "use fewer workers" in str(known)
+
+
+def test_an_error_that_a_loaders_process_relays_is_told_without_its_traceback(tmp_path):
+    class Forbidden(OfOnePicture):
+        def __getitem__(self, index):
+            raise PermissionError(f"{self.path} is not for you")
+
+    known = as_exit(read_by(1, Forbidden("7.jpg")))
+    assert isinstance(known, UserError)
+    assert str(known) == "7.jpg is not for you"
+
+
 def test_a_data_file_without_its_keys_is_a_mistake(tmp_path):
     from ultralytics.data.utils import check_det_dataset
 
@@ -269,6 +335,10 @@ def test_a_message_is_one_line_without_pictures():
     assert sentence(RuntimeError("\U0001f680 data.yaml \u274c\n  not found \u26a0\ufe0f")) == "data.yaml not found"
     assert sentence(RuntimeError("\u6570\u636e.yaml is missing")) == "\u6570\u636e.yaml is missing"
     assert sentence(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+    assert (
+        sentence(AssertionError("ERROR \u274c\ufe0f argument 'opset' is not supported"))
+        == "argument 'opset' is not supported"
+    )
 
 
 def test_a_circle_of_causes_ends():

@@ -152,7 +152,8 @@ def _verify_labels(self: Any, labels: list[dict[str, Any]], cache_path: Path) ->
 def check_image(im_file: str) -> tuple[str, tuple[int, int]]:
     """Upstream's check, asked only about pictures that `yolov12 data check` has not found damaged.
 
-    Upstream takes a file that it can not tell for a HEIC picture and asks for a package to read it (utils/patches.py:95), which is a wrong trail.
+    Upstream takes a file that it can not tell for a HEIC picture and asks for a package to read it (utils/patches.py:95), which is a wrong trail
+    for all other files.
 
     Raises:
         OSError: the picture is damaged; says how, in the words of `data check`.
@@ -160,7 +161,12 @@ def check_image(im_file: str) -> tuple[str, tuple[int, int]]:
     verdict, why = pictures.damage(im_file)
     if verdict == "skip":
         raise OSError(why)
-    return _stock["check_image"](im_file)
+    try:
+        return _stock["check_image"](im_file)
+    except ModuleNotFoundError as error:
+        if error.name != "pi_heif":
+            raise
+        raise OSError(pictures.unknown(im_file)) from error
 
 
 def check_det_dataset(dataset: str | Path, autodownload: bool = True, split: str = "") -> dict[str, Any]:

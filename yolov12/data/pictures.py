@@ -23,6 +23,7 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND\xae\x42\x60\x82"
 _HEIC_MARK = b"ftyp"
 """From byte 4 on; phones write such files, and copies of them are often called .jpg."""
+_NO_READER = "for which the Python package pi-heif is missing: save it as JPEG"
 _WITH_MARKS = (".jpg", ".jpeg", ".png")
 
 
@@ -99,11 +100,15 @@ def _other_content(path: str, start: bytes) -> tuple[str, str]:
     if start[4:8] != _HEIC_MARK:
         return "skip", "not a picture"
     if importlib.util.find_spec("pi_heif") is None:
-        return (
-            "skip",
-            "a HEIC picture under another name, for which the Python package pi-heif is missing: save it as JPEG",
-        )
+        return "skip", f"a HEIC picture under another name, {_NO_READER}"
     return "keep", "a HEIC picture"
+
+
+def unknown(path: str) -> str:
+    """Why Pillow can not tell what is in a file, where `pi-heif` is not installed."""
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return f"a HEIC picture, {_NO_READER}" if start[4:8] == _HEIC_MARK else "not a picture that Pillow knows"
 
 
 def _below(folder: Path) -> Iterator[str]:

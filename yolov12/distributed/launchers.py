@@ -30,6 +30,7 @@ from yolov12.log import say
 
 DEFAULT_PORT = 29500
 """torchrun's."""
+HIGHEST_PORT = 65535
 LOOPBACK = "127.0.0.1"
 
 Environment = Mapping[str, str]
@@ -127,7 +128,7 @@ def of_process(environ: Environment | None = None) -> World:
         local_rank,
         node=_number(environ, "GROUP_RANK", default=rank // local_size),
         address=environ.get("MASTER_ADDR", ""),
-        port=_number(environ, "MASTER_PORT", default=0),
+        port=_port(environ, "MASTER_PORT", least=0, default=0),
         launcher="torchrun" if environ.get("TORCHELASTIC_RUN_ID") else "RANK and WORLD_SIZE",
     )
 
@@ -215,9 +216,7 @@ def _kubeflow(environ: Environment) -> Machines:
         node,
         count,
         environ.get("PET_MASTER_ADDR") or _address(environ, count, "PET_MASTER_ADDR"),
-        _number(
-            environ, "PET_MASTER_PORT", least=1, default=_number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)
-        ),
+        _port(environ, "PET_MASTER_PORT", default=_port(environ, "MASTER_PORT", default=DEFAULT_PORT)),
         "Kubeflow",
         f"PET_NODE_RANK={node} of PET_NNODES={count}",
         # auto, gpu and cpu are torchrun's words for what we find out ourselves
@@ -257,7 +256,7 @@ def _by_hand(environ: Environment) -> Machines:
                 )
         reason, name = f"NODE_RANK={node} of NNODES={count}", "NNODES"
     _is_below("NODE_RANK", node, name, count)
-    port = _number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)
+    port = _port(environ, "MASTER_PORT", default=DEFAULT_PORT)
     return Machines(node, count, _address(environ, count), port, "the environment", reason, per_machine)
 
 
@@ -288,7 +287,7 @@ def _of_tasks(
     _is_below(names[2], local_rank, names[3], local_size)
     if size == 1:
         return None
-    port = _number(environ, "MASTER_PORT", least=1, default=DEFAULT_PORT)
+    port = _port(environ, "MASTER_PORT", default=DEFAULT_PORT)
     address = LOOPBACK if local_size == size else _address(environ, size)
     if local_size == 1:
         return Machines(
@@ -311,7 +310,7 @@ def _slurm(environ: Environment) -> World | Machines | None:
     address = environ.get("MASTER_ADDR") or (LOOPBACK if nodes == 1 else first_host(hosts))
     # Jobs share machines: each has a port of its own, below what Linux gives to clients.
     own = 20000 + (_number(environ, "SLURM_JOB_ID", default=0) * 7 + int(environ["SLURM_STEP_ID"])) % 10000
-    port = _number(environ, "MASTER_PORT", least=1, default=own)
+    port = _port(environ, "MASTER_PORT", default=own)
     if tasks == nodes:
         reason = f"SLURM_NODEID={node} of {nodes} nodes with a task each"
         per_machine = _number(environ, "GPUS_PER_NODE", least=1, default=0)
@@ -349,6 +348,13 @@ def _number(environ: Environment, name: str, least: int = 0, default: int | None
     if not re.fullmatch(r"\d+", text) or int(text) < least:
         raise UserError(f"{name}={text}: type a whole number of at least {least}, or unset it")
     return int(text)
+
+
+def _port(environ: Environment, name: str, default: int, least: int = 1) -> int:
+    port = _number(environ, name, least=least, default=default)
+    if port > HIGHEST_PORT:
+        raise UserError(f"{name}={port}: ports go up to {HIGHEST_PORT}: set another one on all machines")
+    return port
 
 
 def _is_below(name: str, value: int, of: str, limit: int) -> None:

@@ -99,6 +99,11 @@ def undisturbed(loader: Any) -> AbstractContextManager[Any]:
     return loader.undisturbed() if isinstance(loader, ours.PictureLoader) else nullcontext()
 
 
+def name_of(loader: Any) -> str:
+    """What `data_pipeline=` asks for `loader` by."""
+    return "gpu" if isinstance(loader, ours.PictureLoader) else "cpu"
+
+
 class Watch:
     """What happens to the choice of a loader while a run goes on, at the starts of its epochs.
 

@@ -61,6 +61,14 @@ def local_ranks(machines: Machines, device: str) -> int:
     return machines.local_size or max(gpus, 1)
 
 
+def processes(here: World, machines: Machines | None, device: Any) -> int:
+    """How many processes train, on all machines together; the others are taken to have as many as this one."""
+    if not here.is_alone:
+        return here.size
+    gpus = max(len(devices.requested_gpus(device)), 1)
+    return gpus if machines is None else (machines.local_size or gpus) * machines.count
+
+
 def gpu_of_rank(device: str, here: World) -> int:
     """The GPU that this rank takes of those that `device` names.
 

@@ -14,7 +14,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from yolov12 import settings
 from yolov12.declare import as_text
 from yolov12.distributed.world import from_all
-from yolov12.engine import randomness
+from yolov12.engine import pipeline, randomness
 from yolov12.engine.checkpoint import KEY
 from yolov12.errors import UserError
 from yolov12.log import say
@@ -50,7 +50,7 @@ def saved_by(loop: Loop, epoch: int, seen: int, batches: int) -> dict[str, Any]:
         "epoch": epoch,
         "seen": seen,
         "samples": plan.samples,
-        "settings": _settings(),
+        "settings": _settings(t),
         "weights": {name: value for name, value in weights.items() if not name.startswith(LOADED_FROM_ITS_PATH)},
         "step": loop.step.kept(),
         "since_update": batches - 1 + loop.batches_per_epoch * epoch - loop.last_update,
@@ -89,7 +89,7 @@ def load(trainer: YOLOv12Trainer, checkpoint: dict[str, Any], more: dict[str, An
 def go_on(loop: Loop, more: dict[str, Any]) -> None:
     """Put the loop at the place that was saved. Call right before its first epoch."""
     t, plan = loop.trainer, loop.trainer.train_loader.order.plan
-    for name, value in _settings().items():
+    for name, value in _settings(t).items():
         begun = more.get("settings", {}).get(name, value)  # checkpoints of earlier versions have none
         if begun != value:
             say(
@@ -117,6 +117,8 @@ def go_on(loop: Loop, more: dict[str, Any]) -> None:
     say(f"resume: epoch {t.start_epoch + 1} of {t.epochs}{whole}")
 
 
-def _settings() -> dict[str, Any]:
+def _settings(trainer: YOLOv12Trainer) -> dict[str, Any]:
+    """Of the data pipeline what it came to: `auto` may choose otherwise on another machine, and the loaders draw other random numbers."""
     current = settings.current()
-    return {name: getattr(current, name) for name in OF_THE_RUN}
+    asked = {name: getattr(current, name) for name in OF_THE_RUN}
+    return asked | {"data_pipeline": pipeline.name_of(trainer.train_loader)}

@@ -116,8 +116,12 @@ class YOLOv12Trainer(DetectionTrainer):
         self.more: dict[str, Any] | None = None
         """What the last checkpoint that was read, or is to be saved, has under `checkpoint.KEY`."""
         self.machines = launchers.of_machine() if self.world.is_alone else None
-        given = place.with_folder(self.machines, place.with_device(self.world, self.machines, overrides or {}))
-        super().__init__(cfg, given, _callbacks)
+        given = place.with_device(self.world, self.machines, overrides or {})
+        if given.get(
+            "batch"
+        ):  # before ultralytics makes the run's folder; one that a file or a checkpoint gives is known after it
+            place.check_batch(given["batch"], place.processes(self.world, self.machines, given.get("device")))
+        super().__init__(cfg, place.with_folder(self.machines, given), _callbacks)
         if self.args.compile:  # what took minutes is there the next time, in a new container too
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir() / "compiled"))
         # ultralytics counts the ids in the device string (engine/trainer.py:190), which knows one machine and no CPU ranks

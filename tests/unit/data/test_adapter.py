@@ -79,6 +79,23 @@ def test_a_scan_is_kept_in_our_file_and_read_back(tmp_path: Path, capsys: pytest
         assert all(np.array_equal(left[key], right[key]) for key in left)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"no picture\n" * 9, "not a picture that Pillow knows"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC picture, for which"),
+    ],
+)
+@pytest.mark.parametrize("name", ["1.webp", "1.bmp", "1.tif", "1.heic"])
+def test_a_file_that_pillow_does_not_know_is_taken_for_heic_only_where_it_is(
+    name: str, content: bytes, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)  # not installed
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(OSError, match=says):
+        adapter.check_image(str(tmp_path / name))
+
+
 @pytest.fixture
 def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What ultralytics' logger was given."""

@@ -53,6 +53,31 @@ def test_a_batch_that_leaves_a_rank_without_an_image_is_refused():
         place.check_batch(batch, 4)
 
 
+@pytest.mark.parametrize(
+    ("here", "found", "device", "count"),
+    [
+        (World(), None, "cpu", 1),
+        (World(), None, "0,1", 2),
+        (World(), None, [0, 1, 2], 3),
+        (World(1, 4, 2, True, local_rank=1), None, "0,1", 4),
+        (World(), machines(), "0,1", 4),
+        (World(), machines(4), None, 8),
+    ],
+)
+def test_the_processes_of_a_run_are_counted_before_it_has_a_folder(here, found, device, count):
+    assert place.processes(here, found, device) == count
+
+
+def test_a_run_with_too_small_a_batch_leaves_no_folder(monkeypatch, tmp_path):
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+    monkeypatch.setattr("yolov12.engine.trainer.world.from_environment", lambda: World(0, 4, 4, True))
+    given = {"model": "yolov12n.yaml", "data": "a.yaml", "batch": 2, "device": "cpu", "project": str(tmp_path)}
+    with pytest.raises(UserError, match="batch=2 is over all processes, and there are 4"):
+        YOLOv12Trainer(overrides=given)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ranks_have_versions_settings_and_arguments_in_common_and_no_paths(monkeypatch):
     monkeypatch.setenv("YOLOV12_AMP", "bf16")
     facts = place.in_common({"batch": 8, "data": "/here/a.yaml"}, {"names": {0: "cell"}}, torch.device("cpu"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.unit.engine.tiny import model, step
+from yolov12.data.loader import PictureLoader
 from yolov12.data.order import Order, Plan
 from yolov12.engine import resume
 from yolov12.engine.checkpoint import KEY
@@ -73,6 +74,19 @@ def test_a_setting_that_is_not_typed_again_is_told(
     resume.go_on(a_loop(Plan(10, 2)), saved)
     assert (
         "resume: the run was begun with grad_clip=global, and goes on with grad_clip=max_rank: type grad_clip=global"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_loader_that_draws_other_random_numbers_is_told(
+    saved: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = a_loop(Plan(10, 2))
+    loop.trainer.train_loader = PictureLoader.__new__(PictureLoader)
+    loop.trainer.train_loader.order = Order(Plan(10, 2))
+    resume.go_on(loop, saved)
+    assert (
+        "resume: the run was begun with data_pipeline=cpu, and goes on with data_pipeline=gpu: type data_pipeline=cpu"
         in capsys.readouterr().err
     )
 

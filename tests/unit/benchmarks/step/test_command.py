@@ -98,6 +98,7 @@ def test_a_step_on_a_data_set_has_phases_of_data(small, tmp_path, capsys):
         ("batch=0.5 device=cpu", "without data= type whole numbers"),
         ("device=auto", "device=auto: bench step looks at one process"),
         ("data=there-is-none.yaml", "there is no such file"),
+        ("out=/proc/x", "name one with out=FOLDER"),
     ],
 )
 def test_what_can_not_be_is_refused_in_one_sentence(words, said, tmp_path, capsys, monkeypatch):
