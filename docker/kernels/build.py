@@ -38,14 +38,18 @@ HERE = Path(__file__).resolve().parent
 VERSION = "1.5"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
+OF_BATCH_NORM = ("batch_norm_apply", "batch_norm_gradient", "batch_norm_statistics")
+"""Kernels that have their ops in one source."""
 KERNELS = (
-    *("augment", "batch_norm_act", "depthwise", "detection_loss", "join", "stem"),
+    *("augment", *OF_BATCH_NORM, "depthwise", "detection_loss", "join", "stem"),
     *("attend", "decode", "fused_conv", "fused_depthwise"),  # of inference
 )
 OPTIONS = {"augment": ["-fmad=false"]}
 """Of nvcc, for one of them: the augmentation rounds each product, as torch's operations do, so that its pixels are theirs."""
-OPS = tuple(f"{name}_ops" for name in KERNELS)
+OPS = (*(f"{name}_ops" for name in KERNELS if name not in OF_BATCH_NORM), "batch_norm_act_ops")
 HEADERS = (
+    *("blocks.h", "device.h", "loads.h"),
+    *("batch_norm_activation.cuh", "batch_norm_passes.cuh", "batch_norm_sums.cuh"),
     *("augment.h", "augment_layers.h", "augment_pixels.h"),
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),

@@ -32,7 +32,7 @@ bool is_filter_of(const at::Tensor& weight, const at::Tensor& x) {
 bool is_fused_conv(const at::Tensor& x, const at::Tensor& weight, int64_t stride) {
   if (!x.is_cuda() || !is_pixels(x) || !is_filter_of(weight, x) || (stride != 1 && stride != 2)) return false;
   const c10::cuda::CUDAGuard guard(x.device());
-  return x.size(0) * image_stride(x) <= INT_MAX && capability() >= kFirstThatCopiesBeside;
+  return x.size(0) * image_stride(x) <= INT_MAX && copies_beside();
 }
 
 FusedConv shape_of(const at::Tensor& x, const at::Tensor& weight, int64_t stride, bool silu) {
