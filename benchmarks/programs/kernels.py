@@ -129,7 +129,7 @@ def run_side(job: Job) -> Measured:
         return measured
     _say(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
     with torch.no_grad():
-        measure(job, place, clock.GpuClock(job.parameters["repeats"]), measured)
+        measure(job, place, clock.GpuClock(job.parameters["replays"]), measured)
     return measured
 
 
@@ -196,7 +196,7 @@ BENCHMARK = Benchmark(
     needs="cuda",
     run_side=run_side,
     sides=("ours",),
-    parameters={"imgsz": 640, "repeats": 10, "budget_s": 150.0, "cudnn_benchmark": False},
+    parameters={"imgsz": 640, "replays": 10, "budget_s": 150.0, "cudnn_benchmark": False},
     repeats=1,
     timeout_s=300,
 )
