@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`python -m benchmarks suite | list | run NAME... | report | step`: see docs/benchmarks.md."""
+"""`python -m benchmarks suite | list | run NAME... | report | keep LOG NAME WHAT | step`: see docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import os
 import shlex
 import signal
 import sys
+from datetime import UTC, date, datetime
 from pathlib import Path
 
-from benchmarks import plan, plots, readme, record, report, run, suite, system
+from benchmarks import keep, plan, plots, readme, record, report, run, suite, system
 from benchmarks.errors import BenchmarkError, RecordsError
 from benchmarks.harness import discover
 
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.verb == "report":
             print(report.render(record.load_all(options.records), system.age))
             return 0
+        if options.verb == "keep":
+            return _keep(options)
         if options.verb == "suite":
             return _suite(suite.names_in(options.names), options.records)
         command = system.scrub(shlex.join(["python", "-m", "benchmarks", *arguments]))
@@ -72,7 +75,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="draw those of benchmarks/records for docs/performance.md instead, and fill in README's table",
     )
-    for verb in (run_verb, report_verb):
+    keep_verb = verbs.add_parser("keep", help="make a record of a log, without the machine's paths and names")
+    keep_verb.add_argument("log", type=Path, metavar="LOG")
+    keep_verb.add_argument("name", metavar="NAME", help="of the record: kernels_tests")
+    keep_verb.add_argument("what", metavar="WHAT", help="was run, in one line: its first line says so")
+    keep_verb.add_argument("--device", help="it ran on, such as nvidia-h200 (default: this machine's GPU)")
+    keep_verb.add_argument("--commit", help="that was run (default: this checkout's)")
+    keep_verb.add_argument("--date", type=_day, help="of the run, as 2026-11-29 (default: today's)")
+    keep_verb.add_argument("--host", action="append", default=[], help="a name of that machine; may be repeated")
+    for verb in (run_verb, report_verb, keep_verb):
         verb.add_argument("--records", type=Path, default=record.RECORDS, help="folder of records")
     return parser
 
@@ -108,6 +119,32 @@ def _plots() -> int:
     if not written:
         print("nothing to draw: docs/performance.md and README.md show the newest records")
     return 0
+
+
+def _keep(options: argparse.Namespace) -> int:
+    if not (device := options.device or (system.device(gpus_used=1) if system.gpus() else None)):
+        raise BenchmarkError("keep: no GPU is here that it could have run on: type --device, such as nvidia-h200")
+    if (commit := options.commit or system.commit()) == "unknown":
+        raise BenchmarkError("keep: nothing here tells which commit was run: type --commit")
+    path = keep.keep(
+        options.log,
+        options.name,
+        options.what,
+        records=options.records,
+        date=options.date or datetime.now(UTC).date().isoformat(),
+        device=system.slug(device),
+        commit=commit,
+        hosts=options.host,
+    )
+    print(f"wrote {path}")
+    return 0
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2026-11-29") from error
 
 
 def _list() -> int:

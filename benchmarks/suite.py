@@ -55,6 +55,7 @@ BY_NAME_ONLY = {
     "flash_attn_archs": "needs the CUDA toolkit, and takes hours",
     "flash_attn_build": "needs the CUDA toolkit, and takes hours",
     "images": "builds every image, which takes hours",
+    "kernels": "compares our kernels with torch's operations, and nothing with stock",
     "latency": "has more than a hundred rows, and takes long",
     "ready": "needs a container engine, a network and the image yolov12:train",
 }

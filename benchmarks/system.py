@@ -9,6 +9,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -32,7 +33,8 @@ PACKAGES = (
     "faster-coco-eval",
 )
 _ABSOLUTE_PATH = re.compile(r"(?<![\w:/.~])(?:/[\w.+@%-]+)+/([\w.+@%-]+)")
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+"""Colours and movements of the cursor; what is said to the terminal itself, such as a title or a link; and the short ones."""
 
 
 def slug(name: str) -> str:
@@ -139,8 +141,16 @@ def age(measured: str, root: Path = ROOT) -> str:
     return f"made by an older commit{dirty}: {since} since then changed yolov12/"
 
 
-def scrub(text: str) -> str:
-    """`text` without what belongs to the machine: absolute paths keep their last part; host name and colours go."""
+def scrub(text: str, hosts: Iterable[str] = ()) -> str:
+    """`text` without what belongs to the machine: absolute paths keep their last part; host names and escape codes go.
+
+    Args:
+        text: of any number of lines.
+        hosts: further names that the machine has, or that another machine had.
+    """
     text = _ABSOLUTE_PATH.sub(r".../\1", _ANSI.sub("", text).replace("file://", ""))
-    host = socket.gethostname()
-    return re.sub(rf"\b{re.escape(host)}\b", "<host>", text) if len(host) > 3 and host != "localhost" else text
+    here = socket.gethostname()
+    names = [*hosts, *([here] if len(here) > 3 and here != "localhost" else [])]
+    for name in sorted(filter(None, names), key=len, reverse=True):  # a long one may begin with a short one
+        text = re.sub(rf"\b{re.escape(name)}\b", "<host>", text)
+    return text

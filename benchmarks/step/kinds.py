@@ -20,7 +20,7 @@ KINDS = (CONVOLUTION, BATCH_NORM, ATTENTION, ELEMENTWISE, CONCATENATION, COPY, F
 """In the order of the table."""
 
 _BATCH_NORM = "sum_values|finish_stat|apply_kernel|sum_gradients|finish_gradients|gradient_kernel"
-"""docker/kernels/batch_norm_act.cu."""
+"""docker/kernels/batch_norm_*.cu."""
 _DEPTHWISE = "(fused_)?depthwise_kernel|planes_kernel|sum_taps|finish_taps"
 """docker/kernels/depthwise.cu, and fused_depthwise.cu of inference."""
 _FUSED = "fused_conv_kernel"

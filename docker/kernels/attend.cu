@@ -14,8 +14,7 @@ constexpr int kThreads = 128;
 constexpr int kRows = 64;    // queries of a block, and keys that pass by at once
 constexpr int kMatrix = 16;  // queries of a warp
 constexpr int kStages = 4;
-constexpr int kNumbers = 8;                      // of a load
-constexpr int kLoads = kHeadNumbers / kNumbers;  // of a row
+constexpr int kLoads = kHeadNumbers / kNumbersOfLoad;  // of a row
 constexpr int kPart = kRows * kLoads;            // loads of the queries, and of the keys or the values of a stage
 constexpr int kSharedBytes = (1 + 2 * kStages) * kPart * kLoadBytes;
 constexpr int kTiles = kRows / 8;                // columns of scores, 8 at a time
@@ -31,7 +30,7 @@ __device__ void copy_rows(Vector<T>* to, const T* from, int64_t token, int first
   for (int i = 0; i < kPart / kThreads; ++i) {
     const int row = (threadIdx.x + i * kThreads) / kLoads, load = threadIdx.x % kLoads;
     const bool is_there = first + row < tokens;
-    begin_copy<false>(to + place_of(row, load), is_there ? from + (first + row) * token + load * kNumbers : from, is_there ? kLoadBytes : 0);
+    begin_copy<false>(to + place_of(row, load), is_there ? from + (first + row) * token + load * kNumbersOfLoad : from, is_there ? kLoadBytes : 0);
   }
 }
 

@@ -35,7 +35,7 @@ bool is_attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
     if (!is_heads(t) || t.sizes() != q.sizes() || t.scalar_type() != q.scalar_type() || t.device() != q.device()) return false;
   }
   const c10::cuda::CUDAGuard guard(q.device());
-  return capability() >= kFirstThatCopiesBeside;
+  return copies_beside();
 }
 
 Heads heads_of(const at::Tensor& t) { return {const_cast<void*>(t.const_data_ptr()), t.stride(0), t.stride(1), t.stride(2)}; }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "augment.h"
 
+#include "blocks.h"
+
 namespace yolov12_kernels {
 namespace {
 
@@ -11,8 +13,6 @@ constexpr int kColourThreads = kLevels;  // one for each entry of a table
 constexpr int kColourRounds = 4;         // of a thread, kColourPixels each: what a block's tables serve
 
 __device__ const Divisions kDivisions = divisions();
-
-int blocks_for(int all, int each) { return (all + each - 1) / each; }
 
 // What it moves: three bytes written for each output pixel, and the pictures, of which an output pixel needs about three bytes at a scale of 1.
 // A warp's pixels are neighbours in a row: what they read lies side by side in two rows of a picture (or slanted, where it is turned), and what

@@ -15,6 +15,8 @@
 
 #include <cstdint>
 
+#include "loads.h"
+
 namespace yolov12_kernels {
 
 enum class Type { kFloat, kHalf, kBFloat16 };
@@ -43,8 +45,8 @@ struct Running {
   float momentum;
 };
 
-// How many elements of a 16-byte load: channels and strides must be multiples of it.
-int elements_per_load(Type type);
+// How many elements of a load: channels and strides must be multiples of it.
+constexpr int elements_per_load(Type type) { return kLoadBytes / (type == Type::kFloat ? 4 : 2); }
 
 // How many float32 of scratch memory, aligned to 16 bytes as `constants` is too, `statistics` and `gradient` take.
 int64_t statistics_scratch(const Shape& shape, int multiprocessors);

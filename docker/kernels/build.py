@@ -10,6 +10,7 @@ Exit code 2 with one sentence when something is not as it should be.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -38,14 +39,18 @@ HERE = Path(__file__).resolve().parent
 VERSION = "1.6"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
+OF_BATCH_NORM = ("batch_norm_apply", "batch_norm_gradient", "batch_norm_statistics")
+"""Kernels that have their ops in one source."""
 KERNELS = (
-    *("augment", "batch_norm_act", "depthwise", "detection_loss", "join", "stem"),
+    *("augment", *OF_BATCH_NORM, "depthwise", "detection_loss", "join", "stem"),
     *("attend", "decode", "fused_conv", "fused_depthwise", "letterbox", "suppress"),  # of inference
 )
 OPTIONS = {name: ["-fmad=false"] for name in ("augment", "letterbox", "suppress")}
 """Of nvcc, for some: they round each product, as torch's operations or OpenCV do, so that their answers are theirs."""
-OPS = tuple(f"{name}_ops" for name in KERNELS)
+OPS = (*(f"{name}_ops" for name in KERNELS if name not in OF_BATCH_NORM), "batch_norm_act_ops")
 HEADERS = (
+    *("blocks.h", "device.h", "loads.h"),
+    *("batch_norm_activation.cuh", "batch_norm_passes.cuh", "batch_norm_sums.cuh"),
     *("augment.h", "augment_layers.h", "augment_pixels.h"),
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),
@@ -88,7 +93,7 @@ def compile_library(root: Path, cuda_home: Path, torch: Torch, codes: list[str])
     for name in SOURCES:
         shutil.copy(HERE / name, root)
     commands = compile_commands(cuda_home, torch, codes)
-    compile_all(commands, root, jobs=len(commands))
+    compile_all(commands, root, jobs=len(os.sched_getaffinity(0)))  # more would only wait, each with half a GiB
     run(link_command(LIBRARY, list(commands), cuda_home, torch), root)
     return (root / LIBRARY).read_bytes()
 

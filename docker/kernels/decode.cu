@@ -13,7 +13,6 @@ namespace {
 constexpr int kAnchors = 64;   // of a block
 constexpr int kThreads = 256;  // one for each side of its boxes
 constexpr int kClasses = 64;   // that are turned round at once
-constexpr int kNumbers = 8;    // of a load
 
 // The mean of the bins' numbers 0 to 15, weighted by the softmax of their logits.
 template <typename T>
@@ -21,12 +20,12 @@ __device__ float mean_bin(const T* logits) {
   float values[kBins];
   float largest = -INFINITY;
 #pragma unroll
-  for (int half = 0; half < kBins / kNumbers; ++half) {
+  for (int half = 0; half < kBins / kNumbersOfLoad; ++half) {
     const Vector<T> loaded = reinterpret_cast<const Vector<T>*>(logits)[half];
 #pragma unroll
-    for (int i = 0; i < kNumbers; ++i) {
+    for (int i = 0; i < kNumbersOfLoad; ++i) {
       const float value = to_float(loaded.values[i]);
-      values[half * kNumbers + i] = value;
+      values[half * kNumbersOfLoad + i] = value;
       largest = fmaxf(largest, value);
     }
   }
@@ -76,12 +75,12 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(const Decoded of, cons
   }
 
   for (int begin = 0; begin < of.classes; begin += kClasses) {
-    for (int i = threadIdx.x; i < kAnchors * kClasses / kNumbers; i += kThreads) {
-      const int anchor = i / (kClasses / kNumbers), group = i % (kClasses / kNumbers) * kNumbers;
+    for (int i = threadIdx.x; i < kAnchors * kClasses / kNumbersOfLoad; i += kThreads) {
+      const int anchor = i / (kClasses / kNumbersOfLoad), group = i % (kClasses / kNumbersOfLoad) * kNumbersOfLoad;
       if (anchor >= here || begin + group >= of.score_width) continue;
       const Vector<T> loaded = *reinterpret_cast<const Vector<T>*>(scores + (row + anchor) * of.score_width + begin + group);
 #pragma unroll
-      for (int k = 0; k < kNumbers; ++k) turned[group + k][anchor] = from_float<T>(1.0f / (1.0f + __expf(-to_float(loaded.values[k]))));
+      for (int k = 0; k < kNumbersOfLoad; ++k) turned[group + k][anchor] = from_float<T>(1.0f / (1.0f + __expf(-to_float(loaded.values[k]))));
     }
     __syncthreads();
     for (int i = threadIdx.x; i < kAnchors * kClasses; i += kThreads) {

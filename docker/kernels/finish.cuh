@@ -6,8 +6,6 @@
 
 namespace yolov12_kernels {
 
-constexpr int kNumbers = 8;  // of a load of half precision
-
 // `sums` are at 16 bytes, in shared memory or registers. `residual` may be null.
 template <typename T>
 __device__ Vector<T> finished(const Vector<float> (&sums)[2], const T* bias, bool silu, const T* residual) {
@@ -15,7 +13,7 @@ __device__ Vector<T> finished(const Vector<float> (&sums)[2], const T* bias, boo
   Vector<T> added, made;
   if (residual != nullptr) added = *reinterpret_cast<const Vector<T>*>(residual);
 #pragma unroll
-  for (int i = 0; i < kNumbers; ++i) {
+  for (int i = 0; i < kNumbersOfLoad; ++i) {
     float value = sums[i / 4].values[i % 4] + to_float(shift.values[i]);
     if (silu) value = value / (1.0f + __expf(-value));
     if (residual != nullptr) value += to_float(added.values[i]);

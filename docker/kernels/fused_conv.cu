@@ -11,7 +11,7 @@
 namespace yolov12_kernels {
 namespace {
 
-constexpr int kLoads = kDepthOfStage / kNumbers;  // of a row of a stage
+constexpr int kLoads = kDepthOfStage / kNumbersOfLoad;  // of a row of a stage
 constexpr int kMatrix = 16;                       // rows of y, and depth, of one multiplication
 constexpr int kPadding = 8;                       // floats after each row of sums, so that eight rows of a column lie in different banks
 
@@ -63,7 +63,7 @@ class Filler {
   __device__ void fill(unsigned char* stage) {
     const int down = of.side == 1 ? 0 : tap / 3, right = tap - 3 * down;
     const bool is_inside = tap < of.taps;
-    const int offset = static_cast<int>((down * of.width + right) * of.x.pixel) + in_tap * kNumbers;
+    const int offset = static_cast<int>((down * of.width + right) * of.x.pixel) + in_tap * kNumbersOfLoad;
     const T* const x = static_cast<const T*>(of.x.data);
     Vector<T>* const rows = reinterpret_cast<Vector<T>*>(stage);
 #pragma unroll
@@ -73,7 +73,7 @@ class Filler {
       begin_copy<true>(rows + place_of(row + i * kRows, load), is_there ? x + begins[i] + offset : x, is_there ? kLoadBytes : 0);
     }
     const T* const weight = static_cast<const T*>(of.weight);
-    const int in_filter = (tap * of.in_loads + in_tap) * kNumbers;
+    const int in_filter = (tap * of.in_loads + in_tap) * kNumbersOfLoad;
 #pragma unroll
     for (int i = 0; i < kOfWeight; ++i) {
       const int filter = channel + i * kRows;
@@ -172,9 +172,9 @@ __global__ void __launch_bounds__(kThreads) fused_conv_kernel(const __grid_const
         *reinterpret_cast<Pair*>(tile + row * kWidth + column) = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
       }
   __syncthreads();
-  constexpr int kGroups = kChannels / kNumbers;  // of channels, in a row
+  constexpr int kGroups = kChannels / kNumbersOfLoad;  // of channels, in a row
   for (int i = threadIdx.x; i < kPixels * kGroups; i += kThreads) {
-    const int pixel = first_pixel + i / kGroups, column = i % kGroups * kNumbers, channel = first_channel + column;
+    const int pixel = first_pixel + i / kGroups, column = i % kGroups * kNumbersOfLoad, channel = first_channel + column;
     if (pixel >= of.pixels || channel >= of.out_channels) continue;
     const int image = pixel / of.image_pixels, inside = pixel % of.image_pixels;
     const T* residual = static_cast<const T*>(of.residual.data);
@@ -251,7 +251,7 @@ void fused_conv(const FusedConv& shape, int tile, Pixels x, const void* weight, 
                    shape.out_width(),
                    shape.height,
                    shape.width,
-                   shape.in_channels / kNumbers,
+                   shape.in_channels / kNumbersOfLoad,
                    shape.out_channels,
                    shape.side * shape.side,
                    shape.side,

@@ -32,7 +32,7 @@ bool is_filter_of(const at::Tensor& weight, const at::Tensor& x) {
 bool is_fused_conv(const at::Tensor& x, const at::Tensor& weight, int64_t stride) {
   if (!x.is_cuda() || !is_pixels(x) || !is_filter_of(weight, x) || (stride != 1 && stride != 2)) return false;
   const c10::cuda::CUDAGuard guard(x.device());
-  return x.size(0) * image_stride(x) <= INT_MAX && capability() >= kFirstThatCopiesBeside;
+  return x.size(0) * image_stride(x) <= INT_MAX && copies_beside();
 }
 
 FusedConv shape_of(const at::Tensor& x, const at::Tensor& weight, int64_t stride, bool silu) {
@@ -60,12 +60,20 @@ void fused_conv_op(const at::Tensor& x, const at::Tensor& weight, const at::Tens
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
+// Which tile is taken for these where none is named: for who measures the choice (benchmarks/programs/kernels.py).
+int64_t fused_conv_tile(const at::Tensor& x, const at::Tensor& weight, int64_t stride) {
+  const FusedConv shape = shape_of(x, weight, stride, /*silu=*/true);
+  const c10::cuda::CUDAGuard guard(x.device());
+  return tile_for(shape, multiprocessors());
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(yolov12_kernels, library) {
   library.def(
       "fused_conv(Tensor x, Tensor weight, Tensor bias, int stride, bool silu, Tensor? residual, Tensor(a!) out, int? tile=None, bool early=False)"
       " -> ()");
+  library.def("fused_conv_tile(Tensor x, Tensor weight, int stride) -> int", &fused_conv_tile);
   library.def("is_fused_conv(Tensor x, Tensor weight, int stride) -> bool", &is_fused_conv);
 }
 

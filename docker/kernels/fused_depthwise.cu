@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) fused_depthwise_kernel(const __grid_
   let_next_kernel_begin();
   const int piece = blockIdx.x * kThreads + threadIdx.x;
   if (piece >= of.pieces) return;
-  const int channel = piece % of.groups * kNumbers, place = piece / of.groups;
+  const int channel = piece % of.groups * kNumbersOfLoad, place = piece / of.groups;
   const int column = place % of.pieces_of_row * kPixels, line = place / of.pieces_of_row % of.height, image = place / of.pieces_of_row / of.height;
   const T* const taps = static_cast<const T*>(of.taps) + channel;
   const T* const x = static_cast<const T*>(of.x.data) + image * of.x.image + channel;
@@ -48,9 +48,9 @@ __global__ void __launch_bounds__(kThreads) fused_depthwise_kernel(const __grid_
     }
 #pragma unroll
     for (int right = 0; right < kSide; ++right) {
-      const Vector<T> tap = *reinterpret_cast<const Vector<T>*>(taps + (down * kSide + right) * of.groups * kNumbers);
+      const Vector<T> tap = *reinterpret_cast<const Vector<T>*>(taps + (down * kSide + right) * of.groups * kNumbersOfLoad);
 #pragma unroll
-      for (int k = 0; k < kNumbers; ++k) {
+      for (int k = 0; k < kNumbersOfLoad; ++k) {
         const float weight = to_float(tap.values[k]);
 #pragma unroll
         for (int i = 0; i < kPixels; ++i) sums[i][k / 4].values[k % 4] += weight * to_float(read[i + right].values[k]);
@@ -97,7 +97,7 @@ void run_type(const Problem& of, const FusedDepthwise& shape, int multiprocessor
 
 void fused_depthwise(const FusedDepthwise& shape, Pixels x, const void* taps, const void* bias, Pixels residual, Pixels y, bool early,
                      int multiprocessors, cudaStream_t stream) {
-  const Problem of{0,          0, shape.channels / kNumbers, shape.height, shape.width, x, residual, y, taps, bias,
+  const Problem of{0,          0, shape.channels / kNumbersOfLoad, shape.height, shape.width, x, residual, y, taps, bias,
                    shape.activation == Activation::kSiLU, early};
   if (shape.type == Type::kHalf) return run_type<__half>(of, shape, multiprocessors, stream);
   run_type<__nv_bfloat16>(of, shape, multiprocessors, stream);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "blocks.h"
 #include "numbers.cuh"
 
 namespace yolov12_kernels {
@@ -92,8 +93,6 @@ __global__ void __launch_bounds__(kThreads)
 
 // How many pixels of the frame go to one of the output's, by the two divisions that OpenCV makes of it.
 double scale_of(int from, int to) { return 1.0 / (static_cast<double>(to) / from); }
-
-int blocks_for(int all, int each) { return (all + each - 1) / each; }
 
 }  // namespace
 

@@ -6,10 +6,9 @@
 #include <cuda_fp16.h>
 
 #include "batch_norm_act.h"
+#include "loads.h"
 
 namespace yolov12_kernels {
-
-constexpr int kLoadBytes = 16;
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__half x) { return __half2float(x); }

@@ -3,35 +3,21 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
 
-#include <array>
-#include <atomic>
-
+#include "device.h"
+#include "loads.h"
 #include "pixels.h"
 
 namespace yolov12_kernels {
 
-constexpr int kLoadBytes = 16, kNumbersOfLoad = 8;
 constexpr int kFirstThatCopiesBeside = 8, kFirstThatBeginsEarly = 9;  // major numbers of compute capabilities
 
-// Major number of the current device's compute capability; asked once for each, since every call needs it.
-inline int capability() {
-  constexpr int kMostDevices = 64;
-  static std::array<std::atomic<int>, kMostDevices> known{};
-  const int device = c10::cuda::current_device();
-  TORCH_CHECK(device < kMostDevices, "yolov12_kernels: device ", device, " is beyond ", kMostDevices);
-  int major = known[device];
-  if (major == 0) {
-    C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    known[device] = major;
-  }
-  return major;
-}
+// Whether the kernels that copy beside their arithmetic (pipeline.cuh) run on the current device.
+inline bool copies_beside() { return capability(c10::cuda::current_device()) >= kFirstThatCopiesBeside; }
 
 // Whether a kernel may come onto the current device while the one before it runs (`launch` in pipeline.cuh).
-inline bool begins_early() { return capability() >= kFirstThatBeginsEarly; }
+inline bool begins_early() { return capability(c10::cuda::current_device()) >= kFirstThatBeginsEarly; }
 
 inline bool is_at_load(const at::Tensor& t) { return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kLoadBytes == 0; }
 

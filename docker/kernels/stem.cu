@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "blocks.h"
 #include "numbers.cuh"
 #include "stem_floats.cuh"
 #include "stem_halves.cuh"
@@ -12,8 +13,6 @@ namespace yolov12_kernels {
 namespace {
 
 constexpr int kFinishThreads = 128;
-
-int blocks_for(int all, int each) { return (all + each - 1) / each; }
 
 int lines_of(const Stem& shape) { return shape.images * shape.rows(); }
 

@@ -13,6 +13,7 @@
 #include <climits>
 #include <optional>
 
+#include "device.h"
 #include "stem.h"
 #include "tensors.h"
 
@@ -24,9 +25,7 @@ constexpr int kFirstWithBFloat16 = 8;  // major compute capability whose tensor 
 
 bool has_code_for(const at::Tensor& x) {
   if (x.scalar_type() != at::kBFloat16) return is_supported(x.scalar_type());
-  int major = 0;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.device().index()));
-  return major >= kFirstWithBFloat16;
+  return capability(x.device().index()) >= kFirstWithBFloat16;
 }
 
 Strides strides_of(const at::Tensor& t) { return {t.stride(0), t.stride(1), t.stride(2), t.stride(3)}; }

@@ -4,14 +4,12 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAFunctions.h>
 
-#include <array>
-#include <atomic>
 #include <optional>
 
 #include "batch_norm_act.h"
+#include "device.h"
+#include "loads.h"
 
 namespace yolov12_kernels {
 
@@ -40,7 +38,7 @@ inline bool is_rows(const at::Tensor& t) {
   const int vector = elements_per_load(type_of(t));
   const int64_t images = t.size(0), channels = t.size(1), height = t.size(2), width = t.size(3);
   if (channels % vector != 0 || t.stride(1) != 1) return false;
-  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 != 0) return false;
+  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % kLoadBytes != 0) return false;
   const int64_t row = row_stride(t);
   if (row < channels || row % vector != 0) return false;
   if (height > 1 && t.stride(2) != row * width) return false;
@@ -51,20 +49,6 @@ inline Rows rows_of(const at::Tensor& t, const char* name) {
   TORCH_CHECK(is_rows(t), "yolov12_kernels: ", name, " of shape ", t.sizes(), " and strides ", t.strides(),
               " is not channels_last with channels a multiple of 16 bytes");
   return {const_cast<void*>(t.const_data_ptr()), row_stride(t)};
-}
-
-// Of the current device; asked once for each, since every call needs it.
-inline int multiprocessors() {
-  constexpr int kMostDevices = 64;
-  static std::array<std::atomic<int>, kMostDevices> known{};
-  const int device = c10::cuda::current_device();
-  TORCH_CHECK(device < kMostDevices, "yolov12_kernels: device ", device, " is beyond ", kMostDevices);
-  int count = known[device];
-  if (count == 0) {
-    C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-    known[device] = count;
-  }
-  return count;
 }
 
 inline at::Tensor floats(int64_t n, const at::Tensor& like) {

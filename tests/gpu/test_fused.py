@@ -22,7 +22,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.gpu.compiled import DTYPES, OPS, TOLERANCE, kernels, nhwc, skip_without_code
 from yolov12.model import fused
-from yolov12.model.fused import lineage, norm
+from yolov12.model.fused import following, norm
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms; read at cuBLAS's first use
 
@@ -458,5 +458,5 @@ def test_repeating_pixels_stays_in_its_own_dtype_under_autocast() -> None:
     x = torch.randn(1, 4, 2, 2, dtype=torch.bfloat16, device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
         assert F.interpolate(x, scale_factor=2.0).dtype is torch.float32
-        with lineage.tracking():
+        with following.tracking():
             assert F.interpolate(x, scale_factor=2.0).dtype is torch.bfloat16

@@ -17,7 +17,8 @@ from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
 from tests.gpu.compiled import DTYPES, OPS, TOLERANCE, nhwc, skip_without_code
-from yolov12.model import attention, fused
+from tests.unit.model.our_forwards import fused_installed
+from yolov12.model import fused
 from yolov12.model.fused import join
 
 SIZES = [(2, 6, 10), (1, 2, 2), (3, 34, 16), (16, 80, 80)]
@@ -29,12 +30,8 @@ CHANNELS = [(8,), (16, 8, 24), (64, 64), (128, 2304), (8,) * 8]
 @pytest.fixture(autouse=True)
 def on_a_gpu_with_code() -> Iterator[None]:
     skip_without_code()
-    attention.install()
-    fused.install()
-    yield
-    fused.choose({})
-    fused.uninstall()
-    attention.uninstall()
+    with fused_installed():
+        yield
     torch.cuda.empty_cache()
 
 

@@ -4,10 +4,6 @@
 
 using namespace yolov12_kernels;
 
-namespace yolov12_kernels {
-int elements_per_load(Type type) { return 16 / (type == Type::kFloat ? 4 : 2); }  // which batch_norm_act.cu has
-}  // namespace yolov12_kernels
-
 extern "C" {
 
 // Sources by address, stride and flag; ranges by channels and number of sources.

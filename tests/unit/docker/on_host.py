@@ -27,6 +27,7 @@ def compiled(
     options: Sequence[str] = (),
     changed: Callable[[str], str] = lambda text: text,
     beside: Sequence[str] = (),
+    instead: Sequence[str] = (),
 ) -> ctypes.CDLL:
     """`name`.cu with `name`_on_host.cpp. Skips the test where g++ is not installed.
 
@@ -36,13 +37,14 @@ def compiled(
         folder: an empty one.
         launches: how many of kernels the sources have in CUDA's own words; `launch` of pipeline.cuh is a function.
         options: further ones of g++.
-        changed: what else g++ does not understand, said otherwise.
+        changed: what else g++ does not understand, said otherwise, in sources and headers.
         beside: names of further sources.
+        instead: names of the sources where there is no `name`.cu.
     """
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed")
     sources, found = [str(HERE / f"{name}_on_host.cpp")], 0
-    for source in (name, *beside):
+    for source in (*(instead or [name]), *beside):
         text, here = LAUNCH.subn(r"launch(\2, [=] { \1(\3); });", (kernels / f"{source}.cu").read_text())
         (folder / f"{source}.cpp").write_text(changed(text))
         sources.append(str(folder / f"{source}.cpp"))
@@ -51,7 +53,7 @@ def compiled(
     # Away from their own folder, since what is included with quotes is looked for beside the file first.
     for header in {*kernels.glob("*.h"), *kernels.glob("*.cuh")}:
         if not (STAND_INS / header.name).exists():
-            shutil.copy(header, folder)
+            (folder / header.name).write_text(changed(header.read_text()))
     library = folder / "on_host.so"
     command = ["g++", *OPTIONS, *options, f"-I{folder}", f"-I{STAND_INS}", *sources, "-o", str(library)]
     subprocess.run(command, check=True)

@@ -172,10 +172,10 @@ def test_every_source_of_the_folder_is_compiled_or_included(machine, tmp_path):
 
 def test_the_kernels_are_compiled_for_each_code_arch_without_ptx(machine, tmp_path):
     run(machine)
-    (line,) = [line for line in commands(tmp_path) if "batch_norm_act.cu" in line]
+    (line,) = [line for line in commands(tmp_path) if "batch_norm_apply.cu" in line]
     targets = [word for word in line if word.startswith("-gencode")]
     assert targets == [f"-gencode=arch=compute_{code},code=sm_{code}" for code in ("80", "86", "90")]
-    assert "-frandom-seed=batch_norm_act" in line
+    assert "-frandom-seed=batch_norm_apply" in line
 
 
 def test_those_that_are_others_to_the_bit_are_compiled_without_fused_multiply_adds(machine, tmp_path):

@@ -404,7 +404,7 @@ def test_every_file_that_the_dockerfile_takes_is_an_input():
         "docker/stages/locks.py",
         "docker/stages/environment.sh",
         "docker/deploy/pyproject.toml",
-        "docker/kernels/batch_norm_act.cu",
+        "docker/kernels/batch_norm_apply.cu",
         "docker/kernels/package/yolov12_kernels/__init__.py",
         "docker/native/wheel.py",
         "env/locks/train-py311.txt",

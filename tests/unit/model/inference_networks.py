@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12.model import attention, blocks, fused
+from tests.unit.model.our_forwards import fused_installed
+from yolov12.model import blocks, fused
 
 
 def folded(module: nn.Module) -> nn.Module:
@@ -34,13 +35,10 @@ def folded(module: nn.Module) -> nn.Module:
 def blocks_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Single kernels are asked for, and blocks made of them are there."""
     monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "1")
-    attention.install()
-    fused.install()
-    blocks.install()
-    yield
-    blocks.uninstall()
-    fused.uninstall()
-    attention.uninstall()
+    with fused_installed():
+        blocks.install()
+        yield
+        blocks.uninstall()
 
 
 def answers_of_both() -> tuple[Tensor, Tensor]:

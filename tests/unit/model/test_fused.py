@@ -14,8 +14,9 @@ from ultralytics.nn.modules.block import C2f, C3k2
 from ultralytics.nn.modules.conv import Conv, DWConv
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12.model import attention, fused
-from yolov12.model.fused import lineage
+from tests.unit.model.our_forwards import fused_installed
+from yolov12.model import fused
+from yolov12.model.fused import following, lineage
 from yolov12.model.fused.conv import is_eligible
 
 FUSED = [fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.INPUT, fused.Keep.NOTHING]
@@ -23,12 +24,8 @@ FUSED = [fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.INPUT, fused.Keep.N
 
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
-    attention.install()
-    fused.install()
-    yield
-    fused.choose({})
-    fused.uninstall()
-    attention.uninstall()
+    with fused_installed():
+        yield
 
 
 def keep_everywhere(model: nn.Module, keep: fused.Keep | None) -> None:
@@ -151,7 +148,7 @@ def test_a_tensor_that_was_written_into_is_kept_and_not_rebuilt():
 
     def gradient() -> Tensor:
         second.zero_grad()
-        with lineage.tracking():
+        with following.tracking():
             middle = first(x)
             middle.mul_(2)
             second(middle).square().sum().backward()
@@ -166,7 +163,7 @@ def test_writing_into_a_kept_tensor_before_backward_is_an_error_and_no_wrong_gra
     first, second = Conv(8, 8, 1).train(), Conv(16, 8, 1).train()
     keep_everywhere(nn.Sequential(first, second), fused.Keep.NOTHING)
     other = torch.randn(2, 8, 4, 4)
-    with lineage.tracking():
+    with following.tracking():
         loss = second(torch.cat([first(torch.randn(2, 8, 4, 4)), other], 1)).sum()
     other.add_(1)
     with pytest.raises(RuntimeError, match="changed in place"):
@@ -176,7 +173,7 @@ def test_writing_into_a_kept_tensor_before_backward_is_an_error_and_no_wrong_gra
 def test_tensors_that_come_by_name_are_kept():
     module = Conv(8, 8, 1).train()
     keep_everywhere(module, fused.Keep.NOTHING)
-    with lineage.tracking():
+    with following.tracking():
         made = module(torch.randn(1, 8, 4, 4))
         assert lineage.known_source(torch.add(input=made, other=made)) is None
         assert lineage.known_source(torch.chunk(input=made, chunks=2, dim=1)[0]) is None
@@ -230,7 +227,7 @@ def test_choices_are_not_in_copies_and_checkpoints():
 @pytest.mark.parametrize("block", [C2f(16, 16, 2, shortcut=True), C3k2(16, 16, 2, True)])
 def test_a_block_rebuilds_its_concatenation(block: nn.Module):
     keep_everywhere(block, fused.Keep.CONVOLUTION)
-    with lineage.tracking():
+    with following.tracking():
         made = block.train()(torch.randn(1, 16, 8, 8))
     assert isinstance(made.grad_fn.call.source, lineage.Joined)  # type: ignore[union-attr]  # our operation's
 

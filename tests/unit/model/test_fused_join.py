@@ -17,8 +17,9 @@ from ultralytics.nn.modules.block import A2C2f, C2f, C3k2
 from ultralytics.nn.modules.conv import Concat, Conv
 from ultralytics.nn.tasks import DetectionModel
 
-from yolov12.model import attention, fused
-from yolov12.model.fused import join, lineage, walk
+from tests.unit.model.our_forwards import fused_installed
+from yolov12.model import fused
+from yolov12.model.fused import following, join, walk
 
 KEEPS = [fused.Keep.BOTH, fused.Keep.CONVOLUTION, fused.Keep.INPUT, fused.Keep.NOTHING]
 MODELS = ["yolo12n.yaml", "yolo11n.yaml", "yolov8n.yaml"]
@@ -26,12 +27,8 @@ MODELS = ["yolo12n.yaml", "yolo11n.yaml", "yolov8n.yaml"]
 
 @pytest.fixture(autouse=True)
 def installed() -> Iterator[None]:
-    attention.install()
-    fused.install()
-    yield
-    fused.choose({})
-    fused.uninstall()
-    attention.uninstall()
+    with fused_installed():
+        yield
 
 
 @pytest.fixture
@@ -62,7 +59,7 @@ def assert_same(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> None:
 
 def test_a_concatenation_has_torchs_values_and_gradients(joins):
     a, b = image(8), image(16, seed=1)
-    with lineage.tracking():
+    with following.tracking():
         made = torch.cat([a, b], 1)
     assert type(made.grad_fn).__name__ == "_ConcatenatedBackward"
     plain = torch.cat([a, b], 1)
@@ -72,7 +69,7 @@ def test_a_concatenation_has_torchs_values_and_gradients(joins):
 
 def test_a_doubled_part_is_upsampled_in_forward_and_summed_in_backward(joins):
     small, wide = image(8, height=3, width=2), image(16, seed=1)
-    with lineage.tracking():
+    with following.tracking():
         made = join.concatenated([wide, join.Doubled(small)])
     plain = torch.cat([wide, F.interpolate(small, scale_factor=2.0, mode="nearest")], 1)
     assert torch.equal(made, plain)
@@ -94,7 +91,7 @@ def test_gradients_of_all_uses_of_parts_meet_in_one_assembly(joins, divide):
         "assembled",
         lambda ranges, *rest: seen.append([len(terms) for terms in ranges]) or assembled(ranges, *rest),
     )
-    with lineage.tracking():
+    with following.tracking():
         made = made_of(divide(x))
     forward = len(seen)
     plain = made_of(divide(x))
@@ -106,7 +103,7 @@ def test_gradients_of_all_uses_of_parts_meet_in_one_assembly(joins, divide):
 
 def test_a_part_without_a_gradient_counts_as_zeros(joins):
     x = image(16)
-    with lineage.tracking():
+    with following.tracking():
         a, _ = x.chunk(2, 1)
         made = torch.cat([a, a], 1)
     a, _ = x.chunk(2, 1)
@@ -116,7 +113,7 @@ def test_a_part_without_a_gradient_counts_as_zeros(joins):
 def test_what_nothing_was_learnt_from_has_no_gradient(joins):
     x = image(16)
     other = image(8, seed=1)
-    with lineage.tracking():
+    with following.tracking():
         a, _ = x.chunk(2, 1)
         made = torch.cat([join.use(a).detach().requires_grad_(), other], 1)
     assert torch.autograd.grad(made.sum(), x, allow_unused=True) == (None,)
@@ -127,7 +124,7 @@ def test_convolutions_and_sums_get_a_part_by_itself_and_share_the_copy(joins):
     copies: list[Tensor] = []
     assembled = join.assembled
     joins.setattr(join, "assembled", lambda ranges, *rest: copies.append(assembled(ranges, *rest)) or copies[-1])
-    with lineage.tracking():
+    with following.tracking():
         part = x.chunk(2, 1)[1]
         alone = join.alone(part)
         made = part + y
@@ -144,7 +141,7 @@ def test_convolutions_and_sums_get_a_part_by_itself_and_share_the_copy(joins):
 @pytest.mark.parametrize("uses", range(1, join.MOST_USES + 3))
 def test_any_number_of_uses_gives_the_sum_of_their_gradients(joins, uses):
     x = image()
-    with lineage.tracking():
+    with following.tracking():
         made = sum(number * join.use(x) ** 2 for number in range(1, uses + 1))
     plain = sum(number * x**2 for number in range(1, uses + 1))
     assert torch.equal(made, plain)
@@ -159,14 +156,14 @@ def test_what_was_written_into_between_two_uses_has_the_gradient_of_that_too(joi
         x.mul_(3)
         return first + torch.cat([x, x], 1)
 
-    with lineage.tracking():
+    with following.tracking():
         made = made_of(leaf * 2)
     assert_same(gradients(made, leaf), gradients(made_of(leaf * 2), leaf))
 
 
 def test_another_dimension_another_dtype_and_arguments_by_name_are_torchs(joins):
     a, b = image(), image(seed=1)
-    with lineage.tracking():
+    with following.tracking():
         made = [torch.cat([a, b], 2), torch.cat([a, b.float()], 1), torch.cat(tensors=[a, b], dim=1)]
         made += [torch.add(a, b, alpha=2), *a.split(2, dim=2), *a.chunk(2, 3), a + 1, a[:, :1] + b]
     assert not [one for one in made if type(one.grad_fn).__name__.startswith("_")]
@@ -176,17 +173,17 @@ def test_without_tracking_or_without_gradients_everything_is_torchs(joins):
     a, b = image(), image(seed=1)
     assert join.use(a) is a
     assert not join.serves(a)
-    with lineage.tracking(), torch.no_grad():
+    with following.tracking(), torch.no_grad():
         assert torch.cat([a, b], 1).grad_fn is None
         assert join.use(a) is a
-    with lineage.tracking():
+    with following.tracking():
         pass
     assert not join.serves(a)
 
 
 def test_on_a_cpu_everything_is_torchs():
     a, b = image(), image(seed=1)
-    with lineage.tracking():
+    with following.tracking():
         assert type(torch.cat([a, b], 1).grad_fn).__name__ == "CatBackward0"
         assert join.use(a) is a
 
@@ -196,7 +193,7 @@ def test_aliases_make_no_cycles(joins):
     gc.disable()
     try:
         x = image() * 2
-        with lineage.tracking():
+        with following.tracking():
             a, b = x.chunk(2, 1)
             made = torch.cat([a, b, join.alone(b)], 1).sum()
         del a, b, x
@@ -216,7 +213,7 @@ def trained(
     """Outputs in one, gradients and buffers of a copy of the model after one forward and backward."""
     model, x = copy.deepcopy(model), x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     fused.choose({} if keep is None else {module: keep for module in model.modules() if isinstance(module, Conv)})
-    with lineage.tracking():
+    with following.tracking():
         outputs = list(tensors(model(x)))
     sum(output.square().mean() for output in outputs).backward()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None} | {"x": x.grad}

@@ -8,6 +8,7 @@ one_kernel.py   a convolution of inference with all that follows it
 beside.py    what is made from a network's weights for inference, and kept beside the network
 join.py      what lies between convolutions, in one pass over memory each
 lineage.py   how a tensor that was not kept is made again
+following.py while a model runs: lineages passed on, and what lies between convolutions handed to join.py
 norm.py      batch norm and activation: our kernels, or torch's operations where they do not fit
 walk.py      a model's walk through its layers, in training with lineages, and upsampling left to who concatenates
 """

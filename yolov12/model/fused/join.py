@@ -5,7 +5,7 @@ torch needs a pass for each, a slow kernel where a tensor is some channels of a 
 backward the engine adds the gradients of a tensor that is used several times two by two. Here a tensor hands out an alias for each use (`use`),
 so that all its gradients arrive together, and the halves of a divided tensor get theirs in the pass that puts them side by side.
 
-Ours runs while a model is followed (`lineage.tracking`), on tensors that our kernels take (docker/kernels/join.h). Elsewhere tensors go through
+Ours runs while a model is followed (`following.tracking`), on tensors that our kernels take (docker/kernels/join.h). Elsewhere tensors go through
 as they are, and everything is torch's. The operations work without the kernels too, where a test asks for that.
 """
 

@@ -15,8 +15,9 @@ from ultralytics.nn.tasks import BaseModel
 
 from yolov12.model.fused import join
 from yolov12.model.fused.conv import is_chosen
+from yolov12.model.fused.following import tracking
 from yolov12.model.fused.join import Doubled
-from yolov12.model.fused.lineage import Joined, Source, Upsampled, remember, source_of, tracking
+from yolov12.model.fused.lineage import Joined, Source, Upsampled, remember, source_of
 from yolov12.model.hooks import is_heard_in_training
 from yolov12.seams import Seam
 
