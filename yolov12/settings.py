@@ -117,6 +117,11 @@ class Settings:
         accepts="1 or 0",
         doc="In float16, predict and val run convolutions, attention and heads as single kernels of ours, which no GPU has run yet.",
     )
+    plot_process: bool = setting(
+        True,
+        accepts="1 or 0",
+        doc="The plots of a training are drawn by processes of their own, beside it. 0: by the training's process, one after the other.",
+    )
     grad_compress: str = setting(
         "none",
         accepts="none or bf16",
