@@ -85,19 +85,18 @@ class _Finder:
         if name == PACKAGE:
             for key, value in QUIET_ENVIRONMENT.items():
                 os.environ.setdefault(key, value)
-            return None
-        if name != TARGET:
+        elif name != TARGET:
             return None
         from importlib.machinery import PathFinder
 
         spec: Any = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = (_Loader if name == TARGET else _UncollectedLoader)(spec.loader)
         return spec
 
 
-class _Loader:
-    """Runs the module as its own loader would, then takes it over."""
+class _Passing:
+    """Is what another loader is."""
 
     def __init__(self, inner: "Any") -> None:
         self.inner = inner
@@ -108,6 +107,31 @@ class _Loader:
     def create_module(self, spec: "Any") -> "Any":
         return self.inner.create_module(spec)
 
+
+class _Loader(_Passing):
+    """Runs the module as its own loader would, then takes it over."""
+
     def exec_module(self, module: "Any") -> None:
         self.inner.exec_module(module)
         take_over(module)
+
+
+class _UncollectedLoader(_Passing):
+    """Runs the package as its own loader would, without Python's collector of reference cycles.
+
+    The package imports torch: a million objects that stay, which the collector would look through again and again.
+    """
+
+    def exec_module(self, module: "Any") -> None:
+        import gc
+
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            self.inner.exec_module(module)
+        finally:
+            if was_on and not gc.get_freeze_count():  # else somebody wants his objects to stay frozen
+                gc.freeze()
+                gc.unfreeze()  # there and back they become old, so that it does not look through them as soon as it is on
+            if was_on:
+                gc.enable()

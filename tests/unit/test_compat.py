@@ -75,3 +75,22 @@ def test_onnx_runtime_is_told_to_send_nothing_before_anything_imports_it() -> No
 def test_installing_twice_adds_one_finder() -> None:
     code = START * 2 + "import sys; print(sum(type(f).__module__ == 'yolov12.compat' for f in sys.meta_path))"
     assert python(code).stdout.split() == ["1"]
+
+
+def test_torch_is_imported_without_looks_for_garbage() -> None:
+    code = START + (
+        "import gc, sys\n"
+        "looks = {True: 0, False: 0}\n"
+        "gc.callbacks.append(lambda phase, info: looks.__setitem__('torch.nn' in sys.modules, looks['torch.nn' in sys.modules] + 1))\n"
+        "import ultralytics\n"
+        "gc.callbacks.clear()\n"
+        "assert gc.isenabled() and 'torch.optim' in sys.modules\n"
+        "young, middle, old = (len(gc.get_objects(generation)) for generation in range(3))\n"
+        "print(looks[True], young + middle < 0.1 * old, gc.get_freeze_count())\n"
+    )
+    assert python(code).stdout.split()[-3:] == ["0", "True", "0"]
+
+
+def test_a_collector_that_is_off_stays_off() -> None:
+    code = START + "import gc; gc.disable(); import ultralytics; print(gc.isenabled())"
+    assert python(code).stdout.split()[-1] == "False"

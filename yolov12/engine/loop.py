@@ -209,7 +209,7 @@ class Loop:
         criterion: Any = getattr(unwrap_model(t.model), "criterion", None)
         if hasattr(criterion, "update"):
             criterion.update()
-        t.plots_aside.join()
+        t.drawing.wait()
         t.lr = {f"lr/pg{i}": group["lr"] for i, group in enumerate(t.optimizer.param_groups)}
         t.run_callbacks("on_train_epoch_end")
 
@@ -377,12 +377,15 @@ class Loop:
             t.saver.wait()
         hours = (time.time() - t.train_time_start) / 3600
         LOGGER.info(f"\n{t.epoch - t.start_epoch + 1} epochs completed in {hours:.3f} hours.")
+        if t.args.plots:
+            t.drawing.results()
         with surviving(t.validator, self.history, t.vote_group), doing("evaluating the best weights"):
             t.final_eval()
-        self.memory_report.finish(plots=t.args.plots)
+        self.memory_report.finish(plots=t.args.plots, draw=t.drawing.memory)
         ending.tell_cost(self)
         if IS_FIRST:
             if t.args.plots:
                 t.plot_metrics()
+            t.drawing.wait()
             t.run_callbacks("on_train_end")
         t._clear_memory()

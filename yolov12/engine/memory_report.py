@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,8 +123,12 @@ class MemoryReport:
             with self.table.open("a", encoding="utf-8") as table:
                 table.write((report.header() if is_new else "") + report.row(row))
 
-    def finish(self, plots: bool) -> None:
+    def finish(self, plots: bool, draw: Callable[..., None] = draw) -> None:
         """At the end of training: the lines, and the picture of rank 0's steps if `plots` asks for pictures.
+
+        Args:
+            plots: whether it does.
+            draw: what is called in the place of `yolov12.memory.picture.draw`.
 
         Raises:
             PeerFailedError: another rank did not take part.

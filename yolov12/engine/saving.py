@@ -112,9 +112,13 @@ def somebody_reads(callbacks: Mapping[str, Iterable[Any]], *, uploads: bool) -> 
         callbacks: of a trainer, by event.
         uploads: whether the run is one of Ultralytics' platform's; then its callbacks read, too.
     """
+    return is_read_by([*callbacks["on_model_save"], *callbacks["on_fit_epoch_end"]], uploads=uploads)
+
+
+def is_read_by(callbacks: Iterable[Any], *, uploads: bool) -> bool:
+    """Whether one of these callbacks may look for a run's files: any that is not ultralytics' own idle one."""
     idle = {_IDLE} if uploads else {_IDLE, _PLATFORM}
-    of_epoch = [*callbacks["on_model_save"], *callbacks["on_fit_epoch_end"]]
-    return any(getattr(call, "__module__", None) not in idle for call in of_epoch)
+    return any(getattr(call, "__module__", None) not in idle for call in callbacks)
 
 
 def with_advice(last: Path, write: Callable[..., None], *arguments: Any) -> None:

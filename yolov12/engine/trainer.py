@@ -11,14 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import ultralytics.engine.trainer as upstream
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, RANK
-from ultralytics.utils.plotting import plot_labels
 from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, unwrap_model
 
 from yolov12 import precision, settings
@@ -26,13 +24,13 @@ from yolov12.data.adapter import in_order
 from yolov12.data.order import Plan
 from yolov12.distributed import agreement, launchers, world
 from yolov12.distributed.pulse import doing
-from yolov12.engine import auto_batch, final_evaluation, lost_weights, lr_scale, norms, pipeline, place, resume
-from yolov12.engine.aside import Aside
+from yolov12.engine import auto_batch, final_evaluation, lost_weights, lr_scale, norms, pipeline, place, results, resume
 from yolov12.engine.checkpoint import Checkpoint
 from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.no_reducer import SameOnAllRanks
 from yolov12.engine.patches import install_patches
+from yolov12.engine.plots import Plots
 from yolov12.engine.saving import Previous, Saver, somebody_reads, with_advice
 from yolov12.engine.validator import YOLOv12Validator
 from yolov12.log import say
@@ -40,6 +38,7 @@ from yolov12.memory import segments
 from yolov12.memory.card import Card
 from yolov12.memory.history import History
 from yolov12.seams import Seam, replaced
+from yolov12.uncollected import left_alone
 from yolov12.wholefile import remove_parts, replacing
 
 SEAMS = (
@@ -109,7 +108,7 @@ class YOLOv12Trainer(DetectionTrainer):
         install_patches()
         self.card = card
         self.history = History()
-        self.plots_aside = Aside()
+        self.drawing = Plots(self)
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
         self.saver = Saver()
@@ -254,7 +253,8 @@ class YOLOv12Trainer(DetectionTrainer):
         failed = True
         segments.grow(self.device)
         try:
-            with telling_the_others():
+            with left_alone(), telling_the_others():
+                self.drawing.begin()
                 if not self.world.is_alone:
                     self._setup_ddp()
                 with doing("setting up"):
@@ -262,6 +262,7 @@ class YOLOv12Trainer(DetectionTrainer):
                 self._run()
             failed = False
         finally:
+            self.drawing.close()
             world.leave(failed)
 
     def _run(self) -> None:
@@ -269,15 +270,21 @@ class YOLOv12Trainer(DetectionTrainer):
         Loop(self).run()
 
     def plot_training_labels(self) -> None:
-        """Draw labels.jpg beside the first epoch, which need not wait for it (models/yolo/detect/train.py:239)."""
-        labels = self.train_loader.dataset.labels
-        boxes, classes = (np.concatenate([label[key] for label in labels], 0) for key in ("bboxes", "cls"))
-        self.plots_aside.run(
-            f"drawing {self.save_dir / 'labels.jpg'}",
-            lambda: plot_labels(
-                boxes, classes.squeeze(), names=self.data["names"], save_dir=self.save_dir, on_plot=self.on_plot
-            ),
-        )
+        """Begin with labels.jpg, for which the first epoch need not wait (models/yolo/detect/train.py:239)."""
+        self.drawing.labels()
+
+    def read_results_csv(self) -> dict[str, Any]:
+        known = results.columns(self.csv)
+        return super().read_results_csv() if known is None else known
+
+    def plot_metrics(self) -> None:
+        if not self.drawing.results_are_begun:
+            super().plot_metrics()
+
+    def run_callbacks(self, event: str) -> None:
+        """As ultralytics', once the plots are there that one of them may look for."""
+        self.drawing.wait_for(self.callbacks.get(event, ()))
+        super().run_callbacks(event)
 
     def save_model(self) -> bool:
         """Begin to write last.pt, and best.pt and epochN.pt when due; a thread finishes it (saving.py).
@@ -367,9 +374,11 @@ class YOLOv12Trainer(DetectionTrainer):
 
     def get_validator(self) -> YOLOv12Validator:
         """Our validator, as ultralytics makes its own."""
-        return YOLOv12Validator(
+        validator = YOLOv12Validator(
             self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
         )
+        validator.drawing = self.drawing
+        return validator
 
     def final_eval(self) -> None:
         """Strip the optimizer from the checkpoints and evaluate the best one, all ranks together.

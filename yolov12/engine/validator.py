@@ -10,6 +10,7 @@ and runs as it is.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ultralytics.utils import ops
 from yolov12.engine import backend
 from yolov12.engine.network import Network, pool_of
 from yolov12.engine.not_yet import put_off
+from yolov12.engine.plots import Plots
 from yolov12.engine.scoring import suppression, timing
 from yolov12.engine.scoring.average_precision import ap_per_class
 from yolov12.engine.scoring.statistics import Collected, Detections, Targets
@@ -106,6 +108,8 @@ class YOLOv12Validator(DetectionValidator):
     """Of this validation, where it runs by graphs."""
     collected: Collected | None = None
     """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
+    drawing: Plots | None = None
+    """Of the run that this validator belongs to."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # It imports torchvision for its NMS, and torchvision all of torch's compiler, for seconds. Our NMS needs neither.
@@ -184,8 +188,21 @@ class YOLOv12Validator(DetectionValidator):
         super().gather_stats()
 
     def get_stats(self) -> dict[str, Any]:
-        with replaced(upstream_metrics, ap_per_class=ap_per_class):
+        with replaced(upstream_metrics, ap_per_class=ap_per_class), self._plots_begun():
             return super().get_stats()
+
+    def finalize_metrics(self) -> None:
+        with self._plots_begun():
+            super().finalize_metrics()
+
+    def run_callbacks(self, event: str) -> None:
+        """As ultralytics', once the plots are there that one of them may look for."""
+        if self.drawing is not None:
+            self.drawing.wait_for(self.callbacks.get(event, ()))
+        super().run_callbacks(event)
+
+    def _plots_begun(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.drawing is None else self.drawing.of_validation()
 
     def _run_by_graphs(self, model: Any) -> None:
         """Have an AutoBackend answer by graphs from now on (engine/validator.py:263)."""

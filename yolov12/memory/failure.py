@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
+
+from yolov12.uncollected import collect
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ def release_memory() -> None:
     """Give what the allocator keeps for later back to the device, where a block of another size may be cut from it."""
     for giver in list(_givers):
         giver.drop()
-    gc.collect()
+    collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

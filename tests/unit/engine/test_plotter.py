@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Another process draws, several plots at once, and this one draws what the other can not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot  # noqa: F401  # so that the forked processes have it at once
+import numpy as np
+import pytest
+from ultralytics.utils import LOGGER, metrics
+
+from yolov12.engine import plotter as module
+from yolov12.engine.plotter import Plot, Plotter, why_not
+
+HERE = os.getpid()
+
+
+def note(path: Path, text: str = "", on_plot: Any = None) -> None:
+    """A plot that says which process drew it."""
+    LOGGER.info(f"drawing {path.name}")
+    path.write_text(f"{os.getpid()} {text}")
+    if on_plot is not None:
+        on_plot(path, {"text": text})
+
+
+def wait_for(theirs: Path, mine: Path, on_plot: Any = None) -> None:
+    """A plot that is done when another one has begun."""
+    mine.touch()
+    until_s = time.monotonic() + 30
+    while not theirs.exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
+def append(path: Path, text: str, on_plot: Any = None) -> None:
+    before = path.read_text() if path.exists() else ""
+    time.sleep(0.1)
+    path.write_text(before + text)
+
+
+def fail(path: Path, on_plot: Any = None) -> None:
+    path.write_text(str(os.getpid()))
+    raise ValueError("no such colour")
+
+
+def hang_elsewhere(path: Path, on_plot: Any = None) -> None:
+    if os.getpid() != HERE:
+        path.with_suffix(".process").write_text(str(os.getpid()))
+        time.sleep(600)
+    note(path, on_plot=on_plot)
+
+
+def plot(function: Any, *arguments: Any, file: str = "", **keywords: Any) -> Plot:
+    return Plot(__name__, function.__name__, arguments, keywords, file or str(arguments[0]))
+
+
+def ended(process: int) -> bool:
+    """Whether it has ended soon; nobody need have waited for it."""
+    until_s = time.monotonic() + 30
+    while time.monotonic() < until_s:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.fixture
+def plotter() -> Iterator[Plotter]:
+    made = Plotter(at_once=2)
+    yield made
+    made.close()
+
+
+def test_another_process_draws_and_this_one_is_told(plotter: Plotter, tmp_path: Path) -> None:
+    told: list[tuple[Any, ...]] = []
+    for name in ("b", "a"):
+        plotter.draw(plot(note, tmp_path / name, text=name), lambda *drawn: told.append(drawn))
+    assert plotter.is_waited_for
+    plotter.wait()
+    assert not plotter.is_waited_for
+    drawn = {name: (tmp_path / name).read_text().split() for name in ("a", "b")}
+    assert [drawn[name][1] for name in ("a", "b")] == ["a", "b"]
+    assert len({HERE, int(drawn["a"][0]), int(drawn["b"][0])}) == 3
+    assert told == [(tmp_path / "b", {"text": "b"}), (tmp_path / "a", {"text": "a"})]
+
+
+def test_it_may_be_waited_for_several_times(plotter: Plotter, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        plotter.draw(plot(note, tmp_path / name), None)
+        plotter.wait()
+        assert (tmp_path / name).exists()
+    plotter.wait()
+
+
+def test_plots_are_drawn_at_once(plotter: Plotter, tmp_path: Path) -> None:
+    plotter.draw(plot(wait_for, tmp_path / "a", tmp_path / "b"), None)
+    plotter.draw(plot(wait_for, tmp_path / "b", tmp_path / "a"), None)
+    plotter.wait()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_of_one_file_each_waits_for_the_one_before(plotter: Plotter, tmp_path: Path) -> None:
+    for text in "abc":
+        plotter.draw(plot(append, tmp_path / "file", text), None)
+    plotter.wait()
+    assert (tmp_path / "file").read_text() == "abc"
+
+
+def test_ultralytics_curves_are_the_same_files(plotter: Plotter, tmp_path: Path) -> None:
+    x, curve = np.linspace(0, 1, 1000), np.linspace(1, 0, 2000).reshape(2, 1000)
+    arguments, told = (x, curve, np.full((2, 10), 0.5)), {}
+    metrics.plot_pr_curve(*arguments, tmp_path / "here.png", {0: "a", 1: "b"}, on_plot=told.__setitem__)
+    there = (*arguments, tmp_path / "there.png", {0: "a", 1: "b"})
+    plotter.draw(Plot(metrics.__name__, "plot_pr_curve", there, {}, ""), told.__setitem__)
+    matrix = metrics.ConfusionMatrix(names={0: "a", 1: "b"})
+    matrix.matrix += np.arange(9).reshape(3, 3)
+    (tmp_path / "there").mkdir()
+    plotter.draw(Plot(metrics.__name__, "ConfusionMatrix.plot", (matrix,), {"save_dir": tmp_path / "there"}, "m"), None)
+    plotter.wait()
+    matrix.plot(save_dir=tmp_path)
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+    assert told[tmp_path / "here.png"] == told[tmp_path / "there.png"]
+    name = "confusion_matrix_normalized.png"
+    assert (tmp_path / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
+
+
+def test_what_a_plot_says_is_said_here(plotter: Plotter, tmp_path: Path) -> None:
+    said: list[tuple[int, str]] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append((record.levelno, record.getMessage()))  # type: ignore[method-assign]
+    plotter.draw(plot(note, tmp_path / "a"), None)
+    LOGGER.addHandler(handler)
+    try:
+        plotter.wait()
+    finally:
+        LOGGER.removeHandler(handler)
+    assert said == [(logging.INFO, "drawing a")]
+
+
+def test_a_failure_comes_from_a_call_here(plotter: Plotter, tmp_path: Path) -> None:
+    plotter.draw(plot(fail, tmp_path / "a"), None)
+    with pytest.raises(ValueError, match="no such colour"):
+        plotter.wait()
+    assert (tmp_path / "a").read_text() == str(HERE)
+    plotter.draw(plot(note, tmp_path / "b"), None)
+    plotter.wait()
+    assert (tmp_path / "b").read_text() != f"{HERE} "
+
+
+def test_a_lost_process_is_said_and_this_one_draws(
+    plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.kill(plotter._process, signal.SIGKILL)
+    told: list[Any] = []
+    for name in ("a", "b"):
+        plotter.draw(plot(note, tmp_path / name), lambda *drawn: told.append(drawn[0]))
+    plotter.wait()
+    assert [(tmp_path / name).read_text() for name in ("a", "b")] == [f"{HERE} "] * 2
+    assert told == [tmp_path / "a", tmp_path / "b"]
+    err = capsys.readouterr().err
+    assert err.count("WARNING plots: the process that draws them") == 1
+    assert "this one draws them now" in err
+
+
+def test_nobody_waits_for_ever(
+    plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plotter.draw(plot(hang_elsewhere, tmp_path / "a"), None)
+    until_s = time.monotonic() + 30
+    while not (hanging := tmp_path / "a.process").exists() or not hanging.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    monkeypatch.setattr(module, "ANSWERS_WITHIN_S", 0.2)
+    plotter.wait()
+    assert (tmp_path / "a").read_text() == f"{HERE} "
+    assert "does not answer within 0.2 s" in capsys.readouterr().err
+    assert ended(int(hanging.read_text()))
+
+
+def test_signals_that_end_a_run_do_not_end_its_plots(plotter: Plotter, tmp_path: Path) -> None:
+    plotter.draw(plot(note, tmp_path / "a"), None)
+    plotter.wait()  # it has seen to its signals
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(plotter._process, number)
+    plotter.draw(plot(note, tmp_path / "b"), None)
+    plotter.wait()
+    assert (tmp_path / "b").read_text() != f"{HERE} "
+
+
+def test_nothing_is_left_of_it(tmp_path: Path) -> None:
+    made = Plotter(at_once=1)
+    process, folder = made._process, made._folder
+    made.draw(plot(note, tmp_path / "a"), None)
+    made.wait()
+    assert list(folder.iterdir()) == []
+    made.close()
+    made.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+    assert not folder.exists()
+
+
+ABANDONED = """
+import os, sys
+import matplotlib.pyplot
+from yolov12.engine import plotter
+plotter.LOOKS_FOR_RUN_EVERY_S = 0.05
+made = plotter.Plotter(at_once=1)
+print(made._process, made._folder, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_it_ends_with_a_run_that_was_killed() -> None:
+    done = subprocess.run([sys.executable, "-c", ABANDONED], stdout=subprocess.PIPE, text=True, timeout=200)
+    process, folder = done.stdout.split()  # all of it: this waited until the forked process had closed its end
+    assert done.returncode == -signal.SIGKILL
+    assert not Path(folder).exists()
+    assert ended(int(process))
+
+
+def test_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "polars", raising=False)
+    assert why_not() == ""
+    monkeypatch.setitem(sys.modules, "polars", np)
+    assert "polars" in why_not()
+    monkeypatch.delattr(os, "fork")
+    assert "fork" in why_not()
