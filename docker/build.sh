@@ -37,6 +37,7 @@ fail() {
 }
 
 docker buildx version >/dev/null 2>&1 || die "docker with buildx is needed: https://docs.docker.com/engine/install/"
+engine_answers
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null ||
     die "python3, 3.9 or newer, is needed, without packages (Debian, Ubuntu: apt install python3)"
 for name in CA_BUNDLE NETRC; do

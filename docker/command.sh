@@ -25,3 +25,11 @@ variants() { grep -o '"yolov12:[^"]*"' "$bake" | sed 's/.*:\(.*\)"/\1/' | paste 
 
 # is_variant NAME
 is_variant() { grep -qF "\"yolov12:$1\"" "$bake"; }
+
+# engine_answers: else it ends with docker's own last words. `docker buildx version` and many others need no engine, so they say nothing of one.
+engine_answers() {
+    local said
+    said=$(docker version --format '{{.Server.Version}}' 2>&1) ||
+        die "docker does not answer: ${said##*$'\n'}" \
+            "Start it (sudo systemctl start docker), name another by DOCKER_HOST, or, where permission is denied, join the group docker"
+}

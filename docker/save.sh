@@ -31,6 +31,7 @@ folder=$(dirname -- "$file")
 type -P docker >/dev/null || die "docker is needed: https://docs.docker.com/engine/install/"
 type -P "${compress[0]}" >/dev/null || die "FILE=$file needs ${compress[0]}: install it, or let the name end in .tar"
 if ! docker image inspect "$image" >/dev/null 2>&1; then
+    engine_answers
     is_variant "${VARIANT:-train}" || die "there is no image $image, and no variant of that name: type one of $(variants)"
     die "there is no image $image: type make build VARIANT=${VARIANT:-train}"
 fi

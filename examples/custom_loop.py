@@ -56,4 +56,4 @@ def train(data_yaml: str, epochs: int = 3, imgsz: int = 640, batch: int = 16, ou
 
 
 if __name__ == "__main__":
-    train(sys.argv[1])
+    train(sys.argv[1] if len(sys.argv) == 2 else sys.exit("type python examples/custom_loop.py my.yaml"))

@@ -31,6 +31,7 @@ main() {
     find_workplace
     keep_runs
     check_gpu "$@"
+    check_script "$@"
     case $1 in
     train | val | predict | export | bench | lr-find | doctor | verify | env | convert | data | demo | \
         serve | tune | distill | cache | nccl-test | -* | *=*)
@@ -152,6 +153,16 @@ check_gpu() {
         exit 2
     fi
     check_archs
+}
+
+# One of the workbench's scripts by its name alone, as articles have it: commands start in the workspace, and Python would not say where it is.
+check_script() {
+    local script=$1
+    [[ $script != python && $script != python3 ]] || script=${2-}
+    if [[ $script == *.py && ! -e $script && -e $workbench/$script ]]; then
+        say "there is no $script in $PWD; the image's own is $workbench/$script: type that path"
+        exit 2
+    fi
 }
 
 # image_for DRIVER: what to say of the image whose CUDA this driver is new enough for; nothing where there is none.

@@ -58,14 +58,16 @@ def run(argv: list[str]) -> int:
     name, tokens = split_verb(argv)
     if name in ("--version", "version"):
         return _show([f"yolov12 {__version__}"])
-    wants_help = name in HELP or any(token in HELP[1:] for token in tokens)
+    wants_help = name in HELP or tokens == ["help"] or any(token in HELP[1:] for token in tokens)
+    if (
+        name in HELP and tokens and tokens[0][:1].isalpha() and "=" not in tokens[0]
+    ):  # `help trian` is to be told of its slip, too
+        name = tokens[0]
     if name in LATER:
         raise not_yet(name)
-    if name in HELP and tokens and tokens[0] in VERBS:
-        name = tokens[0]
     if name in VERBS and wants_help:
         return _show(verb_help(VERBS[name]))
-    if wants_help or not name:
+    if name in HELP or not name:
         return _show(overview())
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=2, cutoff=0.6)

@@ -116,6 +116,24 @@ def check_source(source: Any) -> None:
         raise UserError(f"source={text}: there is no such file or folder{_nearest(text)}")
 
 
+def check_resume(name: str) -> None:
+    """Refuse a checkpoint that is not there. Who names the folder of a run is told of the file in it.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(name)
+    if path.is_file():
+        return
+    for inside in (path / "weights" / "last.pt", path / "last.pt"):
+        if inside.is_file():
+            raise UserError(f"resume={name} is a folder: type resume={inside}")
+    what = "there is no last.pt in this folder" if path.is_dir() else f"there is no such file in {Path.cwd()}"
+    near = "" if path.is_dir() else _nearest(name)
+    advice = near or ": give the path of an unfinished run's, for example resume=runs/detect/train/weights/last.pt"
+    raise UserError(f"resume={name}: {what}{advice}")
+
+
 def whole_file(model: str) -> str:
     """`model`, unless it names an empty file, or a TorchScript file that was cut, which torch would call by no name.
 

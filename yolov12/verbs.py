@@ -46,8 +46,7 @@ def train(words: list[str], options: Options) -> int:
         )
     options = _with_recipe(options)
     if isinstance(resume, str):
-        if not Path(resume).is_file():
-            raise UserError(f"resume={resume}: there is no such file")
+        early.check_resume(resume)
         options["model"], options["resume"] = resume, True
     elif resume and not options.get("model"):
         raise UserError("resume=True does not say which run: type resume=runs/detect/train/weights/last.pt")

@@ -318,6 +318,12 @@ build() { "${repo:?}/docker/build.sh"; }
     [[ $output == "build: docker with buildx is needed"* ]]
 }
 
+@test "without an engine that answers it says why, and what to type" {
+    stub docker '[[ $1 == buildx ]] && exit; echo "Client: 26.1"; echo "Cannot connect to the Docker daemon at unix:///nowhere." >&2; exit 1'
+    run -2 build
+    [[ $output == "build: docker does not answer: Cannot connect to the Docker daemon at unix:///nowhere. Start it ("*")"* ]]
+}
+
 @test "without python3, or with one that is too old, it says what is needed" {
     stub python3 'exit 1'
     run -2 build
@@ -325,7 +331,7 @@ build() { "${repo:?}/docker/build.sh"; }
 }
 
 @test "a failed build is not reported as built" {
-    stub docker '[[ $2 == version ]] && exit; [[ $2 == bake ]] && exec cat docker/docker-bake.json; exit 3'
+    stub docker '[[ $1 == version || $2 == version ]] && exit; [[ $2 == bake ]] && exec cat docker/docker-bake.json; exit 3'
     run -3 build
     [[ $output != *"built "* ]]
 }

@@ -93,6 +93,18 @@ entrypoint() {
     [ "$output" = "python [my_script.py] [--lr] [0.1]" ]
 }
 
+@test "a script of the workbench that is typed without its path is named with it" {
+    touch "$workbench/train.py"
+    for command in "train.py" "python train.py"; do
+        # shellcheck disable=SC2086 # two words
+        run -2 entrypoint $command --data my.yaml
+        [ "$output" = "entrypoint: there is no train.py in $workspace; the image's own is $workbench/train.py: type that path" ]
+    done
+    touch train.py
+    run -0 entrypoint python train.py
+    [ "$output" = "python [train.py]" ]
+}
+
 @test "a script is given to python" {
     run entrypoint my_script.py --lr 0.1
     [ "$output" = "python [my_script.py] [--lr] [0.1]" ]

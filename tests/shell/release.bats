@@ -233,6 +233,12 @@ in_workflow() {
     [[ $output != *image.tar* ]]
 }
 
+@test "save does not take an engine that does not answer for a missing image" {
+    stub docker 'echo "Cannot connect to the Docker daemon at unix:///nowhere." >&2; exit 1'
+    FILE=image.tar run -2 "${repo:?}/docker/save.sh"
+    [[ $output == "save: docker does not answer: Cannot connect"*"Start it ("* ]]
+}
+
 @test "save refuses a name that does not say the format, and none" {
     FILE=image.zip run -2 "${repo:?}/docker/save.sh"
     [ "$output" = "save: FILE=image.zip: let it end in .tar.zst, .tar.gz or .tar" ]

@@ -200,12 +200,26 @@ def test_help_names_every_verb_and_every_setting(line, capsys):
         assert item.env in page
 
 
-@pytest.mark.parametrize("line", [["train", "--help"], ["help", "train"], ["train", "data=a.yaml", "-h"]])
+@pytest.mark.parametrize(
+    "line",
+    [["train", "--help"], ["help", "train"], ["--help", "train"], ["train", "help"], ["train", "data=a.yaml", "-h"]],
+)
 def test_a_verb_has_its_own_help(line, capsys):
     assert cli.main(line) == 0
     page = capsys.readouterr().out
     assert page.startswith("yolov12 train: train a model\n")
     assert "  close_mosaic=10          disable mosaic" in page
+
+
+@pytest.mark.parametrize("line", [["help", "trian"], ["trian", "--help"]])
+def test_help_about_a_verb_that_does_not_exist_is_refused_like_the_verb(line, capsys):
+    assert cli.main(line) == 2
+    assert "there is no verb 'trian'; did you mean train?" in capsys.readouterr().err
+
+
+def test_help_about_a_verb_with_a_hyphen_is_that_verbs(capsys):
+    assert cli.main(["help", "nccl-test"]) == 0
+    assert capsys.readouterr().out.startswith("yolov12 nccl-test: ")
 
 
 def test_a_reader_that_has_seen_enough_is_no_failure():

@@ -3,6 +3,8 @@
 
 import importlib.util
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -26,6 +28,13 @@ def data_yaml(tmp_path_factory):
 
 def test_the_example_is_short_enough_to_read(repository):
     assert len((repository / "examples" / "custom_loop.py").read_text().splitlines()) <= 60
+
+
+def test_without_a_data_set_it_says_what_to_type(repository):
+    done = subprocess.run(
+        [sys.executable, repository / "examples" / "custom_loop.py"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "type python examples/custom_loop.py my.yaml\n")
 
 
 def test_two_steps_have_finite_losses_and_leave_weights_that_predict(custom_loop, data_yaml, tmp_path):

@@ -84,9 +84,25 @@ def test_what_can_not_be_resumed_does_not_start_a_new_run(yolo, capsys, tmp_path
     assert [name for name, _ in yolo.calls] == ["YOLO"]
 
 
-def test_resume_of_a_file_that_is_not_there_is_refused(yolo, capsys):
-    assert cli.main(["train", "resume=nowhere.pt"]) == 2
-    assert error_of(capsys) == "error: resume=nowhere.pt: there is no such file"
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("nowhere.pt", "there is no such file in {here}: give the path of an unfinished run's, for example resume="),
+        ("runs/detect/train/weights/lats.pt", "; did you mean runs/detect/train/weights/last.pt?"),
+        (
+            "runs/detect",
+            "there is no last.pt in this folder: give the path of an unfinished run's, for example resume=",
+        ),
+        ("runs/detect/train", "is a folder: type resume=runs/detect/train/weights/last.pt"),
+        ("runs/detect/train/weights", "is a folder: type resume=runs/detect/train/weights/last.pt"),
+    ],
+)
+def test_resume_of_a_file_that_is_not_there_is_refused_with_what_to_type(yolo, capsys, tmp_path, typed, says):
+    weights = tmp_path / "runs" / "detect" / "train" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "last.pt").write_bytes(b"PK")
+    assert cli.main(["train", f"resume={typed}"]) == 2
+    assert says.format(here=tmp_path) in error_of(capsys)
 
 
 def test_resume_without_a_path_is_refused(yolo, capsys):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import __version__
-from yolov12_deploy.errors import UsageError
+from yolov12_deploy.errors import UsageError, not_there
 
 HELP = f"""yolov12 {__version__}, deploy: run exported detection models, .onnx with ONNX Runtime, .engine with TensorRT's lean runtime
 
@@ -164,6 +164,8 @@ def find_pictures(source: str) -> list[Path]:
     files = list(path.iterdir()) if path.is_dir() else [Path(name) for name in glob.glob(source)]
     if pictures := sorted(file for file in files if file.suffix.lower() in PICTURES):
         return pictures
+    if not files and not path.exists() and not glob.has_magic(source):
+        raise not_there(f"source={source}: there is no such file or folder")
     raise UsageError(f"source={source}: no picture there ({', '.join(sorted(PICTURES))})")
 
 

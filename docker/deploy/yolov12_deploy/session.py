@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from yolov12_deploy.errors import UsageError
+from yolov12_deploy.errors import UsageError, not_there
 
 DEVICES = ("auto", "cpu")
 LEAN_RUNTIME = "tensorrt_lean_bindings"
@@ -44,7 +44,7 @@ def open_session(model: Path, threads: int = 0, device: str = "auto") -> Session
         UsageError: there is no such file, it can not be loaded, or it can not run here.
     """
     if not model.is_file():
-        raise UsageError(f"model={model}: there is no such file")
+        raise not_there(f"model={model}: there is no such file")
     if device not in DEVICES:
         raise UsageError(f"device={device}: type device=auto or device=cpu (docker run --gpus chooses the GPU)")
     if model.suffix != ".engine":

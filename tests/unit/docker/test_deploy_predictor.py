@@ -215,7 +215,15 @@ def test_a_drawn_picture_is_a_copy_and_neighbouring_classes_differ():
         (["predict", "modle=a.onnx"], "'modle=a.onnx' is not understood; predict knows model=, source="),
         (["predict", "model=a.onnx", "conf=high"], "conf=high: type a number"),
         (["predict", f"model={__file__}", f"source={PHOTO}", "device=0"], "device=0: type device=auto or device=cpu"),
-        (["predict", "model=a.onnx", "source=nowhere/"], "source=nowhere/: no picture there"),
+        (
+            ["predict", "model=a.onnx", "source=nowhere/"],
+            f"source=nowhere/: there is no such file or folder (looked for from {Path.cwd()};",
+        ),
+        (["predict", "model=a.onnx", f"source={Path(__file__).parent}"], ": no picture there (.bmp,"),
+        (
+            ["predict", "model=nowhere.onnx", f"source={PHOTO}"],
+            f"model=nowhere.onnx: there is no such file (looked for from {Path.cwd()};",
+        ),
     ],
 )
 def test_bad_usage_is_one_sentence(words, said, capsys):

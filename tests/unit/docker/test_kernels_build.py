@@ -180,7 +180,11 @@ def test_the_kernels_are_compiled_for_each_code_arch_without_ptx(machine, tmp_pa
 
 def test_those_that_are_others_to_the_bit_are_compiled_without_fused_multiply_adds(machine, tmp_path):
     run(machine)
-    assert {line[-3] for line in commands(tmp_path) if "-fmad=false" in line} == {"augment.cu", "letterbox.cu", "suppress.cu"}
+    assert {line[-3] for line in commands(tmp_path) if "-fmad=false" in line} == {
+        "augment.cu",
+        "letterbox.cu",
+        "suppress.cu",
+    }
 
 
 def test_no_path_of_the_machine_gets_into_an_object(machine, tmp_path):
