@@ -116,10 +116,8 @@ class YOLOv12Trainer(DetectionTrainer):
         """What the last checkpoint that was read, or is to be saved, has under `checkpoint.KEY`."""
         self.machines = launchers.of_machine() if self.world.is_alone else None
         given = place.with_device(self.world, self.machines, overrides or {})
-        if given.get(
-            "batch"
-        ):  # before ultralytics makes the run's folder; one that a file or a checkpoint gives is known after it
-            place.check_batch(given["batch"], place.processes(self.world, self.machines, given.get("device")))
+        # One that a file or a checkpoint gives is known after ultralytics has made the run's folder.
+        place.check_batch(given.get("batch"), place.processes(self.world, self.machines, given.get("device")))
         super().__init__(cfg, place.with_folder(self.machines, given), _callbacks)
         if self.args.compile:  # what took minutes is there the next time, in a new container too
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir() / "compiled"))
@@ -129,8 +127,7 @@ class YOLOv12Trainer(DetectionTrainer):
         elif self.machines:
             self.world_size = place.local_ranks(self.machines, self.args.device)
             self.ddp = self.world_size > 1
-        of_all = self.world_size * (self.machines.count if self.machines else 1)
-        place.check_batch(self.args.batch, of_all)
+        place.check_batch(self.args.batch, self.world_size * (self.machines.count if self.machines else 1))
 
     @property
     def ddp(self) -> bool:
@@ -374,9 +371,8 @@ class YOLOv12Trainer(DetectionTrainer):
 
     def get_validator(self) -> YOLOv12Validator:
         """Our validator, as ultralytics makes its own."""
-        validator = YOLOv12Validator(
-            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
-        )
+        made = {"save_dir": self.save_dir, "args": copy(self.args), "_callbacks": self.callbacks}
+        validator = YOLOv12Validator(self.test_loader, **made)
         validator.drawing = self.drawing
         return validator
 
