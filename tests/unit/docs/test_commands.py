@@ -121,6 +121,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     r"yolov12 predict model=best\.pt source=pictures/ device=auto": (
         "tests/unit/tools/test_spread.py", "test_auto_means_all_gpus_or_the_cpu"),
     r"yolov12 predict model=best_cpu\.pt2 .*": ("tests/unit/export/test_aoti.py", "test_a_package_finds_what_its_source_finds"),
+    r"python -m benchmarks keep results/.*": ("tests/unit/benchmarks/test_keep.py", "def kept("),
     r"python benchmarks/carry\.py": ("tests/unit/benchmarks/test_carry.py", "carry"),
     r"OUT=results .*benchmarks/gpu(_memory)?\.sh .*": ("tests/unit/benchmarks/test_gpu_script.py", "test_tests_can_be_chosen"),
 }  # fmt: skip
