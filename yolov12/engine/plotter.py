@@ -93,12 +93,14 @@ class Plotter:
 
     def __init__(self, at_once: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="yolov12-plots-"))
-        self._pipe, there = Pipe()
         self._asked: list[tuple[Plot, Callable[..., None] | None]] = []
         self._begun = 0
         """Plots of earlier waits: the number of the first that is asked for now."""
+        self._missing: set[int] = set()
+        """Numbers that the process has not answered with yet: a wait that was interrupted is taken up again."""
         run = os.getpid()
         try:
+            self._pipe, there = Pipe()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 of a process with threads
                 self._process = os.fork()
@@ -106,8 +108,7 @@ class Plotter:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         if self._process == 0:
-            self._pipe.close()
-            _serve(there, self._folder, run, at_once)
+            _serve(there, self._pipe, self._folder, run, at_once)
         there.close()
         with contextlib.suppress(OSError):  # it does so itself, and may have been first
             os.setpgid(self._process, self._process)
@@ -124,6 +125,7 @@ class Plotter:
         """
         number = self._begun + len(self._asked)
         self._asked.append((plot, on_plot))
+        self._missing.add(number)
         if self._process:
             try:
                 (self._folder / f"{number}.asked").write_bytes(pickle.dumps(plot))
@@ -137,15 +139,15 @@ class Plotter:
         Raises:
             Exception: whatever a plot's function raises, when it is called here after it failed there.
         """
-        missing = set(range(self._begun, self._begun + len(self._asked)))
-        while missing and self._process:
+        while self._missing and self._process:
             try:
                 if not self._pipe.poll(ANSWERS_WITHIN_S):
                     self._lose(f"does not answer within {ANSWERS_WITHIN_S:g} s")
                     continue
-                missing.discard(int(self._pipe.recv_bytes()))
+                self._missing.discard(int(self._pipe.recv_bytes()))
             except (EOFError, OSError) as error:
                 self._lose(f"is gone ({type(error).__name__})")
+        self._missing.clear()
         asked, self._asked = self._asked, []
         first, self._begun = self._begun, self._begun + len(asked)
         for number, (plot, on_plot) in enumerate(asked, start=first):
@@ -201,10 +203,16 @@ def _answer(file: Path) -> Drawn:
     return drawn
 
 
-def _serve(pipe: Connection, folder: Path, run: int, at_once: int) -> NoReturn:
-    """What the forked process does until it is told to end, or the one that forked it has gone."""
+def _serve(pipe: Connection, of_run: Connection, folder: Path, run: int, at_once: int) -> NoReturn:
+    """What the forked process does until it is told to end, or the one that forked it has gone.
+
+    Args:
+        pipe: its end.
+        of_run: the other end, which is not for this process.
+    """
     is_told = False
     try:
+        of_run.close()
         os.setpgid(0, 0)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)

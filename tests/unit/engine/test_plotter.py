@@ -189,6 +189,36 @@ def test_nobody_waits_for_ever(
     assert ended(int(hanging.read_text()))
 
 
+class InterruptedAfterOne:
+    """A pipe at whose second message somebody presses Ctrl-C."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.messages = pipe, 0
+        self.poll = pipe.poll
+
+    def recv_bytes(self) -> bytes:
+        self.messages += 1
+        if self.messages > 1:
+            raise KeyboardInterrupt
+        return self.pipe.recv_bytes()
+
+
+def test_a_wait_that_was_interrupted_is_taken_up_again(
+    plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a run closes after Ctrl-C: it must not wait for plots that were answered for before."""
+    for name in ("a", "b"):
+        plotter.draw(plot(note, tmp_path / name), None)
+    with monkeypatch.context() as patched:
+        patched.setattr(plotter, "_pipe", InterruptedAfterOne(plotter._pipe))
+        with pytest.raises(KeyboardInterrupt):
+            plotter.wait()
+    monkeypatch.setattr(module, "ANSWERS_WITHIN_S", 0.2)  # the second answer is there
+    plotter.wait()
+    assert capsys.readouterr().err == ""
+    assert str(HERE) not in [(tmp_path / name).read_text().split()[0] for name in ("a", "b")]
+
+
 def test_signals_that_end_a_run_do_not_end_its_plots(plotter: Plotter, tmp_path: Path) -> None:
     plotter.draw(plot(note, tmp_path / "a"), None)
     plotter.wait()  # it has seen to its signals
@@ -229,6 +259,17 @@ def test_it_ends_with_a_run_that_was_killed() -> None:
     assert done.returncode == -signal.SIGKILL
     assert not Path(folder).exists()
     assert ended(int(process))
+
+
+def test_without_room_for_a_pipe_no_folder_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(module, "Pipe", full)
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match="too many open files"):
+        Plotter(at_once=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
