@@ -88,13 +88,13 @@ def gpu_of_rank(device: str, here: World) -> int:
     )
 
 
-def check_batch(batch: float | None, ranks: int) -> None:
-    """Refuse a batch that leaves a rank without an image; None is one that is not known yet.
+def check_batch(batch: object, ranks: int) -> None:
+    """Refuse a batch that leaves a rank without an image. What is no number is not known yet, or ultralytics' to refuse.
 
     Raises:
         UserError: the smallest batch that works.
     """
-    if batch is not None and 1 <= batch < ranks:
+    if isinstance(batch, (int, float)) and 1 <= batch < ranks:
         raise UserError(f"batch={batch:g} is over all processes, and there are {ranks}: type batch={ranks} or more")
 
 

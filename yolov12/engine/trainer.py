@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+from contextlib import closing
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -250,7 +251,7 @@ class YOLOv12Trainer(DetectionTrainer):
         failed = True
         segments.grow(self.device)
         try:
-            with left_alone(), telling_the_others():
+            with closing(self.drawing), left_alone(), telling_the_others():
                 self.drawing.begin()
                 if not self.world.is_alone:
                     self._setup_ddp()
@@ -259,7 +260,6 @@ class YOLOv12Trainer(DetectionTrainer):
                 self._run()
             failed = False
         finally:
-            self.drawing.close()
             world.leave(failed)
 
     def _run(self) -> None:

@@ -53,6 +53,16 @@ def test_a_batch_that_leaves_a_rank_without_an_image_is_refused():
         place.check_batch(batch, 4)
 
 
+@pytest.mark.parametrize("batch", ["16", "auto", [16]])
+def test_a_batch_that_is_no_number_is_refused_in_ultralytics_words(batch, monkeypatch, tmp_path):
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+    monkeypatch.setattr("yolov12.engine.trainer.world.from_environment", lambda: World(0, 4, 4, True))
+    given = {"model": "yolov12n.yaml", "data": "a.yaml", "batch": batch, "device": "cpu", "project": str(tmp_path)}
+    with pytest.raises(TypeError, match=r"'batch=.*' is of invalid type"):
+        YOLOv12Trainer(overrides=given)
+
+
 @pytest.mark.parametrize(
     ("here", "found", "device", "count"),
     [
