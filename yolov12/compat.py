@@ -119,7 +119,7 @@ class _Loader(_Passing):
 class _UncollectedLoader(_Passing):
     """Runs the package as its own loader would, without Python's collector of reference cycles.
 
-    The package imports torch: a million objects that stay, which the collector would look through again and again.
+    The package imports torch: very many objects that stay, which the collector would look through again and again.
     """
 
     def exec_module(self, module: "Any") -> None:
