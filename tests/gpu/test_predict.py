@@ -312,7 +312,7 @@ def test_files_wait_for_no_operation_but_their_boxes(
 
 
 def test_times_of_the_parts_of_files_are_told(model: YOLO, files: Path, ahead_or_not: Callable[[bool], None]) -> None:
-    """Each about what it is without being ahead, not the wait for the batch before."""
+    """Printed for a reader: each is to be about what it is without being ahead, and not the wait for the batch before."""
     medians = []
     for wanted in (False, True):
         ahead_or_not(wanted)

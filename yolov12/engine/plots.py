@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,8 +126,12 @@ class Plots:
                 for name, position in (("plot_pr_curve", 3), ("plot_mc_curve", 2))
             }
             stack.enter_context(replaced(upstream, **curves))
-            matrix = self._begun_instead("ConfusionMatrix.plot", _matrix_file)
-            stack.enter_context(replaced(upstream.ConfusionMatrix, plot=matrix))
+            begin = self._begun_instead("ConfusionMatrix.plot", _matrix_file)
+
+            def plot(matrix: Any, *arguments: Any, **keywords: Any) -> None:
+                begin(_without_matches(matrix), *arguments, **keywords)
+
+            stack.enter_context(replaced(upstream.ConfusionMatrix, plot=plot))
             yield
 
     def _begun_instead(self, function: str, file_of: Callable[..., str]) -> Callable[..., None]:
@@ -166,6 +171,13 @@ class Plots:
 
 def _argument(*arguments: Any, position: int, **keywords: Any) -> str:
     return str(arguments[position])
+
+
+def _without_matches(matrix: Any) -> Any:
+    """With visualize=True it keeps tensors of the last picture, which `plot` does not look at: the process that draws must not touch CUDA."""
+    alone = copy(matrix)
+    alone.matches = None
+    return alone
 
 
 def _matrix_file(matrix: Any, normalize: bool = True, save_dir: str | Path = "", **keywords: Any) -> str:

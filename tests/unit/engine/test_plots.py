@@ -29,11 +29,13 @@ class Noted:
 
     def __init__(self, at_once: int = 1) -> None:
         self.at_once, self.drawn, self.waits, self.closed = at_once, [], 0, 0
+        self.arguments: list[tuple[Any, ...]] = []
 
     is_waited_for = True
 
     def draw(self, plot: Any, on_plot: Any) -> None:
         self.drawn.append((plot.function, plot.file, on_plot))
+        self.arguments.append(plot.arguments)
 
     def wait(self) -> None:
         self.waits += 1
@@ -96,6 +98,19 @@ def test_each_plot_is_given_to_the_plotter(trainer: Any, tmp_path: Path) -> None
     plots.close()
     plots.close()
     assert (plotter.waits, plotter.closed) == (1, 1)
+
+
+def test_no_tensor_of_the_device_goes_to_the_process_that_draws(trainer: Any, tmp_path: Path) -> None:
+    """With visualize=True a confusion matrix has some: unpickling one would begin with CUDA there."""
+    plots, plotter = begun(trainer)
+    matrix = metrics.ConfusionMatrix(names={0: "a"}, save_matches=True)
+    matrix.matches = kept = {"TP": [object()]}
+    with plots.of_validation():
+        matrix.plot(save_dir=tmp_path, on_plot=print)
+    ((given, *_),) = plotter.arguments
+    assert given.matches is None
+    assert given.matrix is matrix.matrix
+    assert matrix.matches is kept
 
 
 @pytest.mark.parametrize("reason", ["none wanted", "off", "refused", "no room"])
