@@ -18,6 +18,7 @@ from ultralytics.utils.callbacks import base, platform
 
 from yolov12.data import synth
 from yolov12.engine import plots as module
+from yolov12.engine import trainer as of_trainer
 from yolov12.engine.plots import Plots
 from yolov12.memory import picture
 
@@ -167,6 +168,23 @@ def test_a_plot_that_fails_at_the_end_is_told(trainer: Any, capsys: pytest.Captu
     plots.close()
     assert plotter.closed == 1
     assert "WARNING a plot is missing: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_plots_are_waited_for_keeps_no_rank_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its groups: the others would wait for it."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    left: list[bool] = []
+    monkeypatch.setattr(of_trainer.world, "leave", left.append)
+    monkeypatch.setattr(of_trainer.segments, "grow", lambda device: None)
+    run = SimpleNamespace(device=None, world=SimpleNamespace(is_alone=True), _setup_train=lambda: None)
+    run._run = lambda: None
+    run.drawing = SimpleNamespace(begin=lambda: None, close=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        of_trainer.YOLOv12Trainer._do_train(run)  # type: ignore[arg-type]
+    assert left == [True]
 
 
 TRAIN = """
