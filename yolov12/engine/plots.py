@@ -91,7 +91,8 @@ class Plots:
         if self._plotter is None:
             self._aside.run(f"drawing {file}", lambda: plotting.plot_labels(*arguments, **keywords, on_plot=t.on_plot))
         else:
-            self._plotter.draw(Plot(plotting.__name__, "plot_labels", arguments, keywords, file), t.on_plot)
+            plot = Plot(plotting.__name__, "plot_labels", arguments, keywords, file, may_be_missing=True)
+            self._plotter.draw(plot, t.on_plot)
 
     def results(self) -> None:
         """Begin with results.png, for which results.csv must be complete. Nothing to do without a plotter."""

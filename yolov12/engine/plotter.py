@@ -53,6 +53,8 @@ class Plot:
     """What it writes, or another name for that: plots with the same one are drawn one after the other."""
     takes_on_plot: bool = True
     """Whether it is a function of ultralytics', which are given a function to call with what was drawn."""
+    may_be_missing: bool = False
+    """Whether a failure is only warned of, as that of one in a thread (aside.py); else it is the run's, as where ultralytics draws."""
 
     def draw(self, on_plot: Callable[..., None] | None) -> None:
         """Call it in this process."""
@@ -137,7 +139,7 @@ class Plotter:
         """Until all are on disk.
 
         Raises:
-            Exception: whatever a plot's function raises, when it is called here after it failed there.
+            Exception: whatever a plot's function raises, when it is called here after it failed there, unless it `may_be_missing`.
         """
         while self._missing and self._process:
             try:
@@ -155,7 +157,7 @@ class Plotter:
             for level, message in drawn.messages:
                 LOGGER.log(level, message)
             if drawn.failure:
-                plot.draw(on_plot)
+                _draw_here(plot, on_plot)
                 continue
             if on_plot is not None:
                 for arguments in drawn.plots:
@@ -201,6 +203,15 @@ def _answer(file: Path) -> Drawn:
     except OSError:
         return Drawn([], [], "it was not drawn")
     return drawn
+
+
+def _draw_here(plot: Plot, on_plot: Callable[..., None] | None) -> None:
+    try:
+        plot.draw(on_plot)
+    except Exception as error:
+        if not plot.may_be_missing:
+            raise
+        warn(f"drawing {plot.file} failed: {type(error).__name__}: {error}")
 
 
 def _serve(pipe: Connection, of_run: Connection, folder: Path, run: int, at_once: int) -> NoReturn:

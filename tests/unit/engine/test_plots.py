@@ -31,12 +31,14 @@ class Noted:
     def __init__(self, at_once: int = 1) -> None:
         self.at_once, self.drawn, self.waits, self.closed = at_once, [], 0, 0
         self.arguments: list[tuple[Any, ...]] = []
+        self.may_be_missing: list[str] = []
 
     is_waited_for = True
 
     def draw(self, plot: Any, on_plot: Any) -> None:
         self.drawn.append((plot.function, plot.file, on_plot))
         self.arguments.append(plot.arguments)
+        self.may_be_missing += [plot.function] * plot.may_be_missing
 
     def wait(self) -> None:
         self.waits += 1
@@ -95,6 +97,7 @@ def test_each_plot_is_given_to_the_plotter(trainer: Any, tmp_path: Path) -> None
     )
     assert len(set(files)) == len(files)
     assert told == (trainer.on_plot, *[print] * 4, trainer.on_plot, None)
+    assert plotter.may_be_missing == ["plot_labels"]
     assert plotter.waits == 0
     plots.close()
     plots.close()

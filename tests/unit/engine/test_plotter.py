@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_a_failure_comes_from_a_call_here(plotter: Plotter, tmp_path: Path) -> N
     plotter.draw(plot(note, tmp_path / "b"), None)
     plotter.wait()
     assert (tmp_path / "b").read_text() != f"{HERE} "
+
+
+def test_a_failure_of_one_that_may_be_missing_is_said_and_the_others_are_drawn(
+    plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plotter.draw(replace(plot(fail, tmp_path / "a"), may_be_missing=True), None)
+    plotter.draw(plot(note, tmp_path / "b"), None)
+    plotter.wait()
+    assert capsys.readouterr().err == f"WARNING drawing {tmp_path / 'a'} failed: ValueError: no such colour\n"
+    assert (tmp_path / "b").exists()
 
 
 def test_a_lost_process_is_said_and_this_one_draws(
