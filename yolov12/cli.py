@@ -56,13 +56,11 @@ def run(argv: list[str]) -> int:
         ExitError: with the exit code of what went wrong.
     """
     name, tokens = split_verb(argv)
+    wants_help = name in HELP or tokens == ["help"] or any(token in HELP[1:] for token in tokens)
+    if name in HELP and tokens and tokens[0][:1].isalpha() and "=" not in tokens[0]:
+        name = tokens[0]  # also one that does not exist: `help trian` is to be told of its slip
     if name in ("--version", "version"):
         return _show([f"yolov12 {__version__}"])
-    wants_help = name in HELP or tokens == ["help"] or any(token in HELP[1:] for token in tokens)
-    if (
-        name in HELP and tokens and tokens[0][:1].isalpha() and "=" not in tokens[0]
-    ):  # `help trian` is to be told of its slip, too
-        name = tokens[0]
     if name in LATER:
         raise not_yet(name)
     if name in VERBS and wants_help:

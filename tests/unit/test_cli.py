@@ -282,8 +282,9 @@ def test_the_example_of_a_verb_can_be_read(verb):
         parse(example.split()[1:], verb.keys(), verb.max_words)
 
 
-def test_the_version_is_printed(capsys):
-    assert cli.main(["--version"]) == 0
+@pytest.mark.parametrize("line", [["--version"], ["version"], ["help", "version"]])
+def test_the_version_is_printed(line, capsys):
+    assert cli.main(line) == 0
     assert capsys.readouterr().out == f"yolov12 {__version__}\n"
 
 
