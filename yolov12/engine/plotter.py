@@ -228,6 +228,7 @@ def _serve(pipe: Connection, of_run: Connection, folder: Path, run: int, at_once
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler looks for its workers
+        tempfile.tempdir = str(folder)  # what matplotlib would remove when Python ends goes with the folder
         import matplotlib.pyplot  # noqa: F401  # here once, and not in each of those that draw
 
         is_told = _hand_out(pipe, folder, run, at_once)

@@ -283,6 +283,36 @@ def test_without_room_for_a_pipe_no_folder_is_left(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
+WITHOUT_A_HOME = """
+import sys
+from yolov12.engine.plotter import Plot, Plotter
+made = Plotter(at_once=1)
+made.draw(Plot("os", "mkdir", (sys.argv[1],), {}, "", takes_on_plot=False), None)
+made.wait()
+made.close()
+print("matplotlib" in sys.modules)
+"""
+
+
+def test_matplotlibs_temporary_folder_is_not_left_where_there_is_no_home(tmp_path: Path) -> None:
+    """It has one removed when Python ends, which the process that draws leaves out."""
+    (tmp_path / "tmp").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MPL"))}
+    environment |= {"HOME": "/dev/null/nowhere", "TMPDIR": str(tmp_path / "tmp"), "YOLO_CONFIG_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_HOME, str(tmp_path / "drawn")],
+        env={**environment, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "created a temporary cache directory" in done.stderr, "the test must be able to fail"
+    assert done.stdout.splitlines()[-1] == "False"
+    assert (tmp_path / "drawn").is_dir()
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
 def test_why_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "polars", raising=False)
     assert why_not() == ""
