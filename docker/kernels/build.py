@@ -93,7 +93,7 @@ def compile_library(root: Path, cuda_home: Path, torch: Torch, codes: list[str])
     for name in SOURCES:
         shutil.copy(HERE / name, root)
     commands = compile_commands(cuda_home, torch, codes)
-    compile_all(commands, root, jobs=len(os.sched_getaffinity(0)))  # more would only wait, each with half a GiB
+    compile_all(commands, root, jobs=len(os.sched_getaffinity(0)))  # more would only wait, with their memory
     run(link_command(LIBRARY, list(commands), cuda_home, torch), root)
     return (root / LIBRARY).read_bytes()
 

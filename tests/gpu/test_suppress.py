@@ -15,7 +15,7 @@ from tests.unit.docker.test_suppress_on_host import long_chain, predictions
 from yolov12.engine.capture import capturing
 from yolov12.engine.scoring import fixed, in_kernels
 from yolov12.engine.scoring.asked import Asked, Suppression
-from yolov12.engine.scoring.scale import scale
+from yolov12.engine.scoring.scale import Placing, placing_of, scale
 
 GPU = torch.device("cuda", 0)
 WHAT = Asked(0.25, 0.7, 300, False, None, False)
@@ -30,7 +30,7 @@ def of_torch(prediction: Tensor, what: Asked) -> Tensor:
     return Suppression()(prediction, what)
 
 
-def of_ours(prediction: Tensor, what: Asked, placing: in_kernels.Placing | None = None) -> Tensor:
+def of_ours(prediction: Tensor, what: Asked, placing: Placing | None = None) -> Tensor:
     assert in_kernels.serve(prediction, what)
     return in_kernels.suppressed(prediction, what, Suppression().wanted(prediction, what), placing)
 
@@ -73,7 +73,7 @@ def test_boxes_are_moved_as_torch_moves_them(picture):
     prediction = predictions(5, 2, 3, 120, torch.float16, spread=600).to(GPU)
     expected = of_torch(prediction, WHAT).clone()
     scale(expected[:, :-1], size, [torch.empty(picture).numpy()] * 2)
-    found = of_ours(prediction, WHAT, in_kernels.placing_of(size, picture))
+    found = of_ours(prediction, WHAT, placing_of(size, picture))
     for mine, theirs in zip(found, expected, strict=True):
         count = int(theirs[-1, 0])
         assert torch.equal(mine[:count], theirs[:count])

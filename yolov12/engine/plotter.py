@@ -39,6 +39,7 @@ LOOKS_FOR_RUN_EVERY_S = 5.0
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Sent to a whole group of processes they end a run, which still waits for its plots, and then ends this one."""
 END = b"end"
+LOST = "it was not drawn"
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class Plotter:
             for level, message in drawn.messages:
                 LOGGER.log(level, message)
             if drawn.failure:
+                if drawn.failure == LOST and self._process:  # else it was said for all of them
+                    warn(f"plots: what was to draw {plot.file} ended without an answer; this process draws it now")
                 _draw_here(plot, on_plot)
                 continue
             if on_plot is not None:
@@ -201,7 +204,7 @@ def _answer(file: Path) -> Drawn:
         drawn: Drawn = pickle.loads(file.read_bytes())  # of our own process, in a folder that only this user reads
         file.unlink()
     except OSError:
-        return Drawn([], [], "it was not drawn")
+        return Drawn([], [], LOST)
     return drawn
 
 
@@ -258,7 +261,11 @@ def _hand_out(pipe: Connection, folder: Path, run: int, at_once: int) -> bool:
             files = {other.file for _, other in drawing.values()}
             if len(drawing) < at_once and plot.file not in files:
                 waiting.remove((number, plot))
-                process = os.fork()
+                try:
+                    process = os.fork()
+                except OSError:  # the run draws what has no answer
+                    pipe.send_bytes(str(number).encode())
+                    continue
                 if process == 0:
                     _draw(plot, folder / str(number))
                 drawing[process] = (number, plot)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import ultralytics.engine.predictor as upstream_predictor
 from torch import Tensor
+from ultralytics.engine.predictor import BasePredictor
 from ultralytics.engine.results import Boxes, Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
@@ -35,7 +36,7 @@ from yolov12.engine.read_ahead import Pictures, ReadAhead, read_ahead
 from yolov12.engine.replays import Replays
 from yolov12.engine.scoring import fixed, in_kernels, timing
 from yolov12.engine.scoring.asked import Asked, Suppression, asked
-from yolov12.engine.scoring.scale import scale
+from yolov12.engine.scoring.scale import placing_of, scale
 from yolov12.engine.staging import Staging, gathered, normalised
 from yolov12.seams import Seam
 
@@ -120,7 +121,7 @@ class Fast:
             scale(answer[:, :-1], size, pictures)
             return answer
         is_one_size = len({picture.shape[:2] for picture in pictures}) == 1
-        placing = in_kernels.placing_of(size, pictures[0].shape) if is_one_size else None
+        placing = placing_of(size, pictures[0].shape) if is_one_size else None
         answer = in_kernels.suppressed(prediction, what, self.suppression.wanted(prediction, what), placing)
         if placing is None:
             scale(answer[:, :-1], size, pictures)
@@ -173,7 +174,7 @@ class YOLOv12Predictor(DetectionPredictor):
         if self.fast is not None and (begun := self._begun(im)) is not None:
             timing.counts(*begun.marks[:2])
             return begun.im
-        if self.fast is None or isinstance(im, Tensor) or any(one.dtype != np.uint8 for one in im):
+        if self.fast is None or isinstance(im, Tensor) or not self._takes(im):
             return super().preprocess(im)
         # Prepared before that event, in which a callback may have painted over the pictures.
         ready = im.letterboxed if isinstance(im, Pictures) else None
@@ -256,10 +257,15 @@ class YOLOv12Predictor(DetectionPredictor):
                 return self.fast.on_cpu[i, : len(one.boxes)]
         return None
 
+    def _takes(self, pictures: Sequence[np.ndarray]) -> bool:
+        """Whether these are uint8 once they are letterboxed: what somebody's own `pre_transform` returns may be anything."""
+        is_upstreams = type(self).pre_transform is BasePredictor.pre_transform and "pre_transform" not in vars(self)
+        return is_upstreams and all(one.dtype == np.uint8 for one in pictures)
+
     def _prepared(self, pictures: list[np.ndarray]) -> Tensor | None:
         """Letterboxed and on their way; None where they are for ultralytics' `preprocess`."""
         assert self.fast is not None
-        if any(one.dtype != np.uint8 for one in pictures):
+        if not self._takes(pictures):
             return None
         return gathered(self.pre_transform(pictures), self.device)
 

@@ -17,7 +17,7 @@ from ultralytics.utils import ops
 
 from tests.unit.docker.on_host import compiled
 from yolov12.engine.scoring import fixed
-from yolov12.engine.scoring.in_kernels import Placing, placing_of
+from yolov12.engine.scoring.scale import Placing, placing_of
 
 TYPES = [torch.float32, torch.float16, torch.bfloat16]
 """In the order of the enum Type (docker/kernels/batch_norm_act.h)."""

@@ -49,6 +49,7 @@ class Noted:
 
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("YOLOV12_PLOT_PROCESS", "1")
     monkeypatch.setattr(module, "Plotter", Noted)
     monkeypatch.setattr(module, "why_not", lambda: "")
     label = {"bboxes": np.full((3, 4), 0.5), "cls": np.zeros((3, 1))}

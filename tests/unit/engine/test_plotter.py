@@ -185,6 +185,27 @@ def test_a_lost_process_is_said_and_this_one_draws(
     assert "this one draws them now" in err
 
 
+def test_one_that_ends_without_an_answer_is_said_and_drawn_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where no process can be forked for it, or the kernel takes one for want of memory."""
+    run, fork = os.getpid(), os.fork
+
+    def fails_there() -> int:
+        if os.getpid() != run:
+            raise OSError("no more processes")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fails_there)
+    plotter = Plotter(at_once=2)
+    file = tmp_path / "a.txt"
+    plotter.draw(plot(note, file), None)
+    plotter.wait()
+    plotter.close()
+    assert file.read_text().split() == [str(run)]
+    assert capsys.readouterr().err.count("ended without an answer; this process draws it now") == 1
+
+
 def test_nobody_waits_for_ever(
     plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -546,3 +546,21 @@ def test_suppression_in_kernels_gives_the_same(model, pictures, pool, monkeypatc
     monkeypatch.setattr(in_kernels, "_run", counted)
     both(model, [pictures[i] for i in which], **options)
     assert [bool(placing) for placing in calls] == [is_one_size] * 3
+
+
+def as_floats(pictures: list[np.ndarray]) -> list[np.ndarray]:
+    return [picture / np.float32(2) for picture in pictures]
+
+
+def with_own_pre_transform(made: type) -> type:
+    """A subclass whose pictures are no uint8 once they are letterboxed."""
+    return type("Own", (made,), {"pre_transform": lambda self, im: as_floats(super(made, self).pre_transform(im))})
+
+
+@pytest.mark.parametrize("kind", ["array", "folder"])
+def test_a_pre_transform_of_somebody_elses_may_return_anything(model, pictures, folder, pool, kind):
+    source = sources(pictures, folder)[kind]
+    theirs = list(predicted(model, source, with_own_pre_transform(DetectionPredictor)))
+    ours = list(predicted(model, source, with_own_pre_transform(YOLOv12Predictor)))
+    assert_same(ours, theirs)
+    assert any(len(result.boxes) for result in ours), "a parity of nothing proves little"

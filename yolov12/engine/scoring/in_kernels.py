@@ -6,46 +6,17 @@ Where there are no such kernels, or a head suppresses by itself, a caller takes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from yolov12 import settings
 from yolov12.engine.scoring.asked import Asked
+from yolov12.engine.scoring.scale import Placing
 from yolov12.model.fused.norm import kernels_missing
-from yolov12.seams import Seam
-
-SEAMS = (
-    # Followed number by number.
-    Seam("utils/ops.py", 126, "ultralytics.utils.ops.scale_boxes", "a59cea50dc94"),
-    Seam("utils/ops.py", 188, "ultralytics.utils.ops.clip_boxes", "8cca425dca91"),
-)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
-
-class Placing(NamedTuple):
-    """From pixels of the network's input to those of a picture: (x - padding) / gain, clipped to 0 and limit. Each is (of x, of y)."""
-
-    padding: tuple[int, int]
-    gain: tuple[float, float]
-    limit: tuple[int, int]
-
-
-def placing_of(size: Sequence[int], picture: Sequence[int]) -> Placing:
-    """What ultralytics' `scale_boxes` does.
-
-    Args:
-        size: (height, width) of the network's input.
-        picture: (height, width, ...) of the picture that was letterboxed into it.
-    """
-    height, width = picture[:2]
-    gain = min(size[0] / height, size[1] / width)
-    new_height, new_width = max(round(height * gain), 1), max(round(width * gain), 1)
-    padding = round((size[1] - new_width) / 2 - 0.1), round((size[0] - new_height) / 2 - 0.1)
-    return Placing(padding, (new_width / width, new_height / height), (width, height))
 
 
 def are_asked_for(device: torch.device) -> bool:

@@ -9,6 +9,7 @@ otherwise than by a tensor of it (on a GPU it multiplies by the reciprocal), so 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +20,17 @@ SEAMS = (
     Seam("utils/ops.py", 126, "ultralytics.utils.ops.scale_boxes", "a59cea50dc94"),
     Seam("utils/ops.py", 188, "ultralytics.utils.ops.clip_boxes", "8cca425dca91"),
 )
+
+X_AND_Y = (1, 0)
+"""Their places in a size, which is height before width."""
+
+
+class Placing(NamedTuple):
+    """From pixels of the network's input to those of a picture: (x - padding) / gain, clipped to 0 and limit. Each is (of x, of y)."""
+
+    padding: tuple[int, int]
+    gain: tuple[float, float]
+    limit: tuple[int, int]
 
 
 def scale(rows: Tensor, size: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
@@ -37,14 +49,25 @@ def scale(rows: Tensor, size: Sequence[int], pictures: Sequence[np.ndarray]) -> 
         _scale(boxes, size, shape)
 
 
+def placing_of(size: Sequence[int], picture: Sequence[int]) -> Placing:
+    """What ultralytics' `scale_boxes` does with boxes.
+
+    Args:
+        size: (height, width) of the network's input.
+        picture: (height, width, ...) of the picture that was letterboxed into it.
+    """
+    gain = min(size[0] / picture[0], size[1] / picture[1])
+    drawn = [max(round(picture[side] * gain), 1) for side in X_AND_Y]
+    padding = [round((size[side] - pixels) / 2 - 0.1) for side, pixels in zip(X_AND_Y, drawn, strict=True)]
+    gains = [pixels / picture[side] for side, pixels in zip(X_AND_Y, drawn, strict=True)]
+    return Placing((padding[0], padding[1]), (gains[0], gains[1]), (picture[1], picture[0]))
+
+
 def _scale(boxes: Tensor, size: Sequence[int], shape: Sequence[int]) -> None:
-    gain = min(size[0] / shape[0], size[1] / shape[1])
-    for first, side in ((1, 0), (0, 1)):  # the columns of y, then of x
-        drawn = max(round(shape[side] * gain), 1)
-        padding = round((size[side] - drawn) / 2 - 0.1)
+    for first, (padding, gain, limit) in enumerate(zip(*placing_of(size, shape), strict=True)):
         columns = boxes[..., first : first + 3 : 2]
         if padding:
             columns.sub_(padding)
-        if drawn != shape[side]:
-            columns.div_(drawn / shape[side])
-        columns.clamp_(0, shape[side])
+        if gain != 1:
+            columns.div_(gain)
+        columns.clamp_(0, limit)
