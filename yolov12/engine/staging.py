@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolov12.log import say_once
+from yolov12.memory.failure import one_line
+
 
 class Staging:
     """The way to one device."""
@@ -53,10 +56,18 @@ class Staging:
 def gathered(pictures: Sequence[np.ndarray], device: torch.device) -> Tensor:
     """(n, height, width, channels) uint8 on the host, ready to be sent, of pictures (height, width, channels) uint8 of one size. Any thread may.
 
-    Each has memory of its own. torch keeps page-locked memory that was let go of, and gives it away again once no copy reads it any more.
+    Each has memory of its own. torch keeps page-locked memory that was let go of, and gives it away again once no copy reads it any more. Ordinary
+    memory, from which a copy is waited for, does where there is no other to be had.
     """
     shape = (len(pictures), *pictures[0].shape)
-    made = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    try:
+        made = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    except RuntimeError as error:
+        say_once(
+            "no page-locked memory",
+            f"predict: no page-locked memory for pictures: {one_line(error)}; uploads are waited for",
+        )
+        made = torch.empty(shape, dtype=torch.uint8)
     for place, picture in zip(made.numpy(), pictures, strict=True):
         place[...] = picture
     return made

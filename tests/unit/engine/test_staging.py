@@ -88,3 +88,19 @@ def test_pictures_of_any_sizes_arrive_apart(sizes, seed):
 def test_pictures_of_two_sizes_are_refused():
     with pytest.raises(ValueError, match="could not broadcast"):
         Staging(CPU).send([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)])
+
+
+def test_without_page_locked_memory_pictures_lie_in_ordinary_memory_and_a_line_says_so(monkeypatch, capsys):
+    torch_empty = torch.empty
+
+    def without(*shape, pin_memory: bool = False, **options) -> Tensor:
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return torch_empty(*shape, **options)
+
+    monkeypatch.setattr(torch, "empty", without)
+    pictures = [np.full((2, 3, 3), level, np.uint8) for level in (1, 2)]
+    for _ in range(2):
+        assert np.array_equal(gathered(pictures, torch.device("cuda")).numpy(), np.stack(pictures))
+    said = capsys.readouterr().err
+    assert said.count("no page-locked memory for pictures: RuntimeError: CUDA error: out of memory") == 1
