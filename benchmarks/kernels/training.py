@@ -36,7 +36,7 @@ def norm_backward(place: Place, size: str, images: int) -> list[Contest]:
 
 def depthwise_forward(place: Place, size: str, images: int) -> list[Contest]:
     """cuDNN against ours."""
-    return _convolutions(place, size, images, "is_depthwise", 1, _depthwise_forward_ways)
+    return _convolutions(place, size, images, "is_depthwise", 1, partial(_forward_ways, "depthwise", (False,)))
 
 
 def depthwise_backward(place: Place, size: str, images: int) -> list[Contest]:
@@ -47,7 +47,7 @@ def depthwise_backward(place: Place, size: str, images: int) -> list[Contest]:
 
 def stem_forward(place: Place, size: str, images: int) -> list[Contest]:
     """cuDNN against ours, pictures in planes."""
-    return _convolutions(place, size, images, "is_stem", 1, _stem_forward_ways)
+    return _convolutions(place, size, images, "is_stem", 1, partial(_forward_ways, "stem", (None,)))
 
 
 def stem_backward(place: Place, size: str, images: int) -> list[Contest]:
@@ -184,11 +184,14 @@ def _operands(place: Place, shape: Convolution, sets: int) -> tuple[Any, list[An
     return weight, inputs, [_drawn(place, *made) for _ in range(sets)]
 
 
-def _depthwise_forward_ways(place: Place, shape: Convolution, sets: int) -> Mapping[str, Sequence[Call]]:
+def _forward_ways(
+    op: str, options: tuple[Any, ...], place: Place, shape: Convolution, sets: int
+) -> Mapping[str, Sequence[Call]]:
+    """By our `op`, which takes pictures, weight and `options`."""
     weight, inputs, _ = _operands(place, shape, sets)
     return {
         OTHER: [partial(_convolve, shape, x, weight) for x in inputs],
-        OURS: [partial(place.ops.depthwise, x, weight, False) for x in inputs],
+        OURS: [partial(getattr(place.ops, op), x, weight, *options) for x in inputs],
     }
 
 
@@ -202,14 +205,6 @@ def _depthwise_backward_ways(place: Place, shape: Convolution, sets: int) -> Map
     return {
         OTHER: [partial(_gradients, shape, grad, x, weight, True) for x, grad in pairs],
         OURS: [partial(by_ours, *pair) for pair in pairs],
-    }
-
-
-def _stem_forward_ways(place: Place, shape: Convolution, sets: int) -> Mapping[str, Sequence[Call]]:
-    weight, inputs, _ = _operands(place, shape, sets)
-    return {
-        OTHER: [partial(_convolve, shape, x, weight) for x in inputs],
-        OURS: [partial(place.ops.stem, x, weight, None) for x in inputs],
     }
 
 
