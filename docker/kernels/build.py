@@ -55,7 +55,7 @@ HEADERS = (
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),
     *("attend.h", "decode.h", "finish.cuh", "fused_conv.h", "fused_depthwise.h", "letterbox.h"),
-    *("pipeline.cuh", "pixel_tensors.h", "pixels.h", "suppress.h"),
+    *("pipeline.cuh", "pixel_tensors.h", "pixels.h", "sigmoid.cuh", "suppress.h"),
 )
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}

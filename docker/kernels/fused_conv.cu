@@ -13,13 +13,15 @@ namespace {
 
 constexpr int kLoads = kDepthOfStage / kNumbersOfLoad;  // of a row of a stage
 constexpr int kMatrix = 16;                       // rows of y, and depth, of one multiplication
-constexpr int kPadding = 8;                       // floats after each row of sums, so that eight rows of a column lie in different banks
+constexpr int kMostInFlight = 4;                  // residuals that a thread asks for before it needs the first
 
 // What a kernel is told.
 struct Problem {
   int pixels;  // of y
+  int images;
   int image_pixels;
   int out_width;
+  bool is_even;  // whether each pixel of y, and of the residual, is as far from the one before as any other, also where an image begins
   int height, width;
   int in_loads;  // for each pixel of x
   int out_channels;
@@ -47,8 +49,10 @@ class Filler {
 #pragma unroll
     for (int i = 0; i < kOfX; ++i) {
       const int pixel = first_pixel + row + i * kRows;
-      const int image = pixel / of.image_pixels, inside = pixel % of.image_pixels;
-      const int line = inside / of.out_width * of.stride - of.side / 2, column = inside % of.out_width * of.stride - of.side / 2;
+      // A division takes as long as twenty other instructions, and a shallow sum is not much more than that.
+      const int image = of.images == 1 ? 0 : pixel / of.image_pixels, inside = pixel - image * of.image_pixels;
+      const int out_line = of.image_pixels == of.out_width ? 0 : inside / of.out_width, out_column = inside - out_line * of.out_width;
+      const int line = out_line * of.stride - of.side / 2, column = out_column * of.stride - of.side / 2;
       lines[i] = pixel < of.pixels ? line : kNoLine;
       columns[i] = column;
       begins[i] = static_cast<int>(image * of.x.image + (line * of.width + column) * of.x.pixel);
@@ -115,12 +119,16 @@ __global__ void __launch_bounds__(kThreads) fused_conv_kernel(const __grid_const
   constexpr int kTall = kRows / kMatrix, kWide = kColumns / 8;            // multiplications of a warp
   static_assert(kRows % kMatrix == 0 && kColumns % kMatrix == 0);
   constexpr int kStageBytes = (kPixels + kChannels) * kDepthOfStage * sizeof(T);
-  static_assert(kPixels * (kChannels + kPadding) * sizeof(float) <= kStages * kStageBytes);
 
   unsigned char* const shared = shared_begin();
   const int first_pixel = blockIdx.x * kPixels, first_channel = blockIdx.y * kChannels;
   Filler<T, kPixels, kChannels, kThreads> filler(of, first_pixel, first_channel);
-  const int steps = (of.depth + kDepthOfStage - 1) / kDepthOfStage;
+  const int steps = steps_of(of.depth);
+  // Of y, a thread finishes the same channels of several pixels.
+  constexpr int kGroups = kChannels / kNumbersOfLoad, kPixelsAtOnce = kThreads / kGroups;
+  const int column = threadIdx.x % kGroups * kNumbersOfLoad, channel = first_channel + column;
+  Vector<T> bias{};
+  if (channel < of.out_channels) bias = *reinterpret_cast<const Vector<T>*>(static_cast<const T*>(of.bias) + channel);
   wait_for_kernels_before();
   let_next_kernel_begin();
 #pragma unroll
@@ -168,21 +176,31 @@ __global__ void __launch_bounds__(kThreads) fused_conv_kernel(const __grid_const
     for (int j = 0; j < kWide; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = top + i * kMatrix + half * 8 + lane / 4, column = left + j * 8 + lane % 4 * 2;
-        *reinterpret_cast<Pair*>(tile + row * kWidth + column) = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
+        const int row = top + i * kMatrix + half * 8 + lane / 4, at = left + j * 8 + lane % 4 * 2;
+        *reinterpret_cast<Pair*>(tile + row * kWidth + at) = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
       }
   __syncthreads();
-  constexpr int kGroups = kChannels / kNumbersOfLoad;  // of channels, in a row
-  for (int i = threadIdx.x; i < kPixels * kGroups; i += kThreads) {
-    const int pixel = first_pixel + i / kGroups, column = i % kGroups * kNumbersOfLoad, channel = first_channel + column;
-    if (pixel >= of.pixels || channel >= of.out_channels) continue;
-    const int image = pixel / of.image_pixels, inside = pixel % of.image_pixels;
-    const T* residual = static_cast<const T*>(of.residual.data);
-    if (residual != nullptr) residual += image * of.residual.image + inside * of.residual.pixel + channel;
-    T* const y = static_cast<T*>(of.y.data) + image * of.y.image + inside * of.y.pixel + channel;
-    *reinterpret_cast<Vector<T>*>(y) =
-        finished<T>(*reinterpret_cast<const Eight*>(tile + i / kGroups * kWidth + column), static_cast<const T*>(of.bias) + channel, of.silu,
-                    residual);
+  if (channel >= of.out_channels) return;
+  constexpr int kTimes = kPixels / kPixelsAtOnce, kInFlight = kTimes < kMostInFlight ? kTimes : kMostInFlight;
+  static_assert(kPixels % kPixelsAtOnce == 0 && kTimes % kInFlight == 0);
+#pragma unroll 1
+  for (int begin = 0; begin < kTimes; begin += kInFlight) {
+    Vector<T> residuals[kInFlight] = {};
+    int images[kInFlight], insides[kInFlight];
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const int pixel = first_pixel + threadIdx.x / kGroups + (begin + i) * kPixelsAtOnce;
+      images[i] = of.is_even ? 0 : pixel / of.image_pixels;
+      insides[i] = pixel - images[i] * of.image_pixels;
+      if (of.residual.data != nullptr && pixel < of.pixels) residuals[i] = *vector_at<T>(of.residual, images[i], insides[i], channel);
+    }
+#pragma unroll
+    for (int i = 0; i < kInFlight; ++i) {
+      const int row = threadIdx.x / kGroups + (begin + i) * kPixelsAtOnce;
+      if (first_pixel + row >= of.pixels) continue;
+      *vector_at<T>(of.y, images[i], insides[i], channel) =
+          finished<T>(*reinterpret_cast<const Eight*>(tile + row * kWidth + column), bias, of.silu, residuals[i]);
+    }
   }
 }
 
@@ -191,10 +209,10 @@ constexpr int kSharedOfAnyBlock = 99 * 1024;  // what each GPU from sm_80 on all
 template <typename T, int kIndex, int kDown>
 void run(const Problem& of, bool early, cudaStream_t stream) {
   constexpr Tile tile = kTiles[kIndex];
-  static_assert(shared_bytes(tile) <= kSharedOfAnyBlock);
+  static_assert(shared_bytes(tile, tile.stages) <= kSharedOfAnyBlock);
   const dim3 blocks((of.pixels + tile.pixels - 1) / tile.pixels, (of.out_channels + tile.channels - 1) / tile.channels);
-  launch(fused_conv_kernel<T, tile.pixels, tile.channels, tile.stages, tile.threads, kDown>, blocks, tile.threads, shared_bytes(tile), early,
-         stream, of);
+  launch(fused_conv_kernel<T, tile.pixels, tile.channels, tile.stages, tile.threads, kDown>, blocks, tile.threads,
+         shared_bytes(tile, steps_of(of.depth)), early, stream, of);
 }
 
 template <typename T>
@@ -222,9 +240,9 @@ constexpr int kRegistersOfMultiprocessor = 65536, kRegistersOfThread = 128;
 double expected_ns(const FusedConv& shape, const Tile& tile, int multiprocessors) {
   const int64_t across = (shape.out_channels + tile.channels - 1) / tile.channels;
   const int64_t blocks = (shape.pixels() + tile.pixels - 1) / tile.pixels * across;
-  const int64_t fit = std::min(kSharedOfMultiprocessor / (shared_bytes(tile) + kSharedOfSystem),
+  const int64_t fit = std::min(kSharedOfMultiprocessor / (shared_bytes(tile, steps_of(shape.depth())) + kSharedOfSystem),
                                kRegistersOfMultiprocessor / kRegistersOfThread / tile.threads);
-  const double steps = (shape.depth() + kDepthOfStage - 1) / kDepthOfStage;
+  const double steps = steps_of(shape.depth());
   const double bytes = 2.0 * kDepthOfStage * (tile.pixels + tile.channels), operations = 2.0 * kDepthOfStage * tile.pixels * tile.channels;
   const auto round_ns = [&](int64_t blocks_here) {
     const double beside = (blocks_here + multiprocessors - 1) / multiprocessors;  // on one multiprocessor
@@ -246,23 +264,31 @@ int tile_for(const FusedConv& shape, int multiprocessors) {
 
 void fused_conv(const FusedConv& shape, int tile, Pixels x, const void* weight, const void* bias, Pixels residual, Pixels y, bool early,
                 cudaStream_t stream) {
-  const Problem of{static_cast<int>(shape.pixels()),
-                   shape.out_height() * shape.out_width(),
-                   shape.out_width(),
-                   shape.height,
-                   shape.width,
-                   shape.in_channels / kNumbersOfLoad,
-                   shape.out_channels,
-                   shape.side * shape.side,
-                   shape.side,
-                   shape.stride,
-                   shape.depth(),
-                   x,
-                   residual,
-                   y,
-                   weight,
-                   bias,
-                   shape.activation == Activation::kSiLU};
+  const int out_pixels = shape.out_height() * shape.out_width(), pixels = static_cast<int>(shape.pixels());
+  const auto is_even = [&](const Pixels& of, int image_pixels) { return shape.images == 1 || of.image == image_pixels * of.pixel; };
+  Problem of{pixels,
+             shape.images,
+             out_pixels,
+             shape.out_width(),
+             is_even(y, out_pixels) && (residual.data == nullptr || is_even(residual, out_pixels)),
+             shape.height,
+             shape.width,
+             shape.in_channels / kNumbersOfLoad,
+             shape.out_channels,
+             shape.side * shape.side,
+             shape.side,
+             shape.stride,
+             shape.depth(),
+             x,
+             residual,
+             y,
+             weight,
+             bias,
+             shape.activation == Activation::kSiLU};
+  if (shape.side == 1 && shape.stride == 1 && of.is_even && is_even(x, out_pixels)) {  // knows no rows and no images: one row will do
+    of.images = of.height = 1;
+    of.image_pixels = of.width = of.out_width = pixels;
+  }
   if (shape.type == Type::kHalf) return run_tile<__half>(tile, of, early, stream);
   run_tile<__nv_bfloat16>(tile, of, early, stream);
 }

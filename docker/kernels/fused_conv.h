@@ -48,7 +48,16 @@ constexpr Tile kTiles[] = {{32, 32, 6, 128},  {64, 32, 5, 128}, {64, 64, 4, 128}
                            {128, 32, 3, 128}, {128, 64, 3, 128}, {128, 128, 3, 256}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
 
-constexpr int shared_bytes(const Tile& tile) { return (tile.pixels + tile.channels) * kDepthOfStage * 2 * tile.stages; }
+constexpr int kPadding = 8;         // floats after each row of sums, so that eight rows of a column lie in different banks
+
+constexpr int steps_of(int depth) { return (depth + kDepthOfStage - 1) / kDepthOfStage; }
+
+// Of a block, whose stages, no more than the sum has, make room for the sums. The less, the more blocks are on a multiprocessor.
+constexpr int shared_bytes(const Tile& tile, int steps) {
+  const int stages = (tile.pixels + tile.channels) * kDepthOfStage * 2 * (steps < tile.stages ? steps : tile.stages);
+  const int sums = tile.pixels * (tile.channels + kPadding) * 4;
+  return stages > sums ? stages : sums;
+}
 
 // Which of the tiles is expected to take least: a model of how many blocks run one after the other on a multiprocessor and how long each takes.
 int tile_for(const FusedConv& shape, int multiprocessors);

@@ -33,6 +33,7 @@ __global__ void __launch_bounds__(kThreads) fused_depthwise_kernel(const __grid_
   const int column = place % of.pieces_of_row * kPixels, line = place / of.pieces_of_row % of.height, image = place / of.pieces_of_row / of.height;
   const T* const taps = static_cast<const T*>(of.taps) + channel;
   const T* const x = static_cast<const T*>(of.x.data) + image * of.x.image + channel;
+  const Vector<T> bias = *reinterpret_cast<const Vector<T>*>(static_cast<const T*>(of.bias) + channel);
 
   Vector<float> sums[kPixels][2] = {};
 #pragma unroll
@@ -62,10 +63,9 @@ __global__ void __launch_bounds__(kThreads) fused_depthwise_kernel(const __grid_
   for (int i = 0; i < kPixels; ++i) {
     if (column + i >= of.width) break;
     const int64_t pixel = static_cast<int64_t>(line) * of.width + column + i;
-    const T* residual = static_cast<const T*>(of.residual.data);
-    if (residual != nullptr) residual += image * of.residual.image + pixel * of.residual.pixel + channel;
-    T* const y = static_cast<T*>(of.y.data) + image * of.y.image + pixel * of.y.pixel + channel;
-    *reinterpret_cast<Vector<T>*>(y) = finished<T>(sums[i], static_cast<const T*>(of.bias) + channel, of.silu, residual);
+    Vector<T> residual{};
+    if (of.residual.data != nullptr) residual = *vector_at<T>(of.residual, image, pixel, channel);
+    *vector_at<T>(of.y, image, pixel, channel) = finished<T>(sums[i], bias, of.silu, residual);
   }
 }
 

@@ -15,6 +15,9 @@ import pytest
 HERE = Path(__file__).parent
 STAND_INS = HERE / "cuda_on_host"
 LAUNCH = re.compile(r"(\w+(?:<[^;{}]*?>)?)\s*<<<(.*?), 0, stream>>>\((.*?)\);", re.DOTALL)
+APPROXIMATE = re.compile(r'asm\("(\w+)\.approx\.ftz\.f32 %0, %1;" : "=f"\((\w+)\) : "f"\((.+)\)\);')
+"""An instruction of one number, as sigmoid.cuh has them; exactly, it is what STANDS_FOR says."""
+STANDS_FOR = {"ex2": "exp2f", "rcp": "1.0f / "}
 OPTIONS = ["-shared", "-fPIC", "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
 """nvcc's pragmas mean nothing to g++; and it would round a product and a sum at once where the processor can."""
 
@@ -53,8 +56,12 @@ def compiled(
     # Away from their own folder, since what is included with quotes is looked for beside the file first.
     for header in {*kernels.glob("*.h"), *kernels.glob("*.cuh")}:
         if not (STAND_INS / header.name).exists():
-            (folder / header.name).write_text(changed(header.read_text()))
+            (folder / header.name).write_text(changed(_without_assembly(header.read_text())))
     library = folder / "on_host.so"
     command = ["g++", *OPTIONS, *options, f"-I{folder}", f"-I{STAND_INS}", *sources, "-o", str(library)]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))
+
+
+def _without_assembly(text: str) -> str:
+    return APPROXIMATE.sub(lambda found: f"{found[2]} = {STANDS_FOR[found[1]]}({found[3]});", text)
