@@ -113,14 +113,14 @@ class Settings:
         doc="predict and val of a .pt file on a GPU answer by CUDA graphs. 0: kernels are launched one by one, as ultralytics does.",
     )
     predict_kernels: bool = setting(
-        False,
+        True,
         accepts="1 or 0",
-        doc="predict letterboxes and suppresses by kernels; in float16 convolutions, attention and heads are single ones, in val too. No GPU ran it.",
+        doc="predict letterboxes and suppresses by our kernels; in float16 convolutions, attention and heads are single ones, in val too. 0: torch's.",
     )
     predict_ahead: bool = setting(
-        False,
+        True,
         accepts="1 or 0",
-        doc="predict of files on a GPU begins with the next batch before Python makes the results of this one, which no GPU has run yet.",
+        doc="predict of files on a GPU begins with the next batch before Python makes the results of this one. 0: after them.",
     )
     plot_process: bool = setting(
         False,

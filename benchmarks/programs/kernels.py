@@ -2,7 +2,7 @@
 """Our CUDA kernels (docker/kernels) against torch and cuDNN on the shapes of yolov12n and s: where constants that were chosen by hand come from.
 
     fused_conv.cu's tiles and what `tile_for` chooses among them    fused_conv_n_b1, fused_conv_s_b32
-    blocks/attention.py's MOST_ROWS                                 attend_t100, attend_t400, attend_t1600
+    blocks/attention.py's MOST_TOKENS                                 attend_t100, attend_t400, attend_t1600
     one_kernel.py's BEGINS_EARLY                                    the way `early` of every kernel of inference
 
 Not a comparison with stock: both sides of a row run in our process, in turns, and what stands in stock's place is torch's operation for the same.
@@ -161,7 +161,7 @@ def _grouped(name: str, place: Place, by: Clock, end_s: float) -> tuple[float, f
 
 def _attend(name: str, place: Place, by: Clock, end_s: float) -> tuple[float, float, str]:
     """As `_grouped`: the row is a lone picture's, and the note says up to how many rows ours takes no more."""
-    from yolov12.model.blocks.attention import MOST_ROWS
+    from yolov12.model.blocks.attention import MOST_TOKENS
 
     results = {rows: _held(one, by, False, end_s) for rows, one in inference.attend(place, ATTEND[name]).items()}
     lone = results[LONE_SEQUENCES * ATTEND[name] * inference.NANO_HEADS]
@@ -170,7 +170,7 @@ def _attend(name: str, place: Place, by: Clock, end_s: float) -> tuple[float, fl
     return (
         lone.other_us,
         lone.ours_us,
-        f"no slower up to {most or 'no'} rows of queries (MOST_ROWS is {MOST_ROWS}); us at so many rows {words}",
+        f"no slower up to {most or 'no'} rows of queries (MOST_TOKENS is {MOST_TOKENS}); us at so many rows {words}",
     )
 
 

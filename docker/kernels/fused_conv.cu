@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "fused_conv.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "finish.cuh"
@@ -229,37 +228,20 @@ void run_tile(int tile, const Problem& of, bool early, cudaStream_t stream) {
 }
 static_assert(kTileCount == 7);
 
-// Guesses of what an H100 does, in ns. No measurement has corrected them yet.
-constexpr double kRoundNs = 2000;         // from a block's first load to its first multiplication, and for its output
-constexpr double kLoadNs = 700;           // until a load is there; those of all stages but one are on their way at once
-constexpr double kBytesOfNs = 40;         // of a multiprocessor, from the second-level cache
-constexpr double kOperationsOfNs = 4500;  // of a multiprocessor's tensor cores
-constexpr int kSharedOfMultiprocessor = 227 * 1024, kSharedOfSystem = 1024;  // the second for each block
-constexpr int kRegistersOfMultiprocessor = 65536, kRegistersOfThread = 128;
-
-double expected_ns(const FusedConv& shape, const Tile& tile, int multiprocessors) {
-  const int64_t across = (shape.out_channels + tile.channels - 1) / tile.channels;
-  const int64_t blocks = (shape.pixels() + tile.pixels - 1) / tile.pixels * across;
-  const int64_t fit = std::min(kSharedOfMultiprocessor / (shared_bytes(tile, steps_of(shape.depth())) + kSharedOfSystem),
-                               kRegistersOfMultiprocessor / kRegistersOfThread / tile.threads);
-  const double steps = steps_of(shape.depth());
-  const double bytes = 2.0 * kDepthOfStage * (tile.pixels + tile.channels), operations = 2.0 * kDepthOfStage * tile.pixels * tile.channels;
-  const auto round_ns = [&](int64_t blocks_here) {
-    const double beside = (blocks_here + multiprocessors - 1) / multiprocessors;  // on one multiprocessor
-    return kRoundNs + steps * std::max({kLoadNs / (tile.stages - 1), beside * bytes / kBytesOfNs, beside * operations / kOperationsOfNs});
-  };
-  const int64_t at_once = multiprocessors * fit, left = blocks % at_once;
-  return blocks / at_once * round_ns(at_once) + (left > 0 ? round_ns(left) : 0);
-}
+// From what each tile took for the shapes of yolov12n at batch 1 and of yolov12s at batch 32 on an H200 (docs/benchmarks.md): numbers of y for each
+// multiprocessor up to which blocks that are many and small take least, and those of middle size.
+constexpr int64_t kFewNumbers = 4096, kSomeNumbers = 8192;
 
 }  // namespace
 
 int tile_for(const FusedConv& shape, int multiprocessors) {
-  int best = 0;
-  for (int i = 1; i < kTileCount; ++i) {
-    if (expected_ns(shape, kTiles[i], multiprocessors) < expected_ns(shape, kTiles[best], multiprocessors)) best = i;
-  }
-  return best;
+  const int channels = shape.out_channels;
+  const int64_t numbers = shape.pixels() * channels / multiprocessors;
+  if (numbers <= kFewNumbers) return 0;
+  if (numbers <= kSomeNumbers) return channels <= 32 ? 1 : 2;
+  int widest = kFirstTall;  // of the tall ones, the first that has all channels
+  while (widest < kTileCount - 1 && kTiles[widest].channels < channels) ++widest;
+  return widest;
 }
 
 void fused_conv(const FusedConv& shape, int tile, Pixels x, const void* weight, const void* bias, Pixels residual, Pixels y, bool early,

@@ -47,6 +47,7 @@ constexpr int kDepthOfStage = 64;  // of the sum: 128 bytes of each pixel and of
 constexpr Tile kTiles[] = {{32, 32, 6, 128},  {64, 32, 5, 128}, {64, 64, 4, 128},  {128, 16, 3, 128},
                            {128, 32, 3, 128}, {128, 64, 3, 128}, {128, 128, 3, 256}};
 constexpr int kTileCount = sizeof(kTiles) / sizeof(kTiles[0]);
+constexpr int kFirstTall = 3;  // from here on in the order of their channels
 
 constexpr int kPadding = 8;         // floats after each row of sums, so that eight rows of a column lie in different banks
 
@@ -59,7 +60,7 @@ constexpr int shared_bytes(const Tile& tile, int steps) {
   return stages > sums ? stages : sums;
 }
 
-// Which of the tiles is expected to take least: a model of how many blocks run one after the other on a multiprocessor and how long each takes.
+// Which of the tiles is expected to take least.
 int tile_for(const FusedConv& shape, int multiprocessors);
 
 // `weight` is (out_channels, side, side, in_channels), `bias` has a number of the same type for each channel, `residual.data` may be null.

@@ -41,6 +41,15 @@ def blocks_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         blocks.uninstall()
 
 
+def upstreams(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x) by upstream's own forwards of blocks, where ours are installed."""
+    blocks.uninstall()
+    try:
+        return module(x)
+    finally:
+        blocks.install()
+
+
 def answers_of_both() -> tuple[Tensor, Tensor]:
     """(ours, upstream's) of a whole network, where `fused` is installed."""
     torch.manual_seed(0)

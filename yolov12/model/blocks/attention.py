@@ -29,8 +29,8 @@ SEAMS = (
 )
 
 
-MOST_ROWS = 2**14
-"""Of queries, over all heads, for our kernel: two for each multiprocessor of a large GPU. FlashAttention's larger blocks read less."""
+MOST_TOKENS = 512
+"""Of a sequence for our kernel. Longer ones FlashAttention reads less often."""
 
 
 def attended(module: Any, x: Tensor, residual: Tensor) -> Tensor | None:
@@ -47,7 +47,7 @@ def attended(module: Any, x: Tensor, residual: Tensor) -> Tensor | None:
         return None
     images, _, height, width = x.shape
     channels = module.all_head_dim
-    packed = convolved_by(*_in_order_of_parts(module), x, stride=1, silu=False)
+    packed = convolved_by(module, *_in_order_of_parts(module), x, stride=1, silu=False)
     heads = images * module.area, height * width // module.area, module.num_heads, module.head_dim
     q, k, v = packed.split(channels, 1)
     rows = merge_heads(_attend(*(part.permute(0, 2, 3, 1).view(heads) for part in (q, k, v))), images, height, width)
@@ -81,8 +81,8 @@ def _in_order_of_parts(module: Any) -> tuple[Tensor, Tensor]:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(sequences, tokens, heads, head_dim), contiguous by our kernel where rows are few, else by the backend for these tensors."""
-    ours = q.shape[0] * q.shape[1] * q.shape[2] <= MOST_ROWS and _takes_heads(q, k, v)
+    """(sequences, tokens, heads, head_dim), contiguous by our kernel where sequences are short, else by the backend for these tensors."""
+    ours = k.shape[1] <= MOST_TOKENS and _takes_heads(q, k, v)
     return _attend_by_ours(q, k, v) if ours else attend(q, k, v)
 
 

@@ -128,7 +128,7 @@ def _run_branch(branch: Any, x: Tensor, out: Tensor) -> None:
         x = into(module, x)
     weight, bias = _filled_up(last, out.shape[1])
     if x.dtype is weight.dtype and takes(x, weight, 1):
-        convolved_by(weight, bias, x, stride=1, silu=False, out=out)
+        convolved_by(last, weight, bias, x, stride=1, silu=False, out=out)
     else:
         out[:, : last.out_channels].copy_(last(x))
 

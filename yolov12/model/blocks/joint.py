@@ -116,7 +116,7 @@ def _c3(block: C3, x: Tensor, out: Tensor | None) -> Tensor:
     left, right = whole.split(width, 1)
     if _are_alike(block, x):
         # The last of m writes where its first has read before.
-        convolved_by(*_both(block), x, stride=1, silu=type(block.cv1.act) is nn.SiLU, out=whole)
+        convolved_by(block, *_both(block), x, stride=1, silu=type(block.cv1.act) is nn.SiLU, out=whole)
         into(block.m, left, left)
     else:
         into(block.m, into(block.cv1, x), left)

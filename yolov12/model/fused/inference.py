@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules.conv import Conv
 
-from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.convolution import Geometry, by_our_kernel, convolve, is_channels_last
 from yolov12.model.fused.one_kernel import convolved, is_undisturbed
+from yolov12.model.fused.two_kernels import constants_for, finish
 from yolov12.model.hooks import is_heard
 from yolov12.seams import Seam
 
@@ -51,7 +51,7 @@ def forward_fuse_in_one_pass(self: Conv, x: Tensor) -> Tensor:
     y = convolve(x, conv.weight, Geometry.of(conv))
     if not _is_rows(y):
         return self.act(y.add_(conv.bias[:, None, None]))
-    return _biased_silu(y, _constants_for(conv))
+    return _biased_silu(y, constants_for(conv, conv.bias))
 
 
 @_by_upstreams_name
@@ -92,25 +92,11 @@ def _is_ordinary(module: Conv, x: Tensor) -> bool:
     )
 
 
-def _constants_for(conv: nn.Conv2d) -> Tensor:
-    """(4, channels) float32 as `norm.ByKernels` has them: mean, 1 / deviation, scale, and for shift the bias."""
-    bias = conv.bias
-    assert bias is not None
-
-    def make() -> tuple[Tensor]:
-        made = torch.zeros(4, len(bias), dtype=torch.float32, device=bias.device)
-        made[1:3].fill_(1)
-        made[3].copy_(bias)
-        return (made,)
-
-    return made_from(conv, "constants", [bias], make)[0]
-
-
 def _is_rows(y: Tensor) -> bool:
     return torch.ops.yolov12_kernels.is_rows(y)
 
 
 def _biased_silu(y: Tensor, constants: Tensor) -> Tensor:
     out = torch.empty_like(y)
-    torch.ops.yolov12_kernels.batch_norm_apply(y, constants, True, out, False)
+    finish(y, constants, silu=True, out=out, is_added=False)
     return out

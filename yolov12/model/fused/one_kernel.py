@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A convolution in inference with all that follows it in one kernel of ours: bias, SiLU, and the sum of a shortcut.
 
-Of all channels (docker/kernels/fused_conv.h), or with a filter for each (fused_depthwise.h).
+Of all channels (docker/kernels/fused_conv.h), or with a filter for each (fused_depthwise.h). Large and deep ones are two kernels (two_kernels.py).
 
 `convolved` is for those who have such a convolution; where the kernel does not take it, or its input, they get None and do it another way.
 """
@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov12.model.fused import two_kernels
 from yolov12.model.fused.beside import made_from
 from yolov12.model.fused.norm import kernels_missing
 from yolov12.model.hooks import is_heard
 
-BEGINS_EARLY = False
+BEGINS_EARLY = True
 """Whether a kernel comes onto the GPU while the one before it still runs, where the GPU can, and waits there for its end. Answers are the same."""
 
 
@@ -29,7 +30,7 @@ def is_undisturbed(x: Tensor) -> bool:
 
 
 def serves(conv: Any, act: nn.Module | None, x: Tensor) -> bool:
-    """Whether act(conv(x)) is one kernel, for an `x` that `is_undisturbed`."""
+    """Whether act(conv(x)) is for kernels of ours, for an `x` that `is_undisturbed`."""
     if not (_is_plain(conv) and _is_known(act) and x.dtype is conv.weight.dtype):
         return False
     if conv.groups == 1:
@@ -40,7 +41,7 @@ def serves(conv: Any, act: nn.Module | None, x: Tensor) -> bool:
 def convolved(
     conv: Any, act: nn.Module | None, x: Tensor, residual: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor | None:
-    """residual + act(conv(x)), rounded once; None where no kernel serves.
+    """residual + act(conv(x)); None where no kernel serves.
 
     Args:
         conv: of any kind; served are those with a bias and one group, of 1 or 3 pixels and stride 1 or 2, and depthwise ones of 3, 5 or 7 pixels.
@@ -53,13 +54,14 @@ def convolved(
         return None
     silu = type(act) is nn.SiLU
     if conv.groups == 1:
-        return convolved_by(conv.weight, conv.bias, x, conv.stride[0], silu, residual, out)
+        return convolved_by(conv, conv.weight, conv.bias, x, conv.stride[0], silu, residual, out)
     out = _new(x, conv.out_channels) if out is None else out
     _run_depthwise(x, _taps_of(conv), conv.bias, silu, residual, out)
     return out
 
 
 def convolved_by(
+    owner: nn.Module,
     weight: Tensor,
     bias: Tensor,
     x: Tensor,
@@ -68,9 +70,12 @@ def convolved_by(
     residual: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
-    """As `convolved`, by a filter that is laid out like that of a convolution which it `serves`."""
+    """As `convolved`, by a filter that is laid out like that of a convolution which it `serves`, and that is kept beside its owner."""
     out = _new(x, len(weight), stride) if out is None else out
-    _run(x, weight, bias, stride, silu, residual, out)
+    if two_kernels.are_faster(x, weight, stride, out):
+        two_kernels.convolve(owner, weight, bias, x, stride, silu, residual, out)
+    else:
+        _run(x, weight, bias, stride, silu, residual, out)
     return out
 
 
