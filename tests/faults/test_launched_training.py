@@ -41,7 +41,7 @@ class Run:
             env={
                 **os.environ,
                 **machines,
-                "PYTHONPATH": str(REPOSITORY),
+                "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
                 "OMP_NUM_THREADS": "1",
                 "TEST_RUN": str(folder),
             },
@@ -76,17 +76,14 @@ class Run:
             time.sleep(0.1)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_rank_that_is_hit_is_named_nothing_is_left_and_the_run_goes_on(
-    tmp_path: Path, sent: signal.Signals, seed: int
-) -> None:
+def hit_a_rank(tmp_path: Path, sent: signal.Signals, seed: int, *where: str) -> None:
+    """Start a training of two ranks, send one of them a signal, look at how the run ends, and resume it."""
     draw = random.Random(f"{seed} {sent.name}")
     victim, moment_s = draw.choice("01"), draw.uniform(0, 3)
     (tmp_path / "tiny.yaml").write_text(TINY)
     synth.write(tmp_path / "synth", n_train=24, n_val=4, imgsz=64)
-    words = "model=tiny.yaml data=synth/data.yaml device=cpu imgsz=64 batch=4 epochs=500 plots=False save_steps=2"
-    run = Run(tmp_path, *words.split(), f"project={tmp_path}", "name=run")
+    words = "model=tiny.yaml data=synth/data.yaml imgsz=64 batch=4 epochs=500 plots=False save_steps=2"
+    run = Run(tmp_path, *words.split(), *where, f"project={tmp_path}", "name=run")
     last = tmp_path / "run/weights/last.pt"
     run.wait_for(last.exists, "checkpoint")
     time.sleep(moment_s)
@@ -103,3 +100,11 @@ def test_a_rank_that_is_hit_is_named_nothing_is_left_and_the_run_goes_on(
     again.launcher.send_signal(signal.SIGTERM)
     assert again.launcher.wait(LIMIT_S) == 143, again.lines
     assert again.processes() == {}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rank_that_is_hit_is_named_nothing_is_left_and_the_run_goes_on(
+    tmp_path: Path, sent: signal.Signals, seed: int
+) -> None:
+    hit_a_rank(tmp_path, sent, seed, "device=cpu")

@@ -65,7 +65,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(data: Path, out: Path, harm: str, **settings: str) -> tuple[int, str]:
     (out / "script.py").write_text(SCRIPT)
-    here = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "YOLOV12_DIST_TIMEOUT_S": "5"}
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    here = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "YOLOV12_DIST_TIMEOUT_S": "5"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, str(out / "script.py"), str(data), str(out), harm],
@@ -86,14 +87,15 @@ def test_a_first_rank_that_is_busy_for_longer_than_the_timeout_ends_nothing(data
     assert not any("yolov12" in kind.__module__ for kind in norms)
 
 
+TOLD = [
+    ("disk full", "rank 0 failed at step 12: OSError: [Errno 28] No space left on device"),
+    ("killed", "rank 1 (step 8) is gone without a word"),
+]
+"""What harms a rank, and what the other says of it."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("harm", "names"),
-    [
-        ("disk full", "rank 0 failed at step 12: OSError: [Errno 28] No space left on device"),
-        ("killed", "rank 1 (step 8) is gone without a word"),
-    ],
-)
+@pytest.mark.parametrize(("harm", "names"), TOLD)
 def test_what_harms_a_rank_is_told_by_the_other(data: Path, tmp_path: Path, harm: str, names: str) -> None:
     code, said = train(data, tmp_path, harm)
     assert code != 0

@@ -18,7 +18,7 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, "-m", "yolov12.cli", *words], env=environ, capture_output=True, text=True, timeout=280
     )
@@ -41,7 +41,7 @@ from yolov12.distributed.devices import visible_gpus
 before, after = visible_gpus(), visible_gpus()
 print(max(one.free_bytes - other.free_bytes for one, other in zip(before, after)))
 """
-    environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 64 * 2**20
 
