@@ -18,6 +18,8 @@ from yolov12.distributed.flat import FlatBuffers
 TOLERANCE = 1e-5
 """Relative distance. On GPUs of one kind all bits are equal."""
 SEED = 12
+PIECE = 4096
+"""Numbers that are summed one after the other. A GPU sums each segment in one thread, so a large tensor is many of them."""
 
 Digests = list[tuple[float, float]]
 """(product with the signs, norm) for each tensor."""
@@ -38,7 +40,7 @@ class Fingerprints:
         self._signs = signs.to(room.flats[0].device) if room.flats else signs
         sizes = [math.prod(shape) for shape, _ in room.kind]
         self._lengths = [
-            torch.tensor([sizes[i] for i in places], device=flat.device)
+            _in_pieces([sizes[i] for i in places], flat.device)
             for places, flat in zip(room.places, room.flats, strict=True)
         ]
         order = [i for places in room.places for i in places]
@@ -49,11 +51,23 @@ class Fingerprints:
         """(tensors, 2) float64 on their device; nothing waits for it."""
         self.room.take(tensors)
         products = []
-        for flat, lengths in zip(self.room.flats, self._lengths, strict=True):
+        for flat, (of_pieces, of_tensors) in zip(self.room.flats, self._lengths, strict=True):
             flat.mul_(self._signs[: len(flat)])
-            products.append(torch.segment_reduce(flat, "sum", lengths=lengths).double())
-        norms = torch.stack([norm.double() for norm in torch._foreach_norm(list(tensors))])
+            products.append(_sums(_sums(flat, of_pieces).double(), of_tensors))
+        norms = torch.stack(torch._foreach_norm(list(tensors))).double()
         return torch.stack([torch.cat(products)[self._back], norms], 1)
+
+
+def _in_pieces(sizes: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(numbers of each piece, pieces of each tensor) of tensors that lie one after the other."""
+    counts = [-(-size // PIECE) for size in sizes]
+    lengths = [min(PIECE, size - first) for size in sizes for first in range(0, size, PIECE)]
+    return torch.tensor(lengths, device=device), torch.tensor(counts, device=device)
+
+
+def _sums(numbers: Tensor, lengths: Tensor) -> Tensor:
+    # Unsafe: without looking whether the lengths make up the whole, for which the host would wait for the GPU three times.
+    return torch.segment_reduce(numbers, "sum", lengths=lengths, unsafe=True)
 
 
 def first_difference(of_ranks: Sequence[Digests]) -> tuple[int, int, float] | None:

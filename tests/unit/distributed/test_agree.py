@@ -34,6 +34,20 @@ def test_equal_tensors_have_equal_digests_in_their_order_whatever_the_layout() -
     assert [norm for _, norm in ours] == pytest.approx([float(t.norm()) for t in tensors()], rel=1e-6)
 
 
+@given(st.lists(st.sampled_from([1, 3, 4095, 4096, 4097, 12288, 20000]), min_size=1, max_size=5))
+def test_products_are_of_whole_tensors_however_large(sizes: list[int]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    of = [torch.randn(size, generator=generator) for size in sizes]
+    fingerprints = Fingerprints(FlatBuffers(of))
+    signs = fingerprints._signs.double()
+    assert set(signs.tolist()) <= {-1.0, 1.0}
+    first, expected = 0, []
+    for tensor in of:
+        expected.append(float(tensor.double() @ signs[first : first + len(tensor)]))
+        first += len(tensor)
+    assert fingerprints.of(of)[:, 0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
 @given(st.integers(0, 5), st.integers(0, 2), st.integers(0, 10**6))
 def test_one_flipped_sign_on_one_of_three_ranks_is_found_and_named(place: int, rank: int, where: int) -> None:
     changed = tensors()
