@@ -134,6 +134,17 @@ class Network:
             self._replays.drop()
 
 
+def predictions_of(made: Any) -> Tensor:
+    """Of all that an AutoBackend gives, what NMS reads."""
+    return made[0] if isinstance(made, (list, tuple)) else made
+
+
+def parts_of(im: Tensor) -> Sequence[Tensor]:
+    """A batch in parts of so many pictures as are run as a graph; of one, where that is too large already. Larger parts take more memory, and no less
+    time for a picture."""
+    return im.split(max(1, MOST_PIXELS // (im.shape[2] * im.shape[3])))
+
+
 def _is_there(parameter: Tensor | None) -> bool:
     return parameter is not None
 
@@ -147,8 +158,7 @@ class _Predictions:
     def __call__(self, im: Tensor, *state: Hashable) -> Tensor:
         del state
         # By its class: validation puts our call in the place of the object's own.
-        made = type(self.model).forward(self.model, im)
-        return made[0] if isinstance(made, (list, tuple)) else made
+        return predictions_of(type(self.model).forward(self.model, im))
 
 
 def read_by(network: nn.Module) -> list[Tensor]:

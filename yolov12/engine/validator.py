@@ -10,6 +10,7 @@ and runs as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import ops
 
 from yolov12.engine import backend
-from yolov12.engine.network import Network, pool_of
+from yolov12.engine.network import Network, parts_of, pool_of, predictions_of
 from yolov12.engine.not_yet import put_off
 from yolov12.engine.plots import Plots
 from yolov12.engine.scoring import suppression, timing
@@ -213,11 +214,12 @@ class YOLOv12Validator(DetectionValidator):
         forward = model.forward
 
         def by_graphs(img: Tensor, augment: bool = False) -> Any:
-            if self.network is None or augment or self.network.why_eager(img) is not None:
+            if self.network is None or augment or self.network.why_never() is not None:
                 return forward(img, augment=augment)
-            return [
-                self.network(img).clone()
-            ]  # a batch that is cut for want of memory calls again before it looks at the first answer
+            if self.network.why_eager(img) is None:
+                # A batch that is cut for want of memory calls again before it looks at the first answer.
+                return [self.network(img).clone()]
+            return [_in_parts(lambda part: predictions_of(forward(part)), parts_of(img))]
 
         model.forward = by_graphs
 
@@ -247,3 +249,17 @@ class YOLOv12Validator(DetectionValidator):
                 name = "_".join(Path(about["im_file"]).relative_to(self.label_root).with_suffix("").parts)
                 file = self.save_dir / "labels" / f"{name}.txt"
                 self.save_one_txt(scaled, self.args.save_conf, about["ori_shape"], file)
+
+
+def _in_parts(predict: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
+    """The predictions of a batch, part by part: a network keeps what lies between its layers for no more than a part."""
+    if len(parts) == 1:
+        return predict(parts[0])
+    whole, begin = torch.empty(0), 0
+    for part in parts:
+        made = predict(part)
+        if not begin:
+            whole = made.new_empty((sum(map(len, parts)), *made.shape[1:]))
+        whole[begin : begin + len(part)] = made
+        begin += len(part)
+    return whole

@@ -19,6 +19,7 @@ from ultralytics.nn.autobackend import AutoBackend
 from tests.unit.engine.oracle import Oracle, copy_of_bccd
 from tests.unit.engine.stand_in_pool import StandInPool
 from tests.unit.export.lively import lively_model
+from yolov12.engine import network as network_module
 from yolov12.engine import validator as validator_module
 from yolov12.engine.patches import install_patches
 from yolov12.engine.scoring import matching, statistics, timing
@@ -279,6 +280,25 @@ def test_the_answer_of_a_graph_stays_when_the_next_one_is_asked_for(monkeypatch:
     answers = [network.forward(picture)[0] for picture in pictures]
     assert pool.replays == 3
     assert all(torch.equal(*pair) for pair in zip(answers, expected, strict=True))
+
+
+def test_a_large_batch_is_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network keeps what lies between its layers for a part only."""
+    cpu, pictures = torch.device("cpu"), torch.rand(5, 3, 64, 64)
+    network = AutoBackend(model=lively_model(seed=0).model.eval(), device=cpu, verbose=False)
+    expected, sizes = network(pictures)[0].clone(), []
+    network.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    monkeypatch.setattr(network_module, "MOST_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr(validator_module, "pool_of", lambda device: StandInPool())
+    validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu"})
+    validator.device = cpu
+    validator._run_by_graphs(network)
+    network.forward(pictures)
+    assert sizes == [5]  # the hook may want to see it whole
+    monkeypatch.setattr(validator.network, "why_never", lambda: None)
+    sizes.clear()
+    assert torch.allclose(network.forward(pictures)[0], expected, atol=1e-4)
+    assert sizes == [2, 2, 1]
 
 
 def test_a_network_that_runs_by_graphs_gives_the_same_numbers(data: str, monkeypatch: pytest.MonkeyPatch) -> None:

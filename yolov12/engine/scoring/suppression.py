@@ -24,9 +24,9 @@ CANDIDATES_PER_IMAGE = 30_000
 BLOCK = 256
 _PAIRS_AT_ONCE = 2**23
 """Overlaps held at a time, 32 MiB of float32 each: about sixty images at the default `max_det`. Larger batches are worked through in parts."""
-_SCORES_AT_ONCE = 2**24
-"""Scores compared at a time, 90 bytes for each that passes: 1.4 GiB where all do, as those of an untrained network may in a validation (25 images
-of 640 px with 80 classes)."""
+_CANDIDATES_AT_ONCE = 2**22
+"""Scores above the threshold that are worked on at a time, 90 bytes for each: 360 MiB. All may be, of an untrained network in a validation: 672,000
+in an image of 640 px with 80 classes."""
 
 
 def batched_nms(
@@ -58,16 +58,37 @@ def batched_nms(
         (n, 6 + extra) rows of x1, y1, x2, y2, score, class, extra, image by image, best first; and how many each image has.
     """
     classes = classes or prediction.shape[1] - 4
-    pairs, scores = (max_det + BLOCK) * BLOCK, prediction.shape[2] * classes
-    at_once = max(1, min(_PAIRS_AT_ONCE // pairs, _SCORES_AT_ONCE // max(scores, 1)))
     offset_px = 0 if agnostic else CLASS_OFFSET_PX
     parts = []
-    for some in prediction.split(at_once):
+    for some in prediction.split(_sizes(prediction[:, 4 : 4 + classes], confidence, (max_det + BLOCK) * BLOCK)):
         rows, image = _candidates(some, confidence, classes, multi_label, wanted)
         ranked, lengths = _ranked(rows[:, 4], image, len(some), max_nms)
         kept, found = _survivors(rows[:, :4] + rows[:, 5:6] * offset_px, ranked, lengths, iou, max_det)
         parts.append((rows[kept], found))
     return torch.cat([rows for rows, _ in parts]), [count for _, counts in parts for count in counts]
+
+
+def _sizes(scores: Tensor, confidence: float, pairs: int) -> list[int]:
+    """Of the parts of a batch: as many images as there is room for, in their order.
+
+    Args:
+        scores: (images, classes, anchors).
+        confidence: a score counts from above it.
+        pairs: overlaps that an image asks for at a time.
+    """
+    most = max(1, _PAIRS_AT_ONCE // pairs)
+    # Where there is room for all of them, nobody needs to know how many there are.
+    candidates = [0] * len(scores)
+    if scores.numel() > _CANDIDATES_AT_ONCE:
+        candidates = (scores > confidence).sum((1, 2)).tolist()
+    sizes: list[int] = []
+    here = 0
+    for of_image in candidates:
+        if not sizes or sizes[-1] == most or here + of_image > _CANDIDATES_AT_ONCE:
+            sizes, here = [*sizes, 0], 0
+        sizes[-1] += 1
+        here += of_image
+    return sizes
 
 
 def end_to_end(prediction: Tensor, confidence: float, max_det: int) -> tuple[Tensor, list[int]]:

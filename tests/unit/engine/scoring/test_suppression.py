@@ -98,22 +98,27 @@ def test_chosen_classes(multi_label, wanted):
     assert torch.equal(rows, torch.cat(expected))
 
 
-@pytest.mark.parametrize("bound", ["_PAIRS_AT_ONCE", "_SCORES_AT_ONCE"])
+@pytest.mark.parametrize("bound", ["_PAIRS_AT_ONCE", "_CANDIDATES_AT_ONCE"])
 def test_large_batches_are_worked_through_in_parts(monkeypatch, bound):
     monkeypatch.setattr(suppression, bound, 1)
     assert_same(predictions(3, 2, 200, seed=6), 0.001, 0.7)
 
 
-def test_a_part_has_no_more_scores_than_its_bound(monkeypatch):
-    """Where all pass, candidates take several times the memory of the network's forward."""
+def test_a_part_has_no_more_candidates_than_its_bound(monkeypatch):
+    """Where all pass, candidates take several times the memory of the network's forward; where few do, a batch is one part."""
     sizes = []
     candidates = suppression._candidates
-    monkeypatch.setattr(suppression, "_SCORES_AT_ONCE", 2 * 3 * 200 + 1)
+    monkeypatch.setattr(suppression, "_CANDIDATES_AT_ONCE", 2 * 3 * 200 + 1)
     monkeypatch.setattr(
         suppression, "_candidates", lambda some, *rest: sizes.append(len(some)) or candidates(some, *rest)
     )
-    batched_nms(predictions(5, 3, 200, seed=6), 0.001, 0.7)
+    prediction = predictions(5, 3, 200, seed=6)
+    prediction[:, 4:] = prediction[:, 4:].clamp(min=0.01)
+    batched_nms(prediction, 0.001, 0.7)
     assert sizes == [2, 2, 1]
+    sizes.clear()
+    batched_nms(prediction * 0.5, 0.99, 0.7)
+    assert sizes == [5]
 
 
 @settings(max_examples=25, deadline=None)
