@@ -52,6 +52,8 @@ SEAMS = (
 
 MOST_AT_ONCE = 8
 """A validation has six plots."""
+WAITS_AFTER_FAILURE_S = 5.0
+"""A plot takes a second or two. Whoever waits for a run that failed, a peer or a launcher, is not to wait for one that hangs."""
 
 
 class Plots:
@@ -157,12 +159,25 @@ class Plots:
         if self._plotter is not None:
             self._plotter.wait()
 
-    def close(self) -> None:
-        """However the run ends: finish what was begun, and end the process that draws."""
+    def __enter__(self) -> Plots:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
+        """However the run ends: finish what was begun, and end the process that draws.
+
+        Args:
+            failed: whether an error ends it, or a signal: plots that are not there soon are then given up, and a line says which.
+        """
         if self._plotter is None:
             return
         try:
-            self._plotter.wait()
+            if not failed:
+                self._plotter.wait()
+            elif missing := self._plotter.wait_briefly(WAITS_AFTER_FAILURE_S):
+                warn(f"plots: the run ended before these were drawn: {', '.join(missing)}")
         except Exception as error:  # noqa: BLE001  # the run's own reason to end must not be lost behind it
             warn(f"a plot is missing: {type(error).__name__}: {error}")
         finally:

@@ -21,8 +21,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,6 +37,7 @@ ANSWERS_WITHIN_S = 60.0
 LOOKS_EVERY_S = 0.02
 """How often the process looks for plots that are done, while there are any."""
 LOOKS_FOR_RUN_EVERY_S = 5.0
+"""How often it looks whether the run is still there, where the kernel does not tell (`_told_of_end`)."""
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Sent to a whole group of processes they end a run, which still waits for its plots, and then ends this one."""
 END = b"end"
@@ -142,14 +144,46 @@ class Plotter:
         Raises:
             Exception: whatever a plot's function raises, when it is called here after it failed there, unless it `may_be_missing`.
         """
+        if why := self._await_answers(lambda: ANSWERS_WITHIN_S):
+            self._lose(why)
+        for plot, on_plot, drawn in self._taken():
+            if drawn.failure:
+                if drawn.failure == LOST and self._process:  # else it was said for all of them
+                    warn(f"plots: what was to draw {plot.file} ended without an answer; this process draws it now")
+                _draw_here(plot, on_plot)
+
+    def wait_briefly(self, at_most_s: float) -> list[str]:
+        """Until all are on disk, but no longer than that: then it ends the process. Nothing is drawn here, where it might take as long.
+
+        Returns:
+            Which plots are missing: the file of each, and why it was not drawn where that is known.
+        """
+        until_s = time.monotonic() + at_most_s
+        if self._await_answers(lambda: max(until_s - time.monotonic(), 0.0)):
+            self._end(within_s=0)
+        failed = [(plot, drawn.failure) for plot, _, drawn in self._taken() if drawn.failure]
+        return [plot.file if failure == LOST else f"{plot.file} ({failure})" for plot, failure in failed]
+
+    def _await_answers(self, within_s: Callable[[], float]) -> str:
+        """Take them until none is missing.
+
+        Args:
+            within_s: how long the next one may take.
+
+        Returns:
+            Why some still are; empty where none is, or the process was lost before.
+        """
         while self._missing and self._process:
             try:
-                if not self._pipe.poll(ANSWERS_WITHIN_S):
-                    self._lose(f"does not answer within {ANSWERS_WITHIN_S:g} s")
-                    continue
+                if not self._pipe.poll(limit_s := within_s()):
+                    return f"does not answer within {limit_s:g} s"
                 self._missing.discard(int(self._pipe.recv_bytes()))
             except (EOFError, OSError) as error:
-                self._lose(f"is gone ({type(error).__name__})")
+                return f"is gone ({type(error).__name__})"
+        return ""
+
+    def _taken(self) -> Iterator[tuple[Plot, Callable[..., None] | None, Drawn]]:
+        """Each plot that was asked for, after its messages and its calls of `on_plot` were repeated here; from now on none is asked for."""
         self._missing.clear()
         asked, self._asked = self._asked, []
         first, self._begun = self._begun, self._begun + len(asked)
@@ -157,14 +191,10 @@ class Plotter:
             drawn = _answer(self._folder / str(number))
             for level, message in drawn.messages:
                 LOGGER.log(level, message)
-            if drawn.failure:
-                if drawn.failure == LOST and self._process:  # else it was said for all of them
-                    warn(f"plots: what was to draw {plot.file} ended without an answer; this process draws it now")
-                _draw_here(plot, on_plot)
-                continue
-            if on_plot is not None:
+            if on_plot is not None and not drawn.failure:
                 for arguments in drawn.plots:
                     on_plot(*arguments)
+            yield plot, on_plot, drawn
 
     def close(self) -> None:
         """End the process; plots that nobody waited for may be missing. Calling it again does nothing."""
@@ -234,21 +264,37 @@ def _serve(pipe: Connection, of_run: Connection, folder: Path, run: int, at_once
         tempfile.tempdir = str(folder)  # what matplotlib would remove when Python ends goes with the folder
         import matplotlib.pyplot  # noqa: F401  # here once, and not in each of those that draw
 
-        is_told = _hand_out(pipe, folder, run, at_once)
+        is_told = _hand_out(pipe, _told_of_end(run), folder, run, at_once)
     except (EOFError, OSError):
         pass  # nobody is there any more
     finally:
         if not is_told:
             shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # before it has a group, nobody draws
+            os.killpg(os.getpid(), signal.SIGKILL)  # those that still draw, for nobody, and itself
         os._exit(0)  # what the run registered for its own end is not for this process
 
 
-def _hand_out(pipe: Connection, folder: Path, run: int, at_once: int) -> bool:
+def _told_of_end(process: int) -> list[int]:
+    """A file descriptor that can be read from when that process has ended; none where the kernel has no such thing, or forbids it.
+
+    The pipe does not tell it at once: whatever else the run forked, such as a loader's workers, holds its end too, and may outlive it by seconds.
+    """
+    try:
+        return [os.pidfd_open(process)]
+    except (AttributeError, OSError):  # before Linux 5.3, or a container's filter of system calls
+        return []
+
+
+def _hand_out(pipe: Connection, end_of_run: list[int], folder: Path, run: int, at_once: int) -> bool:
     """Whether it was told to end."""
     waiting: list[tuple[int, Plot]] = []
     drawing: dict[int, tuple[int, Plot]] = {}
     while os.getppid() == run:
-        if pipe.poll(LOOKS_EVERY_S if drawing else LOOKS_FOR_RUN_EVERY_S):
+        ready = connection.wait([pipe, *end_of_run], LOOKS_EVERY_S if drawing else LOOKS_FOR_RUN_EVERY_S)
+        if ready and pipe not in ready:
+            return False
+        if ready:
             request = pipe.recv_bytes()
             if request == END:
                 return True

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
-from contextlib import closing
 from copy import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,7 +250,7 @@ class YOLOv12Trainer(DetectionTrainer):
         failed = True
         segments.grow(self.device)
         try:
-            with closing(self.drawing), left_alone(), telling_the_others():
+            with self.drawing, left_alone(), telling_the_others():
                 self.drawing.begin()
                 if not self.world.is_alone:
                     self._setup_ddp()

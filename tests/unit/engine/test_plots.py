@@ -30,6 +30,8 @@ class Noted:
 
     def __init__(self, at_once: int = 1) -> None:
         self.at_once, self.drawn, self.waits, self.closed = at_once, [], 0, 0
+        self.brief_waits_s: list[float] = []
+        self.missing: list[str] = []
         self.arguments: list[tuple[Any, ...]] = []
         self.may_be_missing: list[str] = []
 
@@ -42,6 +44,10 @@ class Noted:
 
     def wait(self) -> None:
         self.waits += 1
+
+    def wait_briefly(self, at_most_s: float) -> list[str]:
+        self.brief_waits_s.append(at_most_s)
+        return self.missing
 
     def close(self) -> None:
         self.closed += 1
@@ -174,10 +180,29 @@ def test_a_plot_that_fails_at_the_end_is_told(trainer: Any, capsys: pytest.Captu
     assert "WARNING a plot is missing: ZeroDivisionError" in capsys.readouterr().err
 
 
+def test_a_run_that_failed_waits_for_its_plots_a_few_seconds(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its peers wait for it, and a plot that hangs does so for a minute."""
+    plots, plotter = begun(trainer)
+    plotter.missing = ["labels.jpg", "PR.png (ValueError: no)"]
+    with pytest.raises(RuntimeError, match="of the run"), plots:
+        raise RuntimeError("of the run")
+    assert plotter.brief_waits_s == [5.0]
+    assert (plotter.waits, plotter.closed) == (0, 1)
+    said = capsys.readouterr().err
+    assert said == "WARNING plots: the run ended before these were drawn: labels.jpg, PR.png (ValueError: no)\n"
+
+
+def test_a_run_that_is_done_waits_for_all_its_plots(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    plots, plotter = begun(trainer)
+    with plots:
+        pass
+    assert (plotter.waits, plotter.brief_waits_s, plotter.closed) == (1, [], 1)
+
+
 def test_an_interrupt_while_plots_are_waited_for_keeps_no_rank_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its groups: the others would wait for it."""
 
-    def interrupted() -> None:
+    def interrupted(failed: bool) -> None:
         raise KeyboardInterrupt
 
     left: list[bool] = []
@@ -185,7 +210,9 @@ def test_an_interrupt_while_plots_are_waited_for_keeps_no_rank_from_leaving(monk
     monkeypatch.setattr(of_trainer.segments, "grow", lambda device: None)
     run = SimpleNamespace(device=None, world=SimpleNamespace(is_alone=True), _setup_train=lambda: None)
     run._run = lambda: None
-    run.drawing = SimpleNamespace(begin=lambda: None, close=interrupted)
+    run.drawing = Plots(run)  # type: ignore[arg-type]
+    monkeypatch.setattr(run.drawing, "begin", lambda: None)
+    monkeypatch.setattr(run.drawing, "close", interrupted)
     with pytest.raises(KeyboardInterrupt):
         of_trainer.YOLOv12Trainer._do_train(run)  # type: ignore[arg-type]
     assert left == [True]

@@ -206,19 +206,53 @@ def test_one_that_ends_without_an_answer_is_said_and_drawn_here(
     assert capsys.readouterr().err.count("ended without an answer; this process draws it now") == 1
 
 
+def begun_and_hanging(plotter: Plotter, file: Path) -> int:
+    """The process that draws `file`, and will not be done with it."""
+    plotter.draw(plot(hang_elsewhere, file), None)
+    until_s = time.monotonic() + 30
+    while not (hanging := file.with_suffix(".process")).exists() or not hanging.read_text():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    return int(hanging.read_text())
+
+
 def test_nobody_waits_for_ever(
     plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plotter.draw(plot(hang_elsewhere, tmp_path / "a"), None)
-    until_s = time.monotonic() + 30
-    while not (hanging := tmp_path / "a.process").exists() or not hanging.read_text():
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
+    hanging = begun_and_hanging(plotter, tmp_path / "a")
     monkeypatch.setattr(module, "ANSWERS_WITHIN_S", 0.2)
     plotter.wait()
     assert (tmp_path / "a").read_text() == f"{HERE} "
     assert "does not answer within 0.2 s" in capsys.readouterr().err
-    assert ended(int(hanging.read_text()))
+    assert ended(hanging)
+
+
+def test_a_brief_wait_takes_what_is_there_and_draws_nothing_itself(plotter: Plotter, tmp_path: Path) -> None:
+    told: list[Any] = []
+    plotter.draw(plot(note, tmp_path / "there"), lambda *drawn: told.append(drawn[0]))
+    plotter.draw(plot(fail, tmp_path / "failed"), told.append)
+    hanging = begun_and_hanging(plotter, tmp_path / "hanging")  # two at once: another one is done by now
+    plotter.draw(plot(note, tmp_path / "there too"), lambda *drawn: told.append(drawn[0]))
+    missing = plotter.wait_briefly(0.5)
+    assert [str(tmp_path / "failed") + " (ValueError: no such colour)", str(tmp_path / "hanging")] == missing[:2]
+    assert not (tmp_path / "hanging").exists()
+    assert (tmp_path / "failed").read_text() != str(HERE)
+    assert told[0] == tmp_path / "there"
+    assert ended(hanging)
+    assert not plotter.is_waited_for
+
+
+def test_a_brief_wait_for_a_lost_process_draws_nothing_itself(plotter: Plotter, tmp_path: Path) -> None:
+    os.kill(plotter._process, signal.SIGKILL)
+    plotter.draw(plot(note, tmp_path / "a"), None)
+    assert plotter.wait_briefly(30) == [str(tmp_path / "a")]
+    assert not (tmp_path / "a").exists()
+
+
+def test_plots_that_nobody_waits_for_end_with_it(plotter: Plotter, tmp_path: Path) -> None:
+    hanging = begun_and_hanging(plotter, tmp_path / "a")
+    plotter.close()
+    assert ended(hanging)
 
 
 class InterruptedAfterOne:
@@ -291,6 +325,39 @@ def test_it_ends_with_a_run_that_was_killed() -> None:
     assert done.returncode == -signal.SIGKILL
     assert not Path(folder).exists()
     assert ended(int(process))
+
+
+KILLED_BESIDE_A_WORKER = """
+import os, sys, time
+import matplotlib.pyplot
+from yolov12.engine import plotter
+plotter.LOOKS_FOR_RUN_EVERY_S = 600
+made = plotter.Plotter(at_once=1)
+if sys.argv[1] == "drawing":
+    made.draw(plotter.Plot("time", "sleep", (600,), {}, "", takes_on_plot=False), None)
+worker = os.fork()
+if worker == 0:  # with the run's end of the pipe
+    for number in (1, 2):
+        os.close(number)
+    time.sleep(600)
+print(made._process, made._folder, worker, flush=True)
+time.sleep(1)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("what", ["idle", "drawing"])
+def test_it_ends_with_a_run_that_was_killed_while_its_workers_live_on(what: str) -> None:
+    """They hold the pipe open."""
+    command = [sys.executable, "-c", KILLED_BESIDE_A_WORKER, what]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=200)
+    process, folder, worker = done.stdout.split()
+    try:
+        assert done.returncode == -signal.SIGKILL
+        assert ended(int(process))
+        assert not Path(folder).exists()
+    finally:
+        os.kill(int(worker), signal.SIGKILL)
 
 
 def test_without_room_for_a_pipe_no_folder_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
