@@ -7,6 +7,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_is_frozen_by_us = False
+"""Whether what is frozen is what a `left_alone` block froze. Python keeps no account of who froze what: thawing is for all of it."""
+
 
 @contextmanager
 def uncollected() -> Iterator[None]:
@@ -24,19 +27,31 @@ def uncollected() -> Iterator[None]:
 def left_alone() -> Iterator[None]:
     """For a block that may run for hours: the collector never looks at what there is when it begins, as all that was imported.
 
-    Nothing to do where somebody else has frozen objects, who may want them to stay so.
+    Nothing to do where somebody else has frozen objects, who may want them to stay so. What somebody freezes inside the block is thawed at its end.
     """
+    global _is_frozen_by_us
     if gc.get_freeze_count():
         yield
         return
     gc.freeze()
+    _is_frozen_by_us = True
     try:
         yield
     finally:
-        gc.unfreeze()
+        _thaw()
 
 
 def collect() -> None:
-    """Collect everything now, also what a `left_alone` block around this call would spare: an earlier run's model may lie there."""
-    gc.unfreeze()
+    """Collect everything now, also what a `left_alone` block around this call would spare: an earlier run's model may lie there.
+
+    What somebody else had frozen before stays so, and is not looked at.
+    """
+    _thaw()
     gc.collect()
+
+
+def _thaw() -> None:
+    global _is_frozen_by_us
+    if _is_frozen_by_us:
+        gc.unfreeze()
+        _is_frozen_by_us = False

@@ -55,11 +55,18 @@ def test_what_is_there_at_the_beginning_is_left_alone_inside() -> None:
     assert before() is None
 
 
-def test_objects_that_somebody_else_has_frozen_stay_frozen() -> None:
+@pytest.mark.parametrize("where", ["around", "alone", "inside"])
+def test_objects_that_somebody_else_has_frozen_stay_frozen(where: str) -> None:
     kept: list[Any] = []
-    gc.freeze()
-    with left_alone():
-        pass
+    if where != "inside":
+        gc.freeze()
+    if where == "alone":
+        collect()
+    else:
+        with left_alone():
+            collect()
+            if where == "inside":  # after ours were thawed
+                gc.freeze()
     # The collector's lists have no frozen objects. How many these are tells nothing: one that is let go of meanwhile is frozen no more.
     assert not any(one is kept for one in gc.get_objects())
 
