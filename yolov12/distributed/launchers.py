@@ -149,13 +149,6 @@ def of_machine(environ: Environment | None = None) -> Machines | None:
     return None
 
 
-def wanted_here(here: World, machines: Machines | None) -> int:
-    """How many ranks the launcher has started, or wants, on this machine; 0 where it leaves that to us."""
-    if machines is not None:
-        return machines.local_size
-    return here.local_size if here.is_launched else 0
-
-
 def find(environ: Environment | None = None) -> World | Machines:
     """What the first launcher in the table above says; `World()` where there is none.
 

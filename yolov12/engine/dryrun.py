@@ -13,7 +13,7 @@ from typing import Any
 
 from yolov12 import settings
 from yolov12.declare import PREFIX, as_argument, as_text
-from yolov12.distributed import binding, devices
+from yolov12.distributed import binding, devices, ranks
 from yolov12.distributed.devices import Gpu
 from yolov12.distributed.launchers import Machines, World
 from yolov12.errors import UserError
@@ -48,7 +48,7 @@ def lines(options: Mapping[str, Any], found: World | Machines, gpus: Sequence[Gp
     yield f"command: {program()} train {shlex.join(f'{key}={as_argument(value)}' for key, value in {**options, 'device': device}.items())}"
     yield from (f"device: {line}" for line in devices.lines(gpus, device))
     yield f"device: {device} ({reason})"
-    here, size, first = _ranks(found, max(len(ids), 1))
+    here, size, first = _ranks(found, device)
     yield from _world(found, here, size)
     batch, words = _batch(options, size)
     yield from _processes(found, here, first, ids, gpus, [_share(batch, rank, size) for rank in range(size)])
@@ -72,14 +72,12 @@ def _device(asked: Any, found: World | Machines, gpus: Sequence[Gpu]) -> tuple[s
     return (",".join(map(str, named)) if named else as_text(asked)), "as given"
 
 
-def _ranks(found: World | Machines, gpus: int) -> tuple[int, int, int]:
-    """(processes of this machine, of all machines, the first rank of this machine); other machines are taken to have as many."""
-    if isinstance(found, Machines):
-        here = found.local_size or gpus
-        return here, here * found.count, here * found.node
-    if found.is_launched:
-        return found.local_size, found.size, found.rank - found.local_rank
-    return gpus, gpus, 0
+def _ranks(found: World | Machines, device: str) -> tuple[int, int, int]:
+    """(processes of this machine, of all machines, the first rank of this machine)."""
+    world, machines = (World(), found) if isinstance(found, Machines) else (found, None)
+    here = ranks.of_this_machine(world, machines, device)
+    first = world.rank - world.local_rank if machines is None else here * machines.node
+    return here, ranks.of_all_machines(world, machines, device), first
 
 
 def _world(found: World | Machines, here: int, size: int) -> Iterator[str]:

@@ -16,7 +16,8 @@ from yolov12 import __version__, settings
 from yolov12.declare import as_text
 from yolov12.distributed import binding, devices, nic
 from yolov12.distributed.gpus import next_to, nodes_of
-from yolov12.distributed.launchers import Machines, World, wanted_here
+from yolov12.distributed.launchers import Machines, World
+from yolov12.distributed.ranks import wanted_here
 from yolov12.errors import UserError
 from yolov12.log import say
 
@@ -44,29 +45,6 @@ def with_folder(machines: Machines | None, overrides: dict[str, Any]) -> dict[st
     if machines is None or machines.node == 0 or overrides.get("resume"):
         return overrides
     return {**overrides, "save_dir": tempfile.mkdtemp(prefix="yolov12-")}
-
-
-def local_ranks(machines: Machines, device: str) -> int:
-    """How many ranks this machine starts.
-
-    Raises:
-        UserError: the launcher and the device argument say different numbers.
-    """
-    gpus = 0 if device in ("", "cpu", "mps") else len(device.split(","))
-    if gpus and machines.local_size and machines.local_size != gpus:
-        raise UserError(
-            f"device={device} names {gpus} GPU{'s' if gpus > 1 else ''}, and {machines.launcher} asks for {machines.local_size} processes "
-            "on each machine: leave device out, or make the numbers equal"
-        )
-    return machines.local_size or max(gpus, 1)
-
-
-def processes(here: World, machines: Machines | None, device: Any) -> int:
-    """How many processes train, on all machines together; the others are taken to have as many as this one."""
-    if not here.is_alone:
-        return here.size
-    gpus = max(len(devices.requested_gpus(device)), 1)
-    return gpus if machines is None else (machines.local_size or gpus) * machines.count
 
 
 def gpu_of_rank(device: str, here: World) -> int:

@@ -22,7 +22,7 @@ from ultralytics.utils.torch_utils import get_torch_device_backend, is_qat, unwr
 from yolov12 import precision, settings
 from yolov12.data.adapter import in_order
 from yolov12.data.order import Plan
-from yolov12.distributed import agreement, launchers, world
+from yolov12.distributed import agreement, launchers, ranks, world
 from yolov12.distributed.pulse import doing
 from yolov12.engine import auto_batch, final_evaluation, lost_weights, lr_scale, norms, pipeline, place, results, resume
 from yolov12.engine.checkpoint import Checkpoint
@@ -117,7 +117,7 @@ class YOLOv12Trainer(DetectionTrainer):
         self.machines = launchers.of_machine() if self.world.is_alone else None
         given = place.with_device(self.world, self.machines, overrides or {})
         # One that a file or a checkpoint gives is known after ultralytics has made the run's folder.
-        place.check_batch(given.get("batch"), place.processes(self.world, self.machines, given.get("device")))
+        place.check_batch(given.get("batch"), ranks.of_all_machines(self.world, self.machines, given.get("device")))
         super().__init__(cfg, place.with_folder(self.machines, given), _callbacks)
         if self.args.compile:  # what took minutes is there the next time, in a new container too
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir() / "compiled"))
@@ -125,9 +125,9 @@ class YOLOv12Trainer(DetectionTrainer):
         if not self.world.is_alone:
             self.world_size, self.ddp = self.world.size, False
         elif self.machines:
-            self.world_size = place.local_ranks(self.machines, self.args.device)
+            self.world_size = ranks.of_this_machine(self.world, self.machines, self.args.device)
             self.ddp = self.world_size > 1
-        place.check_batch(self.args.batch, self.world_size * (self.machines.count if self.machines else 1))
+        place.check_batch(self.args.batch, ranks.of_all_machines(self.world, self.machines, self.args.device))
 
     @property
     def ddp(self) -> bool:

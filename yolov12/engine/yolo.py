@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov12 import settings
-from yolov12.distributed import devices, launchers
+from yolov12.distributed import devices, launchers, ranks
 from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
 from yolov12.log import say, warn
@@ -181,7 +181,7 @@ def with_device(kwargs: dict[str, Any], count: int | None = None, says_each: boo
                 warn(line)
         return kwargs
     gpus = devices.visible_gpus()
-    device, reason = devices.auto(gpus, launchers.wanted_here(here, launchers.of_machine()))
+    device, reason = devices.auto(gpus, ranks.wanted_here(here, launchers.of_machine()))
     if count is not None:
         device = ",".join(device.split(",")[:count])
     if says_each:

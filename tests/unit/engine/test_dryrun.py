@@ -94,6 +94,13 @@ def test_a_batch_too_small_is_refused():
         said(World(), GPUS, batch=2, device="auto")
 
 
+def test_what_the_run_would_refuse_is_refused():
+    """Also more GPUs than the launcher wants processes for."""
+    two = Machines(1, 2, "first", 29500, "Kubeflow", "PET_NODE_RANK=1 of PET_NNODES=2", local_size=2)
+    with pytest.raises(UserError, match="device=0,1,2 names 3 GPUs, and Kubeflow asks for 2 processes"):
+        said(two, GPUS, batch=64, device="0,1,2")
+
+
 def test_the_environment_of_the_run_is_shown(monkeypatch):
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("YOLOV12_AMP", "bf16")

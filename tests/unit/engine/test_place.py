@@ -15,22 +15,6 @@ from yolov12.engine import place
 from yolov12.errors import UserError
 
 
-def machines(local_size: int = 0) -> Machines:
-    return Machines(0, 2, "a", 1, "Kubeflow", "the test says so", local_size)
-
-
-@pytest.mark.parametrize(
-    ("device", "wanted", "ranks"), [("cpu", 0, 1), ("", 0, 1), ("cpu", 3, 3), ("0,1", 0, 2), ("0,1", 2, 2)]
-)
-def test_a_machine_starts_a_rank_for_each_gpu_or_what_the_launcher_wants(device, wanted, ranks):
-    assert place.local_ranks(machines(wanted), device) == ranks
-
-
-def test_a_launcher_and_a_device_argument_that_disagree_are_refused():
-    with pytest.raises(UserError, match="device=0 names 1 GPU, and Kubeflow asks for 2 processes"):
-        place.local_ranks(machines(2), "0")
-
-
 def test_each_rank_takes_the_gpu_of_its_number():
     assert place.gpu_of_rank("4,6", World(5, 8, 2, True, local_rank=1)) == 6
 
@@ -63,27 +47,23 @@ def test_a_batch_that_is_no_number_is_refused_in_ultralytics_words(batch, monkey
         YOLOv12Trainer(overrides=given)
 
 
-@pytest.mark.parametrize(
-    ("here", "found", "device", "count"),
-    [
-        (World(), None, "cpu", 1),
-        (World(), None, "0,1", 2),
-        (World(), None, [0, 1, 2], 3),
-        (World(1, 4, 2, True, local_rank=1), None, "0,1", 4),
-        (World(), machines(), "0,1", 4),
-        (World(), machines(4), None, 8),
-    ],
-)
-def test_the_processes_of_a_run_are_counted_before_it_has_a_folder(here, found, device, count):
-    assert place.processes(here, found, device) == count
-
-
 def test_a_run_with_too_small_a_batch_leaves_no_folder(monkeypatch, tmp_path):
     from yolov12.engine.trainer import YOLOv12Trainer
 
     monkeypatch.setattr("yolov12.engine.trainer.world.from_environment", lambda: World(0, 4, 4, True))
     given = {"model": "yolov12n.yaml", "data": "a.yaml", "batch": 2, "device": "cpu", "project": str(tmp_path)}
     with pytest.raises(UserError, match="batch=2 is over all processes, and there are 4"):
+        YOLOv12Trainer(overrides=given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_argument_that_contradicts_the_launcher_leaves_no_folder(monkeypatch, tmp_path):
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+    wanted = Machines(0, 2, "a", 1, "Kubeflow", "the test says so", local_size=2)
+    monkeypatch.setattr("yolov12.engine.trainer.launchers.of_machine", lambda: wanted)
+    given = {"model": "yolov12n.yaml", "data": "a.yaml", "batch": 8, "device": "0", "project": str(tmp_path)}
+    with pytest.raises(UserError, match="device=0 names 1 GPU, and Kubeflow asks for 2 processes"):
         YOLOv12Trainer(overrides=given)
     assert list(tmp_path.iterdir()) == []
 
