@@ -56,7 +56,8 @@ def run(argv: list[str]) -> int:
         ExitError: with the exit code of what went wrong.
     """
     name, tokens = split_verb(argv)
-    wants_help = name in HELP or tokens == ["help"] or any(token in HELP[1:] for token in tokens)
+    asked = [token for token in tokens if token not in TASKS]
+    wants_help = name in HELP or asked == ["help"] or any(token in HELP[1:] for token in tokens)
     if name in HELP and tokens and tokens[0][:1].isalpha() and "=" not in tokens[0]:
         name = tokens[0]  # also one that does not exist: `help trian` is to be told of its slip
     if name in ("--version", "version"):
@@ -67,6 +68,10 @@ def run(argv: list[str]) -> int:
         return _show(verb_help(VERBS[name]))
     if name in HELP or not name:
         return _show(overview())
+    if name in TASKS:
+        if wants_help:
+            return _show(task_help(name))
+        raise UserError(f"{name!r} is a task, and no verb: type, for example, yolov12 {name} train data=my.yaml")
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, n=2, cutoff=0.6)
         meant = f"did you mean {' or '.join(near)}?" if near else "`yolov12 help` lists the verbs"
@@ -154,6 +159,17 @@ def verb_help(verb: Verb) -> Iterator[str]:
         yield from _settings_help(settings_page.long_help_lines())
     else:
         yield "settings, such as YOLOV12_OFFLINE=1 in the environment or offline=1 here: yolov12 env --help"
+
+
+def task_help(task: str) -> Iterator[str]:
+    """The page of `yolov12 help detect`: `yolo` takes such a word before the verb, and so do we."""
+    verbs = [verb.name for verb in VERBS.values() if "task" in verb.keys()]  # noqa: SIM118  # it is no dict: this calls a function
+    yield f"{task} is a task, and no verb: it may stand before a verb, as in `yolo`, or behind it, and need not, since a model says its task"
+    yield ""
+    yield f"  yolov12 {task} train data=my.yaml model=MODEL    |    yolov12 train data=my.yaml model=MODEL task={task}"
+    yield ""
+    yield f"verbs that take one: {', '.join(verbs)}; yolov12 VERB --help says more about a verb"
+    yield f"tasks: {', '.join(TASKS)}; those other than detect run as in ultralytics"
 
 
 def _settings_help(lines: Iterator[str]) -> Iterator[str]:

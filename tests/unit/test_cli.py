@@ -97,6 +97,7 @@ def test_env_still_answers_when_a_variable_is_misspelt(capsys):
     ("line", "message"),
     [
         ("trian data=a.yaml", "there is no verb 'trian'; did you mean train?"),
+        ("detect", "'detect' is a task, and no verb: type, for example, yolov12 detect train data=my.yaml"),
         ("data=a.yaml train", "'data=a.yaml' comes before a verb: type, for example, yolov12 train data=a.yaml"),
         ("train data=a.yaml epoch=3", "there is no argument 'epoch'; did you mean epochs"),
         ("train data=a.yaml coco", "'coco' is not an argument here; arguments are key=value"),
@@ -217,6 +218,25 @@ def test_help_about_a_verb_that_does_not_exist_is_refused_like_the_verb(line, ca
     assert "there is no verb 'trian'; did you mean train?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "line", [["help", "detect"], ["detect", "--help"], ["detect", "help"], ["--help", "detect"], ["-h", "detect"]]
+)
+def test_help_about_a_task_says_where_it_stands(line, capsys):
+    assert cli.main(line) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("detect is a task, and no verb: it may stand before a verb")
+    assert "  yolov12 detect train data=my.yaml " in page
+    assert "verbs that take one: train, val, predict, export, lr-find, data; " in page
+
+
+@pytest.mark.parametrize(
+    "line", [["segment", "train", "help"], ["segment", "train", "-h"], ["train", "segment", "help"]]
+)
+def test_help_about_a_verb_after_a_task_is_that_verbs(line, capsys):
+    assert cli.main(line) == 0
+    assert capsys.readouterr().out.startswith("yolov12 train: ")
+
+
 def test_help_about_a_verb_with_a_hyphen_is_that_verbs(capsys):
     assert cli.main(["help", "nccl-test"]) == 0
     assert capsys.readouterr().out.startswith("yolov12 nccl-test: ")
@@ -288,7 +308,7 @@ def test_the_version_is_printed(line, capsys):
     assert capsys.readouterr().out == f"yolov12 {__version__}\n"
 
 
-@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["--version"], ["serve"]])
+@pytest.mark.parametrize("line", [["--help"], ["train", "--help"], ["help", "pose"], ["--version"], ["serve"]])
 def test_help_imports_nothing_heavy(line):
     code = f"import sys\nfrom yolov12 import cli\ncli.main({line!r})\n"
     code += (
