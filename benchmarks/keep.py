@@ -38,7 +38,7 @@ def keep(
     name = name.removesuffix(".log")
     if not NAME.fullmatch(name):
         raise BenchmarkError(f"NAME {name!r}: type letters, digits, - and _, such as kernels_tests")
-    if not what.strip() or "\n" in what:
+    if "\n" in what or not (words := shown(what, hosts)):
         raise BenchmarkError(f"WHAT {what!r}: type in one line what was run, such as 'pytest tests/gpu/test_stem.py'")
     try:
         raw = log.read_bytes()
@@ -46,8 +46,8 @@ def keep(
         raise BenchmarkError(f"LOG {log}: {(error.strerror or str(error)).lower()}") from error
     lines = shown(raw.decode(errors="replace"), hosts)
     if not lines:
-        raise BenchmarkError(f"LOG {log}: is empty, so there is nothing to keep")
-    first = "# " + ", ".join((shown(what, hosts)[0], device, f"at {commit}"))
+        raise BenchmarkError(f"LOG {log}: shows nothing, so there is nothing to keep")
+    first = "# " + ", ".join((words[0], device, f"at {commit}"))
     path = record.claim(records, date, device, name, reduced=False).with_suffix(".log")
     path.write_text("\n".join([first, *lines]) + "\n", encoding="utf-8")
     path.chmod(MODE)  # whatever it was, and whatever is asked for new files here

@@ -114,6 +114,7 @@ def test_device_commit_and_day_are_this_machines_where_nothing_is_said(tmp_path,
     [
         ({"name": "../stem"}, "error: NAME '../stem': type letters, digits, - and _, such as kernels_tests"),
         ({"what": " "}, "error: WHAT ' ': type in one line what was run"),
+        ({"what": "\x1b[0m\x07"}, "error: WHAT '\\x1b[0m\\x07': type in one line what was run"),
         ({"what": "a\nb"}, "error: WHAT 'a\\nb': type in one line what was run"),
     ],
 )
@@ -123,12 +124,12 @@ def test_what_can_not_be_kept_so_is_said_in_one_sentence(tmp_path, log, argument
     assert not (tmp_path / "records").exists()
 
 
-def test_a_log_that_is_not_there_or_empty_is_said_in_one_sentence(tmp_path, log, capsys):
+def test_a_log_that_is_not_there_or_shows_nothing_is_said_in_one_sentence(tmp_path, log, capsys):
     assert kept(tmp_path, tmp_path / "no.log") == 2
     assert capsys.readouterr().err == f"error: LOG {tmp_path}/no.log: no such file or directory\n"
     log.write_text("\n\x1b[0m\n")
     assert kept(tmp_path, log) == 2
-    assert "is empty" in capsys.readouterr().err
+    assert "shows nothing" in capsys.readouterr().err
     assert not (tmp_path / "records").exists()
 
 
