@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,30 @@ AUTO_READERS = 8
 2026-11-29); no record has fewer."""
 WAIT_BOUND = 0.10
 """The part of the steps' time at ultralytics' loader above which `auto` says that ours may pay. Provisional: no record says where it begins to."""
+
+
+def check_arguments(arguments: Mapping[str, Any], ranks: int) -> None:
+    """Refuse arguments for which our loader can not do what was asked of it, before the run has a folder.
+
+    Args:
+        arguments: of the run, as far as they are known.
+        ranks: that it has. Several make of rect=True, with a warning, rect=False.
+
+    Raises:
+        UserError: the user asked for ours, and with another argument for what it can not do.
+    """
+    if settings.current().data_pipeline != "gpu":
+        return
+    if arguments.get("rect") and ranks == 1:
+        raise _contradiction(ours.RECT)
+    if arguments.get("augmentations"):
+        raise _contradiction(ours.AUGMENTATIONS)
+
+
+def _contradiction(obstacle: ours.Obstacle) -> UserError:
+    return UserError(
+        f"data_pipeline=gpu and {obstacle.typed} contradict each other ({obstacle.reason}): leave one of them out"
+    )
 
 
 def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Callable[[], Any]) -> Any:
@@ -58,9 +82,7 @@ def train_loader(trainer: YOLOv12Trainer, path: str, batch: int, upstreams: Call
         say(f"data pipeline: gpu (asked for): pictures are augmented as tensors, {where}")
         return _ours_for(trainer, dataset, batch)
     if obstacle.typed:
-        raise UserError(
-            f"data_pipeline=gpu and {obstacle.typed} contradict each other ({obstacle.reason}): leave one of them out"
-        )
+        raise _contradiction(obstacle)
     say(f"data pipeline: gpu -> cpu: {obstacle.reason}")
     return _over(dataset, trainer, upstreams)
 

@@ -116,8 +116,9 @@ class YOLOv12Trainer(DetectionTrainer):
         """What the last checkpoint that was read, or is to be saved, has under `checkpoint.KEY`."""
         self.machines = launchers.of_machine() if self.world.is_alone else None
         given = place.with_device(self.world, self.machines, overrides or {})
-        # One that a file or a checkpoint gives is known after ultralytics has made the run's folder.
-        place.check_batch(given.get("batch"), ranks.of_all_machines(self.world, self.machines, given.get("device")))
+        count = ranks.of_all_machines(self.world, self.machines, given.get("device"))
+        place.check_batch(given.get("batch"), count)
+        pipeline.check_arguments(given, count)  # what a file or a checkpoint gives is known later
         super().__init__(cfg, place.with_folder(self.machines, given), _callbacks)
         if self.args.compile:  # what took minutes is there the next time, in a new container too
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.cache_dir() / "compiled"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,6 +190,30 @@ def test_two_wishes_that_contradict_each_other_end_the_run(trainer: Trainer, mon
     monkeypatch.setattr(ours, "obstacle", lambda dataset, args: ours.Obstacle("several shapes", "rect=True"))
     with pytest.raises(UserError, match=r"data_pipeline=gpu and rect=True contradict each other \(several shapes\)"):
         made(trainer)
+
+
+@pytest.mark.parametrize("arguments", [{"rect": True}, {"augmentations": [object()]}], ids=["rect", "augmentations"])
+def test_a_run_of_two_wishes_that_contradict_each_other_leaves_no_folder(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+    asked(monkeypatch, "gpu")
+    given = {"model": "yolov12n.yaml", "data": "a.yaml", "device": "cpu", "project": str(tmp_path), **arguments}
+    with pytest.raises(UserError, match=r"data_pipeline=gpu and (rect=True|augmentations=) contradict each other"):
+        YOLOv12Trainer(overrides=given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments", "ranks"),
+    [("gpu", {"rect": True}, 2), ("gpu", {"rect": False, "augmentations": None}, 1), ("auto", {"rect": True}, 1)],
+)
+def test_what_does_not_contradict_is_not_refused(
+    value: str, arguments: dict[str, Any], ranks: int, monkeypatch: pytest.MonkeyPatch
+):
+    asked(monkeypatch, value)
+    pipeline.check_arguments(arguments, ranks)
 
 
 def with_share(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, share: float | None) -> pipeline.Watch:

@@ -35,6 +35,10 @@ class Obstacle(NamedTuple):
     """The argument of the user that asks for it, as it is typed; then the two contradict each other."""
 
 
+RECT = Obstacle("rect=True makes batches of several shapes", "rect=True")
+AUGMENTATIONS = Obstacle("augmentations= names transforms that work on one picture at a time", "augmentations=")
+
+
 def obstacle(dataset: Any, args: Any) -> Obstacle | None:
     """Why batches of this training set must come from ultralytics' own loader; None if they need not."""
     from ultralytics.data.dataset import YOLODataset
@@ -44,11 +48,11 @@ def obstacle(dataset: Any, args: Any) -> Obstacle | None:
     if type(dataset) is not YOLODataset:
         return Obstacle(f"the data set is a {type(dataset).__name__}, which loads its pictures in its own way")
     if dataset.rect:
-        return Obstacle("rect=True makes batches of several shapes", "rect=True")
+        return RECT
     if dataset.channels != 3:
         return Obstacle(f"pictures with {dataset.channels} channels")
     if getattr(args, "augmentations", None):
-        return Obstacle("augmentations= names transforms that work on one picture at a time", "augmentations=")
+        return AUGMENTATIONS
     if getattr(args, "quantize", None) == 8:
         return Obstacle("quantize=8 calibrates with ultralytics' loader")
     has_segments = any(len(label.get("segments", ())) for label in dataset.labels)
