@@ -6,8 +6,6 @@ python -m pytest tests/gpu/test_letterbox.py
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +145,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "lively.pt"
     lively.make("yolo12n.yaml", IMGSZ, share=0.03).save(path)
     return path
-
-
-@pytest.fixture
-def model(weights: Path) -> Iterator[YOLO]:
-    made = YOLO(weights)
-    yield made
-    made.predictor = None
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 FRAMES = [picture(*size, seed=i) for i, size in enumerate([(360, 640), (480, 640), (360, 640), (640, 480), (200, 300)])]

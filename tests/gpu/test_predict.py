@@ -64,15 +64,6 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return path
 
 
-@pytest.fixture
-def model(weights: Path) -> Iterator[YOLO]:
-    made = YOLO(weights)
-    yield made
-    made.predictor = None
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
 def picture(height: int, width: int, seed: int) -> np.ndarray:
     """Blocks of colour, BGR uint8."""
     blocks = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), np.uint8)
