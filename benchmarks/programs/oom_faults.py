@@ -27,7 +27,7 @@ METRIC_TOLERANCE = 0.01
 
 NEIGHBOUR = """
 import random, sys, threading, torch
-keep, draw = int(float(sys.argv[1]) * 2**30), random.Random(0)
+keep, rng = int(float(sys.argv[1]) * 2**30), random.Random(0)
 over = threading.Event()
 threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 held = []
@@ -36,14 +36,14 @@ for i in range(torch.cuda.device_count()):
     free, total = torch.cuda.mem_get_info(i)
     held.append(torch.empty(max(0, free - keep) if keep else 0, dtype=torch.uint8, device=f"cuda:{i}"))
 print("ready", flush=True)
-while not over.wait(draw.uniform(0.05, 0.5)):
-    card = draw.randrange(torch.cuda.device_count())
+while not over.wait(rng.uniform(0.05, 0.5)):
+    card = rng.randrange(torch.cuda.device_count())
     most = keep or torch.cuda.mem_get_info(card)[1]
     try:
-        taken = torch.empty(int(draw.uniform(0.1, 0.5) * most), dtype=torch.uint8, device=f"cuda:{card}")
+        taken = torch.empty(int(rng.uniform(0.1, 0.5) * most), dtype=torch.uint8, device=f"cuda:{card}")
     except torch.cuda.OutOfMemoryError:
         continue
-    over.wait(draw.uniform(0.05, 1.0))
+    over.wait(rng.uniform(0.05, 1.0))
     del taken
     torch.cuda.empty_cache()
 """

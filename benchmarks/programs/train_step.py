@@ -187,14 +187,14 @@ def synthetic_batch(images: int, imgsz: int, device: Any) -> dict[str, Any]:
     """Random pixels and boxes in the form that `preprocess_batch` hands on (models/yolo/detect/train.py:107)."""
     import torch
 
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     boxes = images * BOXES_PER_IMAGE
-    centres = 0.1 + 0.8 * torch.rand(boxes, 2, generator=draw)
-    sides = 0.02 + 0.3 * torch.rand(boxes, 2, generator=draw) ** 2
-    pixels = torch.rand(images, 3, imgsz, imgsz, generator=draw)
+    centres = 0.1 + 0.8 * torch.rand(boxes, 2, generator=generator)
+    sides = 0.02 + 0.3 * torch.rand(boxes, 2, generator=generator) ** 2
+    pixels = torch.rand(images, 3, imgsz, imgsz, generator=generator)
     return {
         "img": pixels.to(device),
-        "cls": torch.randint(80, (boxes, 1), generator=draw).float().to(device),
+        "cls": torch.randint(80, (boxes, 1), generator=generator).float().to(device),
         "bboxes": torch.cat([centres, sides], dim=1).to(device),
         "batch_idx": torch.arange(images).repeat_interleave(BOXES_PER_IMAGE).float().to(device),
     }

@@ -78,8 +78,8 @@ class Run:
 
 def hit_a_rank(tmp_path: Path, sent: signal.Signals, seed: int, *where: str) -> None:
     """Start a training of two ranks, send one of them a signal, look at how the run ends, and resume it."""
-    draw = random.Random(f"{seed} {sent.name}")
-    victim, moment_s = draw.choice("01"), draw.uniform(0, 3)
+    rng = random.Random(f"{seed} {sent.name}")
+    victim, moment_s = rng.choice("01"), rng.uniform(0, 3)
     (tmp_path / "tiny.yaml").write_text(TINY)
     synth.write(tmp_path / "synth", n_train=24, n_val=4, imgsz=64)
     words = "model=tiny.yaml data=synth/data.yaml imgsz=64 batch=4 epochs=500 plots=False save_steps=2"

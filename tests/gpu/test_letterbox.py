@@ -66,9 +66,9 @@ def test_frames_become_ultralytics_numbers_to_the_bit(size: tuple[int, int], rec
 
 def test_any_size_is_opencvs_to_the_bit() -> None:
     """Many sizes, larger and smaller, with levels at random and with the darkest and brightest alone."""
-    draw, way, caller = np.random.default_rng(0), a_way(), a_caller(imgsz=(320, 320))
+    rng, way, caller = np.random.default_rng(0), a_way(), a_caller(imgsz=(320, 320))
     for seed in range(200):
-        frame = noise(*(int(side) for side in draw.integers(60, 1000, 2)), 3, seed=seed)
+        frame = noise(*(int(side) for side in rng.integers(60, 1000, 2)), 3, seed=seed)
         frame = np.where(frame > 127, np.uint8(255), np.uint8(0)) if seed % 2 else frame
         if letterbox.decide(caller, [frame])[1] is None:
             assert_ultralytics(way, caller, [frame])

@@ -166,7 +166,7 @@ def check_image(im_file: str) -> tuple[str, tuple[int, int]]:
     except ModuleNotFoundError as error:
         if error.name != "pi_heif":
             raise
-        raise OSError(pictures.unknown(im_file)) from error
+        raise OSError(pictures.why_unidentified(im_file)) from error
 
 
 def check_det_dataset(dataset: str | Path, autodownload: bool = True, split: str = "") -> dict[str, Any]:

@@ -104,8 +104,8 @@ def _other_content(path: str, start: bytes) -> tuple[str, str]:
     return "keep", "a HEIC picture"
 
 
-def unknown(path: str) -> str:
-    """Why Pillow can not tell what is in a file, where `pi-heif` is not installed."""
+def why_unidentified(path: str) -> str:
+    """Why Pillow can not identify a picture (its UnidentifiedImageError), where `pi-heif` is not installed."""
     with open(path, "rb") as file:
         start = file.read(12)
     return f"a HEIC picture, {_NO_READER}" if start[4:8] == _HEIC_MARK else "not a picture that Pillow knows"

@@ -381,7 +381,7 @@ class Loop:
             t.drawing.results()
         with surviving(t.validator, self.history, t.vote_group), doing("evaluating the best weights"):
             t.final_eval()
-        self.memory_report.finish(plots=t.args.plots, draw=t.drawing.memory)
+        self.memory_report.finish(plots=t.args.plots, draw_plot=t.drawing.memory)
         ending.tell_cost(self)
         if IS_FIRST:
             if t.args.plots:

@@ -123,12 +123,12 @@ class MemoryReport:
             with self.table.open("a", encoding="utf-8") as table:
                 table.write((report.header() if is_new else "") + report.row(row))
 
-    def finish(self, plots: bool, draw: Callable[..., None] = draw) -> None:
+    def finish(self, plots: bool, draw_plot: Callable[..., None] = draw) -> None:
         """At the end of training: the lines, and the picture of rank 0's steps if `plots` asks for pictures.
 
         Args:
             plots: whether it does.
-            draw: what is called in the place of `yolov12.memory.picture.draw`.
+            draw_plot: what is called in the place of `yolov12.memory.picture.draw`.
 
         Raises:
             PeerFailedError: another rank did not take part.
@@ -136,7 +136,7 @@ class MemoryReport:
         for line in report.lines(from_all(self._summary(), self.vote_group)):
             say(line)
         if rank() == 0 and plots and len(self.course.points) > 1:
-            draw(self.folder / "memory.png", self.course.points, self.step.history.events)
+            draw_plot(self.folder / "memory.png", self.course.points, self.step.history.events)
 
     def _row(self, epoch: int) -> report.Epoch:
         history, is_counted = self.step.history, self._epoch.peak > 0

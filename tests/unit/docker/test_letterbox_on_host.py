@@ -68,9 +68,9 @@ def assert_opencvs(on_host: OnHost, picture: np.ndarray, height: int, width: int
 
 @pytest.mark.parametrize("hard", [False, True])
 def test_any_size_is_opencvs_to_the_bit(on_host, hard):
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for seed in range(100):
-        height, width, new_height, new_width = (int(side) for side in draw.integers(1, 90, 4))
+        height, width, new_height, new_width = (int(side) for side in rng.integers(1, 90, 4))
         assert_opencvs(on_host, noise(height, width, 3, seed=seed, hard=hard), new_height, new_width)
 
 

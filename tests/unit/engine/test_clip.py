@@ -18,11 +18,11 @@ NUMBERS = [1e-3, 1.0, 1e3, float("inf"), float("nan")]
 def parameters(
     scale: float, seed: int = 0, dtypes: tuple[torch.dtype, ...] = (torch.float32,) * 3
 ) -> list[nn.Parameter]:
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     made = []
     for dtype, shape in zip(dtypes, [(4, 3), (5,), (2, 2, 2)], strict=True):
         parameter = nn.Parameter(torch.zeros(shape, dtype=dtype))
-        parameter.grad = (scale * torch.randn(shape, generator=draw)).to(dtype)
+        parameter.grad = (scale * torch.randn(shape, generator=generator)).to(dtype)
         made.append(parameter)
     return [*made, nn.Parameter(torch.zeros(1))]  # frozen: it has no gradient
 

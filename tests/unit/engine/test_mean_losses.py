@@ -13,8 +13,8 @@ NAMES = ("box_loss", "cls_loss", "dfl_loss")
 
 
 def drawn(steps: int) -> list[dict[str, Tensor]]:
-    draw = torch.Generator().manual_seed(0)
-    return [{name: torch.rand((), generator=draw) for name in NAMES} for _ in range(steps)]
+    generator = torch.Generator().manual_seed(0)
+    return [{name: torch.rand((), generator=generator) for name in NAMES} for _ in range(steps)]
 
 
 def test_mean_losses_have_the_bits_of_ultralytics_formula() -> None:

@@ -45,12 +45,12 @@ def read_by_ultralytics(path: Path) -> dict[str, list[object]]:
 
 
 def test_columns_are_read_as_ultralytics_reads_them(tmp_path: Path) -> None:
-    table, draw = tmp_path / "results.csv", random.Random(0)
+    table, rng = tmp_path / "results.csv", random.Random(0)
     kinds = (
-        lambda: draw.random(),
-        lambda: draw.choice([0, 1.5, 1e-7, 1e6, 3, -2.5, -1e-9]),
-        lambda: draw.randint(-3, 3),
-        lambda: 10 ** draw.uniform(-12, 12),
+        lambda: rng.random(),
+        lambda: rng.choice([0, 1.5, 1e-7, 1e6, 3, -2.5, -1e-9]),
+        lambda: rng.randint(-3, 3),
+        lambda: 10 ** rng.uniform(-12, 12),
     )
     for rows in (1, 2, 50):
         lines = [",".join(f"{kind():.6g}" for kind in kinds) for _ in range(rows)]

@@ -56,14 +56,14 @@ class Run:
         self.trainer.optimizer_step = lambda: BaseTrainer.optimizer_step(self.trainer)
         self.history = History()
         self.update = Update(self.trainer, self.history)
-        self.draw = torch.Generator().manual_seed(1)
+        self.generator = torch.Generator().manual_seed(1)
 
     def give_gradients(self) -> None:
         """Scaled ones, larger than clipping allows."""
         device = self.trainer.device
         scale = self.trainer.scaler.scale(torch.ones((), device=device))
         for parameter in self.model.parameters():
-            parameter.grad = 10 * torch.randn(parameter.shape, generator=self.draw).to(device) * scale
+            parameter.grad = 10 * torch.randn(parameter.shape, generator=self.generator).to(device) * scale
 
     def step(self, times: int = 1) -> Run:
         for _ in range(times):

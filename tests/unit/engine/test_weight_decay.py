@@ -30,9 +30,9 @@ def optimizer_of(of: nn.Module, **options: Any) -> torch.optim.SGD:
 
 
 def give_gradients(of: nn.Module, seed: int) -> None:
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for parameter in of.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=draw)
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
     of[0].weight.grad = None  # type: ignore[index, union-attr]  # as of a layer that is frozen
 
 
