@@ -21,6 +21,8 @@ from yolov12.seams import replaced
 if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
 
+NAMES = ("cpu", "gpu")
+"""What `data_pipeline=` asks for a loader by."""
 AUTO_READERS = 8
 """From so many on `auto` takes our loader at once. With them training from files was 2.27 times as fast as stock (record train_e2e-reduced-4 of
 2026-11-29); no record has fewer."""
@@ -122,7 +124,7 @@ def undisturbed(loader: Any) -> AbstractContextManager[Any]:
 
 
 def name_of(loader: Any) -> str:
-    """What `data_pipeline=` asks for `loader` by."""
+    """Which of `NAMES` asks for `loader`."""
     return "gpu" if isinstance(loader, ours.PictureLoader) else "cpu"
 
 
@@ -144,6 +146,8 @@ class Watch:
         """None where there is nothing to tell, or it was told."""
         if self.is_auto and trainer.device.type == "cuda" and not isinstance(trainer.train_loader, ours.PictureLoader):
             self.wait = wait
+        self.when_settled: Callable[[str], None] | None = None
+        """Called once at the next epoch's start, with the name of the loader that the run then has."""
 
     def at_epoch_start(self) -> None:
         """Look, and say or do what is due. All ranks must call it.
@@ -158,6 +162,9 @@ class Watch:
                     "a script changed the data set's transforms, which our loader does not use: type data_pipeline=cpu"
                 )
             self._change_back(loader)
+        if self.when_settled is not None:
+            self.when_settled(name_of(self.trainer.train_loader))
+            self.when_settled = None
         if self.wait is None:
             return
         shares = [share for share in from_all(self.wait.share(), self.trainer.vote_group) if share is not None]

@@ -7,6 +7,7 @@ EMA's weights. With what is saved here under `checkpoint.KEY` it goes on with th
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ultralytics.utils.torch_utils import unwrap_model
@@ -27,6 +28,8 @@ FORM = 1
 """Of what is saved; another number is another form, which this version does not read."""
 OF_THE_RUN = ("sync_bn", "grad_clip", "grad_compress", "save_steps")
 """Settings that a run is expected to go on with. ultralytics' arguments are in its checkpoint already; these are typed again."""
+PIPELINE = "data_pipeline"
+"""Of it what it came to is compared, once that is settled: under `auto`, a script may bring ultralytics' loader back before the first epoch."""
 LOADED_FROM_ITS_PATH = "teacher_model."
 """What a model in distillation holds beside its own weights."""
 
@@ -89,13 +92,12 @@ def load(trainer: YOLOv12Trainer, checkpoint: dict[str, Any], more: dict[str, An
 def go_on(loop: Loop, more: dict[str, Any]) -> None:
     """Put the loop at the place that was saved. Call right before its first epoch."""
     t, plan = loop.trainer, loop.trainer.train_loader.order.plan
-    for name, value in _settings(t).items():
-        begun = more.get("settings", {}).get(name, value)  # checkpoints of earlier versions have none
-        if begun != value:
-            say(
-                f"WARNING resume: the run was begun with {name}={as_text(begun)}, and goes on with {name}={as_text(value)}: "
-                f"type {name}={as_text(begun)} beside resume= to go on as it began"
-            )
+    begun = more.get("settings", {})  # checkpoints of earlier versions have none
+    for name in OF_THE_RUN:
+        value = getattr(settings.current(), name)
+        _tell_change(name, begun.get(name, value), value)
+    if begun.get(PIPELINE) in pipeline.NAMES:
+        loop.pipeline.when_settled = partial(_tell_change, PIPELINE, begun[PIPELINE])
     seen = more["seen"]
     if plan.samples != more["samples"]:
         say(
@@ -117,8 +119,16 @@ def go_on(loop: Loop, more: dict[str, Any]) -> None:
     say(f"resume: epoch {t.start_epoch + 1} of {t.epochs}{whole}")
 
 
+def _tell_change(name: str, begun: Any, value: Any) -> None:
+    if begun != value:
+        say(
+            f"WARNING resume: the run was begun with {name}={as_text(begun)}, and goes on with {name}={as_text(value)}: "
+            f"type {name}={as_text(begun)} beside resume= to go on as it began"
+        )
+
+
 def _settings(trainer: YOLOv12Trainer) -> dict[str, Any]:
     """Of the data pipeline what it came to: `auto` may choose otherwise on another machine, and the loaders draw other random numbers."""
     current = settings.current()
     asked = {name: getattr(current, name) for name in OF_THE_RUN}
-    return asked | {"data_pipeline": pipeline.name_of(trainer.train_loader)}
+    return asked | {PIPELINE: pipeline.name_of(trainer.train_loader)}

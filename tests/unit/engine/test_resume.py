@@ -14,6 +14,8 @@ from yolov12.data.loader import PictureLoader
 from yolov12.data.order import Order, Plan
 from yolov12.engine import resume
 from yolov12.engine.checkpoint import KEY
+from yolov12.engine.data_wait import DataWait
+from yolov12.engine.pipeline import Watch
 from yolov12.errors import UserError
 
 CPU = torch.device("cpu")
@@ -43,6 +45,7 @@ def a_loop(plan: Plan) -> Any:
         named=named,
         mean_losses=None,
         place=(3, 0),
+        pipeline=Watch(trainer, DataWait()),
     )
 
 
@@ -84,11 +87,41 @@ def test_a_loader_that_draws_other_random_numbers_is_told(
     loop = a_loop(Plan(10, 2))
     loop.trainer.train_loader = PictureLoader.__new__(PictureLoader)
     loop.trainer.train_loader.order = Order(Plan(10, 2))
+    loop.trainer.train_loader.is_outdated = lambda: False
     resume.go_on(loop, saved)
+    for _ in range(2):  # epochs
+        loop.pipeline.at_epoch_start()
     assert (
-        "resume: the run was begun with data_pipeline=cpu, and goes on with data_pipeline=gpu: type data_pipeline=cpu"
-        in capsys.readouterr().err
+        capsys.readouterr().err.count(
+            "resume: the run was begun with data_pipeline=cpu, and goes on with data_pipeline=gpu: type data_pipeline=cpu"
+        )
+        == 1
     )
+
+
+def test_a_loader_that_a_script_takes_back_again_is_no_change(
+    saved: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auto` took ours in both runs, and both scripts changed the data set's transforms before the first epoch."""
+    loop = a_loop(Plan(10, 2))
+    ultralytics, loop.trainer.train_loader = loop.trainer.train_loader, PictureLoader.__new__(PictureLoader)
+    ours = loop.trainer.train_loader
+    ours.order, ours.dataset = ultralytics.order, None
+    ours.is_outdated, ours.close = lambda: True, lambda: None
+    loop.trainer.upstreams_loader, loop.trainer.build_dataset, loop.trainer.epoch = lambda: ultralytics, None, 3
+    resume.go_on(loop, saved)
+    loop.pipeline.at_epoch_start()
+    assert loop.trainer.train_loader is ultralytics
+    assert "WARNING" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_says_auto_tells_nothing_of_its_loader(
+    saved: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = a_loop(Plan(10, 2))
+    resume.go_on(loop, saved | {"settings": saved["settings"] | {"data_pipeline": "auto"}})
+    loop.pipeline.at_epoch_start()
+    assert "WARNING" not in capsys.readouterr().err
 
 
 def test_another_batch_cuts_what_is_left(saved: dict[str, Any]) -> None:
