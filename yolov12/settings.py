@@ -115,7 +115,7 @@ class Settings:
     predict_kernels: bool = setting(
         True,
         accepts="1 or 0",
-        doc="predict letterboxes and suppresses by our kernels; in float16 convolutions, attention and heads are such too, in val as well. 0: torch's.",
+        doc="predict letterboxes and suppresses by our kernels, and float16 networks run by them, in val too. 0: torch's and cuDNN's.",
     )
     predict_ahead: bool = setting(
         True,
