@@ -6,7 +6,8 @@
 BIN := .venv/bin
 JOBS ?= 2
 TESTS := tests/unit tests/dist tests/faults
-PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist loadfile
+# Hundreds of tests start Python; where it may not keep its bytecode, each compiles what it imports of torch.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -q -n $(JOBS) --dist loadfile
 # Without what puts the image's environment back on PATH in every bash, where this runs in one.
 BATS := env -u BASH_ENV $(BIN)/bats --print-output-on-failure
 SHELL_FILES = $(shell find .ci deploy docker env scripts tests -type f \

@@ -121,6 +121,14 @@ LINES = (
     ),
     both("train_step", "one step of yolov12n, batch 64: time", "{} ms", "train_step_n_b64"),
     both("train_step", "the same, batch 256", "{} ms", "train_step_n_b256"),
+    both("train_step", "yolov12l, batch 64 / yolov12x, batch 32", "{} / {} ms", "train_step_l_b64", "train_step_x_b32"),
+    both("train_step", "yolov12s at 1280 px, batch 32", "{} ms", "train_step_s_1280_b32"),
+    both(
+        "scale",
+        "2 GPUs, yolov12n / s / m, 64 / 64 / 32 images on each: images a second over 2 times those of one",
+        "{} / {} / {}",
+        *("scale2_n", "scale2_s", "scale2_m"),
+    ),
     both(
         "train_e2e",
         "training from 10,000 JPEG files, 16 workers, yolov12n, batch 256: images a second",

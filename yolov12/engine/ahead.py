@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The GPU begins with the next batch of files before Python makes the results of this one (YOLOV12_PREDICT_AHEAD=1).
+"""The GPU begins with the next batch of files before Python makes the results of this one (not with YOLOV12_PREDICT_AHEAD=0).
 
 ultralytics' loop (engine/predictor.py:376) is as it was, with its callbacks, files and lines: only what it goes through gives out a batch once the
 work for the one after it (upload, network, NMS, boxes to the host) is in the GPU's queue. When the loop comes to that batch, the predictor's

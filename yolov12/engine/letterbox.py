@@ -5,7 +5,7 @@ ultralytics resizes with OpenCV on the CPU, in one thread, and sends what comes 
 same to the bit: the kernel resizes in OpenCV's fixed point, and what becomes of each of the 256 levels is torch's own answer. Where OpenCV computes
 otherwise, which is tried out once, and where sending a frame may take longer than resizing it, ultralytics' way stays.
 
-Only where it is asked for (YOLOV12_PREDICT_KERNELS=1): no GPU has run it yet.
+Not with YOLOV12_PREDICT_KERNELS=0.
 """
 
 from __future__ import annotations

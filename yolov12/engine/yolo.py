@@ -20,8 +20,31 @@ from yolov12.seams import Seam, replaced
 SEAMS = (
     Seam("models/yolo/model.py", 60, "ultralytics.models.yolo.model.YOLO.__init__", "fe8f932a2cd9"),
     Seam("models/yolo/model.py", 99, "ultralytics.models.yolo.model.YOLO.task_map", "e4472cd8a5c4"),
+    Seam("engine/model.py", 1183, "ultralytics.engine.model.Model._smart_load", "bedf675ecc25"),
     Seam("engine/model.py", 807, "ultralytics.engine.model.Model.train", "478371e11f2a"),
 )
+
+
+def _trainer() -> Any:
+    from yolov12.engine.trainer import YOLOv12Trainer
+
+    return YOLOv12Trainer
+
+
+def _validator() -> Any:
+    from yolov12.engine.validator import YOLOv12Validator
+
+    return YOLOv12Validator
+
+
+def _predictor() -> Any:
+    from yolov12.engine.predictor import YOLOv12Predictor
+
+    return YOLOv12Predictor
+
+
+OF_DETECTION = {"trainer": _trainer, "validator": _validator, "predictor": _predictor}
+"""What imports our classes, each when it is needed."""
 
 
 class YOLOv12Mixin:
@@ -33,6 +56,7 @@ class YOLOv12Mixin:
     model_name: str | None
     overrides: dict[str, Any]
     model: Any
+    task: str
 
     def __init__(self, model: Any = "yolo26n.pt", task: str | None = None, verbose: bool = False) -> None:
         from yolov12.engine.patches import install_patches
@@ -47,13 +71,16 @@ class YOLOv12Mixin:
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
         """ultralytics' table with our trainer, validator and predictor for detection; other tasks run as they do in stock."""
-        from yolov12.engine.predictor import YOLOv12Predictor
-        from yolov12.engine.trainer import YOLOv12Trainer
-        from yolov12.engine.validator import YOLOv12Validator
-
         table = super().task_map  # type: ignore[misc]
-        ours = {"trainer": YOLOv12Trainer, "validator": YOLOv12Validator, "predictor": YOLOv12Predictor}
+        ours = {key: load() for key, load in OF_DETECTION.items()}
         return {**table, "detect": {**table["detect"], **ours}}
+
+    def _smart_load(self, key: str) -> Any:
+        """As ultralytics' (engine/model.py:1183), without importing the trainer for a prediction: that takes longer than reading a small model."""
+        is_table_ours = type(self).task_map is YOLOv12Mixin.task_map  # who derives a class may have his own
+        if is_table_ours and self.task == "detect" and key in OF_DETECTION:
+            return OF_DETECTION[key]()
+        return super()._smart_load(key)  # type: ignore[misc]
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
         """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`.
@@ -112,7 +139,7 @@ class YOLOv12Mixin:
 
         def measure(file: Path | None) -> float:
             if file is not None:
-                return _mean_ap(type(self)(file, task=self.task), kwargs)  # type: ignore[attr-defined]
+                return _mean_ap(type(self)(file, task=self.task), kwargs)
             # A copy: validation folds batch norms into the model that it is given. Without the predictor of an earlier call, which has a lock.
             with replaced(self, predictor=None):
                 bare = copy.deepcopy(self)

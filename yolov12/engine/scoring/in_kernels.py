@@ -20,7 +20,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def are_asked_for(device: torch.device) -> bool:
-    """Whether these kernels are wanted (YOLOV12_PREDICT_KERNELS=1) and there for a device; why they are not is said where the network asks, too."""
+    """Whether these kernels are wanted (YOLOV12_PREDICT_KERNELS) and there for a device; why they are not is said where the network asks, too."""
     return settings.current().predict_kernels and device.type == "cuda" and kernels_missing(device) is None
 
 

@@ -5,7 +5,7 @@ joint.py      C2f, C3k2, C3, C3k and A2C2f: each part writes its channels of wha
 attention.py  area attention and the block around it, with channels in an order that needs no copies
 head.py       Detect: branches side by side, and one kernel that makes predictions of what they answer
 
-They serve where they are asked for (YOLOV12_PREDICT_KERNELS=1), in networks that were fused (`fuse()`) and that the one kernel of a convolution
+They serve unless YOLOV12_PREDICT_KERNELS=0, in networks that were fused (`fuse()`) and that the one kernel of a convolution
 takes (model/fused/one_kernel.py); everything else is upstream's.
 """
 
