@@ -42,7 +42,7 @@ def on_train_start(trainer):
         def spoiled(batch):
             batch = preprocess(batch)
             if trainer.epoch == 1 and trainer.nan_recovery_attempts == 0:
-                batch["img"][:] = torch.nan
+                batch["img"] = torch.full_like(batch["img"], torch.nan, dtype=torch.float32)
             return batch
         trainer.preprocess_batch = spoiled
 

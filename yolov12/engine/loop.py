@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The epochs of a run, in ultralytics' order and with its callbacks (engine/trainer.py:468), around our own step.
 
-What differs: the step (step.py), out of memory repeats a step instead of halving the batch, and the progress line reads the losses a few
-times a second instead of every step, because reading them waits for the GPU.
+What differs: the step (step.py), out of memory repeats a step instead of halving the batch, and the progress line shows the losses a few
+times a second instead of every step, and a step or two late, because reading them at once waits for the GPU (progress_line.py).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from yolov12.engine.health import Health
 from yolov12.engine.mean_losses import running_means
 from yolov12.engine.memory_report import MemoryReport
 from yolov12.engine.pipeline import Watch, undisturbed
+from yolov12.engine.progress_line import InFlight, ProgressLine, Words
 from yolov12.engine.results import drop_rows_after
 from yolov12.engine.step import Step
 from yolov12.engine.termination import Termination
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from yolov12.engine.trainer import YOLOv12Trainer
 
 IS_FIRST = RANK in {-1, 0}
-PROGRESS_INTERVAL_S = 0.25
 EMA_ATTRIBUTES = ["yaml", "nc", "args", "names", "stride", "class_weights"]
 
 
@@ -68,7 +68,6 @@ class Loop:
         self.mean_losses: dict[str, Tensor] | None = None
         """Of the part of an epoch that was trained before a resume."""
         self.mosaic_is_closed = not trainer.args.close_mosaic
-        self.shown_at_s = 0.0
         self.all_stop = False
         """With several ranks: whether they agreed to stop. A callback that asks for it on one rank is heard at the next step's vote."""
         self.termination = Termination()
@@ -100,6 +99,8 @@ class Loop:
         self.memory_report = MemoryReport(self.step, trainer.save_dir, trainer.vote_group)
         self.data_wait = DataWait()
         self.pipeline = Watch(trainer, self.data_wait)
+        self.in_flight = InFlight(trainer.device, self.health.own_time.waiting_for_the_gpu)
+        self.progress_line = ProgressLine(self.health.own_time.waiting_for_the_gpu)
 
     def _graph(self) -> StepGraph | None:
         """None under torch.compile, which makes its own."""
@@ -236,6 +237,7 @@ class Loop:
             if t.args.time:
                 is_over = time.time() - t.train_time_start > t.args.time * 3600
                 t.stop = self.all_stop = from_first(bool(t.stop or is_over))
+        self.in_flight.after_step()
         self.memory_report.after_step()
         self.cost.after_step(0 if GHOST in batch else len(batch["img"]))
         if result.wish is Wish.TERMINATE:
@@ -303,18 +305,13 @@ class Loop:
         t.tloss = items if t.tloss is None else running_means(t.tloss, i, items)
 
     def _show_progress(self, i: int, batch: dict[str, Any], progress: Any) -> None:
-        t, now_s = self.trainer, time.monotonic()
-        if now_s - self.shown_at_s < PROGRESS_INTERVAL_S and i + 1 < self.batches_per_epoch:
-            return
-        self.shown_at_s = now_s
-        with self.health.own_time.waiting_for_the_gpu():
-            losses = [float(loss) for loss in t.tloss.values()]
-        memory = f"{t._get_memory():.3g}G"
-        objects = batch.get("cls", batch["img"]).shape[0]
-        progress.set_description(
-            ("%11s" * 2 + "%11.4g" * (2 + len(losses)))
-            % (f"{t.epoch + 1}/{t.epochs}", memory, *losses, objects, batch["img"].shape[-1])
-        )
+        t = self.trainer
+
+        def words() -> Words:
+            objects, imgsz = batch.get("cls", batch["img"]).shape[0], batch["img"].shape[-1]
+            return Words(f"{t.epoch + 1}/{t.epochs}", f"{t._get_memory():.3g}G", objects, imgsz)
+
+        self.progress_line.after_batch(progress, t.tloss.values(), words, is_last=i + 1 >= self.batches_per_epoch)
 
     def _validate(self) -> None:
         t = self.trainer
