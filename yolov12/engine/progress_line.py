@@ -35,11 +35,11 @@ class OnTheWay:
     """Numbers that come from a device, in one copy that nobody waits for.
 
     Args:
-        losses: one number each, on one device.
+        losses: one number each, of any type, on one device.
     """
 
     def __init__(self, losses: Iterable[Tensor]) -> None:
-        self._numbers = torch.stack([loss.detach() for loss in losses])
+        self._numbers = torch.stack([loss.detach().float().reshape(()) for loss in losses])
         self._copied: Any = None
         if self._numbers.is_cuda:
             on_host = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)

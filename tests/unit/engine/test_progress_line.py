@@ -111,7 +111,7 @@ def test_the_last_batch_of_an_epoch_is_waited_for(gpu, monkeypatch):
 
 def test_losses_are_those_of_the_moment_and_not_of_when_they_are_read():
     loss = torch.tensor(1.0)
-    on_the_way = OnTheWay([loss])
+    on_the_way = OnTheWay([loss, torch.tensor([3], dtype=torch.bfloat16)])
     loss.fill_(2.0)
     assert on_the_way.is_there()
-    assert on_the_way.read() == [1.0]
+    assert on_the_way.read() == [1.0, 3.0]
