@@ -9,6 +9,8 @@
 # KEEP=1: map_budget, map_paired and lr_find make the runs of one seed. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
 # the next call, if the machine is another one.
 set -euo pipefail
+# What one process compiled of Python, the next one reads, as where this is installed; a discarded run comes first.
+unset PYTHONDONTWRITEBYTECODE
 cd "$(dirname "$0")/.."
 
 carry=$(realpath "${CARRY:-.carry}")
