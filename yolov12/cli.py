@@ -58,8 +58,9 @@ def run(argv: list[str]) -> int:
     name, tokens = split_verb(argv)
     asked = [token for token in tokens if token not in TASKS]
     wants_help = name in HELP or asked == ["help"] or any(token in HELP[1:] for token in tokens)
-    if name in HELP and tokens and tokens[0][:1].isalpha() and "=" not in tokens[0]:
-        name = tokens[0]  # also one that does not exist: `help trian` is to be told of its slip
+    about = (asked or tokens or [""])[0]  # `help detect train` is about train
+    if name in HELP and about[:1].isalpha() and "=" not in about:
+        name = about  # also one that does not exist: `help trian` is to be told of its slip
     if name in ("--version", "version"):
         return _show([f"yolov12 {__version__}"])
     if name in LATER:

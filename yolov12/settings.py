@@ -115,7 +115,7 @@ class Settings:
     predict_kernels: bool = setting(
         True,
         accepts="1 or 0",
-        doc="predict letterboxes and suppresses by our kernels, and float16 networks run by them, in val too. 0: torch's and cuDNN's.",
+        doc="predict letterboxes and suppresses by our kernels, and float16 networks run by them, in val too. 0: OpenCV and cuDNN.",
     )
     predict_ahead: bool = setting(
         True,

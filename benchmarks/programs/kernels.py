@@ -2,7 +2,8 @@
 """Our CUDA kernels (docker/kernels) against torch and cuDNN on the shapes of yolov12n and s: where constants that were chosen by hand come from.
 
     fused_conv.cu's tiles and what `tile_for` chooses among them    fused_conv_n_b1, fused_conv_s_b32
-    blocks/attention.py's MOST_TOKENS                                 attend_t100, attend_t400, attend_t1600
+    two_kernels.py's DEEP and LARGE                                 the same, torch's place
+    blocks/attention.py's MOST_TOKENS                               attend_t100, attend_t400, attend_t1600
     one_kernel.py's BEGINS_EARLY                                    the way `early` of every kernel of inference
 
 Not a comparison with stock: both sides of a row run in our process, in turns, and what stands in stock's place is torch's operation for the same.
@@ -170,7 +171,7 @@ def _attend(name: str, place: Place, by: Clock, end_s: float) -> tuple[float, fl
     return (
         lone.other_us,
         lone.ours_us,
-        f"no slower up to {most or 'no'} rows of queries (MOST_TOKENS is {MOST_TOKENS}); us at so many rows {words}",
+        f"no slower up to {most or 'no'} rows of queries (taken up to {MOST_TOKENS} tokens); us at so many rows {words}",
     )
 
 

@@ -126,10 +126,10 @@ __global__ void __launch_bounds__(kThreads) fused_conv_kernel(const __grid_const
   // Of y, a thread finishes the same channels of several pixels.
   constexpr int kGroups = kChannels / kNumbersOfLoad, kPixelsAtOnce = kThreads / kGroups;
   const int column = threadIdx.x % kGroups * kNumbersOfLoad, channel = first_channel + column;
+  wait_for_kernels_before();  // the bias, too, may have been made by one of them
+  let_next_kernel_begin();
   Vector<T> bias{};
   if (channel < of.out_channels) bias = *reinterpret_cast<const Vector<T>*>(static_cast<const T*>(of.bias) + channel);
-  wait_for_kernels_before();
-  let_next_kernel_begin();
 #pragma unroll
   for (int step = 0; step < kStages - 1; ++step) {
     if (step < steps) filler.fill(shared + step * kStageBytes);
@@ -230,15 +230,15 @@ static_assert(kTileCount == 7);
 
 // From what each tile took for the shapes of yolov12n at batch 1 and of yolov12s at batch 32 on an H200 (docs/benchmarks.md): numbers of y for each
 // multiprocessor up to which blocks that are many and small take least, and those of middle size.
-constexpr int64_t kFewNumbers = 4096, kSomeNumbers = 8192;
+constexpr int64_t kFewOutputs = 4096, kSomeOutputs = 8192;
 
 }  // namespace
 
 int tile_for(const FusedConv& shape, int multiprocessors) {
   const int channels = shape.out_channels;
-  const int64_t numbers = shape.pixels() * channels / multiprocessors;
-  if (numbers <= kFewNumbers) return 0;
-  if (numbers <= kSomeNumbers) return channels <= 32 ? 1 : 2;
+  const int64_t outputs_each = shape.pixels() * channels / multiprocessors;
+  if (outputs_each <= kFewOutputs) return 0;
+  if (outputs_each <= kSomeOutputs) return channels <= 32 ? 1 : 2;
   int widest = kFirstTall;  // of the tall ones, the first that has all channels
   while (widest < kTileCount - 1 && kTiles[widest].channels < channels) ++widest;
   return widest;

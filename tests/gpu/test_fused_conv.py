@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.gpu.compiled import skip_without_code
+from yolov12.model.fused import one_kernel, two_kernels
 
 GPU = torch.device("cuda", 0)
 TILES = 7
@@ -93,6 +94,28 @@ def check(
 @pytest.mark.parametrize("images", [1, 3])
 def test_every_convolution_of_nano_and_small(images, in_channels, out_channels, side, stride, size):
     check((images, size, size), (in_channels, out_channels), side, stride)
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("with_residual", [True, False])
+@pytest.mark.parametrize("around", [(0, 0), (8, 16)])
+def test_large_and_deep_ones_by_cudnn_and_a_pass(silu, with_residual, around):
+    """Two kernels round the convolution, and the activation before the sum. **Not run yet.**"""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1).to(GPU, torch.float16, memory_format=torch.channels_last)
+    x = torch.randn(32, 64, 40, 40, device=GPU).half().to(memory_format=torch.channels_last)
+    residual = wide(32, 64, 40, 40, torch.float16, around[::-1]) if with_residual else None
+    out = wide(32, 64, 40, 40, torch.float16, around)
+    assert two_kernels.are_faster(x, conv.weight, 1, out)
+    with torch.inference_mode():
+        made = one_kernel.convolved_by(conv, conv.weight, conv.bias, x, 1, silu, residual, out)
+        exact = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+        exact = F.silu(exact) if silu else exact
+        largest = exact.abs()
+        if residual is not None:
+            exact, largest = exact + residual.double(), torch.maximum(largest, (exact + residual.double()).abs())
+    assert made.data_ptr() == out.data_ptr()
+    assert ((out.double() - exact).abs() <= 4 * HALF_A_PLACE[torch.float16] * largest + 1e-3).all()
 
 
 @pytest.mark.parametrize("tile", range(TILES))

@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 """Relative distance. On GPUs of one kind all bits are equal."""
 SEED = 12
 PIECE = 4096
-"""Numbers that are summed one after the other. A GPU sums each segment in one thread, so a large tensor is many of them."""
+"""Numbers of a tensor that are summed as one segment, since a GPU gives each segment to one block: a large tensor is many of them."""
 
 Digests = list[tuple[float, float]]
 """(product with the signs, norm) for each tensor."""
@@ -44,7 +44,8 @@ class Fingerprints:
             for places, flat in zip(room.places, room.flats, strict=True)
         ]
         order = [i for places in room.places for i in places]
-        self._back = sorted(range(len(order)), key=order.__getitem__)
+        # On the device: with a list, each look-up would send it there and wait.
+        self._back = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=self._signs.device)
 
     @torch.no_grad()
     def of(self, tensors: Sequence[Tensor]) -> Tensor:

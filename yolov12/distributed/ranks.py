@@ -33,7 +33,11 @@ def of_this_machine(here: World, machines: Machines | None, device: Any) -> int:
 
 
 def of_all_machines(here: World, machines: Machines | None, device: Any) -> int:
-    """`of_this_machine` of all machines together; the others are taken to have as many as this one."""
+    """`of_this_machine` of all machines together; the others are taken to have as many as this one.
+
+    Raises:
+        UserError: as `of_this_machine`.
+    """
     if here.is_launched:
         return here.size
     return of_this_machine(here, machines, device) * (1 if machines is None else machines.count)

@@ -54,6 +54,7 @@ class Health:
         """Why the weights are not finite any more, as all ranks know it; "" while they are."""
         self._names = {parameter: name for name, parameter in step.model.named_parameters()}
         self._fingerprints: Fingerprints | None = None
+        self._of_statistics: Fingerprints | None = None
         self._stragglers = Stragglers()
         self._first_bad: Tensor | None = None
         self._pending: tuple[list[str], Tensor, Any] | None = None
@@ -110,7 +111,10 @@ class Health:
         digests = [self._fingerprints.of(tensors) for _, _, tensors in lists]
         if buffers := _synchronised_statistics(self.step.model):
             names += [f"the buffer {name}" for name in buffers]
-            digests.append(Fingerprints(FlatBuffers(list(buffers.values()))).of(list(buffers.values())))
+            values = list(buffers.values())
+            if self._of_statistics is None or not self._of_statistics.room.fits(values):
+                self._of_statistics = Fingerprints(FlatBuffers(values))
+            digests.append(self._of_statistics.of(values))
         made = torch.cat(digests)
         assert self._first_bad is not None
         made = torch.cat([made, torch.stack([self._first_bad, self._first_bad])[None].double()])

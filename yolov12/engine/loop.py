@@ -203,6 +203,7 @@ class Loop:
                 LOGGER.info(t.progress_string())
             batches = TQDM(batches, total=self.batches_per_epoch, initial=first)
         t.tloss, self.mean_losses = self.mean_losses, None
+        self.progress_line.begin_epoch()
         for i, batch in batches:
             self._train_batch(i, batch, batches)
             if self._stops() or self.health.lost:

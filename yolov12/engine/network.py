@@ -140,8 +140,7 @@ def predictions_of(made: Any) -> Tensor:
 
 
 def parts_of(im: Tensor) -> Sequence[Tensor]:
-    """A batch in parts of so many pictures as are run as a graph; of one, where that is too large already. Larger parts take more memory, and no less
-    time for a picture."""
+    """A batch in parts of so many pictures as are run as a graph; of one, where that is too large already. Larger parts take more memory."""
     return im.split(max(1, MOST_PIXELS // (im.shape[2] * im.shape[3])))
 
 

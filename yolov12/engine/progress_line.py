@@ -39,7 +39,8 @@ class OnTheWay:
     """
 
     def __init__(self, losses: Iterable[Tensor]) -> None:
-        self._numbers = torch.stack([loss.detach().float().reshape(()) for loss in losses])
+        numbers = [loss.detach().float().reshape(()) for loss in losses]
+        self._numbers = torch.stack(numbers) if numbers else torch.empty(0)
         self._copied: Any = None
         if self._numbers.is_cuda:
             on_host = torch.empty(self._numbers.shape, dtype=self._numbers.dtype, pin_memory=True)
@@ -74,6 +75,10 @@ class ProgressLine:
         self._waiting, self._clock_s = waiting_for_the_gpu, clock_s
         self._shown_at_s = -INTERVAL_S
         self._next: tuple[OnTheWay, Words] | None = None
+
+    def begin_epoch(self) -> None:
+        """What is still on its way is of an epoch that was left."""
+        self._next = None
 
     def after_batch(self, bar: Any, losses: Iterable[Tensor], words: Callable[[], Words], is_last: bool) -> None:
         """Show what there is to show.

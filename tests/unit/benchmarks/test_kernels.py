@@ -61,7 +61,7 @@ def test_attention_says_up_to_how_many_rows_ours_is_no_slower(program, tmp_path)
     found = measured(program, tmp_path, "attend_t100", by=ToldClock())
     assert found.values == found.itself == {"attend_t100": 10.0}
     assert found.notes["attend_t100"].startswith(
-        "no slower up to 51200 rows of queries (MOST_TOKENS is 512); us at so many"
+        "no slower up to 51200 rows of queries (taken up to 512 tokens); us at so many"
     )
 
 

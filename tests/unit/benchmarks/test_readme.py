@@ -131,9 +131,19 @@ H200 = record.RECORDS / "2026-11-29-nvidia-h200"
             [("train_e2e_n_b256", "ours"), ("train_e2e_n_b256", "stock")],
         ),
         (
-            r"^([\d.]+) s instead of ([\d.]+), to mAP50-95 of ([\d.]+) and ([\d.]+):",
+            r"^([\d.]+) s instead of ([\d.]+), to mAP50-95 of ([\d.]+) and ([\d.]+)\.",
             "bccd_wall-2.json",
             [("bccd_wall", "ours"), ("bccd_wall", "stock"), ("bccd_map50_95", "ours"), ("bccd_map50_95", "stock")],
+        ),
+        (
+            r"with batch 256 takes ([\d.]+) ms instead of ([\d.]+), and",
+            "../2026-11-30-nvidia-h200/train_step-reduced.json",
+            [("train_step_n_b256", "ours"), ("train_step_n_b256", "stock")],
+        ),
+        (
+            r"boxes on the host after ([\d.]+) ms instead of ([\d.]+):",
+            "../2026-11-30-nvidia-h200/infer-reduced-3.json",
+            [("frame_to_boxes_n", "ours"), ("frame_to_boxes_n", "stock")],
         ),
         (
             r"with 4,096 pictures: ([\d,]+) and ([\d,]+)",

@@ -90,10 +90,12 @@ def on_host(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> OnHos
     return OnHost(compiled(kernels, "fused_conv", made, beside=["fused_depthwise"]))
 
 
-def wide(images: int, channels: int, height: int, width: int, dtype: torch.dtype, before: int, after: int) -> Tensor:
-    """Some channels of a wider channels_last tensor, with NaN around them."""
-    whole = torch.full((images, height, width, before + channels + after), torch.nan, dtype=dtype)
-    part = whole[..., before : before + channels]
+def wide(
+    images: int, channels: int, height: int, width: int, dtype: torch.dtype, before: int, after: int, below: int = 0
+) -> Tensor:
+    """Some channels of a wider channels_last tensor, with NaN around them, and so many rows of NaN below each image."""
+    whole = torch.full((images, height + below, width, before + channels + after), torch.nan, dtype=dtype)
+    part = whole[:, :height, :, before : before + channels]
     part.copy_(torch.randn(part.shape))
     return part.permute(0, 3, 1, 2)
 
@@ -110,25 +112,28 @@ def check(
     silu: bool = True,
     with_residual: bool = False,
     around: tuple[int, int] = (0, 0),
+    below: tuple[int, int, int] = (0, 0, 0),
 ) -> None:
-    """The kernel's y, some channels of a wider tensor, against float64."""
+    """The kernel's y, some channels of a wider tensor, against float64. `below`: rows between the images of x, of the residual and of y."""
     torch.manual_seed(0)
     (images, height, width), (in_channels, out_channels) = size, channels
-    x = wide(images, in_channels, height, width, dtype, *around)
+    x = wide(images, in_channels, height, width, dtype, *around, below=below[0])
     weight = torch.randn(out_channels, in_channels, side, side) / (in_channels * side * side) ** 0.5
     weight = weight.to(dtype, memory_format=torch.channels_last)
     bias = torch.randn(out_channels).to(dtype)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), stride, side // 2)
     exact = F.silu(exact) if silu else exact
-    residual = wide(*exact.shape, dtype, *around[::-1]) if with_residual else None
+    residual = wide(*exact.shape, dtype, *around[::-1], below=below[1]) if with_residual else None
     exact = exact if residual is None else exact + residual.double()
-    whole = torch.full((images, *exact.shape[2:], out_channels + sum(around)), 7.0, dtype=dtype)
-    y = whole[..., around[0] : around[0] + out_channels].permute(0, 3, 1, 2)
+    rows, columns = exact.shape[2:]
+    whole = torch.full((images, rows + below[2], columns, out_channels + sum(around)), 7.0, dtype=dtype)
+    y = whole[:, :rows, :, around[0] : around[0] + out_channels].permute(0, 3, 1, 2)
     on_host.run(x, weight, bias, y, tile=tile, stride=stride, silu=silu, residual=residual)
     error = (y.double() - exact).abs()
     assert (error <= 1.01 * HALF_A_PLACE[dtype] * exact.abs() + 1e-4).all(), f"{error.max():.2e}"
     assert (whole[..., : around[0]] == 7).all()
     assert (whole[..., around[0] + out_channels :] == 7).all()
+    assert (whole[:, rows:] == 7).all()
 
 
 @pytest.mark.parametrize("tile", range(7))
@@ -148,6 +153,13 @@ def test_with_and_without_what_follows(on_host, dtype, silu, with_residual):
 @pytest.mark.parametrize("around", [(8, 0), (0, 16), (24, 8)])
 def test_some_channels_of_wider_tensors(on_host, around):
     check(on_host, (3, 4, 5), (16, 24), 3, 1, tile=0, with_residual=True, around=around)
+
+
+@pytest.mark.parametrize("below", [(0, 0, 0), (1, 0, 0), (0, 2, 0), (0, 0, 1), (2, 1, 3)])
+@pytest.mark.parametrize(("side", "stride"), [(1, 1), (1, 2), (3, 1)])
+def test_images_with_and_without_rows_between_them(on_host, side, stride, below):
+    """Where there are none, and the filter has one pixel, all are one row of pixels to it."""
+    check(on_host, (3, 4, 5), (16, 24), side, stride, tile=1, with_residual=True, around=(8, 0), below=below)
 
 
 @pytest.mark.parametrize("in_channels", [8, 32, 64, 72, 136])

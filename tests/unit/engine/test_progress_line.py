@@ -100,6 +100,23 @@ def test_what_is_still_on_its_way_is_shown_later_and_with_the_words_of_then(gpu,
     assert gpu.excused == 0  # nobody waited
 
 
+def test_nothing_of_an_epoch_that_was_left_is_shown_in_the_next(gpu, monkeypatch):
+    there = [False]
+    monkeypatch.setattr(OnTheWay, "is_there", lambda self: there[0])
+    progress, bar = line(gpu, [100.0])
+    progress.after_batch(bar, losses(1.0), words, is_last=False)
+    progress.begin_epoch()
+    there[0] = True
+    progress.after_batch(bar, losses(2.0), words, is_last=False)
+    assert [float(shown[22:33]) for shown in bar.shown] == [2.0]
+
+
+def test_a_model_without_losses_has_a_line_all_the_same(gpu):
+    progress, bar = line(gpu, [100.0])
+    progress.after_batch(bar, [], words, is_last=True)
+    assert bar.shown == [("%11s" * 2 + "%11.4g" * 2) % ("1/3", "0G", 7, 64)]
+
+
 def test_the_last_batch_of_an_epoch_is_waited_for(gpu, monkeypatch):
     monkeypatch.setattr(OnTheWay, "is_there", lambda self: False)
     progress, bar = line(gpu, [100.0])

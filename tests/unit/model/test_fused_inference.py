@@ -21,6 +21,7 @@ from yolov12.model.fused import beside, inference
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "1")
+    monkeypatch.setenv("YOLOV12_PREDICT_KERNELS", "0")
     fused.install()
     yield
     fused.uninstall()

@@ -69,7 +69,7 @@ def batched_nms(
 
 
 def _sizes(scores: Tensor, confidence: float, pairs: int) -> list[int]:
-    """Of the parts of a batch: as many images as there is room for, in their order.
+    """Of the parts of a batch: as many images as there is room for, in their order. Each has as much room as the one with the most candidates.
 
     Args:
         scores: (images, classes, anchors).
@@ -82,12 +82,13 @@ def _sizes(scores: Tensor, confidence: float, pairs: int) -> list[int]:
     if scores.numel() > _CANDIDATES_AT_ONCE:
         candidates = (scores > confidence).sum((1, 2)).tolist()
     sizes: list[int] = []
-    here = 0
+    longest = 0
     for of_image in candidates:
-        if not sizes or sizes[-1] == most or here + of_image > _CANDIDATES_AT_ONCE:
-            sizes, here = [*sizes, 0], 0
+        longest = max(longest, of_image)
+        if not sizes or sizes[-1] == most or (sizes[-1] + 1) * longest > _CANDIDATES_AT_ONCE:
+            sizes.append(0)
+            longest = of_image
         sizes[-1] += 1
-        here += of_image
     return sizes
 
 

@@ -55,11 +55,19 @@ def install() -> None:
     Detect.forward = forward
 
 
+def _by_upstreams_name(ours: Callable[..., Any]) -> Callable[..., Any]:
+    # Segmentation heads of before ultralytics 8.1 hold this function itself, and pickle writes it down by its name: stock has none but this.
+    for name in ("__module__", "__qualname__", "__name__"):
+        setattr(ours, name, getattr(_upstream_forward, name))
+    return ours
+
+
 def uninstall() -> None:
     """Put upstream's back."""
     Detect.forward = _upstream_forward
 
 
+@_by_upstreams_name
 def forward(self: Detect, x: list[Tensor]) -> Any:
     """(predictions, raw outputs) as upstream's gives them in inference. Replaces ultralytics 8.4.190 nn/modules/head.py:180."""
     return _predictions(self, x) if _is_ours(self, x) else _upstream_forward(self, x)

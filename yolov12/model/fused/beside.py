@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 
@@ -17,7 +17,12 @@ from torch import Tensor, nn
 class _Kept(NamedTuple):
     state: tuple[tuple[int, int], ...]
     """Of each of the weights, where it was and how often it had been written to."""
+    of: tuple[ref[Tensor], ...]
+    """The weights: another one may come to lie where one was that is gone."""
     made: tuple[Tensor, ...]
+
+    def is_of(self, weights: Sequence[Tensor], state: tuple[tuple[int, int], ...]) -> bool:
+        return self.state == state and all(one() is weight for one, weight in zip(self.of, weights, strict=True))
 
 
 _kept: WeakKeyDictionary[nn.Module, dict[str, _Kept]] = WeakKeyDictionary()
@@ -36,8 +41,8 @@ def made_from(
     state = tuple((weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in weights)
     of_module = _kept.setdefault(module, {})
     known = of_module.get(name)
-    if known is None or known.state != state:
-        known = of_module[name] = _Kept(state, make())
+    if known is None or not known.is_of(weights, state):
+        known = of_module[name] = _Kept(state, tuple(map(ref, weights)), make())
     return known.made
 
 

@@ -4,9 +4,9 @@
 cuDNN would choose kernels for a depthwise convolution anew for each shape, for seconds in a network, and copies the pictures for a stem
 (convolution.py); ours serve any layout.
 
-cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Where predictions by graphs are asked
-for, our kernel for batch norm and activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks
-that run channels_last. Where it is asked for, a kernel of ours is the whole of a convolution in half precision (one_kernel.py).
+cuDNN's convolutions return without the bias, torch adds it in a pass of its own, and SiLU takes another. Where predictions run by graphs,
+our kernel for batch norm and activation does both in one, in float32 and rounded once. It walks over rows of channels, so it serves networks
+that run channels_last. Unless YOLOV12_PREDICT_KERNELS=0, a kernel of ours is the whole of a convolution in half precision (one_kernel.py).
 """
 
 from __future__ import annotations

@@ -44,10 +44,10 @@ def convolve(
     residual: Tensor | None,
     out: Tensor,
 ) -> None:
-    """out = residual + act(conv(x) + bias); the activation is rounded before it is added.
+    """out = residual + act(conv(x) + bias); the convolution is rounded, and the activation before it is added.
 
     Args:
-        owner: whose bias it is, as far as constants are kept beside it (beside.py).
+        owner: the module beside which the constants are kept (beside.py).
         weight: as for `are_faster`, which was so of these tensors.
         bias: (out_channels).
         x: as there.

@@ -119,6 +119,10 @@ def test_a_part_has_no_more_candidates_than_its_bound(monkeypatch):
     sizes.clear()
     batched_nms(prediction * 0.5, 0.99, 0.7)
     assert sizes == [5]
+    sizes.clear()
+    prediction[1:, 4:] = 0
+    batched_nms(prediction, 0.001, 0.7)
+    assert sizes == [2, 3]  # those without any would have the first one's room too
 
 
 @settings(max_examples=25, deadline=None)
