@@ -168,10 +168,11 @@ def build_arguments(pins: Pins, variant: str) -> dict[str, str]:
         "VERSION": pins.package_version,
         "SIZE_BUDGET_GB": size_budget_gb(pins, variant),
         "INPUTS": "${INPUTS}",
+        # What is inside, which is the same whoever it runs as: train-nonroot has the layers of train.
+        "VARIANT": variant.removesuffix("-nonroot"),
     }
     if not has_torch(pins, variant):
-        # What is inside, which is the same whoever it runs as: deploy-nonroot has the layers of deploy.
-        return common | {"VARIANT": entry["lock"]}
+        return common
     if "dev_lock" in entry:
         common["DEV_LOCK"] = lock_name(entry["dev_lock"], python)
     cuda, settings = entry.get("cuda", pins.cuda), entry.get("settings", {})

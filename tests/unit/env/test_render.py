@@ -117,6 +117,15 @@ def test_what_is_chosen_at_the_build_has_a_default_and_reasons():
     assert variables["TENSORRT_INDEX"]["default"] == "", "no address of a registry stands in this repository"
 
 
+@pytest.mark.parametrize("variant", ["train", "train-cu128", "train-conda", "dev", "deploy", "deploy-ort"])
+def test_an_image_names_its_variant_as_it_was_asked_for(variant):
+    assert json.loads(render.bake(render.load()))["target"][variant]["args"]["VARIANT"] == variant
+    dockerfile = (render.ROOT / "docker/Dockerfile").read_text()
+    assert re.findall(r'"variant=([^"]*)"', dockerfile) == [
+        "${VARIANT:?is not set: use make build}", "dev", "${VARIANT:?is not set: use make build}"
+    ], "describe.py in the stages train, dev and deploy"  # fmt: skip
+
+
 @pytest.mark.parametrize("variant", ["deploy", "deploy-ort"])
 def test_an_image_without_torch_is_one_stage_with_a_lock_of_its_own(variant):
     target = json.loads(render.bake(render.load()))["target"][variant]

@@ -237,7 +237,7 @@ def all_reduce(world: World) -> Iterator[Result]:
         yield skipped("all-reduce", "torch can not be imported")
         return
     if len(world.gpus) < 2 and not (world.deep and not world.gpus):
-        why = f"{NO_GPU} (--deep tries it on the CPU)" if not world.gpus else "one GPU has nobody to talk to"
+        why = f"{NO_GPU} (deep=1 tries it on the CPU)" if not world.gpus else "one GPU has nobody to talk to"
         yield skipped("all-reduce", why)
         return
     try:
