@@ -35,8 +35,8 @@ SIZES: demo.Sizes = {
 }
 ROOM = 1.5
 """The card of the second training has so many times what a step needs: enough for all, and half of it only with recomputation."""
-ENOUGH = 10**15
-"""Bytes of the simulated card of the first training."""
+ENOUGH = 2**40
+"""Bytes of the simulated card of the first training: more than any step needs, and still a number that reads as memory in its log."""
 
 
 @dataclass(frozen=True)

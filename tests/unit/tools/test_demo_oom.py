@@ -111,10 +111,13 @@ def test_a_last_batch_that_is_not_full_is_a_step_too():
     assert demo_oom.steps(replace(TINY, epochs=2, train_images=17)) == 10
 
 
-def test_a_run_beside_a_simulated_neighbour_repeats_a_step_and_ends_with_the_bits_of_the_clean_one(tmp_path):
+def test_a_run_beside_a_simulated_neighbour_repeats_a_step_and_ends_with_the_bits_of_the_clean_one(tmp_path, capfd):
     lines, is_as_promised = demo_oom.run(TINY, tmp_path, is_on_gpu=False)
     told = "\n".join(lines)
     assert is_as_promised, told
+    assert re.search(r"needs 0\.\d\d of 921\.60 GiB", "".join(capfd.readouterr())), (
+        "the first training has 1 TiB, of which a tenth stays free"
+    )
     assert "neighbour step  3  a simulated process took" in told
     assert "retry     step  3  rank 0: OutOfMemoryError: out of memory on the simulated card" in told
     assert re.search(r"plan +step +3 .*recompute 0 convolutions and 0 inputs .* -> ", told)
