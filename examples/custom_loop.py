@@ -32,7 +32,7 @@ def train(data_yaml: str, epochs: int = 3, imgsz: int = 640, batch: int = 16, ou
     loader = build_dataloader(dataset, batch, args.workers, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=5e-4)
     dtype, reason = precision.choose(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    scaler = precision.YoloAMPScaler(device.type, enabled=dtype is torch.float16)
     print(f"{len(dataset)} images, {device}, {reason}")
 
     losses = []

@@ -14,6 +14,7 @@ die() {
 
 use_secrets
 install_debian ca-certificates curl
-curl "${curl_options[@]}" --fail --location --silent --show-error --retry 3 --output "$file" "$url" || die "$url can not be fetched (see above)"
+curl "${curl_options[@]}" --fail --location --silent --show-error --retry 3 --output "$file" "$url" ||
+    die "$url can not be fetched (see above): where it can not be reached, put a mirror's address in its place in env/versions.yaml, and type make render"
 found=$(sha256sum "$file")
 [[ ${found%% *} == "$sha256" ]] || die "$url has sha256 ${found%% *}, and the pin is $sha256: fetch it again, or mend the pin"

@@ -72,3 +72,12 @@ def test_a_login_is_used_for_its_host(tmp_path: Path, mirror: Served, tool: str,
     done = in_stage(tmp_path, PROGRAMS[tool].replace("ADDRESS", mirror.address), login)
     assert (done.returncode == 0) is is_found, done.stdout + done.stderr
     assert "secret" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_a_file_that_can_not_be_fetched_is_told_with_what_to_type_where_a_mirror_has_it(tmp_path: Path, mirror: Served):
+    address = f"{mirror.address}/file"
+    done = in_stage(tmp_path, f"bash fetch.sh {address} {SHA256} found", login="")  # refused: it has none
+    assert done.returncode == 2
+    told = f"fetch: {address} can not be fetched (see above): where it can not be reached, put a mirror's address in its place"
+    assert done.stderr.splitlines()[-1] == f"{told} in env/versions.yaml, and type make render"

@@ -31,6 +31,7 @@ HERE = (
     "yolov12 data check my.yaml",
     "yolov12 val model=best.pt data=my.yaml plots=False",
     "yolov12 val model=runs/detect/train/weights/best.pt data=my.yaml",
+    "yolov12 val model=custom.pt data=my.yaml",
     "yolov12 predict model=best.pt source=pictures/",
     "YOLOV12_PREDICT_GRAPHS=0 yolov12 predict model=best.pt source=pictures/",
     "yolov12 predict model=best.pt source=pictures/ quantize=16 batch=16",
@@ -50,7 +51,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     rf"{RUN}demo": ("tests/image/test_training.py", 'image.run("demo"'),
     rf"{RUN}train {DATA} .*": ("tests/image/test_training.py", 'image.run("train", "data=bccd.yaml"'),
     rf"{RUN}python my_script\.py": ("tests/image/test_training.py", 'image.run("python", "my_script.py"'),
-    rf"{RUN}verify": ("tests/image/test_contents.py", 'image.run("verify"'),
+    r"docker run .*yolov12:train(-cu128)? verify": ("tests/image/test_contents.py", 'image.run("verify"'),
     rf"{RUN}doctor": ("tests/image/test_start.py", 'image.run("doctor", "--json"'),
     rf"{RUN}bench": ("tests/image/test_workbench.py", 'image.run("bench", "list"'),
     rf"{RUN}bash": ("tests/image/test_start.py", "image.type_into("),
@@ -214,6 +215,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "runs/detect/train/weights").mkdir(parents=True)
     YOLO("yolov12n.yaml").save(place / "best.pt")
     shutil.copy(place / "best.pt", place / "runs/detect/train/weights")
+    shutil.copy(place / "best.pt", place / "custom.pt")  # as examples/custom_loop.py leaves one
     subprocess.run(["git", "init", "--quiet", str(place)], check=True)
     return place
 
