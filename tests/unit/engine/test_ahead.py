@@ -64,7 +64,7 @@ def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: YOLO, pool: St
     del pool
     made = Queue()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("YOLOV12_PREDICT_AHEAD", "1")
+    monkeypatch.delenv("YOLOV12_PREDICT_AHEAD", raising=False)  # it is the default
     monkeypatch.setattr(AutoBackend, "prefetch", True, raising=False)  # as ultralytics does on a GPU
     monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
     monkeypatch.setattr(predictor.timing, "mark", made.mark)
@@ -106,8 +106,8 @@ def test_one_batch_is_ahead_and_never_two(model, folder, queue):
     assert queue.heard == ONE_AHEAD
 
 
-def test_off_is_the_default(model, folder, queue, monkeypatch):
-    monkeypatch.delenv("YOLOV12_PREDICT_AHEAD")
+def test_it_can_be_switched_off(model, folder, queue, monkeypatch):
+    monkeypatch.setenv("YOLOV12_PREDICT_AHEAD", "0")
     predictor.install()
     assert upstream._prefetch is ahead._upstream_prefetch
     predicted(model, str(folder))
