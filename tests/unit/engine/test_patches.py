@@ -37,7 +37,7 @@ def test_trainers_of_all_tasks_ask_it() -> None:
 
 
 @pytest.mark.parametrize("wanted", ["0", "1"])
-def test_kernels_of_inference_are_left_out_unless_they_are_asked_for(
+def test_kernels_of_inference_are_there_unless_they_are_not_wanted(
     wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ultralytics.nn.modules.block import A2C2f, C2f
@@ -45,6 +45,7 @@ def test_kernels_of_inference_are_left_out_unless_they_are_asked_for(
     from ultralytics.nn.modules.head import Detect
 
     from yolov12.model import blocks
+    from yolov12.model.blocks import head, joint
     from yolov12.model.fused import inference
 
     blocks.uninstall()
@@ -52,7 +53,8 @@ def test_kernels_of_inference_are_left_out_unless_they_are_asked_for(
     try:
         patches.install_patches()
         forwards = C2f.forward, A2C2f.forward, Detect.forward
-        assert all(one.__module__.startswith("yolov12") is (wanted == "1") for one in forwards)
+        ours = joint.c2f_forward, joint.a2c2f_forward, head.forward
+        assert [one is our for one, our in zip(forwards, ours, strict=True)] == [wanted == "1"] * 3
         assert (Conv.forward_fuse is inference.forward_fuse_in_one_kernel) is (wanted == "1")
     finally:
         blocks.uninstall()
