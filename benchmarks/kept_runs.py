@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Training runs of several kinds for several seeds, side by side on one device, spread over calls where a machine is lent for minutes.
 
-Without a file all runs are made in one call. With one, each call makes those of the first seed that lacks any, and what is finished waits in the file
-for the rest. Runs side by side share the device and the cores, so nothing in them is a timing.
+Without a file all runs are made in one call. With one, each call makes those of the first seed that lacks any, or of as many as share the device,
+and what is finished waits in the file for the rest. Runs side by side share the device and the cores, so nothing in them is a timing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_OF_A_RUN = ("kept", "data", "seeds")
 
 
 def run_all(
-    module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scratch: Path, seed_by_seed: bool = False
+    module: str, asked: Mapping[Key, Mapping[str, Any]], kept: str, scratch: Path, at_once: int | None = None
 ) -> dict[Key, Run]:
     """Every run that was asked for: as it was kept, made now, failed, or NOT_YET.
 
@@ -34,15 +34,17 @@ def run_all(
         asked: what each is to do: `side`, `data` (the folder to copy) and `workers`, and what the module reads.
         kept: name of the file of finished runs; "" for none.
         scratch: where each gets a folder of its own.
-        seed_by_seed: without a file too, only those of one seed share the device, as more would not fit on it.
+        at_once: how many seeds' runs share the device; None for all without a file, and for one with it.
     """
     file = Kept(Path(kept)) if kept else None
     runs = {key: run for key, of in asked.items() if file and (run := file.of(key, of))}
     missing = [key for key in asked if key not in runs]
-    by_seed = [[key for key in missing if key[1] == seed] for seed in dict.fromkeys(seed for _, seed in missing)]
-    waves = by_seed if file or seed_by_seed else [missing]
-    for together in waves[:1] if file else waves:
-        started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in together}
+    seeds = list(dict.fromkeys(seed for _, seed in missing))
+    together = at_once or (1 if file else max(1, len(seeds)))
+    batches = [set(seeds[first : first + together]) for first in range(0, len(seeds), together)]
+    waves = [[key for key in missing if key[1] in batch] for batch in batches]
+    for wave in waves[:1] if file else waves:
+        started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in wave}
         for key, one in started.items():
             runs[key] = child.finished(one)
             if file and not runs[key].failure:

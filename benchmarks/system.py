@@ -63,6 +63,12 @@ def gpus() -> list[str]:
     return _nvidia_smi("name")
 
 
+def gpu_memory_gib() -> float:
+    """Of the first GPU, whole; 0 without one."""
+    sizes_mib = [size.split()[0] for size in _nvidia_smi("memory.total")]
+    return float(sizes_mib[0]) / 1024 if sizes_mib else 0.0
+
+
 def device(gpus_used: int) -> str:
     """The record's device: `nvidia-h100-80gb-hbm3`, with `-x2` for two of them, or `cpu-2-cores` for none."""
     names = gpus()[:gpus_used]

@@ -5,8 +5,9 @@ plain   yolov12n as it is, for which 0.01 is a fair choice: the suggestion must 
 steep   the same with every gradient ten times as large, behind the clipping: SGD at 0.01 is there what it is at 0.1 on the plain one. The suggestion
         must be better. lr-find is not told of it
 
-lr-find runs once for each network, with seed 0. All runs are ours, one process each, side by side on one GPU, so nothing here is a timing. On a
-machine that is lent for minutes LR_FIND_RUNS=FILE makes each call run one seed, and keeps what is finished in that file.
+lr-find runs once for each network, with seed 0. All runs are ours, one process each, side by side on one GPU, as many seeds as it has room for,
+so nothing here is a timing. On a machine that is lent for minutes LR_FIND_RUNS=FILE makes each call run only as many seeds, and keeps what is
+finished in that file.
 
 Worse and better mean, and this was written down before the first measurement: by more than 0.01 mAP50-95, and by more than two standard errors of
 the mean with 0.01. A training on the steep network whose weights are no numbers any more with 0.01 counts as mAP 0, and the note says so.
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "benchmarks.programs.lr_find"
 DEFAULT = 0.01
+SEED_GIB = 26
+"""GPU memory that the four trainings of a seed take at most: one has kept 5.1 GiB (bccd_wall)."""
 NETWORKS = {"plain": 1.0, "steep": 10.0}
 """How much larger gradients are than they would be."""
 DIVERGED = re.compile("not finite either|NaN persisted|corrupted with NaN")
@@ -51,7 +54,7 @@ ROWS = tuple(
 
 
 def run_side(job: Job) -> Measured:
-    """The range tests, then all trainings at once, or those of one seed where finished runs are kept."""
+    """The range tests, then the trainings of as many seeds as the GPU has room for, and so on; only the first of these where runs are kept."""
     require_seeds(job.parameters["seeds"])
     kept = str(job.parameters["kept"])
     networks = [network for network in NETWORKS if any(row.startswith(f"lr_find_{network}") for row in job.rows)]
@@ -64,7 +67,8 @@ def run_side(job: Job) -> Measured:
         for name, lr0 in (("suggested", _suggestion(found[f"test-{network}", 0])), ("default", DEFAULT))
         if lr0 is not None
     }
-    found |= kept_runs.run_all(PROGRAM, trainings, kept, job.scratch)
+    at_once = max(1, int(system.gpu_memory_gib() / SEED_GIB))
+    found |= kept_runs.run_all(PROGRAM, trainings, kept, job.scratch, at_once)
     measured = Measured(declared=_declared(found))
     for network in networks:
         compare(network, found, job.parameters["seeds"], measured)
