@@ -9,7 +9,7 @@
 # KEEP=1: map_budget, map_paired and lr_find make the runs of one seed. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
 # the next call, if the machine is another one.
 set -euo pipefail
-# What one process compiled of Python, the next one reads, as where this is installed; a discarded run comes first.
+# Python finds all of it compiled, as where this is installed.
 unset PYTHONDONTWRITEBYTECODE
 cd "$(dirname "$0")/.."
 
@@ -25,6 +25,7 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$carry"/wheels/*.whl
+"$python" -m compileall -q -j 0 "$work/site" yolov12 benchmarks || echo "not all of Python could be compiled: its first import takes longer" >&2
 export PYTHONPATH=$work/site:$PWD
 # A stand-in must not hide the real package, so it is put on the path only where that is missing.
 for stand_in in "$carry"/stand-ins/*.py; do

@@ -66,7 +66,13 @@ def test_tests_run_before_the_benchmarks_and_the_table_comes_last(machine):
     order = [
         line.split("|")[0].split()[1:3] for line in machine.calls_file.read_text().splitlines() if line.startswith("-m")
     ]
-    assert order == [["pip", "install"], ["pytest", "-q"], ["benchmarks", "run"], ["benchmarks", "report"]]
+    assert order == [
+        ["pip", "install"],
+        ["compileall", "-q"],
+        ["pytest", "-q"],
+        ["benchmarks", "run"],
+        ["benchmarks", "report"],
+    ]
     assert done.returncode == 0
     assert done.stdout.splitlines()[-2:] == ["the table", "tests/gpu: passed; benchmarks: ok"]
 
