@@ -60,6 +60,8 @@ class Job:
     """An empty folder of this run alone, removed afterwards; `Benchmark.prepare` may have filled it."""
     started_s: float
     """time.monotonic() when the process was started: the clock is one for all processes of the machine."""
+    tell: Callable[[Measured], None] = lambda measured: None
+    """Says what was found so far. Of a side that is stopped at its limit the last of it counts."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""README's table of measurements, from the newest record of each benchmark: `python -m benchmarks report --plots` writes it.
+"""README's table of measurements, each row from the newest record that has it: `python -m benchmarks report --plots` writes it.
 
 `LINES` says what is shown; a number is a row's median on that side, or stands in the row's note.
 """
@@ -164,15 +164,16 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def latest(contents: Iterable[Mapping[str, Any]], benchmark: str) -> Rows:
-    """The rows of the newest record of a benchmark, on whatever machine.
+    """The rows of a benchmark, on whatever machine, each as the newest record has it in which ours has a value there.
 
     Raises:
-        BenchmarkError: there is none.
+        BenchmarkError: there is no record of it.
     """
     found = [content for content in contents if content["benchmark"] == benchmark]
     if not found:
         raise BenchmarkError(f"there is no record of {benchmark}, which README's table shows")
-    return {row["name"]: row for row in max(found, key=lambda content: content["date"])["rows"]}
+    in_order = sorted(found, key=lambda content: str(content["date"]))
+    return {row["name"]: row for content in in_order for row in content["rows"] if row["ours"]}
 
 
 def value(rows: Rows, side: str, number: Number) -> float:
@@ -183,7 +184,7 @@ def value(rows: Rows, side: str, number: Number) -> float:
     """
     row = rows.get(number.row)
     if row is None:
-        raise BenchmarkError(f"the newest record has no row {number.row}, which README's table shows")
+        raise BenchmarkError(f"no record has a value of ours in the row {number.row}, which README's table shows")
     found = (
         [float(text) for text in re.findall(number.in_note, row["note"])]
         if number.in_note

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One run of one side: `python -m benchmarks.side NAME SIDE` prints one line of JSON, the fields of harness.Measured.
+"""One run of one side: `python -m benchmarks.side NAME SIDE` prints lines of JSON, the fields of harness.Measured, of which the last one counts.
 
 Everything else that the libraries print goes to stderr.
 """
@@ -40,13 +40,16 @@ def main(arguments: list[str] | None = None) -> int:
     benchmark = benchmarks[options.name]
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="bench-"))
     rows = options.rows or tuple(row.name for row in benchmark.rows)
-    job = Job(options.side, {**benchmark.parameters, **options.parameters}, rows, scratch, options.started_s)
+
+    def tell(measured: Measured) -> None:
+        sides.check(options.side, sys.modules, sys.meta_path)
+        measured.versions = measured.versions or system.versions()
+        print(json.dumps(dataclasses.asdict(only_finite(measured))), file=result, flush=True)
+
+    job = Job(options.side, {**benchmark.parameters, **options.parameters}, rows, scratch, options.started_s, tell)
     if options.scratch is None and benchmark.prepare:
         benchmark.prepare(job.parameters, scratch)
-    measured = only_finite(benchmark.run_side(job))
-    sides.check(options.side, sys.modules, sys.meta_path)
-    measured.versions = system.versions()
-    print(json.dumps(dataclasses.asdict(measured)), file=result, flush=True)
+    tell(benchmark.run_side(job))
     return 0
 
 

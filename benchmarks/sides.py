@@ -24,6 +24,7 @@ from benchmarks.system import ROOT, scrub
 HOOK = {"yolov12", "yolov12.compat"}
 """What the drop-in's hook loads at the start of every interpreter; with YOLOV12_DISABLE=1 it does nothing more."""
 NOT_INHERITED = {"YOLOV12_COMMIT", "YOLOV12_BCCD", "YOLOV12_DISABLE", "YOLOV12_CACHE_DIR"}
+STOPPED = "stopped at its limit"
 ATTENTION_MODULE = "ultralytics.nn.modules.block"
 
 
@@ -76,7 +77,10 @@ def check(side: str, modules: Mapping[str, ModuleType], meta_path: list[Any]) ->
 def run_child(
     benchmark: Benchmark, side: str, parameters: Mapping[str, Any], rows: tuple[str, ...], limit_s: float, log: TextIO
 ) -> Outcome:
-    """One run of one side in a process of its own. Its output goes to `log`, without the machine's paths."""
+    """One run of one side in a process of its own. Its output goes to `log`, without the machine's paths.
+
+    Of one that is stopped at its limit, what it has told until then counts.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         scratch = Path(folder)
         if benchmark.prepare:
@@ -85,10 +89,15 @@ def run_child(
         command += ["--parameters", json.dumps(dict(parameters)), "--rows", ",".join(rows), "--scratch", folder]
         print(scrub(f"$ python {shlex.join(command[1:])}"), file=log, flush=True)
         answer, last_line, ending = communicate(command, environment(side, scratch, os.environ), limit_s, log)
-    print(f"-> {scrub(answer) or ending}", file=log, flush=True)
-    if ending:
+    told = [line for line in answer.splitlines() if line.endswith("}")]  # it may have been stopped within a line
+    print(f"-> {scrub(told[-1]) if told else ending}", file=log, flush=True)
+    if ending and not (told and ending.startswith(STOPPED)):
         return Outcome(side, None, f"{ending}: {last_line}" if last_line else ending)
-    return Outcome(side, Measured(**json.loads(answer)))
+    measured = Measured(**json.loads(told[-1]))
+    for row in rows if ending else ():
+        if row not in measured.values:
+            measured.failed.setdefault(row, ending)
+    return Outcome(side, measured)
 
 
 def communicate(command: list[str], env: Mapping[str, str], limit_s: float, log: TextIO) -> tuple[str, str, str]:
@@ -119,7 +128,7 @@ def communicate(command: list[str], env: Mapping[str, str], limit_s: float, log:
             code = process.wait(limit_s)
             ending = f"exit code {code}" if code else ""
         except subprocess.TimeoutExpired:
-            ending = f"stopped at its limit of {limit_s:g} s"
+            ending = f"{STOPPED} of {limit_s:g} s"
         finally:  # also when we are being stopped: nothing of a side may run on beside the next one
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -87,6 +87,7 @@ def run_side(job: Job) -> Measured:
                 measured.notes[name] = _backends_note(case, job)
         except torch.OutOfMemoryError as error:
             measured.failed[name] = f"out of memory: {str(error).splitlines()[0]}"
+        job.tell(measured)
     return measured
 
 

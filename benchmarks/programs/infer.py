@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -69,11 +70,19 @@ def run_side(job: Job) -> Measured:
             continue
         weights = answers.weights(SIZES.get(row.name, "n"), job.parameters, job.scratch)
         gc.collect()  # the model of the row before is full of cycles
+        _forget_compiled()
         try:
             measured.values[row.name], measured.notes[row.name] = MEASURES[row.name](partial(yolo, weights), job)
         except RuntimeError as error:  # out of memory, or a compiler that fails
             measured.failed[row.name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        job.tell(measured)
     return measured
+
+
+def _forget_compiled() -> None:
+    """As in a process of its own: a shape that differs from the row's before would be compiled for all shapes, which takes long and runs slower."""
+    if (compiler := sys.modules.get("torch._dynamo")) is not None:
+        compiler.reset()
 
 
 def _switches(job: Job) -> dict[str, Any]:

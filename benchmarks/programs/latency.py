@@ -76,6 +76,7 @@ def run_side(job: Job) -> Measured:
                 _measure(case, model, job, measured)
             except RuntimeError as error:  # out of memory
                 measured.failed[case.row] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            job.tell(measured)
         del model
         gc.collect()  # it is full of cycles
     return measured

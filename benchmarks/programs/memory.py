@@ -115,6 +115,7 @@ def run_side(job: Job) -> Measured:
             continue
         measured.values[name] = found.reserved_gib if name in FREE else 1.0
         measured.notes[name] = f"{found.step_ms:.1f} ms a step, {found.note}"
+        job.tell(measured)
     return measured
 
 

@@ -58,6 +58,7 @@ def run_side(job: Job) -> Measured:
             continue
         measured.values[name] = spent_ms
         measured.notes[name] = peak.words()
+        job.tell(measured)
     return measured
 
 

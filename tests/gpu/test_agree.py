@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Digests on a GPU: those of the CPU, without waiting. Needs one NVIDIA GPU. **Not run yet.**"""
+"""Digests on a GPU: those of the CPU, without waiting. Needs one NVIDIA GPU."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_every_convolution_of_nano_and_small(images, in_channels, out_channels, 
 @pytest.mark.parametrize("with_residual", [True, False])
 @pytest.mark.parametrize("around", [(0, 0), (8, 16)])
 def test_large_and_deep_ones_by_cudnn_and_a_pass(silu, with_residual, around):
-    """Two kernels round the convolution, and the activation before the sum. **Not run yet.**"""
+    """Two kernels round the convolution, and the activation before the sum."""
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(64, 64, 3, padding=1).to(GPU, torch.float16, memory_format=torch.channels_last)
     x = torch.randn(32, 64, 40, 40, device=GPU).half().to(memory_format=torch.channels_last)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Steady steps of a training keep the host from waiting for the GPU. Needs one NVIDIA GPU. **Not run yet.**
+"""Steady steps of a training keep the host from waiting for the GPU. Needs one NVIDIA GPU.
 
 python -m pytest tests/gpu/test_step_waits.py
 """

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from ultralytics.utils.torch_utils import unwrap_model
 
@@ -27,10 +29,18 @@ def are_finite(*models: nn.Module) -> bool:
 
 
 def recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> bool:
-    """Load last.pt where ultralytics would (engine/trainer.py:1088); whether it did. Every rank must call it.
+    """Load last.pt where ultralytics would (engine/trainer.py:1088), and where weights are not finite; whether it did. Every rank must call it.
 
     Each rank of several loads rank 0's file, also one whose machine does not see its folder.
     """
+    t = trainer
+    # The loss of a batch is that of the weights before its update: those of the epoch's last one nobody has seen, and the run may end here.
+    unseen = not _is_lost(t) and epoch > t.start_epoch and not are_finite(t.model)
+    with replaced(t, loss=torch.tensor(float("nan"))) if unseen else nullcontext():
+        return _recover(t, epoch, by_upstream)
+
+
+def _recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> bool:
     t, is_lost = trainer, _is_lost(trainer)
     if is_lost:
         with doing("saving the checkpoint"):

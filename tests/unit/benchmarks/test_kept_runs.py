@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import child, harness, kept_runs
+from benchmarks import child, harness, kept_runs, system
 from tests.unit.benchmarks.programs import job
 
 
-@pytest.mark.parametrize(("name", "most"), [("map_budget", 6), ("map_paired", 4)])
-def test_without_a_file_all_runs_are_made_and_so_many_share_the_device(monkeypatch, tmp_path, name, most):
+@pytest.mark.parametrize(
+    ("name", "memory_gib", "most"),
+    [("map_budget", 0, 6), ("map_paired", 0, 4), ("map_paired", 79.6, 8), ("map_paired", 139.8, 12)],
+)
+def test_without_a_file_all_runs_are_made_and_so_many_share_the_device(monkeypatch, tmp_path, name, memory_gib, most):
+    monkeypatch.setattr(system, "gpu_memory_gib", lambda: memory_gib)
     running, shared = set(), []
 
     def start(module: str, folder: Path, asked: dict) -> child.Started:

@@ -82,7 +82,7 @@ def test_a_cell_says_its_numbers(cell: Cell, side: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("cell", "side", "words"),
     [
-        (Cell("{}", (Number("gone"),)), "ours", "no row gone"),
+        (Cell("{}", (Number("gone"),)), "ours", "row gone"),
         (Cell("{}", (Number("time"),)), "tuned", "has 0 of tuned"),
         (Cell("{}", (Number("time", r"stock: peak ([\d.]+)"),)), "stock", "has 0 of stock: peak"),
         (Cell("{}", (Number("time", r"(\d)"),)), "ours", "has 3 of"),
@@ -94,12 +94,17 @@ def test_a_cell_whose_number_is_not_in_the_record_is_refused(cell: Cell, side: s
         readme.said(cell, ROWS, side)
 
 
-def test_the_newest_record_counts_and_one_must_be_there() -> None:
-    old, new = (
-        {"benchmark": "speed", "date": date, "rows": [{"name": date}]}
-        for date in ("2026-11-22T10:00:00Z", "2026-11-23T09:00:00Z")
+def test_the_newest_record_with_a_value_of_ours_counts_for_each_row_and_one_must_be_there() -> None:
+    old, new, cut_off = (
+        {"benchmark": "speed", "date": date, "rows": [{"name": row, "ours": ours} for row, ours in rows.items()]}
+        for date, rows in (
+            ("2026-11-22T10:00:00Z", {"a": [1.0], "b": [1.0]}),
+            ("2026-11-23T09:00:00Z", {"a": [2.0], "c": [2.0]}),
+            ("2026-11-23T10:00:00Z", {"a": [], "b": []}),
+        )
     )
-    assert list(readme.latest([new, old], "speed")) == ["2026-11-23T09:00:00Z"]
+    found = readme.latest([new, cut_off, old], "speed")
+    assert {name: row["ours"] for name, row in found.items()} == {"a": [2.0], "b": [1.0], "c": [2.0]}
     with pytest.raises(BenchmarkError, match="no record of other"):
         readme.latest([new, old], "other")
 

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from benchmarks import sides
+from benchmarks.harness import Benchmark, Measured
 
 BLOCK = sides.ATTENTION_MODULE
 
@@ -142,3 +143,31 @@ def test_a_worker_that_was_left_behind_does_not_hold_up_the_answer():
     (answer, _, ending), _ = run(code)
     assert (answer, ending) == ("{}", "")
     assert time.monotonic() - started_s < 30
+
+
+def told(code: str, limit_s: float) -> sides.Outcome:
+    """What is made of a child's answers; the child is this program instead of the benchmark's."""
+    program = [sys.executable, "-c", code]
+    communicate = sides.communicate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides, "communicate", lambda _, *rest: communicate(program, *rest))
+        return sides.run_child(BENCHMARK, "ours", {}, ("one", "two"), limit_s, io.StringIO())
+
+
+BENCHMARK = Benchmark("speed", "is fast", (), "cpu", run_side=lambda job: Measured({}))
+ONE = 'print(\'{"declared": {}, "values": {"one": 1.0}}\', flush=True)'
+
+
+def test_of_a_side_that_is_stopped_at_its_limit_what_it_told_counts():
+    outcome = told(f"import time; {ONE}; print('{{\"declared\"', end='', flush=True); time.sleep(60)", limit_s=3)
+    assert outcome.measured is not None
+    assert outcome.measured.values == {"one": 1.0}
+    assert outcome.measured.failed == {"two": "stopped at its limit of 3 s"}
+
+
+def test_of_one_that_fails_nothing_counts_and_of_one_that_ends_well_the_last():
+    failed = told(f"{ONE}; raise SystemExit(3)", limit_s=60)
+    assert failed.measured is None
+    assert failed.failure == "exit code 3"
+    whole = told(f"{ONE}; {ONE.replace('1.0', '2.0')}", limit_s=60)
+    assert whole.measured == Measured({}, {"one": 2.0})

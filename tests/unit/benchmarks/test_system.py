@@ -64,7 +64,13 @@ def test_a_benchmark_that_needs_no_gpu_is_a_cpus_even_beside_one(monkeypatch):
 def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert system.gpus() == []
+    assert system.gpu_memory_gib() == 0
     assert "nvidia-driver" not in system.versions()
+
+
+def test_a_gpus_memory_is_that_of_the_first(monkeypatch):
+    monkeypatch.setattr(system, "_nvidia_smi", lambda field: {"memory.total": ["81920 MiB", "24576 MiB"]}[field])
+    assert system.gpu_memory_gib() == 80
 
 
 def test_versions_name_python_and_the_library_that_is_compared_with():
