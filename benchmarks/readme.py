@@ -150,6 +150,7 @@ LINES = (
     ),
     both("bccd_wall", "the same: an epoch, with validation and saving", "{} s", "bccd_epoch"),
     both("bccd_wall", "the same: wall clock, one run each", "{} s", "bccd_wall"),
+    both("infer", "the first answer of a yolov12n.pt in fp16, after the imports", "{} s", "load_to_first_answer"),
     both("infer", "yolov12n alone, fp16, one picture of 640 px on the GPU", "{} ms", "infer_n_b1"),
     both("infer", "a frame of 1280x720 on the host to boxes on the host", "{} ms", "frame_to_boxes_n"),
     both("infer", "yolov12s alone, fp16, 32 pictures", "{} ms", "infer_s_b32"),
