@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Training runs of several kinds for several seeds, side by side on one device, spread over calls where a machine is lent for minutes.
+"""Training runs of several kinds for several seeds, side by side, spread over a machine's GPUs, and over calls where it is lent for minutes.
 
-Without a file all runs are made in one call. With one, each call makes those of the first seed that lacks any, or of as many as share the device,
-and what is finished waits in the file for the rest. Runs side by side share the device and the cores, so nothing in them is a timing.
+Without a file all runs are made in one call. With one, each call makes those of the first seeds that lack any, as many as are run side by side, and
+what is finished waits in the file for the rest. The runs of one seed are on one GPU, so that they differ in nothing else; seeds take the GPUs in
+turn. Runs side by side share GPUs and cores, so nothing in them is a timing.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -34,17 +36,19 @@ def run_all(
         asked: what each is to do: `side`, `data` (the folder to copy) and `workers`, and what the module reads.
         kept: name of the file of finished runs; "" for none.
         scratch: where each gets a folder of its own.
-        at_once: how many seeds' runs share the device; None for all without a file, and for one with it.
+        at_once: how many seeds' runs share a GPU; None for all without a file, and for one with it.
     """
     file = Kept(Path(kept)) if kept else None
     runs = {key: run for key, of in asked.items() if file and (run := file.of(key, of))}
     missing = [key for key in asked if key not in runs]
     seeds = list(dict.fromkeys(seed for _, seed in missing))
-    together = at_once or (1 if file else max(1, len(seeds)))
+    gpus = _gpus()
+    together = max(1, len(gpus)) * (at_once or (1 if file else max(1, len(seeds))))
     batches = [set(seeds[first : first + together]) for first in range(0, len(seeds), together)]
     waves = [[key for key in missing if key[1] in batch] for batch in batches]
     for wave in waves[:1] if file else waves:
-        started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key]) for key in wave}
+        gpu_of = dict(zip(dict.fromkeys(seed for _, seed in wave), itertools.cycle(gpus or [""]), strict=False))
+        started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key], gpu_of[key[1]]) for key in wave}
         for key, one in started.items():
             runs[key] = child.finished(one)
             if file and not runs[key].failure:
@@ -54,10 +58,22 @@ def run_all(
     return {key: runs.get(key, NOT_YET) for key in asked}
 
 
-def _start(module: str, folder: Path, asked: Mapping[str, Any]) -> child.Started:
-    """One run in a process and a folder of its own: ultralytics' and our caches are not made for several writers."""
+def _gpus() -> list[str]:
+    """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(system.gpus()))))
+    return visible.split(",") if visible else []
+
+
+def _start(module: str, folder: Path, asked: Mapping[str, Any], gpu: str) -> child.Started:
+    """One run in a process and a folder of its own: ultralytics' and our caches are not made for several writers.
+
+    Args:
+        gpu: the only one that it sees; "" where there is none.
+    """
     training.prepare_dataset(asked, folder)
     environment = sides.environment(asked["side"], folder, os.environ)
+    if gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     environment["OMP_NUM_THREADS"] = str(max(1, asked["workers"]))  # they share the cores
     return child.start(module, asked, folder, environment)
 

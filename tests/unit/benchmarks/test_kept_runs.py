@@ -12,14 +12,22 @@ from tests.unit.benchmarks.programs import job
 
 
 @pytest.mark.parametrize(
-    ("name", "memory_gib", "most"),
-    [("map_budget", 0, 6), ("map_paired", 0, 4), ("map_paired", 79.6, 8), ("map_paired", 139.8, 12)],
+    ("name", "gpus", "memory_gib", "most"),
+    [
+        ("map_budget", 0, 0, 6),
+        ("map_paired", 0, 0, 4),
+        ("map_paired", 1, 79.6, 8),
+        ("map_paired", 1, 139.8, 12),
+        ("map_paired", 2, 47.9, 8),
+    ],
 )
-def test_without_a_file_all_runs_are_made_and_so_many_share_the_device(monkeypatch, tmp_path, name, memory_gib, most):
+def test_without_a_file_all_runs_are_made_and_so_many_at_once(monkeypatch, tmp_path, name, gpus, memory_gib, most):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(system, "gpus", lambda: ["NVIDIA H200"] * gpus)
     monkeypatch.setattr(system, "gpu_memory_gib", lambda: memory_gib)
     running, shared = set(), []
 
-    def start(module: str, folder: Path, asked: dict) -> child.Started:
+    def start(module: str, folder: Path, asked: dict, gpu: str) -> child.Started:
         running.add(folder)
         shared.append(len(running))
         return child.Started(None, folder)
@@ -33,3 +41,17 @@ def test_without_a_file_all_runs_are_made_and_so_many_share_the_device(monkeypat
     program = harness.discover()[name].run_side
     program(job(name, "ours", (), tmp_path, seeds=3, kept="", data="photos"))
     assert (max(shared), len(shared)) == (most, {"map_budget": 6, "map_paired": 12}[name])
+
+
+@pytest.mark.parametrize(
+    ("visible", "machine", "expected"),
+    [("", 0, ["", "", ""]), ("", 1, ["0", "0", "0"]), ("", 2, ["0", "1", "0"]), ("3,5", 8, ["3", "5", "3"])],
+)
+def test_the_runs_of_a_seed_share_a_gpu_and_seeds_take_them_in_turn(monkeypatch, tmp_path, visible, machine, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(system, "gpus", lambda: ["NVIDIA H200"] * machine)
+    seen = {}
+    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: seen.setdefault(folder.name, gpu))
+    monkeypatch.setattr(child, "finished", lambda started: child.Run([], None, "made up"))
+    kept_runs.run_all("module", {(kind, seed): {} for seed in range(3) for kind in "ab"}, "", tmp_path)
+    assert [seen[f"a-{seed}"] for seed in range(3)] == [seen[f"b-{seed}"] for seed in range(3)] == expected

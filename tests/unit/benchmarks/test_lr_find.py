@@ -27,7 +27,8 @@ class Made:
         monkeypatch.setattr(kept_runs, "_start", self._start)
         monkeypatch.setattr(child, "finished", lambda started: started)
 
-    def _start(self, program: str, folder: Path, asked: dict[str, Any]) -> Run:
+    def _start(self, program: str, folder: Path, asked: dict[str, Any], gpu: str) -> Run:
+        del gpu
         assert program == "benchmarks.programs.lr_find"
         self.started[folder.name] = asked
         found = self.scores[folder.name.rpartition("-")[0]]

@@ -60,7 +60,7 @@ class Calls:
 
     def __init__(self, monkeypatch, folder: Path) -> None:
         self.folder, self.made, self.fails = folder, [], set()
-        monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked: child.Started(None, folder))
+        monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: child.Started(None, folder))
         monkeypatch.setattr(child, "finished", self._finished)
 
     def _finished(self, started: child.Started) -> child.Run:

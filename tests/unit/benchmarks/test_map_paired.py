@@ -95,7 +95,7 @@ def test_a_training_whose_batch_was_halved_for_want_of_memory_is_no_result(monke
 
 def test_kept_runs_of_one_data_set_stay_when_the_other_is_changed(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked: child.Started(None, folder))
+    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: child.Started(None, folder))
     monkeypatch.setattr(
         child, "finished", lambda started: made.append(started.folder.name) or child.Run([], [0.5, 0.1, 7, {}])
     )
