@@ -6,10 +6,9 @@
 #   benchmarks/gpu.sh none                                                            (tests only)
 #
 # OUT=folder for records and logs   CARRY=.carry   PYTHON=python3   GPU_TESTS="tests/gpu" (0: none)   GPU_TESTS_LIMIT_S=120
-# KEEP=1: map_budget, map_paired and lr_find make the runs of one seed. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
+# KEEP=1: map_budget, map_paired and lr_find make the runs of some seeds. What is finished comes back as OUT/NAME-runs.json; put it into CARRY before
 # the next call, if the machine is another one.
 set -euo pipefail
-# Python finds all of it compiled, as where this is installed.
 unset PYTHONDONTWRITEBYTECODE
 cd "$(dirname "$0")/.."
 
@@ -25,6 +24,7 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$carry"/wheels/*.whl
+# As where this is installed: nobody's first import is to wait for Python's compiler.
 "$python" -m compileall -q -j 0 "$work/site" yolov12 benchmarks || echo "not all of Python could be compiled: its first import takes longer" >&2
 export PYTHONPATH=$work/site:$PWD
 # A stand-in must not hide the real package, so it is put on the path only where that is missing.

@@ -4,7 +4,7 @@
 #
 #   benchmarks/gpu_memory.sh tests         tests of memory and recovery on the GPU, `demo oom` among them
 #   benchmarks/gpu_memory.sh memory        the benchmark `memory`
-#   benchmarks/gpu_memory.sh map_budget    `map_budget`, one seed in each call: six calls (KEEP of gpu.sh)
+#   benchmarks/gpu_memory.sh map_budget    `map_budget`, one seed for each GPU in a call: six calls with one GPU (KEEP of gpu.sh)
 #
 # OUT, CARRY and PYTHON as of gpu.sh.
 set -euo pipefail

@@ -95,7 +95,9 @@ class Outcome:
 
     side: str
     measured: Measured | None
+    """Of one that was stopped at its limit, what it told until then; None if that is nothing, or it failed."""
     failure: str = ""
+    was_stopped: bool = False
 
 
 def discover(folder: Path = PROGRAMS) -> dict[str, Benchmark]:
@@ -120,12 +122,12 @@ def schedule(sides: Iterable[str], repeats: int) -> list[tuple[int, str]]:
 
 
 def alternate(sides: Iterable[str], repeats: int, run_one: Callable[[int, str], Outcome]) -> Iterator[Outcome]:
-    """Run the schedule. A side that failed as a whole is not tried again: the reason is known."""
+    """Run the schedule. A side that failed as a whole, or was stopped at its limit, is not tried again: the reason is known."""
     failed: set[str] = set()
     for repeat, side in schedule(sides, repeats):
         if side not in failed:
             outcome = run_one(repeat, side)
-            if outcome.measured is None:
+            if outcome.measured is None or outcome.was_stopped:
                 failed.add(side)
             yield outcome
 

@@ -2,8 +2,8 @@
 """Training runs of several kinds for several seeds, side by side, spread over a machine's GPUs, and over calls where it is lent for minutes.
 
 Without a file all runs are made in one call. With one, each call makes those of the first seeds that lack any, as many as are run side by side, and
-what is finished waits in the file for the rest. The runs of one seed are on one GPU, so that they differ in nothing else; seeds take the GPUs in
-turn. Runs side by side share GPUs and cores, so nothing in them is a timing.
+what is finished waits in the file for the rest. In a call the runs of one seed are on one GPU, and seeds take the GPUs in turn. Runs side by side
+share GPUs and cores, of which there may be fewer than their workers, so nothing in them is a timing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.child import Run
 
 Key = tuple[str, int]
 """What kind of run, and its seed."""
-NOT_YET = Run([], None, "not run yet: the same call again makes the next seed")
+NOT_YET = Run([], None, "not run yet: the same call again makes further seeds")
 NOT_OF_A_RUN = ("kept", "data", "seeds")
 """Parameters that may differ from call to call without making another run of it."""
 
@@ -60,8 +60,10 @@ def run_all(
 
 def _gpus() -> list[str]:
     """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(system.gpus()))))
-    return visible.split(",") if visible else []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(number) for number in range(len(system.gpus()))]
+    return [name for name in visible.split(",") if name]
 
 
 def _start(module: str, folder: Path, asked: Mapping[str, Any], gpu: str) -> child.Started:

@@ -165,7 +165,9 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 
 def latest(contents: Iterable[Mapping[str, Any]], benchmark: str) -> Rows:
-    """The rows of a benchmark, on whatever machine, each as the newest record has it in which ours has a value there.
+    """The rows of a benchmark, on whatever machine, each as the newest record has it in which ours has a value there, and stock if it has one in any.
+
+    `date` of a row is that of its record.
 
     Raises:
         BenchmarkError: there is no record of it.
@@ -173,8 +175,12 @@ def latest(contents: Iterable[Mapping[str, Any]], benchmark: str) -> Rows:
     found = [content for content in contents if content["benchmark"] == benchmark]
     if not found:
         raise BenchmarkError(f"there is no record of {benchmark}, which README's table shows")
-    in_order = sorted(found, key=lambda content: str(content["date"]))
-    return {row["name"]: row for content in in_order for row in content["rows"] if row["ours"]}
+    rows: dict[str, Mapping[str, Any]] = {}
+    for content in sorted(found, key=lambda content: content["date"]):
+        for row in content["rows"]:
+            if row["ours"] and (row["stock"] or not rows.get(row["name"], {}).get("stock")):
+                rows[row["name"]] = {**row, "date": content["date"]}
+    return rows
 
 
 def value(rows: Rows, side: str, number: Number) -> float:
@@ -229,10 +235,23 @@ def table(contents: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for line in LINES:
         rows = latest(contents, line.record)
+        _check_is_of_one_record(line, rows)
         lines.append(
             f"| `{line.record}` | {line.what} | {said(line.stock, rows, 'stock')} | {said(line.ours, rows, 'ours')} |"
         )
     return "\n".join([HEADER, *lines])
+
+
+def _check_is_of_one_record(line: Line, rows: Rows) -> None:
+    """Numbers beside each other are compared.
+
+    Raises:
+        BenchmarkError: they are of several records.
+    """
+    names = {number.row for cell in (line.stock, line.ours) for number in cell.numbers}
+    dates = sorted({rows[name]["date"] for name in names if name in rows})
+    if len(dates) > 1:
+        raise BenchmarkError(f"the line {line.what!r} of README's table is of records of {' and '.join(dates)}")
 
 
 def page(text: str, contents: Sequence[Mapping[str, Any]]) -> str:

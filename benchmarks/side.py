@@ -40,11 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
     benchmark = benchmarks[options.name]
     scratch = options.scratch or Path(tempfile.mkdtemp(prefix="bench-"))
     rows = options.rows or tuple(row.name for row in benchmark.rows)
+    versions = system.versions()
 
     def tell(measured: Measured) -> None:
         sides.check(options.side, sys.modules, sys.meta_path)
-        measured.versions = measured.versions or system.versions()
-        print(json.dumps(dataclasses.asdict(only_finite(measured))), file=result, flush=True)
+        told = dataclasses.replace(only_finite(measured), versions=versions)
+        print(json.dumps(dataclasses.asdict(told)), file=result, flush=True)
 
     job = Job(options.side, {**benchmark.parameters, **options.parameters}, rows, scratch, options.started_s, tell)
     if options.scratch is None and benchmark.prepare:

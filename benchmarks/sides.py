@@ -89,15 +89,20 @@ def run_child(
         command += ["--parameters", json.dumps(dict(parameters)), "--rows", ",".join(rows), "--scratch", folder]
         print(scrub(f"$ python {shlex.join(command[1:])}"), file=log, flush=True)
         answer, last_line, ending = communicate(command, environment(side, scratch, os.environ), limit_s, log)
-    told = [line for line in answer.splitlines() if line.endswith("}")]  # it may have been stopped within a line
-    print(f"-> {scrub(told[-1]) if told else ending}", file=log, flush=True)
-    if ending and not (told and ending.startswith(STOPPED)):
-        return Outcome(side, None, f"{ending}: {last_line}" if last_line else ending)
+    *told, cut = answer.split("\n")  # the last one is empty but where it was stopped within a line
+    was_stopped = ending.startswith(STOPPED)
+    if (ending and not (told and was_stopped)) or not told:
+        ending = ending or f"told nothing but {cut!r}"
+        print(f"-> {ending}", file=log, flush=True)
+        return Outcome(side, None, f"{ending}: {last_line}" if last_line else ending, was_stopped)
+    print(f"-> {scrub(told[-1])}", file=log, flush=True)
     measured = Measured(**json.loads(told[-1]))
-    for row in rows if ending else ():
-        if row not in measured.values:
-            measured.failed.setdefault(row, ending)
-    return Outcome(side, measured)
+    if was_stopped:
+        print(f"-> {ending}", file=log, flush=True)
+        for row in rows:
+            if row not in measured.values:
+                measured.failed.setdefault(row, ending)
+    return Outcome(side, measured, was_stopped=was_stopped)
 
 
 def communicate(command: list[str], env: Mapping[str, str], limit_s: float, log: TextIO) -> tuple[str, str, str]:
@@ -135,7 +140,7 @@ def communicate(command: list[str], env: Mapping[str, str], limit_s: float, log:
             process.wait()
             reader.join()
         stdout.seek(0)
-        return stdout.read().strip(), last_line, ending
+        return stdout.read(), last_line, ending
 
 
 def _last_state(line: str) -> str:

@@ -64,9 +64,9 @@ def gpus() -> list[str]:
 
 
 def gpu_memory_gib() -> float:
-    """Of the first GPU, whole; 0 without one."""
-    sizes_mib = [size.split()[0] for size in _nvidia_smi("memory.total")]
-    return float(sizes_mib[0]) / 1024 if sizes_mib else 0.0
+    """Of the first GPU, whole; 0 without one, or where the driver does not say."""
+    first = re.match(r"(\d+) MiB", next(iter(_nvidia_smi("memory.total")), ""))  # [N/A] where it is the host's
+    return int(first[1]) / 1024 if first else 0.0
 
 
 def device(gpus_used: int) -> str:

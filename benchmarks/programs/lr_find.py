@@ -5,8 +5,8 @@ plain   yolov12n as it is, for which 0.01 is a fair choice: the suggestion must 
 steep   the same with every gradient ten times as large, behind the clipping: SGD at 0.01 is there what it is at 0.1 on the plain one. The suggestion
         must be better. lr-find is not told of it
 
-lr-find runs once for each network, with seed 0. All runs are ours, one process each, side by side on one GPU, as many seeds as it has room for,
-so nothing here is a timing. On a machine that is lent for minutes LR_FIND_RUNS=FILE makes each call run only as many seeds, and keeps what is
+lr-find runs once for each network, with seed 0. All runs are ours, one process each, side by side, as many seeds as the machine's GPUs have room
+for, so nothing here is a timing. On a machine that is lent for minutes LR_FIND_RUNS=FILE makes each call run only as many seeds, and keeps what is
 finished in that file.
 
 Worse and better mean, and this was written down before the first measurement: by more than 0.01 mAP50-95, and by more than two standard errors of

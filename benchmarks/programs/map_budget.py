@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What a small memory budget costs in accuracy: the training run of bccd_wall, under 0.35 of stock's peak and without a limit, for several seeds.
 
-All runs are ours, one process each, side by side on one GPU, so nothing here is a timing. A budget is a cap on what the process may allocate.
-On a machine that is lent for minutes the runs are spread over several calls: with MAP_BUDGET_RUNS=FILE each call makes those of one seed, and
-what is finished waits in the file for the rest.
+All runs are ours, one process each, side by side on the machine's GPUs, so nothing here is a timing. A budget is a cap on what the process may
+allocate. On a machine that is lent for minutes the runs are spread over several calls: with MAP_BUDGET_RUNS=FILE each call makes those of one seed
+for each GPU, and what is finished waits in the file for the rest.
 
 Within noise means, and was written down before the first measurement: the mean of the limited runs differs from that of the unlimited ones by
 at most 0.01 mAP50-95, or by at most two standard errors of the unlimited mean, whichever is more.
@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
 
 def run_side(job: Job) -> Measured:
-    """All runs at once, or those of one seed where finished runs are kept."""
+    """All runs at once, or those of one seed for each GPU where finished runs are kept."""
     require_seeds(job.parameters["seeds"])
     asked = {
         (name, seed): {**job.parameters, "side": "ours", "seed": seed, "budget_gib": gib}

@@ -100,23 +100,28 @@ def run_side(job: Job) -> Measured:
     for name in job.rows:
         if name in SLOWER:
             _compare_with_itself(name, SLOWER[name], job, device, measured)
-            continue
-        case = FREE.get(name) or FITS[name]
-        try:
-            # cuDNN's autotuner would take longer than the steps of these rows, which ask only whether they run.
-            torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark and name in FREE
-            found = _measure(case, job, device, inputs_only=name in FREE)
-        except torch.OutOfMemoryError as error:
-            said = f"out of memory: {str(error).splitlines()[0][:120]}"
-            if name in FREE:
-                measured.failed[name] = said
-            else:
-                measured.values[name], measured.notes[name] = 0.0, said
-            continue
-        measured.values[name] = found.reserved_gib if name in FREE else 1.0
-        measured.notes[name] = f"{found.step_ms:.1f} ms a step, {found.note}"
+        else:
+            _run(name, job, device, measured)
         job.tell(measured)
     return measured
+
+
+def _run(name: str, job: Job, device: Any, measured: Measured) -> None:
+    import torch
+
+    try:
+        # cuDNN's autotuner would take longer than the steps of these rows, which ask only whether they run.
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark and name in FREE
+        found = _measure(FREE.get(name) or FITS[name], job, device, inputs_only=name in FREE)
+    except torch.OutOfMemoryError as error:
+        said = f"out of memory: {str(error).splitlines()[0][:120]}"
+        if name in FREE:
+            measured.failed[name] = said
+        else:
+            measured.values[name], measured.notes[name] = 0.0, said
+        return
+    measured.values[name] = found.reserved_gib if name in FREE else 1.0
+    measured.notes[name] = f"{found.step_ms:.1f} ms a step, {found.note}"
 
 
 def _compare_with_itself(name: str, case: Case, job: Job, device: Any, measured: Measured) -> None:

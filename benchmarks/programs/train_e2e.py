@@ -74,7 +74,7 @@ def run_side(job: Job) -> Measured:
         else:
             measured.values[name], measured.notes[name] = rate, note
             measured.declared = measured.declared or declared
-            job.tell(measured)
+        job.tell(measured)
         gc.collect()  # the trainer before is full of cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

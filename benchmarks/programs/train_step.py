@@ -55,9 +55,9 @@ def run_side(job: Job) -> Measured:
             spent_ms, peak = _measure(CASES[name], device, job)
         except torch.OutOfMemoryError as error:
             measured.failed[name] = f"out of memory: {str(error).splitlines()[0]}"
-            continue
-        measured.values[name] = spent_ms
-        measured.notes[name] = peak.words()
+        else:
+            measured.values[name] = spent_ms
+            measured.notes[name] = peak.words()
         job.tell(measured)
     return measured
 

@@ -41,7 +41,7 @@ def test_a_package_for_this_gpu_finds_what_its_source_finds(weights: Path, half:
         assert got.boxes.data.device.type == "cuda"
         rows = [result.boxes.data.cpu().numpy() for result in (expected, got)]
         pairs = [pair for pair in boxes.pair_up(*rows) if pair[2] > 0.9]
-        assert len(rows[0]) > 2
+        assert len(rows[0]) > 2  # four on one H200 (aoti_tests.log of 2026-11-30)
         assert len(pairs) >= (0.8 if half else 1) * max(len(rows[0]), len(rows[1]))
 
 

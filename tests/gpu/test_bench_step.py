@@ -61,5 +61,5 @@ def test_a_graph_is_one_launch_for_most_of_the_step(found: subject.Subject, tmp_
         pytest.skip("the graph was not kept here; the log says why")
     within = collect.profiled(found, STEPS, tmp_path / "within.json.gz")
     assert within.launches < without.launches / 4
-    # Kernels of a few microseconds, as those of 8 images are, take up to one more where the next one of a graph is close behind.
+    # On one H200 7.0 ms within a graph and 5.3 without (mended_tests.log of 2026-11-30), for kernels of a few microseconds: why is not known.
     assert within.busy_ms == pytest.approx(without.busy_ms, rel=0.5)

@@ -31,11 +31,16 @@ def are_finite(*models: nn.Module) -> bool:
 def recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> bool:
     """Load last.pt where ultralytics would (engine/trainer.py:1088), and where weights are not finite; whether it did. Every rank must call it.
 
-    Each rank of several loads rank 0's file, also one whose machine does not see its folder.
+    Rank 0 decides, by its last loss, its fitness and, but for the first epoch of a process, its weights, for which it waits for the GPU. Each rank of
+    several loads rank 0's file, also one whose machine does not see its folder.
+
+    Raises:
+        RuntimeError: there is no last.pt, or this is the fourth time for one epoch.
     """
     t = trainer
     # The loss of a batch is that of the weights before its update: those of the epoch's last one nobody has seen, and the run may end here.
     unseen = not _is_lost(t) and epoch > t.start_epoch and not are_finite(t.model)
+    # Ultralytics goes by loss and fitness alone, so a loss that is no number tells it.
     with replaced(t, loss=torch.tensor(float("nan"))) if unseen else nullcontext():
         return _recover(t, epoch, by_upstream)
 

@@ -45,13 +45,47 @@ def test_without_a_file_all_runs_are_made_and_so_many_at_once(monkeypatch, tmp_p
 
 @pytest.mark.parametrize(
     ("visible", "machine", "expected"),
-    [("", 0, ["", "", ""]), ("", 1, ["0", "0", "0"]), ("", 2, ["0", "1", "0"]), ("3,5", 8, ["3", "5", "3"])],
+    [
+        (None, 0, ["", "", ""]),
+        (None, 1, ["0", "0", "0"]),
+        (None, 2, ["0", "1", "0"]),
+        ("", 2, ["", "", ""]),
+        ("3,5", 8, ["3", "5", "3"]),
+    ],
 )
 def test_the_runs_of_a_seed_share_a_gpu_and_seeds_take_them_in_turn(monkeypatch, tmp_path, visible, machine, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(system, "gpus", lambda: ["NVIDIA H200"] * machine)
     seen = {}
     monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: seen.setdefault(folder.name, gpu))
     monkeypatch.setattr(child, "finished", lambda started: child.Run([], None, "made up"))
     kept_runs.run_all("module", {(kind, seed): {} for seed in range(3) for kind in "ab"}, "", tmp_path)
     assert [seen[f"a-{seed}"] for seed in range(3)] == [seen[f"b-{seed}"] for seed in range(3)] == expected
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [("1", "1"), ("", "what it was")])
+def test_a_run_sees_its_gpu_alone(monkeypatch, tmp_path, gpu, seen):
+    started = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "what it was")
+    monkeypatch.setattr(kept_runs.training, "prepare_dataset", lambda asked, folder: None)
+    monkeypatch.setattr(child, "start", lambda module, asked, folder, environment: started.append(environment))
+    kept_runs._start("module", tmp_path, {"side": "ours", "workers": 2}, gpu)
+    assert started[0]["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_with_a_file_a_call_makes_as_many_seeds_as_run_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(kept_runs, "_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: folder.name)
+    monkeypatch.setattr(child, "finished", lambda started: child.Run([started], 1, ""))
+    asked = {("a", seed): {} for seed in range(5)}
+    made = [
+        [
+            key[1]
+            for key, run in kept_runs.run_all("module", asked, str(tmp_path / "runs"), tmp_path).items()
+            if run.lines
+        ]
+        for _ in range(3)
+    ]
+    assert made == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4]]

@@ -62,6 +62,7 @@ class Calls:
         self.folder, self.made, self.fails = folder, [], set()
         monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: child.Started(None, folder))
         monkeypatch.setattr(child, "finished", self._finished)
+        monkeypatch.setattr(kept_runs, "_gpus", lambda: ["0"])
 
     def _finished(self, started: child.Started) -> child.Run:
         self.made.append(started.folder.name)
@@ -80,7 +81,7 @@ def test_with_kept_runs_each_call_makes_one_seed_until_all_are_there(monkeypatch
     for seed in (0, 1):
         unfinished = calls.call()
         assert calls.made == [f"limited-{seed}", f"unlimited-{seed}"]
-        assert "seed 2: not run yet: the same call again makes the next seed" in unfinished.failed["map_budget"]
+        assert "seed 2: not run yet: the same call again makes further seeds" in unfinished.failed["map_budget"]
     measured = calls.call()
     assert calls.made == ["limited-2", "unlimited-2"]
     assert measured.values["map_budget"] == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -94,19 +95,28 @@ def test_a_cell_whose_number_is_not_in_the_record_is_refused(cell: Cell, side: s
         readme.said(cell, ROWS, side)
 
 
-def test_the_newest_record_with_a_value_of_ours_counts_for_each_row_and_one_must_be_there() -> None:
-    old, new, cut_off = (
-        {"benchmark": "speed", "date": date, "rows": [{"name": row, "ours": ours} for row, ours in rows.items()]}
-        for date, rows in (
-            ("2026-11-22T10:00:00Z", {"a": [1.0], "b": [1.0]}),
-            ("2026-11-23T09:00:00Z", {"a": [2.0], "c": [2.0]}),
-            ("2026-11-23T10:00:00Z", {"a": [], "b": []}),
-        )
-    )
-    found = readme.latest([new, cut_off, old], "speed")
-    assert {name: row["ours"] for name, row in found.items()} == {"a": [2.0], "b": [1.0], "c": [2.0]}
+def dated(day: int, **rows: tuple[list[float], list[float]]) -> dict[str, Any]:
+    """A record with the values of stock and ours in each row."""
+    of_rows = [{"name": name, "stock": stock, "ours": ours} for name, (stock, ours) in rows.items()]
+    return {"benchmark": "speed", "date": f"2026-11-{day}T10:00:00Z", "rows": of_rows}
+
+
+def test_of_each_row_the_newest_record_counts_that_has_the_sides_and_one_must_be_there() -> None:
+    old = dated(22, a=([9.0], [1.0]), b=([9.0], [1.0]), alone=([], [1.0]))
+    new = dated(23, a=([9.0], [2.0]), c=([9.0], [2.0]), alone=([], [2.0]))
+    cut_off, ours_only = dated(24, a=([9.0], []), b=([9.0], [])), dated(25, a=([], [3.0]))
+    found = readme.latest([new, ours_only, cut_off, old], "speed")
+    assert {name: row["ours"] for name, row in found.items()} == {"a": [2.0], "b": [1.0], "c": [2.0], "alone": [2.0]}
     with pytest.raises(BenchmarkError, match="no record of other"):
         readme.latest([new, old], "other")
+
+
+def test_numbers_beside_each_other_are_of_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = dated(22, a=([9.0], [1.0]), b=([9.0], [1.0])), dated(23, a=([9.0], [2.0]))
+    monkeypatch.setattr(readme, "LINES", (readme.both("speed", "both", "{} / {}", "a", "b"),))
+    assert "| 9 / 9 | 1 / 1 |" in readme.table([old])
+    with pytest.raises(BenchmarkError, match=r"'both' .* 2026-11-22T10:00:00Z and 2026-11-23T10:00:00Z"):
+        readme.table([old, new])
 
 
 def test_the_command_writes_the_table_once(tmp_path, monkeypatch, capsys) -> None:

@@ -109,7 +109,7 @@ def test_a_side_without_ultralytics_has_no_attention_to_check():
 
 def test_only_stdout_is_the_answer_and_stderr_is_the_log():
     (answer, last, ending), log = run("import sys; print('{}'); print('epoch 1', file=sys.stderr)")
-    assert (answer, last, ending) == ("{}", "epoch 1", "")
+    assert (answer, last, ending) == ("{}\n", "epoch 1", "")
     assert log == "epoch 1\n"
 
 
@@ -141,33 +141,46 @@ def test_a_worker_that_was_left_behind_does_not_hold_up_the_answer():
     code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); print('{}', flush=True)"
     started_s = time.monotonic()
     (answer, _, ending), _ = run(code)
-    assert (answer, ending) == ("{}", "")
+    assert (answer, ending) == ("{}\n", "")
     assert time.monotonic() - started_s < 30
 
 
-def told(code: str, limit_s: float) -> sides.Outcome:
-    """What is made of a child's answers; the child is this program instead of the benchmark's."""
-    program = [sys.executable, "-c", code]
-    communicate = sides.communicate
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sides, "communicate", lambda _, *rest: communicate(program, *rest))
-        return sides.run_child(BENCHMARK, "ours", {}, ("one", "two"), limit_s, io.StringIO())
-
-
 BENCHMARK = Benchmark("speed", "is fast", (), "cpu", run_side=lambda job: Measured({}))
-ONE = 'print(\'{"declared": {}, "values": {"one": 1.0}}\', flush=True)'
+ONE, TWO = ('{"declared": {}, "values": {"one": ' + value + "}}\n" for value in ("1.0", "2.0"))
 
 
-def test_of_a_side_that_is_stopped_at_its_limit_what_it_told_counts():
-    outcome = told(f"import time; {ONE}; print('{{\"declared\"', end='', flush=True); time.sleep(60)", limit_s=3)
-    assert outcome.measured is not None
-    assert outcome.measured.values == {"one": 1.0}
-    assert outcome.measured.failed == {"two": "stopped at its limit of 3 s"}
+def outcome(answer: str, ending: str) -> tuple[sides.Outcome, str]:
+    """What is made of the answer of a child that ended so, and the log."""
+    log = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sides, "communicate", lambda *_: (answer, "its last words", ending))
+        return sides.run_child(BENCHMARK, "ours", {}, ("one", "two"), 3, log), log.getvalue()
 
 
-def test_of_one_that_fails_nothing_counts_and_of_one_that_ends_well_the_last():
-    failed = told(f"{ONE}; raise SystemExit(3)", limit_s=60)
-    assert failed.measured is None
-    assert failed.failure == "exit code 3"
-    whole = told(f"{ONE}; {ONE.replace('1.0', '2.0')}", limit_s=60)
-    assert whole.measured == Measured({}, {"one": 2.0})
+def test_the_last_of_what_a_side_told_counts():
+    found, log = outcome(ONE + TWO, "")
+    assert found == sides.Outcome("ours", Measured({}, {"one": 2.0}))
+    assert log.splitlines()[-1] == f"-> {TWO.strip()}"
+
+
+@pytest.mark.parametrize("cut", ["", '{"declared": {}', TWO.strip()])
+def test_of_a_side_that_is_stopped_at_its_limit_what_it_told_counts(cut):
+    found, log = outcome(ONE + cut, f"{sides.STOPPED} of 3 s")
+    assert found.measured == Measured({}, {"one": 1.0}, failed={"two": "stopped at its limit of 3 s"})
+    assert found.was_stopped
+    assert log.splitlines()[-1] == "-> stopped at its limit of 3 s"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending"), [(ONE, "exit code 3"), ("", "exit code 3"), ("", f"{sides.STOPPED} of 3 s")]
+)
+def test_of_one_that_fails_or_told_nothing_nothing_counts(answer, ending):
+    found, log = outcome(answer, ending)
+    assert found.measured is None
+    assert found.failure == f"{ending}: its last words"
+    assert log.splitlines()[-1] == f"-> {ending}"
+
+
+def test_one_that_ends_well_without_an_answer_is_a_failure():
+    found, _ = outcome("", "")
+    assert found.failure == "told nothing but '': its last words"

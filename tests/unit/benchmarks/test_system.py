@@ -69,8 +69,11 @@ def test_a_machine_without_a_driver_has_no_gpus(monkeypatch):
 
 
 def test_a_gpus_memory_is_that_of_the_first(monkeypatch):
-    monkeypatch.setattr(system, "_nvidia_smi", lambda field: {"memory.total": ["81920 MiB", "24576 MiB"]}[field])
+    said = ["81920 MiB", "24576 MiB"]
+    monkeypatch.setattr(system, "_nvidia_smi", lambda field: {"memory.total": said}[field])
     assert system.gpu_memory_gib() == 80
+    said[0] = "[N/A]"
+    assert system.gpu_memory_gib() == 0
 
 
 def test_versions_name_python_and_the_library_that_is_compared_with():
