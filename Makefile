@@ -81,7 +81,7 @@ load: ## check FILE against its hash and load it into the local engine
 	@docker/load.sh
 
 bench: setup ## compare with stock ultralytics here: all that this machine can run, or BENCH=memory,attention; one table at the end
-	$(BIN)/python -m benchmarks suite $(BENCH)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m benchmarks suite $(BENCH)
 
 clean: ## remove .venv and tool caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -107,14 +107,14 @@ def _size(recipe: Recipe, model: str) -> str:
     """The size of the model, as far as the recipe needs it."""
     if recipe.needs == "weights" and not model.endswith(".pt"):
         raise UserError(
-            f"recipe={recipe.name} goes on from trained weights, and model={model} has none: type model=yolov12n.pt"
+            f"recipe={recipe.name} goes on from trained weights, and {model} has none: type model=yolov12n.pt"
         )
     if recipe.needs != "size":
         return ""
     found = re.match(r"yolov?12([nsmlx])\b", Path(model).name)
     if found is None:
         raise UserError(
-            f"recipe={recipe.name} has values for each size of YOLOv12, and model={model} names none: type model=yolov12n.yaml"
+            f"recipe={recipe.name} has values for each size of YOLOv12, and {model} names none: type model=yolov12n.yaml"
         )
     return found[1]
 

@@ -3,7 +3,7 @@
 
 Both train yolov12n on the same few pictures on the CPU, so that any machine with Docker can measure it. By hand means a fresh environment,
 `pip install` of the pinned torch and ultralytics, and the same script; FlashAttention, which takes hours, is the program flash_attn_build.
-Pulling the image is left out, as is what a package index and a network do to pip: the note says what was downloaded.
+Pulling the image is left out. What a package index and a network do to pip is not: the note says what was downloaded.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def run_side(job: Job) -> Measured:
         wanted = [f"{name}=={pins[name]['version']}" for name in PACKAGES]
         subprocess.run([python, "-m", "pip", "install", "-qq", "--no-cache-dir", *wanted], check=True)
         command = [python, "script.py", "data/data.yaml", "runs"]
-        note = f"pip install {' '.join(wanted)}, from a mirror near by, without FlashAttention"
+        note = f"pip install {' '.join(wanted)}, without FlashAttention"
     reached_s = _milestones(command, job.scratch, began_s)
     again_s = _milestones(command, job.scratch, time.monotonic())
     return Measured(

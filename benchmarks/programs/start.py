@@ -88,7 +88,7 @@ def _python(code: str) -> str:
 
 BENCHMARK = Benchmark(
     name="start",
-    claim="the drop-in costs under a millisecond at interpreter start, and --help needs no torch",
+    claim="the drop-in adds next to nothing to an interpreter's start, and --help needs no torch",
     rows=ROWS,
     needs="cpu",
     run_side=run_side,

@@ -64,7 +64,7 @@ def test_what_the_user_typed_wins_and_the_line_says_so():
     [
         ("papper", "yolov12n.yaml", "did you mean paper? there are paper, finetune, small-objects, edge"),
         ("fast", "yolov12n.yaml", "recipe=fast: there are paper, finetune"),
-        ("paper", "yolo11n.yaml", "model=yolo11n.yaml names none"),
+        ("paper", "yolo11n.yaml", "and yolo11n.yaml names none"),
         ("finetune", "yolov12n.yaml", "type model=yolov12n.pt"),
     ],
 )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yolov12 import settings
+from yolov12 import recipes, settings
 from yolov12.distributed import devices, launchers, ranks
 from yolov12.distributed.devices import requested_gpus
 from yolov12.errors import UserError
@@ -83,12 +83,14 @@ class YOLOv12Mixin:
         return super()._smart_load(key)  # type: ignore[misc]
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md) and `device="auto"`.
+        """`ultralytics.YOLO.train` that also takes our settings as arguments (docs/settings.md), `recipe=` (docs/recipes.md) and `device="auto"`.
 
         Raises:
             UserError: `resume=True` on weights that are no unfinished run (ultralytics would begin a new run on a data set of its own choice,
-                and download it), or a layer that the model does not have. Nothing of an earlier run in the same folder was touched.
+                and download it), a recipe beside `resume=` or that there is none of, or a layer that the model does not have. Nothing of an
+                earlier run in the same folder was touched.
         """
+        kwargs = self._with_recipe(kwargs)
         if kwargs.get("resume") is True and not _is_unfinished(self.ckpt):
             raise UserError(
                 f"resume=True: {self.ckpt_path or self.model_name} is not the checkpoint of an unfinished run; "
@@ -100,14 +102,26 @@ class YOLOv12Mixin:
                 "by how well a box fits; leave it out"
             )
         dry_run = kwargs.pop("dry_run", False)
-        arguments = with_device(
-            settings.apply_script_arguments(kwargs | _checkpoint_of(self.model, kwargs)), says_each=True
-        )
+        asked = kwargs.pop("gradient_checkpointing", getattr(self.model, "gradient_checkpointing", None))
+        arguments = with_device(settings.apply_script_arguments(kwargs | _checkpoint_of(asked, kwargs)), says_each=True)
         _check_layers(self.model)
         if dry_run:
             return self._say_plan(arguments)
         with _on_later_machines_as_a_later_rank():
             return super().train(trainer=trainer, **arguments)  # type: ignore[misc]
+
+    def _with_recipe(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        others = {key: value for key, value in kwargs.items() if key != "recipe"}
+        if kwargs.get("recipe") is None:
+            return others
+        if kwargs.get("resume"):
+            raise UserError(
+                f"recipe={kwargs['recipe']}: a run that is resumed keeps the arguments that it began with; leave recipe out"
+            )
+        model = self.ckpt_path or self.model_name
+        found, line = recipes.apply(kwargs["recipe"], {"model": model, **others}, str(model))
+        say(line)
+        return {key: value for key, value in found.items() if key != "model" or "model" in others}
 
     def _say_plan(self, arguments: dict[str, Any]) -> None:
         """What `train` would start, on stdout; nothing is started."""
@@ -170,12 +184,12 @@ def _check_layers(model: Any) -> None:
         names_of(model, wanted)
 
 
-def _checkpoint_of(model: Any, kwargs: dict[str, Any]) -> dict[str, str]:
-    """The argument `checkpoint` that a script means by `model.model.gradient_checkpointing = True` or `False`; nothing if it says neither.
+def _checkpoint_of(asked: Any, kwargs: dict[str, Any]) -> dict[str, str]:
+    """The argument `checkpoint` that a script means by `gradient_checkpointing=True` or `False`; nothing if it says neither.
 
-    Training makes a model of its own from this one (ultralytics engine/model.py:885), so the attribute would be lost on the way.
+    As an argument, or as `model.model.gradient_checkpointing = True`: training makes a model of its own from this one (ultralytics
+    engine/model.py:885), so the attribute would be lost on the way.
     """
-    asked = getattr(model, "gradient_checkpointing", None)
     if asked is None:
         return {}
     if not isinstance(asked, bool):

@@ -48,6 +48,30 @@ def test_the_attribute_of_the_model_reaches_the_training_both_ways(attribute: bo
     assert checkpoint_of_a_run(attribute) == meant
 
 
+@pytest.mark.parametrize(("asked", "meant"), [(True, "all"), (False, "0")])
+def test_it_is_an_argument_of_train_too(asked: bool, meant: str) -> None:
+    assert checkpoint_of_a_run(not asked, gradient_checkpointing=asked) == meant
+
+
+def test_a_recipe_lies_below_what_a_script_says(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: dict[str, Any] = {}
+
+    def trainer(overrides: dict[str, Any], **_: Any) -> Any:
+        seen.update(overrides)
+        raise Stop
+
+    model = YOLO("yolov12n.yaml")
+    with pytest.raises(Stop):
+        model.train(trainer=trainer, data="coco8.yaml", recipe="paper", epochs=3)
+    assert (seen["epochs"], seen["copy_paste"], seen["optimizer"]) == (3, 0.1, "SGD")
+    assert "recipe" not in seen
+    assert "yours win: epochs=3" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"recipe=finetune goes on from trained weights, and yolo12n.yaml has none"):
+        model.train(trainer=trainer, data="coco8.yaml", recipe="finetune")
+    with pytest.raises(UserError, match="recipe=paper: a run that is resumed"):
+        model.train(trainer=trainer, resume="last.pt", recipe="paper")
+
+
 def test_an_argument_of_train_counts_more_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert checkpoint_of_a_run(True, checkpoint=1) == "1"
     assert "gradient_checkpointing=True: checkpoint=1 of model.train counts" in capsys.readouterr().err
