@@ -151,13 +151,21 @@ def whole_file(model: str) -> str:
 
 
 def network_file(model: str) -> str:
-    """`model`, unless it is a yaml that describes no network, as that of a data set; a broken yaml is told by who reads it.
+    """`model`, unless it is a yaml of RT-DETR, or one that describes no network, as that of a data set; a broken yaml is told by who reads it.
 
     Raises:
-        UserError: there is no backbone in it.
+        UserError: `YOLO` does not build it, or there is no backbone in it.
     """
     path = Path(model)
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+    if path.suffix not in (".yaml", ".yml"):
+        return model
+    # A class of its own in ultralytics, which tells it by the name (cfg/__init__.py:1139); weights say themselves what they are.
+    if "rtdetr" in path.stem.lower():
+        raise UserError(
+            f"model={model}: the command line builds no RT-DETR; type in Python: from ultralytics import RTDETR; "
+            f"RTDETR({model!r}).train(data='my.yaml')"
+        )
+    if not path.is_file():
         return model
     try:
         content = yaml.safe_load(path.read_bytes())

@@ -352,6 +352,20 @@ def test_a_yaml_that_describes_no_network_is_no_model(yolo, capsys, verb, conten
     assert yolo.calls == []
 
 
+@pytest.mark.parametrize("verb", ["train data=a.yaml", "val data=a.yaml", "predict source=a.jpg", "export"])
+def test_a_model_that_is_no_yolo_is_refused_with_what_to_type_in_python(yolo, capsys, verb):
+    assert cli.main([*verb.split(), "model=rtdetr-l.yaml"]) == 2
+    said = error_of(capsys)
+    assert said.startswith("error: model=rtdetr-l.yaml: the command line builds no RT-DETR;")
+    assert "RTDETR('rtdetr-l.yaml').train(" in said
+    assert yolo.calls == []
+
+
+def test_weights_say_themselves_what_they_are(yolo):
+    assert cli.main(["predict", "model=rtdetr-l.pt", "source=a.jpg"]) == 0
+    assert called(yolo, "YOLO")["model"] == "rtdetr-l.pt"
+
+
 @pytest.mark.parametrize("content", ["backbone: []\nhead: []\n", "nc: [1\n"])
 def test_a_yaml_of_a_network_and_a_broken_one_are_read_by_ultralytics(yolo, content):
     Path("mine.yaml").write_text(content)

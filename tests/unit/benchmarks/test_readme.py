@@ -134,32 +134,46 @@ def test_the_command_writes_the_table_once(tmp_path, monkeypatch, capsys) -> Non
         readme.write(CONTENTS)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "name", "values"),
+    [
+        (
+            r"files at ([\d,]+) images a second where stock did ([\d,]+),",
+            "train_e2e",
+            [("train_e2e_n_b256", "ours"), ("train_e2e_n_b256", "stock")],
+        ),
+        (
+            r"^([\d.]+) s instead of ([\d.]+), to mAP50-95 of ([\d.]+) and ([\d.]+)\.",
+            "bccd_wall",
+            [("bccd_wall", "ours"), ("bccd_wall", "stock"), ("bccd_map50_95", "ours"), ("bccd_map50_95", "stock")],
+        ),
+        (
+            r"with batch 256 takes ([\d.]+) ms instead of ([\d.]+), and",
+            "train_step",
+            [("train_step_n_b256", "ours"), ("train_step_n_b256", "stock")],
+        ),
+        (
+            r"boxes on the host after ([\d.]+) ms instead of ([\d.]+):",
+            "infer",
+            [("frame_to_boxes_n", "ours"), ("frame_to_boxes_n", "stock")],
+        ),
+    ],
+)
+def test_the_sentences_above_the_table_say_what_its_records_say(
+    sentence: str, name: str, values: list[tuple[str, str]]
+) -> None:
+    (shown,) = re.findall(sentence, readme.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = readme.latest(CONTENTS, name)
+    for text, (row, side) in zip(shown, values, strict=True):
+        assert is_rounded_from(text.replace(",", ""), readme.value(rows, side, Number(row)))
+
+
 H200 = record.RECORDS / "2026-11-29-nvidia-h200"
 
 
 @pytest.mark.parametrize(
     ("sentence", "file", "values"),
     [
-        (
-            r"files at ([\d,]+) images a second where stock did ([\d,]+),",
-            "train_e2e-reduced-5.json",
-            [("train_e2e_n_b256", "ours"), ("train_e2e_n_b256", "stock")],
-        ),
-        (
-            r"^([\d.]+) s instead of ([\d.]+), to mAP50-95 of ([\d.]+) and ([\d.]+)\.",
-            "bccd_wall-2.json",
-            [("bccd_wall", "ours"), ("bccd_wall", "stock"), ("bccd_map50_95", "ours"), ("bccd_map50_95", "stock")],
-        ),
-        (
-            r"with batch 256 takes ([\d.]+) ms instead of ([\d.]+), and",
-            "../2026-11-30-nvidia-h200/train_step-reduced.json",
-            [("train_step_n_b256", "ours"), ("train_step_n_b256", "stock")],
-        ),
-        (
-            r"boxes on the host after ([\d.]+) ms instead of ([\d.]+):",
-            "../2026-11-30-nvidia-h200/infer-reduced-3.json",
-            [("frame_to_boxes_n", "ours"), ("frame_to_boxes_n", "stock")],
-        ),
         (
             r"with 4,096 pictures: ([\d,]+) and ([\d,]+)",
             "train_e2e-reduced-3.json",
