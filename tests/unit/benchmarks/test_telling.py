@@ -16,7 +16,7 @@ from tests.unit.benchmarks.programs import job
 PEAK = SimpleNamespace(words=lambda: "no GPU")
 OF_A_MODEL = SimpleNamespace(step_ms=1.0, reserved_gib=1.0, note="")
 PROGRAMS = {
-    "attention": ("_stages_ms", {"forward": 1.0}, ("attn_fwd_n_b256_bf16", "attn_fwdbwd_n_b256_bf16")),
+    "attention": ("_stages_ms", {"p4": 1.0, "p5": 1.0}, ("attn_fwd_n_b256_bf16", "attn_fwdbwd_n_b256_bf16")),
     "memory": ("_measure", OF_A_MODEL, ("mem_free_n_b256", "fits_s_b256", "mem_half_n_b256")),
     "train_e2e": ("_train", (1.0, "", {}), ("train_e2e_n_b256", "train_e2e_s_b128")),
     "train_step": ("_measure", (1.0, PEAK), ("train_step_n_b64", "train_step_n_b256")),
