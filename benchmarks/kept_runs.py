@@ -58,6 +58,15 @@ def run_all(
     return {key: runs.get(key, NOT_YET) for key in asked}
 
 
+def seeds_that_fit(seed_gib: float) -> int:
+    """On one GPU at once, at least one.
+
+    Args:
+        seed_gib: GPU memory that the runs of a seed take at most.
+    """
+    return max(1, int(system.gpu_memory_gib() / seed_gib))
+
+
 def _gpus() -> list[str]:
     """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -91,7 +91,7 @@ def run_child(
         answer, last_line, ending = communicate(command, environment(side, scratch, os.environ), limit_s, log)
     *told, cut = answer.split("\n")  # the last one is empty but where it was stopped within a line
     was_stopped = ending.startswith(STOPPED)
-    if (ending and not (told and was_stopped)) or not told:
+    if not told or (ending and not was_stopped):
         ending = ending or f"told nothing but {cut!r}"
         print(f"-> {ending}", file=log, flush=True)
         return Outcome(side, None, f"{ending}: {last_line}" if last_line else ending, was_stopped)

@@ -67,8 +67,7 @@ def run_side(job: Job) -> Measured:
         for name, lr0 in (("suggested", _suggestion(found[f"test-{network}", 0])), ("default", DEFAULT))
         if lr0 is not None
     }
-    at_once = max(1, int(system.gpu_memory_gib() / SEED_GIB))
-    found |= kept_runs.run_all(PROGRAM, trainings, kept, job.scratch, at_once)
+    found |= kept_runs.run_all(PROGRAM, trainings, kept, job.scratch, kept_runs.seeds_that_fit(SEED_GIB))
     measured = Measured(declared=_declared(found))
     for network in networks:
         compare(network, found, job.parameters["seeds"], measured)

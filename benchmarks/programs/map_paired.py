@@ -77,8 +77,7 @@ def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
 def run_side(job: Job) -> Measured:
     """The runs of as many seeds as the GPU has room for, and so on; only the first of these where finished runs are kept."""
     kept, module = job.parameters["kept"], "benchmarks.programs.map_paired"
-    at_once = max(1, int(system.gpu_memory_gib() / SEED_GIB))
-    runs = kept_runs.run_all(module, _asked(job), kept, job.scratch, at_once)
+    runs = kept_runs.run_all(module, _asked(job), kept, job.scratch, kept_runs.seeds_that_fit(SEED_GIB))
     return compared({key: run.failure or Result(*run.result) for key, run in runs.items()})
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -37,23 +36,18 @@ def recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> boo
     Raises:
         RuntimeError: there is no last.pt, or this is the fourth time for one epoch.
     """
-    t = trainer
-    # The loss of a batch is that of the weights before its update: those of the epoch's last one nobody has seen, and the run may end here.
-    unseen = not _is_lost(t) and epoch > t.start_epoch and not are_finite(t.model)
-    # Ultralytics goes by loss and fitness alone, so a loss that is no number tells it.
-    with replaced(t, loss=torch.tensor(float("nan"))) if unseen else nullcontext():
-        return _recover(t, epoch, by_upstream)
-
-
-def _recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> bool:
     t, is_lost = trainer, _is_lost(trainer)
-    if is_lost:
-        with doing("saving the checkpoint"):
-            t.saver.wait()
-    if t.world.is_alone or not world.from_first(is_lost and epoch > t.start_epoch and t.last.exists()):
-        return by_upstream(epoch)
-    with brought_to_every_rank(t.last) as last, replaced(t, last=last):
-        return by_upstream(epoch)
+    # The loss of a batch is that of the weights before its update: those of the epoch's last one nobody has seen, and the run may end here.
+    unseen = not is_lost and epoch > t.start_epoch and not are_finite(t.model)
+    # Ultralytics goes by loss and fitness alone, so a loss that is no number tells it.
+    with replaced(t, loss=torch.tensor(float("nan")) if unseen else t.loss):
+        if is_lost or unseen:
+            with doing("saving the checkpoint"):
+                t.saver.wait()
+        if t.world.is_alone or not world.from_first((is_lost or unseen) and epoch > t.start_epoch and t.last.exists()):
+            return by_upstream(epoch)
+        with brought_to_every_rank(t.last) as last, replaced(t, last=last):
+            return by_upstream(epoch)
 
 
 def _is_lost(trainer: Any) -> bool:

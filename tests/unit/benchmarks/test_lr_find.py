@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import child, kept_runs
+from benchmarks import child, kept_runs, record, system
 from benchmarks.child import Run
 from benchmarks.harness import Job, Measured
 from benchmarks.programs import lr_find
@@ -195,3 +197,17 @@ def test_small_on_the_cpu_every_row_has_a_value(photos, tmp_path):
     assert difference["ours"] == pytest.approx([suggested["ours"][0] - default["ours"][0]])
     assert "lr-find suggested " in difference["note"]
     assert content["declared"]["ours"]["optimizer"] == "SGD"
+
+
+def test_the_page_says_what_the_record_says():
+    file = record.RECORDS / "2026-11-30-nvidia-h200/lr_find.json"
+    rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+    page = (system.ROOT / "docs/lr-find.md").read_text()
+    for line, network in (("gradients as they are", "plain"), ("ten times as large", "steep")):
+        (cells,) = re.findall(rf"^\| {line} \| (\S+) \| (\S+) \| (\S+) \| (\S+): ([\w ]+) \|$", page, re.MULTILINE)
+        said = re.search(
+            r"ours: ([\w ]+) \(noise (\S+)\); lr-find suggested (\S+), from", rows[f"lr_find_{network}"]["note"]
+        )
+        means = [rows[f"lr_find_{network}_{name}"]["ours"][0] for name in ("suggested", "default")]
+        assert said is not None
+        assert cells == (said[3], *(f"{mean:.3f}" for mean in means), f"{float(said[2]):.3f}", said[1])

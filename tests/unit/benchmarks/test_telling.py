@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,10 @@ def told(name: str, rows: tuple[str, ...], scratch: Any) -> list[int]:
     """How many rows were told of, each time."""
     found: list[int] = []
     asked = job(name, "ours", rows, scratch, device="cpu")
-    tell = lambda measured: found.append(len(measured.values) + len(measured.failed))  # noqa: E731
+
+    def tell(measured: harness.Measured) -> None:
+        found.append(len(measured.values) + len(measured.failed))
+
     harness.discover()[name].run_side(dataclasses.replace(asked, tell=tell))
     return found
 
@@ -70,7 +74,7 @@ def test_one_without_room_too(name, tmp_path, replaced, global_settings):
 
 def test_predictions_do_so_and_each_row_is_compiled_as_if_it_were_the_first(tmp_path, monkeypatch, replaced):
     resets = []
-    monkeypatch.setitem(__import__("sys").modules, "torch._dynamo", SimpleNamespace(reset=lambda: resets.append(1)))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(reset=lambda: resets.append(1)))
     monkeypatch.setattr(answers, "weights", lambda *_: "n.pt")
     monkeypatch.setattr(training, "yolo_class", lambda _: object)
     rows = ("infer_n_b1", "infer_s_b32")
