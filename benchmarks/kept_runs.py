@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,17 @@ def run_all(
     for wave in waves[:1] if file else waves:
         gpu_of = dict(zip(dict.fromkeys(seed for _, seed in wave), itertools.cycle(gpus or [""]), strict=False))
         started = {key: _start(module, scratch / "-".join(map(str, key)), asked[key], gpu_of[key[1]]) for key in wave}
-        for key, one in started.items():
-            runs[key] = child.finished(one)
-            if file and not runs[key].failure:
-                file.add(key, asked[key], runs[key])
-    for key, run in runs.items():
-        print(f"--- {key[0]}-{key[1]}", *run.lines, sep="\n", file=sys.stderr)
-    return {key: runs.get(key, NOT_YET) for key in asked}
+        with ThreadPoolExecutor(len(started)) as waiting:
+            keys = {waiting.submit(child.finished, one): key for key, one in started.items()}
+            for run in as_completed(keys):  # a slow one must not keep the finished ones from the file
+                runs[key := keys[run]] = run.result()
+                if file and not runs[key].failure:
+                    file.add(key, asked[key], runs[key])
+    found = {key: runs.get(key, NOT_YET) for key in asked}
+    for key, run in found.items():
+        if run is not NOT_YET:
+            print(f"--- {key[0]}-{key[1]}", *run.lines, sep="\n", file=sys.stderr)
+    return found
 
 
 def seeds_that_fit(seed_gib: float) -> int:

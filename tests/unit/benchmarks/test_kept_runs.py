@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,24 @@ def test_with_a_file_a_call_makes_as_many_seeds_as_run_at_once(monkeypatch, tmp_
         for _ in range(3)
     ]
     assert made == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4]]
+
+
+def test_a_finished_run_is_kept_while_an_earlier_one_still_runs(monkeypatch, tmp_path):
+    kept, later_is_kept = tmp_path / "runs", threading.Event()
+    add = kept_runs.Kept.add
+
+    def added(self, key: kept_runs.Key, *rest) -> None:
+        add(self, key, *rest)
+        if key == ("later", 0):
+            later_is_kept.set()
+
+    def finished(started: str) -> child.Run:
+        in_time = started.startswith("later") or later_is_kept.wait(20)
+        return child.Run([started], in_time)
+
+    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: folder.name)
+    monkeypatch.setattr(child, "finished", finished)
+    monkeypatch.setattr(kept_runs.Kept, "add", added)
+    runs = kept_runs.run_all("module", {("earlier", 0): {}, ("later", 0): {}}, str(kept), tmp_path)
+    assert list(runs) == [("earlier", 0), ("later", 0)]
+    assert runs["earlier", 0].result is True
