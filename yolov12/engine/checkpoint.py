@@ -82,8 +82,10 @@ class Checkpoint:
         }
         self._copies = Copies()
         self._averages = self._copies.add((tensor for tensor in averages if tensor.is_floating_point()), torch.float32)
-        self._rounded = self._copies.add(_stored_as_fp16(optimizer))
-        self._copies.add([*averages, *_tensors(optimizer["state"])])
+        # As ultralytics has them (engine/trainer.py:786): averages contiguous, an optimizer's state with the strides of the parameters. Stock resumes
+        # from these too, and on a GPU torch's fused Adam takes no others.
+        self._rounded = self._copies.add(_stored_as_fp16(optimizer), as_they_lie=True)
+        self._copies.add([*averages, *_tensors(optimizer["state"])], as_they_lie=True)
         joined = self._copies.add(_tensors(more))
         without_loss = {"criterion": None} if hasattr(ema, "criterion") else {}
         with replaced(ema, **without_loss):

@@ -13,6 +13,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolov12.distributed import world
 from yolov12.distributed.pulse import doing
+from yolov12.engine import optimizer_state
 from yolov12.engine.checkpoint import all_finite
 from yolov12.engine.final_evaluation import brought_to_every_rank
 from yolov12.log import warn
@@ -45,9 +46,13 @@ def recover(trainer: Any, epoch: int, by_upstream: Callable[[int], bool]) -> boo
             with doing("saving the checkpoint"):
                 t.saver.wait()
         if t.world.is_alone or not world.from_first((is_lost or unseen) and epoch > t.start_epoch and t.last.exists()):
-            return by_upstream(epoch)
-        with brought_to_every_rank(t.last) as last, replaced(t, last=last):
-            return by_upstream(epoch)
+            is_loaded = by_upstream(epoch)
+        else:
+            with brought_to_every_rank(t.last) as last, replaced(t, last=last):
+                is_loaded = by_upstream(epoch)
+    if is_loaded:
+        optimizer_state.allocate(t.optimizer)
+    return is_loaded
 
 
 def _is_lost(trainer: Any) -> bool:

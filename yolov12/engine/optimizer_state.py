@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The state of an optimizer, made before the first step instead of in it.
+"""The state of an optimizer, made before the first step instead of in it, and laid out in memory as the parameters are.
 
 The memory plan then sees what the optimizer takes, and an update allocates nothing that lasts. The first update has the very bits that it
 would have had without.
@@ -23,7 +23,10 @@ MADE_BY_THEMSELVES = (Adam, AdamW, Adamax, NAdam, RAdam, RMSprop)
 
 @torch.no_grad()
 def allocate(optimizer: Optimizer) -> bool:
-    """Make the state that the first step would make; what is there already, as in a resumed run, stays.
+    """Make the state that the first step would make; what is there already, as in a resumed run, keeps its numbers.
+
+    Call it again when a checkpoint was loaded. The state in it has the strides of the run that wrote it, on a CPU say, where a model is not in
+    channels_last: torch's fused Adam refuses these on a GPU, and SGD would take each tensor by itself.
 
     Args:
         optimizer: any that ultralytics builds (engine/trainer.py:1155).
@@ -31,6 +34,10 @@ def allocate(optimizer: Optimizer) -> bool:
     Returns:
         False for another, which makes its state itself in its first step.
     """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     for group in optimizer.param_groups:
         new = [p for p in group["params"] if p.requires_grad and not optimizer.state.get(p)]
         if type(optimizer) in MADE_BY_THEMSELVES:

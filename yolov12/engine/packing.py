@@ -182,12 +182,12 @@ class _Tensors:
             storage, start = self._add(piece, form), 0
         else:
             if piece.flat not in self._whole:
-                self._whole[piece.flat] = self._add(Piece(piece.flat, 0, flat.numel()), form)
+                self._whole[piece.flat] = self._add(Piece(piece.flat, 0, flat.numel(), (1,)), form)
             storage, start = self._whole[piece.flat], piece.start
         shape = tuple(original.shape)
         is_parameter = isinstance(original, nn.Parameter)
         needs_gradient = original.requires_grad and not is_parameter
-        made = _Made(form.maker, storage, start, shape, _strides(shape), needs_gradient, OrderedDict(), *form.more)
+        made = _Made(form.maker, storage, start, shape, piece.strides, needs_gradient, OrderedDict(), *form.more)
         if not is_parameter:
             return made.how
         if state := torch._utils._get_obj_state(original):  # attributes that somebody gave it
@@ -231,12 +231,3 @@ def _parameter_maker(with_state: bool = False) -> Callable[..., Any]:
     if with_state:
         one.attribute = None  # type: ignore[attr-defined]  # any
     return one.__reduce_ex__(DEFAULT_PROTOCOL)[0]
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a contiguous tensor, in elements."""
-    strides, stride = [], 1
-    for length in reversed(shape):
-        strides.append(stride)
-        stride *= max(length, 1)
-    return tuple(reversed(strides))

@@ -23,9 +23,9 @@ OPTIMIZERS = {
 }
 
 
-def a_run(folder: Path, optimizer: str = "SGD") -> Any:
+def a_run(folder: Path, optimizer: str = "SGD", layout: torch.memory_format = torch.contiguous_format) -> Any:
     """What `save_model` reads of a trainer, after one update."""
-    live = model(frozen_batch_norm=False).float()
+    live = model(frozen_batch_norm=False).float().to(memory_format=layout)
     ema = ModelEMA(live)
     steps = OPTIMIZERS[optimizer](live.parameters())
     one = {name: value.float() if isinstance(value, Tensor) else value for name, value in batch([1, 2]).items()}
@@ -73,9 +73,10 @@ def saved(run: Any, more: dict[str, Any] | None = None, in_full: bool = False) -
     return torch.load(path, weights_only=False)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_it_equals_stocks_to_the_bit(tmp_path: Path, optimizer: str) -> None:
-    run = a_run(tmp_path, optimizer)
+def test_it_equals_stocks_to_the_bit(tmp_path: Path, optimizer: str, layout: torch.memory_format) -> None:
+    run = a_run(tmp_path, optimizer, layout)
     BaseTrainer.save_model(run)
     stock = torch.load(run.last, weights_only=False)
     ours = saved(run, more={})
@@ -86,6 +87,7 @@ def test_it_equals_stocks_to_the_bit(tmp_path: Path, optimizer: str) -> None:
     for where, tensor in expected.items():
         assert found[where].dtype is tensor.dtype, where
         assert torch.equal(found[where], tensor), where
+        assert found[where].stride() == tensor.stride(), where
     plain = [key for key in stock if not isinstance(stock[key], nn.Module) and key not in ("optimizer", "date")]
     assert {key: ours[key] for key in plain} == {key: stock[key] for key in plain}
     assert str(ours["ema"]) == str(stock["ema"])

@@ -43,6 +43,19 @@ def test_a_channels_last_weight_becomes_contiguous() -> None:
     assert torch.equal(found(copies, weight), weight)
 
 
+def test_as_it_lies_it_keeps_its_strides_and_what_has_gaps_becomes_contiguous() -> None:
+    weights = torch.rand(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    depthwise = torch.rand(4, 1, 3, 3).to(memory_format=torch.channels_last)
+    tensors = [weights, depthwise, weights[:, :2], torch.rand(2, 3).T, torch.tensor(1.0)]
+    copies = Copies()
+    copies.add(tensors, as_they_lie=True)
+    pieces = [copies.piece(tensor) for tensor in tensors]
+    kept = [(75, 1, 15, 3), depthwise.stride(), (50, 25, 5, 1), (2, 1), ()]
+    assert [piece.strides for piece in pieces] == kept
+    for tensor, piece in zip(tensors, pieces, strict=True):
+        assert torch.equal(copies.flats[piece.flat].as_strided(tensor.shape, piece.strides, piece.start), tensor)
+
+
 def test_copies_can_have_another_dtype() -> None:
     tensors = [torch.rand(3, dtype=torch.float64), torch.rand(2)]
     copies = Copies()

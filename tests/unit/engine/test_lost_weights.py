@@ -23,6 +23,7 @@ def run(*, loss: float = 1.0, fitness: float = 0.5, weight: float = 1.0) -> Any:
         fitness=fitness,
         start_epoch=0,
         model=model,
+        optimizer=torch.optim.AdamW(model.parameters()),
         world=SimpleNamespace(is_alone=True),
         waits=0,
     )
@@ -50,6 +51,14 @@ def test_lost_ones_are_loaded_anew_once_the_last_file_is_written(lost: dict[str,
     assert recover(trainer, epoch=1)
     assert trainer.waits == 1
     assert trainer.loss is loss
+
+
+def test_loaded_state_of_the_optimizer_is_laid_out_as_the_weights() -> None:
+    trainer = run(loss=float("nan"))
+    weight = trainer.model.weight
+    trainer.optimizer.state[weight] = {"exp_avg": torch.rand(2, 2).T}
+    assert recover(trainer, epoch=1)
+    assert trainer.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
 
 
 def test_before_the_first_checkpoint_the_weights_are_not_looked_at(capsys: pytest.CaptureFixture[str]) -> None:

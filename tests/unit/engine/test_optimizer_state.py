@@ -77,6 +77,22 @@ def test_state_of_a_resumed_run_stays() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, tensors_of(optimizer), strict=True))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_state_of_another_layout_is_laid_out_as_the_parameters(name: str) -> None:
+    """As torch's fused kernels ask for it, whose check only GPUs have."""
+    _, contiguous = trained(name, 2, beforehand=False)
+    net = Net().to(memory_format=torch.channels_last)
+    optimizer = DetectionTrainer.build_optimizer(None, net, name=name, lr=0.01, momentum=0.9, decay=5e-4)
+    optimizer.load_state_dict(contiguous.state_dict())
+    allocate(optimizer)
+    for ours, theirs in zip(tensors_of(optimizer), tensors_of(contiguous), strict=True):
+        assert torch.equal(ours, theirs)
+    for parameter, state in optimizer.state.items():
+        like_it = [value for value in state.values() if isinstance(value, Tensor) and value.shape == parameter.shape]
+        assert like_it
+        assert all(value.stride() == parameter.stride() for value in like_it)
+
+
 def test_frozen_parameters_get_none() -> None:
     net = Net()
     net.model[0].requires_grad_(False)
