@@ -81,6 +81,12 @@ def put_aside(held: list[Tensor | None], present: Sequence[tuple[int, Tensor]]) 
     return True
 
 
+def loaded(saved: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> list[Tensor | None]:
+    """What was held in a run that is gone on with, on the parameters' device and with their strides, without which torch's fused Adam refuses it."""
+    pairs = zip(saved, parameters, strict=True)
+    return [None if one is None else torch.empty_like(parameter).copy_(one) for one, parameter in pairs]
+
+
 def copies_of(held: list[Tensor | None]) -> list[Tensor | None]:
     """The same numbers in memory of their own; nothing where nothing is held."""
     present = [gradient for gradient in held if gradient is not None]

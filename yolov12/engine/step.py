@@ -25,7 +25,7 @@ from yolov12.distributed import pulse
 from yolov12.distributed.reduce import Reducer
 from yolov12.distributed.sync_bn import counted, is_synchronised
 from yolov12.distributed.vote import Wish, vote
-from yolov12.engine.attempt import Attempt, Batch, StepResult, copies_of, fill_missing, put_aside
+from yolov12.engine.attempt import Attempt, Batch, StepResult, copies_of, fill_missing, loaded, put_aside
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.last_resort import LastResort
 from yolov12.engine.loss_count import Listener
@@ -195,8 +195,7 @@ class Step:
 
     def go_on_from(self, kept: dict[str, Any]) -> None:
         """Put back what `kept` gave; the tensors may lie on another device."""
-        device = self.parameters[0].device
-        self.held = [None if gradient is None else gradient.to(device) for gradient in kept["held"]]
+        self.held = loaded(kept["held"], self.parameters)
         self._targets_per_image.copy_(kept["targets_per_image"])
         if self.rank_norms is not None:
             self.rank_norms.go_on_from(self.held)

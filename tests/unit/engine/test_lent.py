@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.unit.engine.lending import images, small_step
+from yolov12.engine.attempt import loaded
 from yolov12.engine.step import Step
 
 
@@ -72,6 +73,16 @@ def test_what_is_kept_between_two_steps_goes_on_with_the_bits() -> None:
     for step in (second, whole):
         step.run(images(1))
     assert all(torch.equal(a, b) for a, b in zip(taken(second), taken(whole), strict=True))
+
+
+def test_what_was_kept_has_the_strides_of_its_parameter() -> None:
+    parameter = torch.rand(4, 3, 5, 5).to(memory_format=torch.channels_last)
+    kept = torch.rand(4, 3, 5, 5)
+    found, nothing = loaded([kept, None], [parameter, parameter])
+    assert nothing is None
+    assert found is not None
+    assert torch.equal(found, kept)
+    assert found.stride() == parameter.stride()
 
 
 def test_a_failed_step_leaves_what_was_lent_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
