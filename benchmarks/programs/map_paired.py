@@ -77,13 +77,22 @@ def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
 def run_side(job: Job) -> Measured:
     """The runs of as many seeds as the GPU has room for, and so on; only the first of these where finished runs are kept."""
     kept, module = job.parameters["kept"], "benchmarks.programs.map_paired"
-    runs = kept_runs.run_all(module, _asked(job), kept, job.scratch, kept_runs.seeds_that_fit(SEED_GIB))
+    asked = _asked(job)
+    gib = SEED_GIB * len({kind for kind, _ in asked}) / len(KINDS)
+    runs = kept_runs.run_all(module, asked, kept, job.scratch, kept_runs.seeds_that_fit(gib))
     return compared({key: run.failure or Result(*run.result) for key, run in runs.items()})
 
 
 def _asked(job: Job) -> dict[Key, dict[str, Any]]:
-    """What each run is to do. Nothing of one data set is asked of the other's runs, which can then be kept when it changes."""
+    """What each run is to do. Nothing of one data set is asked of the other's runs, which can then be kept when it changes.
+
+    Raises:
+        BenchmarkError: a data set that there is not.
+    """
     parameters = job.parameters
+    sets = parameters["sets"].split(",")
+    if not set(sets) <= set(SETS):
+        raise harness.BenchmarkError(f"--set sets={parameters['sets']}: expected some of {','.join(SETS)}")
     shared = {key: parameters[key] for key in ("model", "batch", "imgsz", "amp", "workers", "device")}
     shared["evaluator"] = ap_small.evaluator()  # a run that was kept without it has no AP of small objects
     of_set = {
@@ -98,7 +107,7 @@ def _asked(job: Job) -> dict[Key, dict[str, Any]]:
     return {
         (f"{side}_{data}", seed): {**shared, **of_set[data], "side": side, "seed": seed}
         for seed in range(parameters["seeds"])
-        for data in SETS
+        for data in sets
         for side in SIDES
     }
 
@@ -112,9 +121,12 @@ def compared(results: Mapping[Key, Result | str]) -> Measured:
     measured = Measured(declared=declared.get("ours", dict.fromkeys(record.DECLARED)))
     for row, (field, _, _) in METRICS.items():
         scores = {key: found if isinstance(found, str) else getattr(found, field) for key, found in results.items()}
-        for kind in KINDS:
+        asked = [kind for kind in KINDS if any(of == kind for of, _ in results)]
+        for kind in asked:
             _average(f"{row}_{kind}", {seed: score for (of, seed), score in scores.items() if of == kind}, measured)
-        if failed := [kind for kind in KINDS if f"{row}_{kind}" in measured.failed]:
+        failed = [kind for kind in asked if f"{row}_{kind}" in measured.failed]
+        measured.failed |= {f"{row}_{kind}": "not asked for, by --set sets" for kind in KINDS if kind not in asked}
+        if failed:
             measured.failed[row] = f"{failed[0]}: {measured.failed[f'{row}_{failed[0]}']}"
         else:
             measured.values[row], measured.notes[row] = _difference(scores)
@@ -219,6 +231,7 @@ BENCHMARK = Benchmark(
         "synth_epochs": 10,
         "workers": max(1, system.cores() // 4),
         "seeds": 3,
+        "sets": ",".join(SETS),
         "kept": KEPT,
     },
     prepare=prepare,

@@ -53,7 +53,7 @@ def train(source, label, /, cut=None, **arguments):
     def look(trainer):
         digest = hashlib.sha256()
         for tensor in (*trainer.model.state_dict().values(), *trainer.ema.ema.state_dict().values()):
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.cpu().numpy().tobytes())
         said["weights"] = digest.hexdigest()
         said["norm"] = float(sum(p.detach().double().square().sum() for p in trainer.model.parameters()))
         said["updates"] = trainer.ema.updates
@@ -88,9 +88,10 @@ def said(
     out.mkdir(exist_ok=True)
     (out / "script.py").write_text(SCRIPT + body)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *launcher, str(out / "script.py"), str(data), str(out), cut],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MORE": json.dumps(more), "YOLOV12_DISABLE": str(int(stock))},
+        env={**os.environ, "PYTHONPATH": path, "MORE": json.dumps(more), "YOLOV12_DISABLE": str(int(stock))},
         capture_output=True,
         text=True,
         timeout=580,

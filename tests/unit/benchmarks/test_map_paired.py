@@ -51,6 +51,18 @@ def test_ours_is_within_down_to_half_a_hundredth_below_stock():
     assert "7 small objects in val" in near.notes["ap_small_paired_stock_bccd"]
 
 
+def test_one_data_set_alone_is_compared_where_only_that_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: folder.name)
+    monkeypatch.setattr(child, "finished", lambda name: child.Run([], [0.5 + 0.01 * ("ours" in name), 0.1, 7, {}]))
+    program, asked = MAP_PAIRED["run_side"], {"kept": "", "data": "photos", "seeds": 4, "sets": "bccd"}
+    measured = program(job("map_paired", "ours", (), tmp_path, **asked))
+    assert measured.values["map_paired"] == pytest.approx(0.01)
+    assert "over 4 pairs" in measured.notes["map_paired"]
+    assert measured.failed["map_paired_stock_synth"] == "not asked for, by --set sets"
+    with pytest.raises(harness.BenchmarkError, match="--set sets=bccd,coco: expected some of bccd,synth"):
+        program(job("map_paired", "ours", (), tmp_path, **{**asked, "sets": "bccd,coco"}))
+
+
 @pytest.mark.parametrize(
     ("score", "words"), [(0.2, "take more with"), (0.5, ""), (0.8, "NOT BETWEEN 0.35 and 0.6: take fewer with")]
 )
