@@ -23,7 +23,12 @@ def spread(values: list[float]) -> str:
         return "-"
     if len(values) == 1:
         return f"{number(values[0])} (n=1)"
-    return f"{number(median(values))} ({number(min(values))}..{number(max(values))}, n={len(values)})"
+    return f"{number(median(values))} {extremes(values)}"
+
+
+def extremes(values: list[float]) -> str:
+    """What stands behind the median of several: `(91.2..92.4, n=3)`."""
+    return f"({number(min(values))}..{number(max(values))}, n={len(values)})"
 
 
 def render(contents: Iterable[dict[str, Any]], age: Callable[[str], str]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import plan
 from benchmarks.harness import Benchmark, BenchmarkError
 from benchmarks.plan import Plan
-from benchmarks.report import number
+from benchmarks.report import extremes, number
 
 RECORDS = Path("runs/bench")
 """Apart from benchmarks/records, whose files docs quote."""
@@ -141,22 +141,31 @@ def _step(benchmark: Benchmark, small: Small | None, environment: Mapping[str, s
 
 
 def table(contents: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The rows of all records for a terminal, by medians; a star stands where the record is not as its claim says."""
-    lines = [("", "row", "stock", "ours", "ours is", "unit")]
+    """The rows of all records for a terminal, by medians; behind those of several runs stand the extremes and how many there were.
+
+    A star stands where the record is not as its claim says.
+    """
+    lines = [("", "row", "stock", "", "ours", "", "ours is", "unit")]
     for content in contents:
         star = "*" if content["parameters"]["changed"] else ""
         for row in content["rows"]:
-            sides = [number(median(row[side])) if row[side] else "-" for side in ("stock", "ours")]
+            sides = (cell for side in ("stock", "ours") for cell in _cells(row[side]))
             better = f"{row['ratio']:.2f}x" if row["ratio"] is not None else "-"
             lines.append((star, row["name"], *sides, better, f"{row['unit']}, {row['better']} is better"))
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = []
     for line in lines:
         cells = [
-            text.rjust(width) if column in (2, 3, 4) else text.ljust(width)
+            text.rjust(width) if column in (2, 4, 6) else text.ljust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
+            if width or column == 0
         ]
         shown.append("  ".join(cells).rstrip())
     if any(line[0] for line in lines):
         shown.append("* smaller than the claim, or fewer runs: the record beside says what was changed")
     return shown
+
+
+def _cells(values: list[float]) -> tuple[str, str]:
+    """A side's median, and its spread, so that medians stand below each other."""
+    return number(median(values)) if values else "-", extremes(values) if len(values) > 1 else ""

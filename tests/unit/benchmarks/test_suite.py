@@ -122,11 +122,18 @@ def test_a_small_size_is_repeated_as_often_as_it_says():
 
 def test_the_table_has_medians_the_ratio_and_a_star_for_what_is_smaller_than_the_claim():
     full, small = suite.table([content()]), suite.table([content(("imgsz",))])
-    assert re.fullmatch(r" *wall +10 +5\.5 +1\.82x +s, lower is better", full[1])
+    assert re.fullmatch(r" *wall +10 +5\.5 .+ 1\.82x +s, lower is better", full[1])
     assert len(full) == 2
     assert small[1].startswith("*")
     assert small[-1].startswith("* smaller than the claim")
     assert re.search(r"wall +10 +- +-", suite.table([content(ours=())])[1])
+
+
+def test_behind_a_median_of_several_runs_the_table_has_their_spread_and_behind_that_of_one_nothing():
+    several, alone = suite.table([content()]), suite.table([content(ours=(5.5,))])
+    assert re.search(r"wall +10 +5\.5 +\(5\.\.6, n=3\) +1\.82x", several[1])
+    assert re.search(r"wall +10 +5\.5 +1\.82x", alone[1])
+    assert several[0].index("ours is") + len("ours is") == several[1].index("1.82x") + len("1.82x")
 
 
 def test_one_that_fails_does_not_keep_the_others_from_the_table(monkeypatch, capsys, tmp_path):
