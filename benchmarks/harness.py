@@ -24,12 +24,16 @@ class Row:
     name: str
     unit: str
     better: Literal["higher", "lower"]
-    note: str = ""
-    """What exactly is measured, where the name leaves doubt."""
+    note: str | Callable[[Mapping[str, Any]], str] = ""
+    """What exactly is measured, where the name leaves doubt; made from the parameters where they change what that is."""
     gpus: int = 0
     """How many it needs, where that is more than the benchmark does."""
     only_by_name: bool = False
     """Whether it is measured only where `--rows` names it."""
+
+    def note_of(self, parameters: Mapping[str, Any]) -> str:
+        """The note of a run with these parameters: a name's size is that of the claim, which a smaller run does not have."""
+        return self.note if isinstance(self.note, str) else self.note(parameters)
 
 
 @dataclass
@@ -132,15 +136,23 @@ def alternate(sides: Iterable[str], repeats: int, run_one: Callable[[int, str], 
             yield outcome
 
 
-def rows_of(wanted: Iterable[Row], outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """The record's rows: each side's values in running order, and in the note what a reader must know."""
+def rows_of(
+    wanted: Iterable[Row], outcomes: list[Outcome], parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The record's rows: each side's values in running order, and in the note what a reader must know.
+
+    Args:
+        wanted: rows that were asked for.
+        outcomes: of all runs.
+        parameters: with which they were made.
+    """
     return [
         record.row(
             row.name,
             row.unit,
             row.better,
             {side: _values(row.name, side, outcomes) for side in SIDES},
-            note=_note(row, outcomes),
+            note=_note(row, outcomes, parameters or {}),
         )
         for row in wanted
     ]
@@ -159,11 +171,11 @@ def _values(name: str, side: str, outcomes: list[Outcome]) -> list[float]:
     )
 
 
-def _note(row: Row, outcomes: list[Outcome]) -> str:
+def _note(row: Row, outcomes: list[Outcome], parameters: Mapping[str, Any]) -> str:
     with_itself = any(run.measured and row.name in run.measured.itself for run in outcomes)
     sides = ("ours",) if with_itself else SIDES
     outcomes = [outcome for outcome in outcomes if outcome.side in sides]
-    parts = [row.note]
+    parts = [row.note_of(parameters)]
     for side in sides:
         runs = [outcome for outcome in outcomes if outcome.side == side]
         said = [run.measured.notes[row.name] for run in runs if run.measured and row.name in run.measured.notes]

@@ -55,7 +55,7 @@ def _take_turns(plan: Plan, path: Path, facts: dict[str, str], outcomes: list[Ou
             "versions": _versions([outcome.measured for outcome in outcomes if outcome.measured]),
             "parameters": plan.for_record(unfinished),
             "declared": declared(outcomes),
-            "rows": rows_of(plan.rows, outcomes),
+            "rows": rows_of(plan.rows, outcomes, plan.parameters),
         }
         record.write(path, content)
         details.write(path.with_suffix(".csv"), outcomes)

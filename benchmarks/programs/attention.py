@@ -8,7 +8,8 @@ upstream's code in stock, our one NHWC path on the chosen backend in ours. The n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from benchmarks import timing
@@ -43,6 +44,10 @@ class Case(NamedTuple):
         """The row's name."""
         return f"attn_{self.direction}_{self.size}_b{self.batch}_{self.dtype}"
 
+    def batch_of(self, parameters: Mapping[str, Any]) -> int:
+        """Of a run, which may be smaller than the claim's."""
+        return max(1, self.batch // parameters["batch_divisor"])
+
 
 CASES = {
     case.row: case
@@ -58,7 +63,13 @@ WORDS = {
     "fwd": "inference, half precision throughout",
     "fwdbwd": "training, forward under autocast and backward",
 }
-ROWS = tuple(Row(case.row, "ms", "lower", f"{WORDS[case.direction]}, channels_last") for case in CASES.values())
+
+
+def _note(case: Case, parameters: Mapping[str, Any]) -> str:
+    return f"{WORDS[case.direction]}, channels_last, batch {case.batch_of(parameters)}"
+
+
+ROWS = tuple(Row(case.row, "ms", "lower", partial(_note, case)) for case in CASES.values())
 
 
 def run_side(job: Job) -> Measured:
@@ -109,8 +120,7 @@ def _call(case: Case, stage: Stage, job: Job) -> Callable[[], Any]:
     heads = HEADS[case.size][stage.name]
     module = AAttn(heads * HEAD_DIM, heads, stage.area)
     module.qkv = module.pe = module.proj = torch.nn.Identity()
-    batch = max(1, case.batch // job.parameters["batch_divisor"])
-    shape = (batch, 3 * heads * HEAD_DIM, stage.side_px, stage.side_px)
+    shape = (case.batch_of(job.parameters), 3 * heads * HEAD_DIM, stage.side_px, stage.side_px)
     qkv = torch.randn(shape, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     if case.direction == "fwd":
 

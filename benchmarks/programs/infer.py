@@ -24,6 +24,28 @@ from benchmarks import answers, timing, training
 from benchmarks.harness import Benchmark, BenchmarkError, Job, Measured, Row
 from benchmarks.record import DECLARED
 
+Parameters = Mapping[str, Any]
+
+
+def _batch(claimed: int, parameters: Parameters) -> int:
+    """Of a run, which may be smaller than the claim's."""
+    return max(1, claimed // parameters["batch_divisor"])
+
+
+def _network_note(size: str, batch: int, parameters: Parameters) -> str:
+    count = _batch(batch, parameters)
+    pictures = f"{'one picture' if count == 1 else f'{count} pictures'} of {parameters['imgsz']} px"
+    return f"yolov12{size} alone, {pictures} on the {'CPU' if parameters['device'] == 'cpu' else 'GPU'}, p50"
+
+
+def _files_note(parameters: Parameters) -> str:
+    return f"a folder of {parameters['files']:,} JPEG files to Results, the second of two times"
+
+
+def _val_note(parameters: Parameters) -> str:
+    return f"most in use by tensors in `model.val(batch={_batch(128, parameters)})` of {parameters['imgsz']} px, fp32"
+
+
 ROWS = (
     Row(
         "load_to_first_answer",
@@ -31,11 +53,11 @@ ROWS = (
         "lower",
         "from YOLO(file) to the boxes of its first picture on the host; after the imports",
     ),
-    Row("infer_n_b1", "ms", "lower", "yolov12n alone, one picture of 640 px on the GPU, p50"),
+    Row("infer_n_b1", "ms", "lower", partial(_network_note, "n", 1)),
     Row("frame_to_boxes_n", "ms", "lower", "uint8 picture of 1280x720 on the host to boxes on the host, p50"),
-    Row("infer_s_b32", "ms", "lower", "yolov12s alone, 32 pictures of 640 px on the GPU, p50"),
-    Row("predict_files_n", "s", "lower", "a folder of JPEG files to Results, the second of two times"),
-    Row("val_memory_n_b128", "GiB", "lower", "most in use by tensors in `model.val(batch=128)`, fp32"),
+    Row("infer_s_b32", "ms", "lower", partial(_network_note, "s", 32)),
+    Row("predict_files_n", "s", "lower", _files_note),
+    Row("val_memory_n_b128", "GiB", "lower", _val_note),
 )
 SIZES = {"infer_s_b32": "s"}
 DRAWN = 250
@@ -116,9 +138,7 @@ def _network(batch: int) -> Measure:
         predictor, size = model.predictor, job.parameters["imgsz"]
         with torch.inference_mode():
             dtype = torch.float16 if predictor.model.fp16 else torch.float32
-            pictures = torch.rand(
-                max(1, batch // job.parameters["batch_divisor"]), 3, size, size, device=predictor.device
-            )
+            pictures = torch.rand(_batch(batch, job.parameters), 3, size, size, device=predictor.device)
             pictures = pictures.to(dtype)
             return _percentiles(lambda: predictor.inference(pictures), job)
 
@@ -159,7 +179,7 @@ def _val_memory(load: Load, job: Job) -> tuple[float, str]:
     with training.kept_peak() as peak:
         model.val(
             data=training.data_yaml(job.scratch),
-            batch=max(1, 128 // parameters["batch_divisor"]),
+            batch=_batch(128, parameters),
             project=str(job.scratch / "runs"),
             **options,
         )

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -34,9 +35,16 @@ PLAN_LINE = re.compile("memory: .* needs |memory.* -> ")
 PLAN_LINES = 3
 """So many of a run's lines about its plan go into the record; all are in the log."""
 
+
+def _limited_note(parameters: Mapping[str, Any]) -> str:
+    if parameters["device"] == "cpu":
+        return "mean mAP50-95 without a limit too, since it ran on the CPU"
+    return f"mean mAP50-95 under {BUDGET} of stock's {STOCK_PEAK_GIB} GiB"
+
+
 ROWS = (
     Row("map_budget", "mAP", "higher", "mean mAP50-95 under the budget minus that without a limit"),
-    Row("map_budget_limited", "mAP", "higher", f"mean mAP50-95 under {BUDGET} of stock's {STOCK_PEAK_GIB} GiB"),
+    Row("map_budget_limited", "mAP", "higher", _limited_note),
     Row("map_budget_unlimited", "mAP", "higher", "mean mAP50-95 without a limit"),
 )
 

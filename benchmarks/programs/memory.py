@@ -11,8 +11,9 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -40,6 +41,16 @@ class Case(NamedTuple):
     card_gb: int | None = None
     """What another process leaves of the card, in 1e9 bytes, where it has more."""
 
+    def as_run(self, parameters: Mapping[str, Any]) -> Case:
+        """With the batch and the pixels of a run, which may be smaller than the claim's, and without a limit where there is no card."""
+        on_gpu = parameters["device"] != "cpu"
+        return self._replace(
+            batch=self.batch // parameters["batch_divisor"],
+            imgsz=self.imgsz * parameters["imgsz"] // 640,
+            budget=self.budget if on_gpu else None,
+            card_gb=self.card_gb if on_gpu else None,
+        )
+
 
 FREE = {"mem_free_n_b256": Case("n", 256), "mem_free_s_b64": Case("s", 64)}
 SLOWER = {"mem_half_n_b256": Case("n", 256, budget=0.5), "mem_third_n_b256": Case("n", 256, budget=0.35)}
@@ -52,32 +63,31 @@ FITS = {
 }
 
 
-def _rows() -> tuple[Row, ...]:
-    rows = []
-    for name, case in FREE.items():
-        what = (
-            f"peak reserved, yolov12{case.size}, batch {case.batch}; ours rebuilds inputs and recomputes no convolution"
-        )
-        rows.append(Row(name, "GiB", "lower", what))
-    for name, case in SLOWER.items():
-        rows.append(
-            Row(
-                name,
-                "ms",
-                "lower",
-                f"a step of ours at {case.budget} of {STOCK_PEAK_GIB} GiB; in stock's place ours without a limit",
-            )
-        )
-    for name, case in FITS.items():
-        rows.append(
-            Row(
-                name,
-                "1 = ran",
-                "higher",
-                f"20 steps, warm-up among them, of yolov12{case.size}, batch {case.batch}, {case.imgsz} px, in {case.card_gb} GB of a card",
-            )
-        )
-    return tuple(rows)
+def _what(case: Case) -> str:
+    return f"yolov12{case.size}, batch {case.batch}, {case.imgsz} px"
+
+
+def _free_note(case: Case, parameters: Mapping[str, Any]) -> str:
+    return f"peak reserved, {_what(case.as_run(parameters))}; ours rebuilds inputs and recomputes no convolution"
+
+
+def _slower_note(case: Case, parameters: Mapping[str, Any]) -> str:
+    case = case.as_run(parameters)
+    limit = f"at {case.budget} of {STOCK_PEAK_GIB} GiB" if case.budget else "without a limit, since it ran on the CPU"
+    return f"a step of ours {limit}, {_what(case)}; in stock's place ours without a limit"
+
+
+def _fits_note(case: Case, parameters: Mapping[str, Any]) -> str:
+    case, steps = case.as_run(parameters), parameters["warmup_steps"] + parameters["steps"]
+    where = f"in {case.card_gb} GB of a card" if case.card_gb else "on the CPU"
+    return f"{steps} steps, warm-up among them, of {_what(case)}, {where}"
+
+
+ROWS = (
+    *(Row(name, "GiB", "lower", partial(_free_note, case)) for name, case in FREE.items()),
+    *(Row(name, "ms", "lower", partial(_slower_note, case)) for name, case in SLOWER.items()),
+    *(Row(name, "1 = ran", "higher", partial(_fits_note, case)) for name, case in FITS.items()),
+)
 
 
 _free_ms: dict[Case, float] = {}
@@ -149,9 +159,9 @@ def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> Fo
     """Warm up until the plan is the one that measurements of the first steps gave, then time."""
     import torch
 
-    on_gpu = device.type == "cuda"
+    case = case.as_run(job.parameters)
     gc.collect()
-    if on_gpu:
+    if device.type == "cuda":
         torch.cuda.empty_cache()
         share = (
             case.budget * STOCK_PEAK_GIB * 2**30 / torch.cuda.get_device_properties(device).total_memory
@@ -159,9 +169,8 @@ def _measure(case: Case, job: Job, device: Any, inputs_only: bool = False) -> Fo
             else 1.0
         )
         torch.cuda.set_per_process_memory_fraction(share)
-    with _neighbour(case.card_gb if on_gpu else None):
-        imgsz = case.imgsz * job.parameters["imgsz"] // 640
-        batch = train_step.synthetic_batch(case.batch // job.parameters["batch_divisor"], imgsz, device)
+    with _neighbour(case.card_gb):
+        batch = train_step.synthetic_batch(case.batch, case.imgsz, device)
         model, stock_step = train_step.trainee(case.size, batch, device)
         step, plan = (
             (_our_step(model, stock_step, batch, device, inputs_only)) if job.side == "ours" else (stock_step, None)
@@ -244,7 +253,7 @@ def _neighbour(card_gb: int | None) -> Iterator[None]:
 BENCHMARK = Benchmark(
     name="memory",
     claim="memory of a training step with a synthetic GPU batch, bf16 autocast, SGD",
-    rows=_rows(),
+    rows=ROWS,
     needs="cuda",
     run_side=run_side,
     # Warm-up: one step that is not measured, three that are, one whose plan is made from them, and more for cuDNN to choose kernels under it.

@@ -12,7 +12,8 @@ clocked. Ours is the engine's step with its vote and its sum over ranks, and the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -31,13 +32,30 @@ BYTES_RANKS = 2
 BYTES_NOTE = (
     "bytes that one rank of 2 sends in an update of yolov12n with YOLOV12_GRAD_COMPRESS=bf16, over those without"
 )
+
+
+def _images(size: str, parameters: Mapping[str, Any]) -> int:
+    """On each GPU in a run, which may be smaller than the claim's."""
+    return max(1, BATCH_PER_GPU[size] // parameters["batch_divisor"])
+
+
+def _places(parameters: Mapping[str, Any]) -> str:
+    return "processes on the CPU" if parameters["device"] == "cpu" else "GPUs"
+
+
+def _note(size: str, gpus: int, parameters: Mapping[str, Any]) -> str:
+    count, imgsz = _images(size, parameters), parameters["imgsz"]
+    each = f"{count} images of {imgsz} px on each of {gpus} {_places(parameters)}"
+    return f"yolov12{size}, {each}: their img/s over {gpus} times those of one"
+
+
 ROWS = (
     *(
         Row(
             name,
             "efficiency",
             "higher",
-            f"yolov12{size}, {BATCH_PER_GPU[size]} images on each of {gpus} GPUs: their img/s over {gpus} times those of one",
+            partial(_note, size, gpus),
             gpus=gpus,
             only_by_name=gpus not in GPUS,
         )
@@ -63,7 +81,7 @@ def run_side(job: Job) -> Measured:
             )
             done = [case for case in left if all(case["row"] in answer for answer in answers)]
             for case in done:
-                _take(case, [answer[case["row"]] for answer in answers], measured)
+                _take(case, [answer[case["row"]] for answer in answers], measured, _places(job.parameters))
             if not ended:
                 break
             if len(done) < len(left):
@@ -76,7 +94,7 @@ def _by_gpus(job: Job) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """(GPUs, cases) of the rows that are asked for."""
     for gpus in range(2, MOST_GPUS + 1):
         cases = [
-            {"row": row, "size": size, "images": max(1, BATCH_PER_GPU[size] // job.parameters["batch_divisor"])}
+            {"row": row, "size": size, "images": _images(size, job.parameters)}
             for row, (of, size) in CASES.items()
             if row in job.rows and of == gpus
         ]
@@ -93,7 +111,7 @@ def _asked(job: Job) -> dict[str, Any]:
     }
 
 
-def _take(case: dict[str, Any], answers: Sequence[dict[str, Any]], measured: Measured) -> None:
+def _take(case: dict[str, Any], answers: Sequence[dict[str, Any]], measured: Measured, places: str) -> None:
     """What the ranks found becomes the row's value and note."""
     first = answers[0]
     measured.declared = measured.declared or first["declared"]
@@ -102,15 +120,16 @@ def _take(case: dict[str, Any], answers: Sequence[dict[str, Any]], measured: Mea
         measured.values[row] = first["bytes_bf16"] / first["bytes"]
         measured.notes[row] = f"{first['bytes_bf16']:,} of {first['bytes']:,} bytes"
         return
-    measured.values[row], measured.notes[row] = efficiency(case["images"], answers)
+    measured.values[row], measured.notes[row] = efficiency(case["images"], answers, places)
 
 
-def efficiency(images: int, answers: Sequence[dict[str, Any]]) -> tuple[float, str]:
+def efficiency(images: int, answers: Sequence[dict[str, Any]], places: str = "GPUs") -> tuple[float, str]:
     """(the efficiency, by the medians of the turns; what else there is to tell).
 
     Args:
         images: of each GPU's batch.
         answers: of each rank (scale_run.py). A turn of all lasts as long as its slowest rank's.
+        places: what the ranks are on, in words.
     """
     first, size = answers[0], len(answers)
     together_s = [max(turn) for turn in zip(*(answer["together_step_s"] for answer in answers), strict=True)]
@@ -118,7 +137,7 @@ def efficiency(images: int, answers: Sequence[dict[str, Any]]) -> tuple[float, s
     rates = [images * size / step_s for step_s in together_s]
     value = median(rates) / (size * median(alone_rates))
     said = [
-        f"{size} GPUs {_rates(rates)} img/s",
+        f"{size} {places} {_rates(rates)} img/s",
         f"one {_rates(alone_rates)} img/s",
     ]
     if first["reduce_s"] is None:

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -36,6 +37,10 @@ class Case(NamedTuple):
     cores: int | None = None
     """None: all there are."""
 
+    def as_run(self, parameters: Mapping[str, Any]) -> Case:
+        """With the batch of a run, which may be smaller than the claim's."""
+        return self._replace(batch=max(self.batch // parameters["batch_divisor"], 1))
+
 
 CASES = {
     "train_e2e_n_b256": Case("yolo12n.yaml", 256),
@@ -51,13 +56,14 @@ HEIGHT, WIDTH, QUALITY = 480, 640, 90
 NOISE = 17.5
 
 
-def _note(case: Case) -> str:
-    parts = [f"{case.model.removesuffix('.yaml')}, batch {case.batch}, steady images a second"]
+def _note(case: Case, parameters: Mapping[str, Any]) -> str:
+    parts = [f"{case.model.removesuffix('.yaml')}, batch {case.as_run(parameters).batch}, steady images a second"]
+    parts += [f"{parameters['pictures']:,} JPEG files at {parameters['imgsz']} px"]
     parts += ["each side's best cache of decoded pictures"] if case.cached else ["no cache of decoded pictures"]
     return ", ".join(parts + ([f"{case.cores} CPU cores"] if case.cores else []))
 
 
-ROWS = tuple(Row(name, "img/s", "higher", _note(case)) for name, case in CASES.items())
+ROWS = tuple(Row(name, "img/s", "higher", partial(_note, case)) for name, case in CASES.items())
 
 
 def run_side(job: Job) -> Measured:
@@ -85,7 +91,7 @@ def _train(case: Case, job: Job) -> tuple[float, str, dict[str, Any]]:
     """(steady images a second, note, what the run declared)."""
     import torch
 
-    parameters = job.parameters
+    parameters, case = job.parameters, case.as_run(job.parameters)
     workers = min(parameters["workers"], case.cores or parameters["workers"])
     watch, clock = training.Watch(job), EpochClock(parameters["device"] != "cpu")
     model = training.yolo_class(job.side)(case.model)
@@ -100,7 +106,7 @@ def _train(case: Case, job: Job) -> tuple[float, str, dict[str, Any]]:
             optimizer="SGD",
             seed=0,
             amp=parameters["amp"] if parameters["device"] != "cpu" else False,
-            batch=max(case.batch // parameters["batch_divisor"], 1),
+            batch=case.batch,
             workers=workers,
             cache="ram" if case.cached else False,
             deterministic=job.side != "tuned",

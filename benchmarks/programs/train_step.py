@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -25,6 +26,12 @@ class Case(NamedTuple):
     batch: int
     imgsz: int = 640
 
+    def as_run(self, parameters: Mapping[str, Any]) -> Case:
+        """With the batch and the pixels of a run, which may be smaller than the claim's."""
+        return self._replace(
+            batch=self.batch // parameters["batch_divisor"], imgsz=self.imgsz * parameters["imgsz"] // 640
+        )
+
 
 CASES = {
     "train_step_n_b64": Case("n", 64),
@@ -33,9 +40,14 @@ CASES = {
     "train_step_x_b32": Case("x", 32),
     "train_step_s_1280_b32": Case("s", 32, 1280),
 }
-ROWS = tuple(
-    Row(name, "ms", "lower", f"yolov12{case.size}, batch {case.batch}, {case.imgsz} px") for name, case in CASES.items()
-)
+
+
+def _note(case: Case, parameters: Mapping[str, Any]) -> str:
+    size, batch, imgsz = case.as_run(parameters)
+    return f"yolov12{size}, batch {batch}, {imgsz} px"
+
+
+ROWS = tuple(Row(name, "ms", "lower", partial(_note, case)) for name, case in CASES.items())
 BOXES_PER_IMAGE = 7  # COCO's mean
 
 
@@ -82,8 +94,8 @@ def _measure(case: Case, device: Any, job: Job) -> tuple[float, training.Peak]:
     if device.type == "cuda":
         gc.collect()  # the model of the case before is full of cycles
         torch.cuda.empty_cache()
-    imgsz = case.imgsz * job.parameters["imgsz"] // 640
-    data = synthetic_batch(case.batch // job.parameters["batch_divisor"], imgsz, device)
+    case = case.as_run(job.parameters)
+    data = synthetic_batch(case.batch, case.imgsz, device)
     with training.kept_peak() as peak:
         model, step = trainee(case.size, data, device)
         if job.side == "ours":

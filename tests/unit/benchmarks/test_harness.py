@@ -97,6 +97,12 @@ def test_a_note_of_a_side_reaches_the_row():
     assert row["note"] == "what a user waits; stock: not run; ours: first epoch ended at 32.0 s"
 
 
+def test_a_note_is_made_from_the_parameters_of_the_run():
+    sized = Row("wall", "s", "lower", lambda parameters: f"{parameters['pictures']} pictures")
+    (row,) = harness.rows_of((sized,), [Outcome("stock", measured(1)), Outcome("ours", measured(1))], {"pictures": 8})
+    assert row["note"] == "8 pictures"
+
+
 def test_a_row_that_compares_ours_with_itself_has_a_ratio_without_stock():
     halved = Measured(
         declared=DECLARED, values={"wall": 8}, itself={"wall": 4}, notes={"wall": "in half of the memory"}

@@ -83,7 +83,7 @@ def test_two_processes_step_alone_and_together_and_bf16_is_half_the_bytes(tmp_pa
     measured = scale.run_side(job("ours", ("scale2_n", scale.BYTES), tmp_path))
     assert not measured.failed
     assert measured.values["scale2_n"] > 0
-    assert measured.notes["scale2_n"].startswith("2 GPUs ")
+    assert measured.notes["scale2_n"].startswith("2 processes on the CPU ")
     assert "all-reduce runs for " in measured.notes["scale2_n"]
     assert measured.values[scale.BYTES] == pytest.approx(0.5, abs=1e-3)
     assert measured.declared["NCCL_NVLS_ENABLE"] == "0"
