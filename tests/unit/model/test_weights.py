@@ -402,3 +402,16 @@ def test_where_both_are_damaged_both_are_named(two_checkpoints: tuple[Path, Path
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"last\.pt is damaged: its checksum .* so is last\.previous\.pt: its checksum"):
         weights.torch_safe_load("last.pt")
+
+
+def test_files_of_other_names_are_not_checked_as_readme_and_page_say(repository: Path) -> None:
+    unfinished(3, Path("best.pt"))
+    content = bytearray(Path("best.pt").read_bytes())
+    content[len(content) // 2] ^= 1  # amid the weights
+    Path("best.pt").write_bytes(content)
+    assert seal.flaw(Path("best.pt")) == "its checksum does not match"
+    assert weights.torch_safe_load("best.pt")[0]["epoch"] == 3
+    page = " ".join((repository / "docs/checkpoints.md").read_text(encoding="utf-8").split())
+    assert "Files of other names are not checked" in page
+    readme = " ".join((repository / "README.md").read_text(encoding="utf-8").split())
+    assert "that of `last.pt` is checked when it is loaded, and a damaged one falls back" in readme
