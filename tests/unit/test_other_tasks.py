@@ -49,13 +49,13 @@ CASES = {
 }
 
 
-def train(case, data, out):
+def train(case, data, out, device="cpu"):
     """One epoch with everything that is random switched to the same seed; returns the model."""
     from ultralytics import YOLO
 
     model = YOLO(case.model)
     model.train(
-        data=data, epochs=1, imgsz=IMGSZ, batch=BATCH, workers=0, plots=False, device="cpu", project=out, name="run",
+        data=data, epochs=1, imgsz=IMGSZ, batch=BATCH, workers=0, plots=False, device=device, project=out, name="run",
         **case.options,
     )  # fmt: skip
     return model
