@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from yolov12 import arguments, settings, values
+from yolov12.data import datayaml
 from yolov12.distributed.devices import DRIVER, requested_gpus
 from yolov12.errors import UserError
 from yolov12.export import aoti_request, request
@@ -60,6 +61,35 @@ def check_device(device: Any) -> None:
     raise UserError(f"device={','.join(map(str, asked))} does not exist: {there if count else none}")
 
 
+def check_amp(options: Mapping[str, Any]) -> None:
+    """Refuse a 16-bit format by name for a training of boxes on the CPU, as the trainer would (precision/choose.py).
+
+    Where there is a driver, what torch sees is left to the trainer.
+
+    Raises:
+        UserError: says why the run would be on the CPU.
+    """
+    is_on_cpu = str(options.get("device")).strip().lower() == "cpu"
+    if settings.current().amp not in ("fp16", "bf16") or may_be_another_task(options):
+        return
+    if is_on_cpu or not any(place.exists() for place in DRIVER):
+        why = "device=cpu" if is_on_cpu else "there is no NVIDIA driver here"
+        raise UserError(
+            f"amp={settings.current().amp} needs a CUDA device and this run is on cpu ({why}); use amp=True or amp=False"
+        )
+
+
+def may_be_another_task(options: Mapping[str, Any]) -> bool:
+    """Whether this may be no training of boxes; others are stock's, with its own meaning of `amp=`.
+
+    Files and addresses do not say their task before they are read. Names that ultralytics knows do: without a "-" they are of boxes.
+    """
+    if task := options.get("task"):
+        return task != "detect"
+    model = str(options.get("model") or "")
+    return "://" in model or Path(model).is_file() or "-" in Path(model).stem
+
+
 def check_export(options: Mapping[str, Any]) -> None:
     """Refuse an export that can not be made, and `format=engine` where nothing is installed that builds one.
 
@@ -102,6 +132,16 @@ def check_data(name: str) -> None:
     if "/" in name or not any((listed / file).is_file() for file in (name, f"{name}.yaml")):
         advice = _nearest(name) or ": give the path of a data yaml, or data=synth"
         raise UserError(f"data={name}: there is no such file in {Path.cwd()}{advice}")
+
+
+def check_address(options: Mapping[str, Any]) -> None:
+    """Refuse an address for `data=`, where every label is read first and nothing is fetched for it.
+
+    Raises:
+        UserError: it is one.
+    """
+    if options.get("data"):
+        datayaml.refuse_address(options["data"], is_folder=may_be_classification(options))
 
 
 def check_source(source: Any) -> None:

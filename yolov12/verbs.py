@@ -52,6 +52,8 @@ def train(words: list[str], options: Options) -> int:
         raise UserError("resume=True does not say which run: type resume=runs/detect/train/weights/last.pt")
     if not options.get("data") and not resume:
         raise UserError("train needs a data set: type data=my.yaml, or data=synth for the bundled one")
+    early.check_amp(options)
+    early.check_address(options)
     _refuse_early(options, check_folder=not resume)
     if not options.get("model"):
         options["model"] = DEFAULT_MODEL
@@ -81,6 +83,7 @@ def val(words: list[str], options: Options) -> int:
     untrained = f"model={options['model']} does not say what it was trained on: type data=my.yaml"
     if not options.get("data") and Path(str(options["model"])).suffix in YAML:
         raise UserError(untrained)
+    early.check_address(options)
     _refuse_early(options)
     early.check_pictures_per_call("val", options.get("batch"))
     model = _model(options)
@@ -147,6 +150,8 @@ def lr_find(words: list[str], options: Options) -> int:
     typed = dict(options)
     options = _with_recipe(options)
     typed["model"] = options.setdefault("model", DEFAULT_MODEL)
+    early.check_amp(options)
+    early.check_address(options)
     lr_find_keys = ("lr_min", "lr_max", "steps")
     _refuse_early({key: value for key, value in options.items() if key not in lr_find_keys})
     model = _model(options)
@@ -207,6 +212,7 @@ def demo(words: list[str], options: Options) -> int:
     """The whole tour on the bundled data set; `demo oom` runs out of memory on the way, and goes on."""
     if words not in ([], ["oom"]):
         raise UserError(f"demo knows no {words[0]!r}: type yolov12 demo, or yolov12 demo oom")
+    early.check_amp(options)
     early.check({key: value for key, value in options.items() if key != "out"})
     return tool("demo_oom" if words else "demo").main(options)
 

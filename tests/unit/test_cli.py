@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.command_line import called, error_of
-from yolov12 import __version__, cli, settings, verb_table, verbs
+from yolov12 import __version__, cli, early, settings, verb_table, verbs
 from yolov12.errors import RetryableError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,8 @@ def test_a_setting_on_the_command_line_is_exported_and_not_passed_on(yolo):
     assert called(yolo, "train").keys() == {"data", "project"}
 
 
-def test_amp_is_a_setting_and_goes_on_to_ultralytics(yolo):
+def test_amp_is_a_setting_and_goes_on_to_ultralytics(yolo, monkeypatch):
+    monkeypatch.setattr(early, "DRIVER", (ROOT,))  # there is one
     assert cli.main(["train", "data=a.yaml", "amp=bf16"]) == 0
     assert called(yolo, "train")["amp"] == "bf16"
     assert settings.origin("amp") == "command line"

@@ -133,6 +133,8 @@ def test_a_task_that_is_not_the_models_is_refused(yolo, capsys):
         ("val model=a.pt iou=7", "iou=7: type a number from 0 to 1"),
         ("export model=a.pt format=onxx", "format=onxx: did you mean onnx?"),
         ("demo epochs=0", "epochs=0: type a whole number from 1"),
+        ("train data=a.yaml amp=fp16 device=cpu", "amp=fp16 needs a CUDA device and this run is on cpu (device=cpu)"),
+        ("train data=https://example.com/a.zip", "data=https://example.com/a.zip is an address: fetch and unpack it"),
     ],
 )
 def test_a_mistake_is_told_before_a_word_is_said_or_a_folder_made(yolo, capsys, tmp_path, line, says):
@@ -185,7 +187,18 @@ def test_what_can_be_no_classification_set_is_refused_early(tmp_path, options):
 
 @pytest.mark.parametrize(
     "line",
-    ["train data=nope.yaml", "train data=synth lr0=2", "train data=synth model=nope.pt", "train data=synth device=0"],
+    [
+        "train data=nope.yaml",
+        "train data=synth lr0=2",
+        "train data=synth model=nope.pt",
+        "train data=synth device=0",
+        "train data=synth amp=fp16",
+        "lr-find data=synth amp=bf16",
+        "demo amp=fp16",
+        "train data=https://example.com/a.zip",
+        "val model=yolov12n.pt data=ul://someone/datasets/a",
+        "train task=classify data=https://example.com/a.zip",
+    ],
 )
 def test_a_mistake_is_told_without_importing_torch(line, tmp_path):
     code = f"import sys\nfrom yolov12 import cli, early\nearly.DRIVER = ()\nassert cli.main({line.split()!r}) == 2\n"
@@ -199,6 +212,47 @@ def test_a_mistake_is_told_without_importing_torch(line, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert child.stdout.splitlines()[-1] == "HEAVY set()"
+
+
+@pytest.mark.parametrize("driver", [(), (ROOT,)], ids=["no driver", "a driver"])
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"model": "yolov12n.yaml"}, "no driver"),
+        ({"model": "yolov12n.pt", "device": "auto"}, "no driver"),
+        ({"model": "best.pt", "task": "detect"}, "no driver"),
+        ({"device": "cpu"}, "always"),
+        ({"device": "cpu", "model": "yolov12n-seg.yaml"}, "never"),
+        ({"device": "cpu", "model": "best.pt"}, "never"),
+        ({"device": "cpu", "model": "https://example.com/best.pt"}, "never"),
+        ({"device": "cpu", "task": "classify"}, "never"),
+    ],
+)
+def test_a_16_bit_format_is_refused_early_where_boxes_are_trained_on_the_cpu(
+    tmp_path, monkeypatch, driver, options, refused
+):
+    monkeypatch.setenv("YOLOV12_AMP", "fp16")
+    monkeypatch.setattr(early, "DRIVER", driver)
+    (tmp_path / "best.pt").write_text("weights of some task")
+    if refused == "never" or (driver and refused == "no driver"):
+        early.check_amp(options)
+        return
+    why = "device=cpu" if refused == "always" else "there is no NVIDIA driver here"
+    with pytest.raises(
+        UserError, match=rf"amp=fp16 needs a CUDA device and this run is on cpu \({why}\); use amp=True"
+    ):
+        early.check_amp(options)
+
+
+@pytest.mark.parametrize("line", ["predict model=yolov12n.pt source=a.jpg", "export model=yolov12n.pt"])
+def test_what_does_not_train_takes_any_number_format(yolo, monkeypatch, line):
+    monkeypatch.setenv("YOLOV12_AMP", "fp16")
+    monkeypatch.setattr(early, "DRIVER", ())
+    assert cli.main(line.split()) == 0
+
+
+def test_an_export_leaves_the_address_of_a_data_set_to_ultralytics(yolo):
+    assert cli.main(["export", "model=yolov12n.pt", "data=https://example.com/a.zip"]) == 0
 
 
 # Folders

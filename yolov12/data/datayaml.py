@@ -57,11 +57,8 @@ def find(name: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
+    refuse_address(name)
     text = str(name)
-    if "://" in text or text.startswith("ul:"):
-        raise UserError(
-            f"data={text} is an address: fetch and unpack it first, then give the path of the data yaml in it"
-        )
     path = Path(text)
     if path.is_dir():
         found = sorted(path.glob("*.yaml")) or sorted(path.glob("*.yml"))
@@ -80,6 +77,22 @@ def find(name: str | Path) -> Path:
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(f"data={text} {_what(path)}")
     return path
+
+
+def refuse_address(name: Any, is_folder: bool = False) -> None:
+    """Refuse `data=name` where it names something on another machine.
+
+    Args:
+        name: what was typed.
+        is_folder: whether the data set may be a folder of classes.
+
+    Raises:
+        UserError: it does.
+    """
+    text = str(name)
+    if "://" in text or text.startswith("ul:"):
+        what = "the folder with train/ and val/" if is_folder else "the data yaml"
+        raise UserError(f"data={text} is an address: fetch and unpack it first, then give the path of {what} in it")
 
 
 def _what(path: Path) -> str:
