@@ -6,9 +6,12 @@ Rank 0 speaks for facts; any rank may warn.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _said: set[str] = set()
@@ -55,3 +58,24 @@ def say_once(key: str, line: str) -> None:
 def warn(line: str) -> None:
     """Warn from whichever rank saw it, naming the rank when there are several."""
     print(f"WARNING {speaker()}{line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def without(beginning: str, logger: str, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Within it, what the library's `logger` says with this beginning is not said; all else is.
+
+    Args:
+        beginning: of the message, as it would be read.
+        logger: its name. Messages of loggers below it do not pass its filters.
+        unless: asked at each such message; true lets it through.
+    """
+
+    def is_said(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning) or unless()
+
+    found = logging.getLogger(logger)
+    found.addFilter(is_said)
+    try:
+        yield
+    finally:
+        found.removeFilter(is_said)

@@ -19,7 +19,7 @@ from typing import Any
 from yolov12 import early, folders, recipes
 from yolov12.distributed import launchers
 from yolov12.errors import RetryableError, UserError
-from yolov12.log import program, say
+from yolov12.log import program, say, without
 
 YAML = (".yaml", ".yml")
 
@@ -110,10 +110,11 @@ def predict(words: list[str], options: Options) -> int:
     # As a stream: results of a long video do not pile up in memory.
     taken: set[str] = set()
     seen = False
-    for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
-        seen = True
-        if options["save"]:
-            _require_saved(result, taken)
+    with without("Results saved to", "ultralytics", unless=lambda: seen):  # said of none too (engine/predictor.py:454)
+        for result in model.predict(stream=True, **_with_project(_call_arguments(options), model.task)):
+            seen = True
+            if options["save"]:
+                _require_saved(result, taken)
     # A list may be one process's share of a folder (tools/spread.py): the others are not ended for it.
     if not seen and not str(options["source"]).endswith(".txt"):
         raise UserError(f"source={options['source']}: nothing in it could be read as a picture or a video")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -436,6 +437,20 @@ def test_predict_of_what_can_not_be_read_is_no_success(yolo, monkeypatch, capsys
     assert cli.main(["predict", "model=yolov12n.pt", f"source={source}"]) == code
     if code:
         assert error_of(capsys) == f"error: source={source}: nothing in it could be read as a picture or a video"
+
+
+@pytest.mark.parametrize("results", [0, 1])
+def test_results_are_said_to_be_saved_only_where_there_are_some(yolo, monkeypatch, caplog, tmp_path, results):
+    """As ultralytics' generator says it, behind the last result (engine/predictor.py:454)."""
+
+    def predict(self, **arguments):
+        yield from [SimpleNamespace(path="clip.mp4", save_dir="out")] * results
+        logging.getLogger("ultralytics").warning("Results saved to out")
+
+    monkeypatch.setattr(yolo, "predict", predict)
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
+    assert cli.main(["predict", "model=yolov12n.pt", "source=a.jpg"]) == (0 if results else 2)
+    assert any("Results saved to out" in words for words in caplog.messages) == bool(results)
 
 
 def test_predict_keeps_no_pictures_where_told_so(yolo):
