@@ -14,7 +14,7 @@ import os
 import random
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,9 @@ class LrFindTrainer(YOLOv12Trainer):
     ) -> None:
         """As `YOLOv12Trainer`; the range and what was typed are read from the environment, where `main` has put them."""
         super().__init__(cfg, overrides, _callbacks)
+        if RANK in {-1, 0}:
+            with suppress(OSError):  # with a training's weights in it, where exist_ok=True names that one's folder
+                self.wdir.rmdir()  # nothing is saved
         request = json.loads(os.environ.get(REQUEST, "{}"))
         self.range = Range(**request.get("range", {}))
         self.typed: dict[str, str] = request.get("typed", {})
