@@ -13,7 +13,6 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,7 +102,7 @@ def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> byt
         with tempfile.TemporaryDirectory(prefix="yolov12-aoti-") as folder:
             path = Path(folder) / f"{MODEL}{aoti_file.SUFFIX}"
             say("aoti: compiling, which takes a minute or a few")
-            with aoti_toolkit.cuda_in_reach(Path(folder)) if device.type == "cuda" else nullcontext():
+            with aoti_toolkit.cuda_in_reach(Path(folder)) if device.type == "cuda" else aoti_toolkit.no_gpu_meant():
                 package(program_of_it, about, path)
             return path.read_bytes()
 

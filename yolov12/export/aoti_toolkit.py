@@ -12,14 +12,14 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
 
 from yolov12 import pins
 from yolov12.errors import UserError
-from yolov12.log import say
+from yolov12.log import say, without
 from yolov12.seams import replaced
 
 HEADERS = ("cuda.h", "cuda_runtime_api.h", "crt/host_defines.h", "nv/target")
@@ -109,6 +109,11 @@ def cuda_in_reach(folder: Path) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def no_gpu_meant() -> AbstractContextManager[None]:
+    """Within it torch does not warn of a CUDA toolkit without a GPU, for which it looks whatever it compiles for (utils/cpp_extension.py:140)."""
+    return without("No CUDA runtime is found, using CUDA_HOME=", "torch.utils.cpp_extension")
 
 
 def _library_folders() -> list[Path]:

@@ -2,6 +2,7 @@
 """AOTInductor packages: what is traced and written, and one that is compiled for the CPU (slow) and compared with its source through YOLO."""
 
 import copy
+import logging
 import os
 import subprocess
 import sys
@@ -185,6 +186,20 @@ def test_it_lies_beside_the_weights_named_for_its_machine_and_is_compiled_once(b
     said = capsys.readouterr().err
     assert "from the cache" in said
     assert "parity: aoti is not verified (verify=False)" in said
+
+
+def test_nobody_hears_of_cuda_where_it_is_compiled_for_the_cpu(best, compiled, monkeypatch, caplog):
+    def package(program, about, path):
+        logger = logging.getLogger("torch.utils.cpp_extension")
+        logger.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/usr/local/cuda")
+        logger.warning("The compiler is old")
+        path.write_bytes(b"package")
+
+    monkeypatch.setattr(aoti, "package", package)
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    said = {words for words in caplog.messages if "CUDA" in words or "compiler" in words}
+    assert said == {"The compiler is old"}
 
 
 def test_one_that_differs_is_not_written_and_the_old_one_stays(best, compiled, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def wheels(unnamed, tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
     monkeypatch.setattr(aoti_toolkit, "wheels_folders", lambda: [home])
     return home
+
+
+@pytest.mark.parametrize(("within", "times"), [("aoti_toolkit.no_gpu_meant()", 0), ("nullcontext()", 1)])
+def test_torchs_warning_of_a_toolkit_without_a_gpu_is_not_said_where_none_is_meant(tmp_path, within, times):
+    """In a process of its own, since torch looks once; as it says it outside, so that a change of its words is seen."""
+    code = f"from contextlib import nullcontext\nfrom yolov12.export import aoti_toolkit\nwith {within}:\n    "
+    code += "from torch.utils import cpp_extension\ncpp_extension.logger.warning('No compiler')"
+    here = {**os.environ, "CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=here)
+    assert child.stderr.count("No CUDA runtime is found") == times
+    assert child.stderr.count("No compiler") == 1
 
 
 @pytest.mark.parametrize("missing", ["cuda.h", "cuda_runtime_api.h", "crt/host_defines.h", "cccl/nv/target"])
