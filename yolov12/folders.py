@@ -71,8 +71,13 @@ def check_writable(path: Path, words: str = "", argument: str = "project") -> No
 
 def runs_folder() -> tuple[Path, str]:
     """Where runs go when the user names no folder, and why: the mounted workspace, else below the current folder."""
+    below_here = Path.cwd() / "runs"
+    if not WORKSPACE.exists():
+        where = f"below the current folder, as everywhere but in a container with a folder mounted on {WORKSPACE}"
+        return below_here, f"{where}; nothing needs doing"
     if reason := why_not_writable(WORKSPACE):
-        return Path.cwd() / "runs", f"{WORKSPACE}: {reason}"
+        why = f"{WORKSPACE} can not be written to ({reason}); mount a folder of yours there to have them in it"
+        return below_here, why
     return WORKSPACE / "runs", f"{WORKSPACE} is writable"
 
 

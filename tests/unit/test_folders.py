@@ -65,7 +65,19 @@ def test_runs_go_to_the_workspace_if_it_can_be_written(tmp_path, monkeypatch):
 def test_runs_go_below_the_current_folder_without_a_workspace(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "nowhere")
     monkeypatch.chdir(tmp_path)
-    assert folders.runs_folder() == (tmp_path / "runs", f"{tmp_path}/nowhere: not a folder")
+    runs, why = folders.runs_folder()
+    assert runs == tmp_path / "runs"
+    assert why == (
+        f"below the current folder, as everywhere but in a container with a folder mounted on {tmp_path}/nowhere; nothing needs doing"
+    )
+
+
+def test_where_a_workspace_can_not_be_written_it_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "file")
+    monkeypatch.chdir(tmp_path)
+    why = f"{tmp_path}/file can not be written to (not a folder); mount a folder of yours there to have them in it"
+    assert folders.runs_folder() == (tmp_path / "runs", why)
 
 
 def test_a_workspace_whose_cache_belongs_to_someone_else_is_passed_over_with_the_reason(tmp_path, monkeypatch):

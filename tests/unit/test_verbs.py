@@ -271,7 +271,10 @@ def test_a_workspace_that_can_not_be_written_is_passed_over_aloud(yolo, tmp_path
     monkeypatch.setattr(folders, "WORKSPACE", tmp_path / "workspace")
     assert cli.main(["train", "data=a.yaml"]) == 0
     assert called(yolo, "train")["project"] == str(tmp_path / "runs" / "detect")
-    assert f"runs go to {tmp_path}/runs ({tmp_path}/workspace: not a folder)" in capsys.readouterr().err
+    assert (
+        f"runs go to {tmp_path}/runs ({tmp_path}/workspace can not be written to (not a folder);"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("project", "folder"), [("mine", "runs/detect/mine"), ("/mine", "/mine")])

@@ -188,7 +188,7 @@ def loader(world: World) -> Iterator[Result]:
         why = f"loader processes did not bring a batch: {trial.worker_failure}"
         yield fail("loader", value, why, "workers=0   # loads in the training process; and see shm and limits")
     else:
-        yield ok("loader", f"{value}; loader processes bring batches", trial.decoder)
+        yield ok("loader", f"{value}; loader processes bring batches", f"JPEG decoder: {trial.decoder}")
 
 
 def nearest(folder: Path) -> Path:

@@ -19,7 +19,7 @@ import torch
 from tests.unit.tools.doctor import worlds
 from yolov12 import cli
 from yolov12.errors import UserError
-from yolov12.tools.doctor import look, report
+from yolov12.tools.doctor import look, machine_checks, report
 from yolov12.tools.doctor.result import Result, fail, ok, skipped, warn, worst
 from yolov12.tools.doctor.world import Driver
 
@@ -95,6 +95,11 @@ def test_every_check_speaks_under_the_name_that_it_is_registered_by(tmp_path):
     world = worlds.healthy(tmp_path)
     for name, check in report.CHECKS:
         assert {result.name for result in check(world)} == {name}
+
+
+def test_who_decodes_is_said_as_training_says_it(tmp_path):
+    (result,) = machine_checks.loader(worlds.healthy(tmp_path))
+    assert (result.status, result.why) == ("ok", "JPEG decoder: nvJPEG through torchvision")
 
 
 def test_a_dead_gpu_is_left_out_with_what_torch_said(monkeypatch):
