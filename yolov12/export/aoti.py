@@ -24,7 +24,7 @@ from ultralytics.nn.modules import Detect
 
 from yolov12 import folders, settings
 from yolov12.errors import UserError
-from yolov12.export import aoti_file, aoti_request, aoti_toolkit, cache
+from yolov12.export import aoti_file, aoti_request, aoti_toolkit, cache, request
 from yolov12.export.adapter import as_exported, destination
 from yolov12.export.aoti_file import Origin
 from yolov12.export.aoti_request import Asked
@@ -211,7 +211,7 @@ def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
 
 def _verified(network: Any, path: Path, asked: Asked, evaluate: Evaluate | None) -> list[str]:
     if not asked.verify:
-        return ["parity: aoti is not verified (verify=False)"]
+        return [f"parity: aoti {request.NOT_ASKED}"]
     from yolov12.export import gate
 
     case = gate.Case(network, path, "aoti", asked.precision, asked.imgsz, evaluate=evaluate if asked.data else None)

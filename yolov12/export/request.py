@@ -49,6 +49,9 @@ NOTES = (
 )
 """What `yolov12 export --help` says of these."""
 
+NOT_ASKED = "is not compared by the export itself (verify=False)"
+"""Said of a format. The demo, for one, compares afterwards."""
+
 PRECISIONS = {32: "fp32", 16: "fp16", 8: "int8"}
 _QUANTIZE = {"8": 8, "16": 16, "32": 32, "int8": 8, "fp16": 16, "fp32": 32, "w8a8": 8, "w16a16": 16, "w32a32": 32}
 """cfg/__init__.py:185, without w8a16 and w8a32, which neither format takes."""

@@ -210,7 +210,7 @@ def _verified(
     by_plugin: Suppression | None = None,
 ) -> list[str]:
     if not request.verify:
-        return [f"parity: {form} is not verified (verify=False)"]
+        return [f"parity: {form} {requests.NOT_ASKED}"]
     import onnx
 
     from yolov12.export import engine, gate
@@ -265,6 +265,6 @@ def _of_ultralytics(
         return torchscript.export(network, stock, options, evaluate)
     with told_in_our_words():
         made = stock(**{key: value for key, value in options.items() if key not in requests.OWN_KEYS})
-    why = "verify=False" if options.get("verify") is False else f"it is compared for {requests.COMPARED}"
-    say(f"parity: {form} is not verified ({why})")
+    why = f"is not verified (it is compared for {requests.COMPARED})"
+    say(f"parity: {form} {requests.NOT_ASKED if options.get('verify') is False else why}")
     return made

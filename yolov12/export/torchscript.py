@@ -80,7 +80,7 @@ def _verified(
     network: Any, path: Path, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
 ) -> list[str]:
     if options.get("verify") is False:
-        return ["parity: torchscript is not verified (verify=False)"]
+        return [f"parity: torchscript {requests.NOT_ASKED}"]
     if options.get("device") not in (None, "cpu"):
         return [f"parity: torchscript is not verified (it is compared for {requests.COMPARED})"]
     from yolov12.export import gate

@@ -177,6 +177,7 @@ class Tour:
         with self.stage("export"):
             # Compared below, on pictures of the kind that it was trained on and after NMS too.
             exported = onnx.export(YOLO(best), out / "export" / "yolov12n.onnx", imgsz=recipe.imgsz, verify=False)
+            say("`check` comes next: it compares the file with the model")
         self.note("export", exported, f"{exported.stat().st_size / 2**20:.1f} MiB")
 
         with self.stage("check"):

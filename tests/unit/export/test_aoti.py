@@ -185,7 +185,7 @@ def test_it_lies_beside_the_weights_named_for_its_machine_and_is_compiled_once(b
     assert len(compiled) == 1
     said = capsys.readouterr().err
     assert "from the cache" in said
-    assert "parity: aoti is not verified (verify=False)" in said
+    assert "parity: aoti is not compared by the export itself (verify=False)" in said
 
 
 def test_nobody_hears_of_cuda_where_it_is_compiled_for_the_cpu(best, compiled, monkeypatch, caplog):

@@ -91,7 +91,7 @@ def test_it_is_written_without_being_compared_where_told_so(network, stock, tmp_
     monkeypatch.setattr(gate, "verify", lambda case: 1 // 0)
     run.export(network, stock, {"format": "onnx", "imgsz": 96, "verify": False}, None)
     assert files(tmp_path) == ["best.onnx"]
-    assert "parity: onnx is not verified (verify=False)" in capsys.readouterr().err
+    assert "parity: onnx is not compared by the export itself (verify=False)" in capsys.readouterr().err
 
 
 def test_an_exporter_that_fails_leaves_nothing_behind(network, tmp_path):

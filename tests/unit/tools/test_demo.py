@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The demo: its choices, its folder, and the tour itself. The tour as users get it is in the slow tier (minutes)."""
 
+import io
 import re
+from contextlib import redirect_stderr
 
 import pytest
 
@@ -70,16 +72,22 @@ def test_where_runs_can_not_go_the_argument_that_is_named_is_the_tours_own(tmp_p
 
 @pytest.fixture(scope="module")
 def short_tour(tmp_path_factory):
-    """A tour too short to learn anything, with what it said at its end."""
+    """A tour too short to learn anything, the error at its end, and what it said before."""
     recipe = demo.Recipe(epochs=1, imgsz=64, batch=4, train_images=8, val_images=4, workers=0)
     tour = demo.Tour(recipe, tmp_path_factory.mktemp("demo"))
-    with pytest.raises(ParityError) as error:
+    with pytest.raises(ParityError) as error, redirect_stderr(io.StringIO()) as said:
         tour.run()
-    return tour, str(error.value)
+    return tour, str(error.value), said.getvalue()
 
 
 def test_a_model_that_finds_nothing_proves_nothing(short_tour):
     assert "Train longer" in short_tour[1]
+
+
+def test_before_the_export_is_compared_it_says_that_it_will_be(short_tour):
+    exporting = short_tour[2].partition("--- export ---")[2].partition("--- check ---")[0]
+    assert "`check` comes next: it compares the file with the model" in exporting
+    assert "verified" not in exporting
 
 
 def test_every_stage_leaves_its_files_in_one_folder(short_tour):
