@@ -65,6 +65,15 @@ def flaw(path: Path) -> str | None:
     return f"its record {damaged} is damaged" if damaged else None
 
 
+def is_sealed(path: Path) -> bool:
+    """Whether a file ends with a checksum of ours, right or wrong."""
+    try:
+        with path.open("rb") as file:
+            return _end(file)[1].startswith(MARK)
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def _end(file: BinaryIO) -> tuple[int, bytes]:
     """(bytes before the comment, comment) of an archive.
 

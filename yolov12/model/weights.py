@@ -70,12 +70,16 @@ def torch_safe_load(weight: str | Path, safe_only: bool | None = None) -> tuple[
 
 
 def _whole(path: Path) -> Path:
-    """`path`, or the checkpoint before it where `path` is the damaged last.pt of an unfinished run. Other files are judged by their readers.
+    """`path`, or the checkpoint before it where `path` is the damaged last.pt of an unfinished run.
+
+    Other files with our checksum are held against it; those without are judged by their readers.
 
     Raises:
         UserError: it is damaged, and there is none before it.
     """
     if path.name != "last.pt":
+        if seal.is_sealed(path) and (flaw := seal.flaw(path)):
+            raise UserError(f"{path} is damaged: {flaw}; fetch it again, or take another checkpoint of its run")
         return path
     try:
         path, why = seal.whole(path)

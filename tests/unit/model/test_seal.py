@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yolov12.model.seal import flaw, seal
+from yolov12.model.seal import flaw, is_sealed, seal
 
 CONTENT = {"epoch": 3, "weights": torch.arange(600.0), "empty": torch.zeros(0)}
 REPEATED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -34,11 +34,14 @@ def test_torch_loads_a_sealed_file(sealed: Path, options: dict[str, bool]) -> No
 
 def test_a_whole_file_has_no_flaw(sealed: Path) -> None:
     assert flaw(sealed) is None
+    assert is_sealed(sealed)
 
 
 def test_a_file_of_stock_has_none_either(tmp_path: Path) -> None:
     torch.save(CONTENT, tmp_path / "stock.pt")
     assert flaw(tmp_path / "stock.pt") is None
+    assert not is_sealed(tmp_path / "stock.pt")
+    assert not is_sealed(tmp_path / "none.pt")
 
 
 @REPEATED
