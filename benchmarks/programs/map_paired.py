@@ -24,6 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -46,11 +47,18 @@ METRICS = {"map_paired": ("map50_95", "mAP", "mAP50-95"), "ap_small_paired": ("a
 """Of each row: the field of `Result`, the unit, and words."""
 KEPT = os.environ.get("MAP_PAIRED_RUNS", "")
 
+
+def _note(words: str, parameters: Mapping[str, Any]) -> str:
+    sets = parameters["sets"].split(",")
+    over = "both data sets" if set(sets) == set(SETS) else f"{' and '.join(sets)} alone"
+    return f"{words}, ours minus stock: mean over seeds and {over}"
+
+
 ROWS = tuple(
     row
     for name, (_, unit, words) in METRICS.items()
     for row in (
-        Row(name, unit, "higher", f"{words}, ours minus stock: mean over seeds and both data sets"),
+        Row(name, unit, "higher", partial(_note, words)),
         *(Row(f"{name}_{kind}", unit, "higher", f"mean {words}") for kind in KINDS),
     )
 )
@@ -156,9 +164,10 @@ def _difference(scores: Mapping[Key, Any]) -> tuple[float, str]:
     each = ", ".join(
         f"{data} {seed}: {difference:+.4f}" for (data, seed), difference in zip(pairs, differences, strict=True)
     )
-    error = stdev(differences) / math.sqrt(len(differences))
+    error = f"{stdev(differences) / math.sqrt(len(differences)):.4f}" if len(pairs) > 1 else "unknown"
     verdict = f"{'within' if found >= LEAST else 'NOT WITHIN'}, which is at least {LEAST}"
-    return found, f"{verdict}; standard error {error:.4f} over {len(pairs)} pairs; set and seed {each}"
+    count = f"{len(pairs)} pair{'s' * (len(pairs) > 1)}"
+    return found, f"{verdict}; standard error {error} over {count}; set and seed {each}"
 
 
 def _add_to_notes(good: Mapping[Key, Result], declared: Mapping[str, dict[str, Any]], measured: Measured) -> None:

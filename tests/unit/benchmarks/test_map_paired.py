@@ -58,6 +58,8 @@ def test_one_data_set_alone_is_compared_where_only_that_is_asked_for(monkeypatch
     measured = program(job("map_paired", "ours", (), tmp_path, **asked))
     assert measured.values["map_paired"] == pytest.approx(0.01)
     assert "over 4 pairs" in measured.notes["map_paired"]
+    alone = program(job("map_paired", "ours", (), tmp_path / "alone", **{**asked, "seeds": 1}))
+    assert "standard error unknown over 1 pair;" in alone.notes["map_paired"]
     assert measured.failed["map_paired_stock_synth"] == "not asked for, by --set sets"
     with pytest.raises(harness.BenchmarkError, match="--set sets=bccd,coco: expected some of bccd,synth"):
         program(job("map_paired", "ours", (), tmp_path, **{**asked, "sets": "bccd,coco"}))

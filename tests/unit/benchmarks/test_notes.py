@@ -55,6 +55,7 @@ CASES = [
     ("infer", "infer_s_b32", {"batch_divisor": 4}, "alone, 32 pictures of 640 px", "alone, 8 pictures of 640 px"),
     ("infer", "predict_files_n", {"files": 6}, "2,000 JPEG files", "6 JPEG files"),
     ("infer", "val_memory_n_b128", {"batch_divisor": 64}, "batch=128", "batch=2"),
+    ("map_paired", "map_paired", {"sets": "bccd"}, "over seeds and both data sets", "over seeds and bccd alone"),
     ("map_budget", "map_budget_limited", CPU, "under 0.35 of stock's 7.1 GiB", "without a limit too"),
 ]
 
