@@ -20,7 +20,7 @@ from yolov12 import YOLO, precision
 
 
 def train(data: str, model: str, epochs: int, imgsz: int, batch: int, device: str, out: str) -> list[float]:
-    """Train, save it for `YOLO(out)`, and return the mean loss per image of every step."""
+    """Train a network, save it for `YOLO(out)`, and return the mean loss per image of every step."""
     place = select_device(device, verbose=False)
     args = get_cfg(overrides={"data": data, "imgsz": imgsz, "batch": batch, "workers": 4})
     found = check_det_dataset(data)

@@ -29,7 +29,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "MuSGD": {"optimizer": "MuSGD"},
     "NAdam": {"optimizer": "NAdam"},
     "RMSProp": {"optimizer": "RMSProp"},
-    "fp16": {"amp": True},
+    "fp16": {"amp": "fp16"},
     "fp32": {"amp": False},
     "several sizes": {"multi_scale": 0.5},
     "frozen layers": {"freeze": 5},
@@ -55,7 +55,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "not deterministic": {"deterministic": False},
     "everything recomputed": {"checkpoint": "all"},
     "a batch that is found": {"batch": -1},
-    "an hour at most": {"time": 0.003},
+    "eleven seconds": {"time": 0.003},
     "no validation": {"val": False},
     "each epoch saved": {"save_period": 1},
     "a cosine": {"cos_lr": True, "warmup_epochs": 0},
@@ -104,4 +104,4 @@ def test_every_task_trains_and_predicts(tmp_path: Path, name: str) -> None:
     (result,) = YOLO(tmp_path / "run/weights/best.pt").predict(
         picture, imgsz=64, conf=0.001, device=DEVICE, verbose=False
     )
-    assert result.speed
+    assert result.speed["inference"] > 0
