@@ -54,10 +54,13 @@ def test_ours_is_within_down_to_half_a_hundredth_below_stock():
 def test_one_data_set_alone_is_compared_where_only_that_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setattr(kept_runs, "_start", lambda module, folder, asked, gpu: folder.name)
     monkeypatch.setattr(child, "finished", lambda name: child.Run([], [0.5 + 0.01 * ("ours" in name), 0.1, 7, {}]))
+    needed: list[float] = []
+    monkeypatch.setattr(kept_runs, "seeds_that_fit", lambda gib: needed.append(gib) or 4)
     program, asked = MAP_PAIRED["run_side"], {"kept": "", "data": "photos", "seeds": 4, "sets": "bccd"}
     measured = program(job("map_paired", "ours", (), tmp_path, **asked))
     assert measured.values["map_paired"] == pytest.approx(0.01)
     assert "over 4 pairs" in measured.notes["map_paired"]
+    assert needed == [MAP_PAIRED["SEED_GIB"] / 2]
     alone = program(job("map_paired", "ours", (), tmp_path / "alone", **{**asked, "seeds": 1}))
     assert "standard error unknown over 1 pair;" in alone.notes["map_paired"]
     assert measured.failed["map_paired_stock_synth"] == "not asked for, by --set sets"

@@ -133,6 +133,7 @@ def test_behind_a_median_of_several_runs_the_table_has_their_spread_and_behind_t
     several, alone = suite.table([content()]), suite.table([content(ours=(5.5,))])
     assert re.search(r"wall +10 +5\.5 +\(5\.\.6, n=3\) +1\.82x", several[1])
     assert re.search(r"wall +10 +5\.5 +1\.82x", alone[1])
+    assert re.search(r"stock  ours  ours is  unit$", alone[0])
     assert several[0].index("ours is") + len("ours is") == several[1].index("1.82x") + len("1.82x")
 
 

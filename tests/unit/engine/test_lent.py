@@ -85,6 +85,14 @@ def test_what_was_kept_has_the_strides_of_its_parameter() -> None:
     assert found.stride() == parameter.stride()
 
 
+def test_a_step_that_goes_on_holds_what_was_kept_with_the_strides_of_its_parameters() -> None:
+    step = small_step()
+    step.parameters[0].data = step.parameters[0].data.T  # as channels_last, for a matrix
+    step.go_on_from({**step.kept(), "held": [torch.rand_like(one).contiguous() for one in step.parameters]})
+    strides = [None if one is None else one.stride() for one in step.held]
+    assert strides == [one.stride() for one in step.parameters]
+
+
 def test_a_failed_step_leaves_what_was_lent_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lent, own = small_step(), small_step(lends=False)
     for step in (lent, own):
