@@ -62,20 +62,20 @@ def check_device(device: Any) -> None:
 
 
 def check_amp(options: Mapping[str, Any]) -> None:
-    """Refuse a 16-bit format by name for a training of boxes on the CPU, as the trainer would (precision/choose.py).
+    """Refuse a 16-bit format by name for a training of boxes without CUDA, as the trainer would (precision/choose.py).
 
     Where there is a driver, what torch sees is left to the trainer.
 
     Raises:
-        UserError: says why the run would be on the CPU.
+        UserError: says where the run would be.
     """
-    is_on_cpu = str(options.get("device")).strip().lower() == "cpu"
+    device = str(options.get("device")).strip().lower()
     if settings.current().amp not in ("fp16", "bf16") or may_be_another_task(options):
         return
-    if is_on_cpu or not any(place.exists() for place in DRIVER):
-        why = "device=cpu" if is_on_cpu else "there is no NVIDIA driver here"
+    if device in ("cpu", "mps") or not any(place.exists() for place in DRIVER):
+        where = f"on {device}" if device in ("cpu", "mps") else "on cpu (there is no NVIDIA driver here)"
         raise UserError(
-            f"amp={settings.current().amp} needs a CUDA device and this run is on cpu ({why}); use amp=True or amp=False"
+            f"amp={settings.current().amp} needs a CUDA device and this run is {where}; use amp=True or amp=False"
         )
 
 

@@ -165,9 +165,11 @@ def _difference(scores: Mapping[Key, Any]) -> tuple[float, str]:
         f"{data} {seed}: {difference:+.4f}" for (data, seed), difference in zip(pairs, differences, strict=True)
     )
     error = f"{stdev(differences) / math.sqrt(len(differences)):.4f}" if len(pairs) > 1 else "unknown"
-    verdict = f"{'within' if found >= LEAST else 'NOT WITHIN'}, which is at least {LEAST}"
+    verdict = f"{'within' if found >= LEAST else 'NOT WITHIN'}, which is at least {LEAST}; "
+    if {data for data, _ in pairs} != set(SETS):
+        verdict = ""  # the rule is about both sets
     count = f"{len(pairs)} pair{'s' * (len(pairs) > 1)}"
-    return found, f"{verdict}; standard error {error} over {count}; set and seed {each}"
+    return found, f"{verdict}standard error {error} over {count}; set and seed {each}"
 
 
 def _add_to_notes(good: Mapping[Key, Result], declared: Mapping[str, dict[str, Any]], measured: Measured) -> None:

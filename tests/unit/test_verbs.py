@@ -134,7 +134,7 @@ def test_a_task_that_is_not_the_models_is_refused(yolo, capsys):
         ("val model=a.pt iou=7", "iou=7: type a number from 0 to 1"),
         ("export model=a.pt format=onxx", "format=onxx: did you mean onnx?"),
         ("demo epochs=0", "epochs=0: type a whole number from 1"),
-        ("train data=a.yaml amp=fp16 device=cpu", "amp=fp16 needs a CUDA device and this run is on cpu (device=cpu)"),
+        ("train data=a.yaml amp=fp16 device=cpu", "amp=fp16 needs a CUDA device and this run is on cpu; use"),
         ("train data=https://example.com/a.zip", "data=https://example.com/a.zip is an address: fetch and unpack it"),
     ],
 )
@@ -223,6 +223,7 @@ def test_a_mistake_is_told_without_importing_torch(line, tmp_path):
         ({"model": "yolov12n.pt", "device": "auto"}, "no driver"),
         ({"model": "best.pt", "task": "detect"}, "no driver"),
         ({"device": "cpu"}, "always"),
+        ({"device": "mps"}, "always"),
         ({"device": "cpu", "model": "yolov12n-seg.yaml"}, "never"),
         ({"device": "cpu", "model": "best.pt"}, "never"),
         ({"device": "cpu", "model": "https://example.com/best.pt"}, "never"),
@@ -238,10 +239,8 @@ def test_a_16_bit_format_is_refused_early_where_boxes_are_trained_on_the_cpu(
     if refused == "never" or (driver and refused == "no driver"):
         early.check_amp(options)
         return
-    why = "device=cpu" if refused == "always" else "there is no NVIDIA driver here"
-    with pytest.raises(
-        UserError, match=rf"amp=fp16 needs a CUDA device and this run is on cpu \({why}\); use amp=True"
-    ):
+    where = options["device"] if refused == "always" else r"cpu \(there is no NVIDIA driver here\)"
+    with pytest.raises(UserError, match=rf"amp=fp16 needs a CUDA device and this run is on {where}; use amp=True"):
         early.check_amp(options)
 
 

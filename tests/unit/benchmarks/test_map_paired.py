@@ -60,6 +60,7 @@ def test_one_data_set_alone_is_compared_where_only_that_is_asked_for(monkeypatch
     measured = program(job("map_paired", "ours", (), tmp_path, **asked))
     assert measured.values["map_paired"] == pytest.approx(0.01)
     assert "over 4 pairs" in measured.notes["map_paired"]
+    assert "ithin" not in measured.notes["map_paired"], "the rule is about both sets"
     assert needed == [MAP_PAIRED["SEED_GIB"] / 2]
     alone = program(job("map_paired", "ours", (), tmp_path / "alone", **{**asked, "seeds": 1}))
     assert "standard error unknown over 1 pair;" in alone.notes["map_paired"]

@@ -30,7 +30,7 @@ def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:
         readers: processes or threads that read, on this rank.
     """
     if device.type != "cuda":
-        return None, "OpenCV, as it should be without an NVIDIA GPU"
+        return None, "OpenCV, as it should be on the CPU"
     if readers >= ENOUGH_READERS:
         return None, f"OpenCV: {readers} readers are enough (from {ENOUGH_READERS} on)"
     if importlib.util.find_spec("nvidia.dali") is None:

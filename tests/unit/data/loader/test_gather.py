@@ -180,7 +180,7 @@ def test_each_picture_is_decoded_once_while_it_is_in_the_store(
 
 
 def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
-    assert decoders.choose(CPU, readers=1) == (None, "OpenCV, as it should be without an NVIDIA GPU")
+    assert decoders.choose(CPU, readers=1) == (None, "OpenCV, as it should be on the CPU")
 
 
 def test_many_readers_leave_the_gpu_to_training():
