@@ -54,7 +54,7 @@ def saved() -> dict[str, Any]:
     """By a run that had done 2 of 5 batches of its fourth epoch, and one of them since an update."""
     loop = a_loop(Plan(10, 2))
     loop.last_update = 5 * 3  # the first batch of that epoch
-    loop.step.held[0] = torch.ones(3)
+    loop.step.held[0] = torch.ones_like(loop.step.parameters[0], requires_grad=False)
     return resume.saved_by(loop, epoch=3, seen=4, batches=2)
 
 
@@ -63,7 +63,7 @@ def test_it_goes_on_in_the_middle_of_the_epoch(saved: dict[str, Any], capsys: py
     resume.go_on(loop, saved)
     assert loop.place == (3, 4)
     assert loop.last_update == 5 * 3
-    assert torch.equal(loop.step.held[0], torch.ones(3))
+    assert torch.equal(loop.step.held[0], torch.ones_like(loop.step.parameters[0]))
     assert float(loop.mean_losses["box_loss"]) == 2.0
     assert "resume: epoch 4 of 9, after 4 of its 10 samples" in capsys.readouterr().err
 
