@@ -8,6 +8,7 @@ would have had without.
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,11 +35,9 @@ def allocate(optimizer: Optimizer) -> bool:
     Returns:
         False for another, which makes its state itself in its first step.
     """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            _lay_out(optimizer.state.get(parameter, {}), parameter)
         new = [p for p in group["params"] if p.requires_grad and not optimizer.state.get(p)]
         if type(optimizer) in MADE_BY_THEMSELVES:
             _as_in_a_step(optimizer, group, new)
@@ -56,6 +55,13 @@ def allocate(optimizer: Optimizer) -> bool:
         else:
             return False
     return True
+
+
+def _lay_out(state: dict[str, Any], parameter: Tensor) -> None:
+    """Give what is of the parameter's shape in its state the parameter's strides."""
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _as_in_a_step(optimizer: Optimizer, group: dict, parameters: list[Tensor]) -> None:
