@@ -49,7 +49,7 @@ KEPT = os.environ.get("MAP_PAIRED_RUNS", "")
 
 
 def _note(words: str, parameters: Mapping[str, Any]) -> str:
-    sets = parameters["sets"].split(",")
+    sets = _sets(parameters)
     over = "both data sets" if set(sets) == set(SETS) else f"{' and '.join(sets)} alone"
     return f"{words}, ours minus stock: mean over seeds and {over}"
 
@@ -76,10 +76,15 @@ class Result(NamedTuple):
 
 
 def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
-    """Draw the shapes once; each run copies them, as it does BCCD."""
+    """Draw the shapes once, if they are asked for; each run copies them, as it does BCCD.
+
+    Raises:
+        BenchmarkError: a data set that there is not.
+    """
     from yolov12.data import synth
 
-    synth.write(scratch / "synth", parameters["pictures"], parameters["val_pictures"], imgsz=SYNTH_PX, seed=0)
+    if "synth" in _sets(parameters):
+        synth.write(scratch / "synth", parameters["pictures"], parameters["val_pictures"], imgsz=SYNTH_PX, seed=0)
 
 
 def run_side(job: Job) -> Measured:
@@ -92,15 +97,8 @@ def run_side(job: Job) -> Measured:
 
 
 def _asked(job: Job) -> dict[Key, dict[str, Any]]:
-    """What each run is to do. Nothing of one data set is asked of the other's runs, which can then be kept when it changes.
-
-    Raises:
-        BenchmarkError: a data set that there is not.
-    """
+    """What each run is to do. Nothing of one data set is asked of the other's runs, which can then be kept when it changes."""
     parameters = job.parameters
-    sets = parameters["sets"].split(",")
-    if not set(sets) <= set(SETS):
-        raise harness.BenchmarkError(f"--set sets={parameters['sets']}: expected some of {','.join(SETS)}")
     shared = {key: parameters[key] for key in ("model", "batch", "imgsz", "amp", "workers", "device")}
     shared["evaluator"] = ap_small.evaluator()  # a run that was kept without it has no AP of small objects
     of_set = {
@@ -114,10 +112,22 @@ def _asked(job: Job) -> dict[Key, dict[str, Any]]:
     }
     return {
         (f"{side}_{data}", seed): {**shared, **of_set[data], "side": side, "seed": seed}
-        for seed in range(parameters["seeds"])
-        for data in sets
+        for seed in range(parameters["first_seed"], parameters["first_seed"] + parameters["seeds"])
+        for data in _sets(parameters)
         for side in SIDES
     }
+
+
+def _sets(parameters: Mapping[str, Any]) -> list[str]:
+    """The data sets that are asked for.
+
+    Raises:
+        BenchmarkError: one that there is not.
+    """
+    sets: list[str] = parameters["sets"].split(",")
+    if not set(sets) <= set(SETS):
+        raise harness.BenchmarkError(f"--set sets={parameters['sets']}: expected some of {','.join(SETS)}")
+    return sets
 
 
 def compared(results: Mapping[Key, Result | str]) -> Measured:
@@ -242,6 +252,7 @@ BENCHMARK = Benchmark(
         "synth_epochs": 10,
         "workers": max(1, system.cores() // 4),
         "seeds": 3,
+        "first_seed": 0,
         "sets": ",".join(SETS),
         "kept": KEPT,
     },

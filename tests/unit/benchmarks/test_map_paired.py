@@ -57,16 +57,26 @@ def test_one_data_set_alone_is_compared_where_only_that_is_asked_for(monkeypatch
     needed: list[float] = []
     monkeypatch.setattr(kept_runs, "seeds_that_fit", lambda gib: needed.append(gib) or 4)
     program, asked = MAP_PAIRED["run_side"], {"kept": "", "data": "photos", "seeds": 4, "sets": "bccd"}
+    asked["first_seed"] = 15
     measured = program(job("map_paired", "ours", (), tmp_path, **asked))
     assert measured.values["map_paired"] == pytest.approx(0.01)
-    assert "over 4 pairs" in measured.notes["map_paired"]
+    assert "over 4 pairs; set and seed bccd 15: +0.0100, bccd 16:" in measured.notes["map_paired"]
     assert "ithin" not in measured.notes["map_paired"], "the rule is about both sets"
     assert needed == [MAP_PAIRED["SEED_GIB"] / 2]
     alone = program(job("map_paired", "ours", (), tmp_path / "alone", **{**asked, "seeds": 1}))
     assert "standard error unknown over 1 pair;" in alone.notes["map_paired"]
     assert measured.failed["map_paired_stock_synth"] == "not asked for, by --set sets"
-    with pytest.raises(harness.BenchmarkError, match="--set sets=bccd,coco: expected some of bccd,synth"):
-        program(job("map_paired", "ours", (), tmp_path, **{**asked, "sets": "bccd,coco"}))
+
+
+def test_shapes_are_drawn_only_where_they_are_asked_for_and_an_unknown_set_is_refused_before(tmp_path):
+    asked = {"pictures": 1, "val_pictures": 1, "sets": "bccd"}
+    MAP_PAIRED["prepare"](asked, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(harness.BenchmarkError, match="--set sets=synth,coco: expected some of bccd,synth"):
+        MAP_PAIRED["prepare"]({**asked, "sets": "synth,coco"}, tmp_path)
+    assert not list(tmp_path.iterdir())
+    MAP_PAIRED["prepare"]({**asked, "sets": "synth"}, tmp_path)
+    assert (tmp_path / "synth/data.yaml").is_file()
 
 
 @pytest.mark.parametrize(
