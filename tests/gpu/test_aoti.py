@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,8 @@ from yolov12 import YOLO
 from yolov12.export import aoti_file, boxes, gate
 
 IMGSZ = 320
+ANCHORS = 2100
+"""Of such a picture: none of its boxes is left out, of which there may be many."""
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +30,33 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def noise(count: int) -> list[np.ndarray]:
+    """Blurred, as what such a network is made with: in photos it may find nothing, depending on the machine that made it."""
+    coarse = np.random.default_rng(0).integers(256, size=(count, 16, 16, 3), dtype=np.uint8)
+    return [cv2.resize(picture, (IMGSZ, IMGSZ), interpolation=cv2.INTER_NEAREST) for picture in coarse]
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_a_package_for_this_gpu_finds_what_its_source_finds(weights: Path, half: bool) -> None:
-    """float16 rounds an untrained network's scores about: it is held to most boxes, float32 to all."""
+    """float16 rounds an untrained network's scores about: it is held to most boxes, float32 to all but those that NMS barely keeps."""
     path = Path(YOLO(weights).export(format="aoti", imgsz=IMGSZ, batch=2, half=half, device=0, verify=not half))
     arch = "sm_" + "".join(map(str, torch.cuda.get_device_capability()))
     assert path.name == f"lively_{arch}.pt2"
     assert aoti_file.origin_of(aoti_file.metadata_of(path)).arch == arch
     source, exported = (
-        YOLO(file).predict(gate.bundled_images(), imgsz=IMGSZ, rect=False, quantize=quantize, device=0, verbose=False)
+        YOLO(file).predict(
+            noise(8), imgsz=IMGSZ, rect=False, max_det=ANCHORS, quantize=quantize, device=0, verbose=False
+        )
         for file, quantize in ((weights, 16 if half else None), (path, None))
     )
+    found = most = 0
     for expected, got in zip(source, exported, strict=True):
         assert got.boxes.data.device.type == "cuda"
         rows = [result.boxes.data.cpu().numpy() for result in (expected, got)]
-        pairs = [pair for pair in boxes.pair_up(*rows) if pair[2] > 0.9]
-        assert len(rows[0]) > 2  # four on one H200 (aoti_tests.log of 2026-11-30)
-        assert len(pairs) >= (0.8 if half else 1) * max(len(rows[0]), len(rows[1]))
+        found += sum(pair[2] > 0.9 for pair in boxes.pair_up(*rows))
+        most += max(map(len, rows))
+    assert most > 50
+    assert found >= (0.8 if half else 0.98) * most
 
 
 def test_predictions_by_graphs_are_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
