@@ -123,9 +123,9 @@ class Settings:
         doc="predict of files on a GPU begins with the next batch before Python makes the results of this one. 0: after them.",
     )
     plot_process: bool = setting(
-        False,
+        True,
         accepts="1 or 0",
-        doc="1: the plots of a training are drawn by processes of their own, beside it, which has not run beside a GPU yet. 0: one after the other.",
+        doc="1: the plots of a training are drawn by processes of their own, beside it. 0: by the training itself, one after the other.",
     )
     grad_compress: str = setting(
         "none",

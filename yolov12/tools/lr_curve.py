@@ -24,6 +24,9 @@ past would put every turn of the curve at too large a learning rate."""
 RECENT = 3
 EXPLODED = 4.0
 """A mean of the last losses so many times the lowest such mean ends the test: beyond it there is nothing to learn."""
+HIGHEST = 2.0
+"""Where the curve is smoothed, a loss counts as so many times the highest running median before the lowest one at most: a loss that explodes would else
+reach back over the fall, and hide it or not by how far it got."""
 LEAST_FALL = 0.05
 """Share by which the smoothed loss must fall, or the test says nothing."""
 CLEAR_FALL = 4.0
@@ -52,9 +55,17 @@ def has_exploded(losses: Sequence[float]) -> bool:
 
 
 def smooth(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
-    """The losses, each as a mean of those around it over the logarithm of the learning rate; where one is no number, up to it alone."""
+    """The losses, each as a mean of those around it over the logarithm of the learning rate; where one is no number, up to it alone.
+
+    Those that explode count as `HIGHEST` says.
+    """
     usable = _usable(losses)
-    return (_bells(lrs[:usable]) @ np.asarray(losses[:usable], dtype=float)).tolist()
+    if not usable:
+        return []
+    found = np.asarray(losses[:usable], dtype=float)
+    medians = [float(np.median(found[max(i - RECENT + 1, 0) : i + RECENT])) for i in range(usable)]
+    highest = max(medians[: int(np.argmin(medians)) + 1])
+    return (_bells(lrs[:usable]) @ np.minimum(found, HIGHEST * highest)).tolist()
 
 
 def _usable(losses: Sequence[float]) -> int:

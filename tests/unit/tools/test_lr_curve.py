@@ -62,14 +62,23 @@ def test_the_largest_fall_of_noise_alone_is_no_fall():
 
 
 def test_a_test_that_noise_ended_early_suggests_nothing():
-    """A test on eight photos at 64 px: its smoothed loss falls by 8 % before a few bad batches end it."""
+    """A test on eight photos at 64 px: the mean of its losses falls by 8 % before a few bad batches end it, their running median does not."""
     # fmt: off
     losses = [0.65, 4.62, 0.64, 0.64, 1.31, 0.64, 0.63, 0.78, 0.88, 5.45, 0.65, 0.64, 1.99, 0.64, 1.88, 0.64, 0.64, 2.58, 4.20, 4.55]
     # fmt: on
     lrs = [float(lr) for lr in np.geomspace(1e-6, 1, 100)[: len(losses)]]
     smoothed = smooth(lrs, losses)
-    assert smoothed[0] > 1.05 * min(smoothed)
+    assert smoothed[0] < 1.05 * min(smoothed)
     assert suggest(lrs, losses) is None
+
+
+@given(explodes_to=st.floats(100, 1e30), after=st.integers(0, 20))
+def test_a_loss_that_explodes_says_the_same_however_far_it_gets_and_does_not_hide_the_fall(explodes_to, after):
+    """As on an H200, where one of 3,570 between 0.38 and 0.87 left a suggestion in some runs and none in others."""
+    calm = valley(5e-3, 1e3)[: LRS.index(min(lr for lr in LRS if lr > 0.015)) + after]
+    found = suggest(LRS, [*calm, explodes_to])
+    assert found is not None
+    assert found == suggest(LRS, [*calm, 100.0])
 
 
 def test_a_handful_of_updates_gives_no_suggestion():
