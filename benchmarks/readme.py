@@ -141,6 +141,19 @@ LINES = (
         Cell("{}", (Number("train_e2e_n_b256", r"stock: first epoch (\d+)"),)),
         Cell("{}", (Number("train_e2e_n_b256", r"ours: first epoch (\d+)"),)),
     ),
+    both(
+        "train_e2e",
+        "from 4,096 JPEG files: yolov12n, batch 256, each side's best cache / yolov12s, batch 128 / yolo11n, batch 256",
+        "{} / {} / {}",
+        *("train_e2e_n_b256_cached", "train_e2e_s_b128", "train_e2e_yolo11n_b256"),
+    ),
+    both("train_e2e", "the same files on 4 CPU cores, yolov12n, batch 256", "{}", "train_e2e_n_4cores"),
+    both(
+        "first_step",
+        "from the start of `train` to the end of its first step, BCCD, batch 32: caches empty / warm",
+        "{} / {} s",
+        *("first_step_cold", "first_step_warm"),
+    ),
     both("bccd_wall", "BCCD photos, yolov12n, 100 epochs, batch 32: mAP50-95", "{}", "bccd_map50_95"),
     Line(
         "bccd_wall",
