@@ -25,7 +25,7 @@ RECENT = 3
 EXPLODED = 4.0
 """A mean of the last losses so many times the lowest such mean ends the test: beyond it there is nothing to learn."""
 HIGHEST = 2.0
-"""Where the curve is smoothed, a loss counts as so many times the highest running median before the lowest one at most: a loss that explodes would else
+"""Where the curve is smoothed, a loss counts as so many times the highest running median before the lowest one at most: one that explodes would else
 reach back over the fall, and hide it or not by how far it got."""
 LEAST_FALL = 0.05
 """Share by which the smoothed loss must fall, or the test says nothing."""

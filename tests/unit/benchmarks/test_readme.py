@@ -175,11 +175,6 @@ H200 = record.RECORDS / "2026-11-29-nvidia-h200"
     ("sentence", "file", "values"),
     [
         (
-            r"with 4,096 pictures: ([\d,]+) and ([\d,]+)",
-            "train_e2e-reduced-3.json",
-            [("train_e2e_n_b256", "stock"), ("train_e2e_n_b256", "ours")],
-        ),
-        (
             r"of six seeds ([\d.]+) and ([\d.]+);",
             "map_budget-reduced.json",
             [("map_budget_limited", "ours"), ("map_budget_unlimited", "ours")],
