@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 NAMES = ("cpu", "gpu")
 """What `data_pipeline=` asks for a loader by."""
-AUTO_READERS = 8
-"""From so many on `auto` takes our loader at once. With them training from files was 2.27 times as fast as stock (record train_e2e-reduced-4 of
-2026-11-29); no record has fewer."""
+AUTO_READERS = 4
+"""From so many on `auto` takes our loader. With them training from files was 4.7 times as fast as stock (row train_e2e_n_4cores of record
+train_e2e-reduced of 2026-11-30); no record has fewer."""
 WAIT_BOUND = 0.10
 """The part of the steps' time at ultralytics' loader above which `auto` says that ours may pay. Provisional: no record says where it begins to."""
 

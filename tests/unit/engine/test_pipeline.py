@@ -96,16 +96,16 @@ def test_auto_takes_ours_from_the_beginning_where_all_pictures_stay_decoded(
 @pytest.mark.parametrize(
     ("readers", "cache", "said"),
     [
-        (8, False, "gpu (auto: 8 read, and the GPU augments)"),
+        (4, False, "gpu (auto: 4 read, and the GPU augments)"),
         (
             8,
             "ram",
             "cpu (auto: cache=ram is ultralytics', and there are more of 1 pictures than the GPU keeps decoded)",
         ),
         (
-            7,
+            3,
             False,
-            "cpu (auto: 7 would read, and there are more of 1 pictures than the GPU keeps decoded: ours is taken from 8 on)",
+            "cpu (auto: 3 would read, and there are more of 1 pictures than the GPU keeps decoded: ours is taken from 4 on)",
         ),
     ],
     ids=str,

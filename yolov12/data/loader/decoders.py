@@ -15,9 +15,9 @@ from torch import Tensor
 
 Decoder = Callable[[Sequence[bytes]], list[Tensor]]
 
-ENOUGH_READERS = 8
+ENOUGH_READERS = 4
 """From so many on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training. With eight the GPU was the limit (record
-train_e2e-reduced-4 of 2026-11-29)."""
+train_e2e-reduced-4 of 2026-11-29), with four they were (train_e2e-reduced of 2026-11-30), and no record has a decoder on the GPU beside one."""
 
 
 def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:

@@ -186,7 +186,7 @@ def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
 def test_many_readers_leave_the_gpu_to_training():
     assert decoders.choose(torch.device("cuda"), readers=16) == (
         None,
-        "OpenCV: 16 readers are enough (from 8 on)",
+        "OpenCV: 16 readers are enough (from 4 on)",
     )
 
 
