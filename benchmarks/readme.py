@@ -150,7 +150,7 @@ LINES = (
     both("train_e2e", "the same files on 4 CPU cores, yolov12n, batch 256", "{}", "train_e2e_n_4cores"),
     both(
         "first_step",
-        "from the start of `train` to the end of its first step, BCCD, batch 32: caches empty / warm",
+        "from the start of the process to the end of the first training step, BCCD, batch 32: caches empty / warm",
         "{} / {} s",
         *("first_step_cold", "first_step_warm"),
     ),

@@ -28,6 +28,8 @@ YAML_NAME = "data.yaml"
 _VERSION = 1
 """Goes up when the drawing changes, so that a cached set of an older version is not taken for this one."""
 _MARK = "# written by yolov12 data synth"
+MOST_AT_ONCE = 8
+"""Pictures that are drawn at the same time, each in some 11 MB at 640 px: a container may have far less than its share of a large machine's cores."""
 _HIDDEN_LIMIT = 0.5
 """An object of which less than this share stays visible is not labelled (and not drawn)."""
 
@@ -154,8 +156,8 @@ def _write_split(root: Path, split: str, split_index: int, count: int, imgsz: in
         (labels / f"{index:05d}.txt").write_text("".join(lines), encoding="utf-8")
 
     # numpy and OpenCV let go of the interpreter's lock in nearly all that a picture takes.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(write_one, range(count)))
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), MOST_AT_ONCE)) as pool:
+        list(pool.map(write_one, range(count)))  # for what they raise
 
 
 def _background(imgsz: int, rng: np.random.Generator) -> np.ndarray:

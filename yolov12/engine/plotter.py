@@ -217,7 +217,8 @@ class Plotter:
         else:
             if not _has_ended(self._process):
                 os.killpg(self._process, signal.SIGKILL)  # with those that draw
-                os.waitpid(self._process, 0)
+                with contextlib.suppress(ChildProcessError):  # the kernel has waited, where SIGCHLD is ignored
+                    os.waitpid(self._process, 0)
         self._process = 0
         self._pipe.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -23,6 +24,21 @@ def test_the_same_arguments_write_the_same_bytes(tmp_path: Path):
     second = synth.write(tmp_path / "b", n_train=4, n_val=2, imgsz=128).parent
     assert digests(first) == digests(second)
     assert len(digests(first)) == 2 * (4 + 2) + 1
+
+
+def test_each_picture_is_another(tmp_path: Path):
+    found = digests(synth.write(tmp_path / "a", n_train=6, n_val=1, imgsz=64).parent / "images/train")
+    assert len(set(found.values())) == 6
+
+
+def test_a_picture_that_can_not_be_written_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(file: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        synth.write(tmp_path / "a", n_train=3, n_val=1, imgsz=64)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_seed_draws_other_pictures(tmp_path: Path):

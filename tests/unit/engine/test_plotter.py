@@ -216,12 +216,21 @@ def begun_and_hanging(plotter: Plotter, file: Path) -> int:
     return int(hanging.read_text())
 
 
+@pytest.mark.parametrize("ended_children", [signal.SIG_DFL, signal.SIG_IGN], ids=["are kept", "are not kept"])
 def test_nobody_waits_for_ever(
-    plotter: Plotter, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    plotter: Plotter,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ended_children: signal.Handlers,
 ) -> None:
     hanging = begun_and_hanging(plotter, tmp_path / "a")
     monkeypatch.setattr(module, "ANSWERS_WITHIN_S", 0.2)
-    plotter.wait()
+    before = signal.signal(signal.SIGCHLD, ended_children)
+    try:
+        plotter.wait()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     assert (tmp_path / "a").read_text() == f"{HERE} "
     assert "does not answer within 0.2 s" in capsys.readouterr().err
     assert ended(hanging)

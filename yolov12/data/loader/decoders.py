@@ -17,7 +17,7 @@ Decoder = Callable[[Sequence[bytes]], list[Tensor]]
 
 ENOUGH_READERS = 4
 """From so many on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training. With eight the GPU was the limit (record
-train_e2e-reduced-4 of 2026-11-29), with four they were (train_e2e-reduced of 2026-11-30), and no record has a decoder on the GPU beside one."""
+train_e2e-reduced-4 of 2026-11-29), with four the host (train_e2e-reduced of 2026-11-30); DALI is in no record of a training."""
 
 
 def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:
@@ -32,7 +32,7 @@ def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:
     if device.type != "cuda":
         return None, "OpenCV, as it should be on the CPU"
     if readers >= ENOUGH_READERS:
-        return None, f"OpenCV: {readers} readers are enough (from {ENOUGH_READERS} on)"
+        return None, f"OpenCV: {readers} readers decode (from {ENOUGH_READERS} on)"
     if importlib.util.find_spec("nvidia.dali") is None:
         return None, "OpenCV: NVIDIA DALI is not installed"
     try:

@@ -183,11 +183,11 @@ def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
     assert decoders.choose(CPU, readers=1) == (None, "OpenCV, as it should be on the CPU")
 
 
-def test_many_readers_leave_the_gpu_to_training():
-    assert decoders.choose(torch.device("cuda"), readers=16) == (
-        None,
-        "OpenCV: 16 readers are enough (from 4 on)",
-    )
+def test_from_four_on_readers_leave_the_gpu_to_training(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
+    cuda = torch.device("cuda")
+    assert decoders.choose(cuda, readers=4) == (None, "OpenCV: 4 readers decode (from 4 on)")
+    assert decoders.choose(cuda, readers=3) == (None, "OpenCV: NVIDIA DALI is not installed")
 
 
 def test_few_readers_without_dali_decode_all_the_same(monkeypatch: pytest.MonkeyPatch):
