@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.verb == "report" and options.plots:
             return _plots()
         if options.verb == "report":
+            if options.records != record.RECORDS and not options.records.is_dir():
+                raise BenchmarkError(f"--records {options.records}: there is no such folder")
             print(report.render(record.load_all(options.records), system.age))
             return 0
         if options.verb == "keep":
@@ -159,4 +161,8 @@ def _list() -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the running side is ended too
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped: what was not finished has no record", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -35,11 +35,21 @@ def yolo_class(side: str) -> Any:
     return importlib.import_module("yolov12" if side == "ours" else "ultralytics").YOLO
 
 
-def prepare_dataset(parameters: Mapping[str, Any], scratch: Path) -> None:
-    """Copy the folder `parameters["data"]`, so that each run scans its labels as a first run does."""
+def require_dataset(parameters: Mapping[str, Any], scratch: Path) -> None:
+    """`prepare` of programs whose runs copy the data set later, each for itself.
+
+    Raises:
+        BenchmarkError: the folder `parameters["data"]` has no data set.
+    """
     source = Path(parameters["data"])
     if not list(source.glob("*.yaml")):
         raise BenchmarkError(f"no data yaml in {source}: give the folder with YOLOV12_BCCD or --set data=FOLDER")
+
+
+def prepare_dataset(parameters: Mapping[str, Any], scratch: Path) -> None:
+    """Copy the folder `parameters["data"]`, so that each run scans its labels as a first run does."""
+    require_dataset(parameters, scratch)
+    source = Path(parameters["data"])
     copy_dataset(source, scratch / "data")
     prepare_fonts(scratch)
 

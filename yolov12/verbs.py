@@ -205,6 +205,8 @@ def data(words: list[str], options: Options) -> int:
     """`data synth OUT` writes a small data set, `data check FILE` reads one as training would."""
     from yolov12.data.command import run
 
+    if words[:1] == ["check"]:
+        early.check(options)
     print("\n".join(run(words, options)))
     return 0
 

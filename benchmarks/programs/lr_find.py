@@ -219,6 +219,7 @@ BENCHMARK = Benchmark(
         "kept": os.environ.get("LR_FIND_RUNS", ""),
     },
     repeats=1,
+    prepare=training.require_dataset,
     timeout_s=540,
 )
 

@@ -150,6 +150,7 @@ BENCHMARK = Benchmark(
         "kept": KEPT,
     },
     repeats=1,
+    prepare=training.require_dataset,
     timeout_s=540,
 )
 

@@ -83,6 +83,8 @@ def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
     """
     from yolov12.data import synth
 
+    if "bccd" in _sets(parameters):
+        training.require_dataset(parameters, scratch)
     if "synth" in _sets(parameters):
         synth.write(scratch / "synth", parameters["pictures"], parameters["val_pictures"], imgsz=SYNTH_PX, seed=0)
 

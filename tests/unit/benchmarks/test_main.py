@@ -251,6 +251,20 @@ def test_report_reads_what_run_wrote(tmp_path, answers, capsys):
     assert "### speed" in capsys.readouterr().out
 
 
+def test_report_refuses_a_folder_that_is_not_there(tmp_path, capsys):
+    assert command.main(["report", "--records", str(tmp_path / "nowhere")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    assert command.main(["report", "--records", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("name", ["lr_find", "map_budget", "map_paired"])
+def test_runs_that_copy_their_data_set_later_are_refused_before_where_there_is_none(tmp_path, name, capsys):
+    settings = ["--set", "device=cpu", "--set", f"data={tmp_path / 'nowhere'}"]
+    assert command.main(["run", name, *settings, "--records", str(tmp_path / "records")]) == 2
+    assert f"no data yaml in {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert not (tmp_path / "records").exists() or not list((tmp_path / "records").rglob("*.json"))
+
+
 def test_without_a_gpu_a_gpu_benchmark_refuses_before_anything_runs(tmp_path, answers, capsys):
     assert run(tmp_path, "speed", "kernel") == 2
     assert answers.calls == []

@@ -68,15 +68,16 @@ def test_one_data_set_alone_is_compared_where_only_that_is_asked_for(monkeypatch
     assert measured.failed["map_paired_stock_synth"] == "not asked for, by --set sets"
 
 
-def test_shapes_are_drawn_only_where_they_are_asked_for_and_an_unknown_set_is_refused_before(tmp_path):
-    asked = {"pictures": 1, "val_pictures": 1, "sets": "bccd"}
-    MAP_PAIRED["prepare"](asked, tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_shapes_are_drawn_only_where_they_are_asked_for_and_an_unknown_set_is_refused_before(photos, tmp_path):
+    asked = {"pictures": 1, "val_pictures": 1, "sets": "bccd", "data": photos}
+    (scratch := tmp_path / "scratch").mkdir()
+    MAP_PAIRED["prepare"](asked, scratch)
+    assert not list(scratch.iterdir())
     with pytest.raises(harness.BenchmarkError, match="--set sets=synth,coco: expected some of bccd,synth"):
-        MAP_PAIRED["prepare"]({**asked, "sets": "synth,coco"}, tmp_path)
-    assert not list(tmp_path.iterdir())
-    MAP_PAIRED["prepare"]({**asked, "sets": "synth"}, tmp_path)
-    assert (tmp_path / "synth/data.yaml").is_file()
+        MAP_PAIRED["prepare"]({**asked, "sets": "synth,coco"}, scratch)
+    assert not list(scratch.iterdir())
+    MAP_PAIRED["prepare"]({**asked, "sets": "synth"}, scratch)
+    assert (scratch / "synth/data.yaml").is_file()
 
 
 @pytest.mark.parametrize(

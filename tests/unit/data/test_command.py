@@ -16,6 +16,11 @@ def test_a_slip_in_the_action_is_answered_with_the_right_one(typed: str, meant: 
     assert f"there is no `data {typed}`: did you mean `data {meant}`?" in capsys.readouterr().err
 
 
+def test_a_slip_in_the_task_is_answered_before_the_labels_are_read(tmp_path: Path, capsys):
+    assert cli.main(["data", "check", str(write_good(tmp_path)), "task=segmnt"]) == 2
+    assert "task=segmnt: did you mean segment? Type one of" in capsys.readouterr().err
+
+
 def test_faults_in_labels_stand_on_lines_of_their_own(tmp_path: Path, capsys):
     data = write_good(tmp_path)
     (tmp_path / "labels" / "train" / "2.txt").write_text("7 .5 .5 .1 .1\n0 nan .5 .1 .1\n")
