@@ -25,8 +25,8 @@ RECENT = 3
 EXPLODED = 4.0
 """A mean of the last losses so many times the lowest such mean ends the test: beyond it there is nothing to learn."""
 HIGHEST = 2.0
-"""Where the curve is smoothed, a loss counts as so many times the highest running median before the lowest one at most: one that explodes would else
-reach back over the fall, and hide it or not by how far it got."""
+"""A loss counts as so many times the median of the first `FEWEST` at most: one that explodes would else reach back over the fall before it, in the
+smoothed curve, and hide it or not by how far it got."""
 LEAST_FALL = 0.05
 """Share by which the smoothed loss must fall, or the test says nothing."""
 CLEAR_FALL = 4.0
@@ -60,12 +60,12 @@ def smooth(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
     Those that explode count as `HIGHEST` says.
     """
     usable = _usable(losses)
-    if not usable:
-        return []
-    found = np.asarray(losses[:usable], dtype=float)
-    medians = [float(np.median(found[max(i - RECENT + 1, 0) : i + RECENT])) for i in range(usable)]
-    highest = max(medians[: int(np.argmin(medians)) + 1])
-    return (_bells(lrs[:usable]) @ np.minimum(found, HIGHEST * highest)).tolist()
+    return (_bells(lrs[:usable]) @ np.minimum(losses[:usable], _highest(losses[:usable]))).tolist()
+
+
+def _highest(losses: Sequence[float]) -> float:
+    """What a loss counts as at most (`HIGHEST`)."""
+    return HIGHEST * float(np.median(losses[:FEWEST])) if len(losses) else math.inf
 
 
 def _usable(losses: Sequence[float]) -> int:
@@ -93,7 +93,10 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
     smoothed = smooth(lrs, losses)
     if len(smoothed) < FEWEST:
         return None
-    lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+    most = _highest(losses[: len(smoothed)])
+    # What is low after an explosion is no network that learns.
+    whole = next((i for i, loss in enumerate(losses[: len(smoothed)]) if i and loss > most), len(smoothed))
+    lowest = min(range(whole), key=smoothed.__getitem__)
     highest = max(range(lowest + 1), key=smoothed.__getitem__)
     least = max(LEAST_FALL * smoothed[highest], CLEAR_FALL * _standard_error(lrs, losses, highest, lowest))
     if smoothed[highest] - smoothed[lowest] < least or lowest - highest < 2:
