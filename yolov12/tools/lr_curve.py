@@ -50,8 +50,13 @@ def has_exploded(losses: Sequence[float]) -> bool:
     """Whether the last loss is no number, or the last few are far above the lowest few."""
     if not math.isfinite(losses[-1]):
         return True
-    means = [sum(losses[i : i + RECENT]) / RECENT for i in range(len(losses) - RECENT + 1)]
+    means = _recent(losses)
     return bool(means) and means[-1] > EXPLODED * min(means)
+
+
+def _recent(losses: Sequence[float]) -> list[float]:
+    """The mean of `RECENT` losses, for each that has so many up to it."""
+    return [sum(losses[i : i + RECENT]) / RECENT for i in range(len(losses) - RECENT + 1)]
 
 
 def smooth(lrs: Sequence[float], losses: Sequence[float]) -> list[float]:
@@ -93,10 +98,10 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Suggestion | None:
     smoothed = smooth(lrs, losses)
     if len(smoothed) < FEWEST:
         return None
-    most = _highest(losses[: len(smoothed)])
-    # What is low after an explosion is no network that learns.
-    whole = next((i for i, loss in enumerate(losses[: len(smoothed)]) if i and loss > most), len(smoothed))
-    lowest = min(range(whole), key=smoothed.__getitem__)
+    usable = losses[: len(smoothed)]
+    # What is low after an explosion is no network that learns. One loss alone may be a bad batch.
+    exploded = (i + RECENT - 1 for i, mean in enumerate(_recent(usable)) if mean > _highest(usable))
+    lowest = min(range(next(exploded, len(usable))), key=smoothed.__getitem__)
     highest = max(range(lowest + 1), key=smoothed.__getitem__)
     least = max(LEAST_FALL * smoothed[highest], CLEAR_FALL * _standard_error(lrs, losses, highest, lowest))
     if smoothed[highest] - smoothed[lowest] < least or lowest - highest < 2:

@@ -85,6 +85,12 @@ def test_a_loss_counts_whole_up_to_twice_what_the_first_ones_are():
     assert more == twice
 
 
+def test_one_bad_batch_before_the_fall_is_no_explosion():
+    calm = valley(5e-3, 1e3)
+    found = suggest(LRS, [*calm[:3], 25.0, *calm[4:]])
+    assert found == suggest(LRS, calm)
+
+
 def test_what_is_low_after_an_explosion_is_not_the_lowest():
     """As four photos at 96 px: a network that a learning rate of 1 has ended has next to no loss."""
     calm = valley(5e-3, 1e3)[:90]
