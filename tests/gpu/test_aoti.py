@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from ultralytics.nn.autobackend import AutoBackend
 
 from benchmarks import lively
 from yolov12 import YOLO
-from yolov12.export import aoti_file, boxes, gate
+from yolov12.engine.network import predictions_of
+from yolov12.export import aoti_file, gate
 
 IMGSZ = 320
-ANCHORS = 2100
-"""Of such a picture: none of its boxes is left out, of which there may be many."""
 
 
 @pytest.fixture(scope="module")
@@ -31,32 +31,41 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noise(count: int) -> list[np.ndarray]:
-    """Blurred, as what such a network is made with: in photos it may find nothing, depending on the machine that made it."""
+    """Squares of one colour, of which such a network is made: in photos it may find nothing, depending on the machine that made it."""
     coarse = np.random.default_rng(0).integers(256, size=(count, 16, 16, 3), dtype=np.uint8)
     return [cv2.resize(picture, (IMGSZ, IMGSZ), interpolation=cv2.INTER_NEAREST) for picture in coarse]
 
 
+def predicted(file: Path, pictures: list[np.ndarray], *, half: bool = False, tf32: bool = True) -> torch.Tensor:
+    """(images, 4 + classes, anchors) float32 on the CPU, before NMS: its boxes and scores, two pictures at a time."""
+    backend = AutoBackend(str(file), device=torch.device("cuda:0"), fp16=half, verbose=False)
+    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(backend.device) / 255
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        made = [backend(part.half() if backend.fp16 else part) for part in batch.split(2)]
+    return torch.cat([predictions_of(one) for one in made]).float().cpu()
+
+
 @pytest.mark.parametrize("half", [False, True])
-def test_a_package_for_this_gpu_finds_what_its_source_finds(weights: Path, half: bool) -> None:
-    """float16 rounds an untrained network's scores about: it is held to most boxes, float32 to all but those that NMS barely keeps."""
+def test_a_package_for_this_gpu_rounds_no_worse_than_its_source(weights: Path, half: bool) -> None:
+    """Held to how far its source is from the answer in whole float32: behind NMS, an untrained network's boxes turn on the last bit."""
     path = Path(YOLO(weights).export(format="aoti", imgsz=IMGSZ, batch=2, half=half, device=0, verify=not half))
     arch = "sm_" + "".join(map(str, torch.cuda.get_device_capability()))
     assert path.name == f"lively_{arch}.pt2"
     assert aoti_file.origin_of(aoti_file.metadata_of(path)).arch == arch
-    source, exported = (
-        YOLO(file).predict(
-            noise(8), imgsz=IMGSZ, rect=False, max_det=ANCHORS, quantize=quantize, device=0, verbose=False
-        )
-        for file, quantize in ((weights, 16 if half else None), (path, None))
-    )
-    found = most = 0
-    for expected, got in zip(source, exported, strict=True):
-        assert got.boxes.data.device.type == "cuda"
-        rows = [result.boxes.data.cpu().numpy() for result in (expected, got)]
-        found += sum(pair[2] > 0.9 for pair in boxes.pair_up(*rows))
-        most += max(map(len, rows))
-    assert most > 50
-    assert found >= (0.8 if half else 0.98) * most
+    pictures = noise(8)
+    exact = predicted(weights, pictures, tf32=False)
+    assert (exact[:, 4:].amax(1) > 0.25).sum() > 50
+    by_source, by_package = predicted(weights, pictures, half=half), predicted(path, pictures)
+    for what, rows in (("boxes", slice(0, 4)), ("scores", slice(4, None))):
+        source_off, package_off = ((made - exact)[:, rows].abs().mean() for made in (by_source, by_package))
+        print(f"{what}: source {source_off:.2e}, package {package_off:.2e}")
+        assert package_off <= 1.5 * source_off, what
+
+
+def test_predict_leaves_a_packages_boxes_on_the_gpu(weights: Path) -> None:
+    path = YOLO(weights).export(format="aoti", imgsz=IMGSZ, batch=2, device=0)  # from the cache
+    found = YOLO(path).predict(noise(2), imgsz=IMGSZ, rect=False, device=0, verbose=False)
+    assert all(len(result.boxes) and result.boxes.data.device.type == "cuda" for result in found)
 
 
 def test_predictions_by_graphs_are_the_same(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +83,6 @@ def test_predictions_by_graphs_are_the_same(weights: Path, monkeypatch: pytest.M
 
 
 def test_it_runs_on_the_gpu_also_where_device_says_cpu(weights: Path) -> None:
-    from ultralytics.nn.autobackend import AutoBackend
-
     path = YOLO(weights).export(format="aoti", imgsz=IMGSZ, batch=2, device=0)  # from the cache
     backend = AutoBackend(path, device=torch.device("cpu"), verbose=False)
     assert backend.device.type == "cuda"

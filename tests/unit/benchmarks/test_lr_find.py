@@ -200,7 +200,7 @@ def test_small_on_the_cpu_every_row_has_a_value(photos, tmp_path):
 
 
 def test_the_page_says_what_the_record_says():
-    file = record.RECORDS / "2026-11-30-nvidia-h200/lr_find.json"
+    file = record.RECORDS / "2026-11-30-nvidia-h200/lr_find-2.json"
     rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
     page = (system.ROOT / "docs/lr-find.md").read_text()
     for line, network in (("gradients as they are", "plain"), ("ten times as large", "steep")):
