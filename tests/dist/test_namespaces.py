@@ -46,7 +46,9 @@ SETTINGS = ["sync_bn=1", "save_steps=1"]  # which a resumed run is told again
 TRAIN = (
     "epochs=2 imgsz=64 batch=4 nbs=4 device=cpu optimizer=SGD workers=0 plots=False "
     # Each rank draws its own augmentations, so there are none.
-    "mosaic=0 close_mosaic=0 hsv_h=0 hsv_s=0 hsv_v=0 translate=0 scale=0 fliplr=0"
+    "mosaic=0 close_mosaic=0 hsv_h=0 hsv_s=0 hsv_v=0 translate=0 scale=0 fliplr=0 "
+    # Small steps: with those of a default run, weights that differ by a ten-millionth are a fifth of the way apart after six, in one process too.
+    "lr0=0.001 warmup_epochs=0"
 ).split()
 
 
@@ -149,6 +151,6 @@ def weights(run: Path) -> torch.Tensor:
 
 
 def assert_same_way(begun: torch.Tensor, expected: torch.Tensor, ours: torch.Tensor) -> None:
-    """The same way from where both began, but for what six steps make of rounding (a target that is assigned otherwise), and for fp16."""
+    """The same way from where both began, but for what six steps make of rounding, and for fp16."""
     way, off = float((expected - begun).norm()), float((expected - ours).norm())
-    assert off < 0.15 * way, f"the weights moved by {way:.3g}, and differ by {off:.3g}"
+    assert off < 0.1 * way, f"the weights moved by {way:.3g}, and differ by {off:.3g}"
