@@ -30,6 +30,8 @@ SEAMS = (
 
 MOST_PIXELS = 32 * 640 * 640
 """Of a batch that is run as a graph. In larger ones kernels take longer than launching them, and the graph's memory would come on top."""
+PART_PIXELS = 16 * 640 * 640
+"""Of a part of a larger batch in a validation. A graph keeps a copy of what it reads, so a part is smaller than what is run as a graph by itself."""
 HEAD_ATTRIBUTES = ("max_det", "agnostic_nms", "end2end", "xyxy", "export", "dynamic")
 """Numbers and switches of a head that its forward reads, and that may be set between two calls."""
 
@@ -140,8 +142,8 @@ def predictions_of(made: Any) -> Tensor:
 
 
 def parts_of(im: Tensor) -> Sequence[Tensor]:
-    """A batch in parts of so many pictures as are run as a graph; of one, where that is too large already. Larger parts take more memory."""
-    return im.split(max(1, MOST_PIXELS // (im.shape[2] * im.shape[3])))
+    """A batch in parts of `PART_PIXELS`; of one picture, where that is larger already."""
+    return im.split(max(1, PART_PIXELS // (im.shape[2] * im.shape[3])))
 
 
 def _is_there(parameter: Tensor | None) -> bool:

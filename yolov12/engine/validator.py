@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import ultralytics.engine.validator as upstream_validator
+import ultralytics.models.yolo.detect.val as upstream_detect
 import ultralytics.utils.metrics as upstream_metrics
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
@@ -127,6 +128,18 @@ class YOLOv12Validator(DetectionValidator):
                 self.network.drop()
                 self.network = None
 
+    def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
+        """As ultralytics', whose batches come in page-locked memory within a training only: uploads from elsewhere are waited for."""
+        if self.device.type != "cuda":
+            return super().get_dataloader(dataset_path, batch_size)
+        build = upstream_detect.build_dataloader
+
+        def page_locked(*args: Any, **kwargs: Any) -> Any:
+            return build(*args, **{**kwargs, "pin_memory": True})
+
+        with replaced(upstream_detect, build_dataloader=page_locked):
+            return super().get_dataloader(dataset_path, batch_size)
+
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)
         if not self.training and getattr(model, "format", None) == "pt":
@@ -214,12 +227,17 @@ class YOLOv12Validator(DetectionValidator):
         forward = model.forward
 
         def by_graphs(img: Tensor, augment: bool = False) -> Any:
-            if self.network is None or augment or self.network.why_never() is not None:
+            network = self.network
+            if network is None or augment or network.why_never() is not None:
                 return forward(img, augment=augment)
-            if self.network.why_eager(img) is None:
+
+            def predict(part: Tensor) -> Tensor:
+                return network(part) if network.why_eager(part) is None else predictions_of(forward(part))
+
+            if network.why_eager(img) is None:
                 # A batch that is cut for want of memory calls again before it looks at the first answer.
-                return [self.network(img).clone()]
-            return [_in_parts(lambda part: predictions_of(forward(part)), parts_of(img))]
+                return [predict(img).clone()]
+            return [_in_parts(predict, parts_of(img))]
 
         model.forward = by_graphs
 
@@ -252,9 +270,11 @@ class YOLOv12Validator(DetectionValidator):
 
 
 def _in_parts(predict: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Tensor:
-    """The predictions of a batch, part by part: a network keeps what lies between its layers for no more than a part."""
-    if len(parts) == 1:
-        return predict(parts[0])
+    """The predictions of a batch, part by part: a network keeps what lies between its layers for no more than a part.
+
+    Args:
+        predict: its answer may be written over by the next.
+    """
     whole, begin = torch.empty(0), 0
     for part in parts:
         made = predict(part)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import ultralytics.engine.validator as upstream_validator
+import ultralytics.models.yolo.detect.val as upstream_detect
 import ultralytics.utils.metrics as upstream_metrics
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
@@ -282,23 +283,45 @@ def test_the_answer_of_a_graph_stays_when_the_next_one_is_asked_for(monkeypatch:
     assert all(torch.equal(*pair) for pair in zip(answers, expected, strict=True))
 
 
-def test_a_large_batch_is_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network keeps what lies between its layers for a part only."""
-    cpu, pictures = torch.device("cpu"), torch.rand(5, 3, 64, 64)
+def test_a_large_batch_is_predicted_in_parts_by_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network keeps what lies between its layers for a part only, and a graph writes the next part's answer over the last one's."""
+    cpu, pictures, pool = torch.device("cpu"), torch.rand(9, 3, 64, 64), StandInPool()
     network = AutoBackend(model=lively_model(seed=0).model.eval(), device=cpu, verbose=False)
     expected, sizes = network(pictures)[0].clone(), []
     network.model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    monkeypatch.setattr(network_module, "MOST_PIXELS", 2 * 64 * 64)
-    monkeypatch.setattr(validator_module, "pool_of", lambda device: StandInPool())
+    monkeypatch.setattr(network_module, "MOST_PIXELS", 4 * 64 * 64)
+    monkeypatch.setattr(network_module, "PART_PIXELS", 2 * 64 * 64)
+    monkeypatch.setattr(validator_module, "pool_of", lambda device: pool)
     validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu"})
     validator.device = cpu
     validator._run_by_graphs(network)
     network.forward(pictures)
-    assert sizes == [5]  # the hook may want to see it whole
+    assert sizes == [9]  # the hook may want to see it whole
     monkeypatch.setattr(validator.network, "why_never", lambda: None)
     sizes.clear()
     assert torch.allclose(network.forward(pictures)[0], expected, atol=1e-4)
-    assert sizes == [2, 2, 1]
+    assert set(sizes) == {2, 1}
+    assert pool.replays == 3  # of four parts of two pictures; the first ran as it is, as did the last picture
+    # Pictures that are larger than any graph's go one by one.
+    monkeypatch.setattr(network_module, "MOST_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(network_module, "PART_PIXELS", 64 * 64 - 1)
+    sizes.clear()
+    assert torch.allclose(network.forward(pictures)[0], expected, atol=1e-4)
+    assert sizes == [1] * 9
+    assert pool.replays == 3
+
+
+@pytest.mark.parametrize(("device", "is_locked"), [("cuda:0", True), ("cpu", False)])
+def test_batches_for_a_gpu_come_in_page_locked_memory(
+    device: str, is_locked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(upstream_detect, "build_dataloader", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr(YOLOv12Validator, "build_dataset", lambda *_, **__: None)
+    validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu"})
+    validator.device, validator.names, validator.training = torch.device(device), {}, False
+    validator.get_dataloader("pictures", 4)
+    assert [one["pin_memory"] for one in asked] == [is_locked]
 
 
 def test_a_network_that_runs_by_graphs_gives_the_same_numbers(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
