@@ -38,7 +38,7 @@ SEAMS = (
 MOST_TIMES = 10
 """As many pixels as the network takes, in a frame that goes up as it is. Resizing reads a few rows of a larger one, and sending it would read all."""
 MOST_BYTES = 96 * 2**20
-"""Of a batch that goes up as it is, 32 frames of 1280x720: as much page-locked memory stays, and as much of the GPU's for the moment."""
+"""Of what goes up at a time, 36 frames of 1280x720: as much page-locked memory stays, and as much of the GPU's for the moment."""
 
 Room = Callable[[tuple[int, ...], torch.dtype], Tensor | None]
 """Where the network would read a batch of this shape and type, if it has such a place (`Network.input_like`)."""
@@ -86,11 +86,15 @@ class Letterbox:
         out = self.room(shape, dtype)
         out = torch.empty(shape, dtype=dtype, device=self.staging.device) if out is None else out
         levels = self._levels_as(dtype)
-        if len(set(fits)) == 1 and len({frame.shape for frame in frames}) == 1:
-            _run(self.staging.send(frames), levels, fits[0], out)
-            return out
-        for frame, fit, place in zip(self.staging.send_apart(frames), fits, out.split(1), strict=True):
-            _run(frame[None], levels, fit, place)
+        is_one_size = len(set(fits)) == 1 and len({frame.shape for frame in frames}) == 1
+        for part in parts_of(frames):
+            if is_one_size:
+                _run(self.staging.send(frames[part]), levels, fits[0], out[part])
+                continue
+            for frame, fit, place in zip(
+                self.staging.send_apart(frames[part]), fits[part], out[part].split(1), strict=True
+            ):
+                _run(frame[None], levels, fit, place)
         return out
 
     def _levels_as(self, dtype: torch.dtype) -> Tensor:
@@ -114,14 +118,25 @@ def decide(caller: Any, frames: Sequence[np.ndarray]) -> tuple[list[Fit], str | 
         return [], "the predictor has a pre_transform of its own"
     if channels := {frame.shape[2] if frame.ndim == 3 else 1 for frame in frames} - {3}:
         return [], f"pictures have {min(channels)} channels"
-    if sum(frame.nbytes for frame in frames) > MOST_BYTES:
-        return [], f"a batch is larger than {MOST_BYTES // 2**20} MiB"
+    if max(frame.nbytes for frame in frames) > MOST_BYTES:
+        return [], f"a picture is larger than {MOST_BYTES // 2**20} MiB"
     fits = fits_of(caller, frames)
     if any(frame.size > MOST_TIMES * 3 * fit.whole[0] * fit.whole[1] for frame, fit in zip(frames, fits, strict=True)):
         return [], f"a picture has more than {MOST_TIMES} times the pixels that the network takes of it"
     if len({fit.whole for fit in fits}) > 1:
         return [], "pictures of a batch differ in size once they are letterboxed"
     return fits, None
+
+
+def parts_of(frames: Sequence[np.ndarray]) -> list[slice]:
+    """Which frames go up together: as many, in their order, as are no more than `MOST_BYTES`."""
+    parts, begin, bytes_so_far = [], 0, 0
+    for i, frame in enumerate(frames):
+        if i > begin and bytes_so_far + frame.nbytes > MOST_BYTES:
+            parts.append(slice(begin, i))
+            begin, bytes_so_far = i, 0
+        bytes_so_far += frame.nbytes
+    return [*parts, slice(begin, len(frames))]
 
 
 def fits_of(caller: Any, frames: Sequence[np.ndarray]) -> list[Fit]:

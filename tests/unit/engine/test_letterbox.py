@@ -188,12 +188,28 @@ def test_what_the_kernel_does_not_take_is_told_and_left_to_ultralytics(monkeypat
     assert not calls
 
 
-def test_a_batch_that_takes_much_memory_is_left_to_ultralytics(monkeypatch):
-    frames = [noise(72, 128, 3)] * 3
-    monkeypatch.setattr(letterbox, "MOST_BYTES", frames[0].nbytes * 3)
-    assert letterbox.decide(Caller(), frames)[1] is None
+@pytest.mark.parametrize(
+    ("sizes", "sent"),
+    [([(45, 80)] * 5, [2, 2, 1]), ([(45, 80), (80, 45), (1, 50)], [2, 1])],
+    ids=["one size", "several"],
+)
+def test_a_batch_that_takes_much_memory_goes_up_in_parts(monkeypatch, sizes, sent):
+    letterbox_stand_in.install(monkeypatch)
+    frames = [noise(*size, 3, seed=i) for i, size in enumerate(sizes)]
+    monkeypatch.setattr(letterbox, "MOST_BYTES", 2 * frames[0].nbytes)
+    at_a_time, staged = [], Staging._sent
+    monkeypatch.setattr(
+        Staging, "_sent", lambda self, some, shapes: at_a_time.append(len(some)) or staged(self, some, shapes)
+    )
+    ours, theirs = both(Caller(), frames)
+    assert torch.equal(ours, theirs)
+    assert at_a_time == sent
+
+
+def test_a_picture_that_takes_much_memory_is_left_to_ultralytics(monkeypatch):
     monkeypatch.setattr(letterbox, "MOST_BYTES", 2**20)
-    assert letterbox.decide(Caller(), [noise(300, 400, 3)] * 3)[1] == "a batch is larger than 1 MiB"
+    assert letterbox.decide(Caller(), [noise(300, 400, 3)] * 3)[1] is None
+    assert letterbox.decide(Caller(), [noise(600, 800, 3)])[1] == "a picture is larger than 1 MiB"
 
 
 def test_a_frame_just_small_enough_goes_up_as_it_is():
