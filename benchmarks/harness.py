@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,13 @@ def discover(folder: Path = PROGRAMS) -> dict[str, Benchmark]:
         if spec is None or spec.loader is None:
             raise BenchmarkError(f"{path.name} can not be imported")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ModuleNotFoundError as error:
+            raise BenchmarkError(
+                f"{path.name} needs the Python package {error.name}, which {sys.executable} does not have: "
+                "type .venv/bin/python -m benchmarks in a clone, after make setup"
+            ) from None
         benchmark = module.BENCHMARK
         if benchmark.name != path.stem:
             raise BenchmarkError(f"{path.name} declares the benchmark {benchmark.name!r}: the names must agree")

@@ -22,6 +22,8 @@ from yolov12.settings import DECLARED
 TASKS = ("detect", "segment", "semantic", "depth", "classify", "pose", "obb")
 RENAMED = ("boxes", "hide_labels", "hide_conf", "line_thickness", "end2end", "half", "int8")
 REMOVED = ("label_smoothing", "save_hybrid", "crop_fraction", "keras")
+ELSEWHERE = {"gradient_checkpointing": "type checkpoint=all for True, or checkpoint=0 for False"}
+"""Keys of other programs that a script may use, with what says the same on a command line."""
 BARE = ("half", "int8", "end2end", "nms")
 """Keys that `yolo` takes without a value though their default is not a boolean."""
 VERBATIM = ("name", "project")
@@ -190,6 +192,8 @@ def known_key(typed: str, keys: Collection[str]) -> str:
         raise UserError(f"{typed} is read before the command line is: set {DECLARED[key].env} in the environment")
     if key in keys or key in DECLARED:
         return key
+    if key in ELSEWHERE:
+        raise UserError(f"there is no argument {typed!r} on the command line: {ELSEWHERE[key]}")
     raise UserError(f"there is no argument {typed!r}{_nearest(key, [*keys, *DECLARED])}")
 
 

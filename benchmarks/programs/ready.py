@@ -46,11 +46,27 @@ model.train(data=sys.argv[1], epochs=1, imgsz=64, batch=4, workers=0, device="cp
 
 
 def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
-    """The pictures and the script, in a folder that a container may write to."""
+    """The pictures and the script, in a folder that a container may write to.
+
+    Raises:
+        BenchmarkError: the image is not there; told before minutes go into the other side's installation.
+    """
+    require_image(str(parameters["image"]))
     from yolov12.data import synth
 
     synth.write(scratch / "data", n_train=8, n_val=4, imgsz=64)
     (scratch / "script.py").write_text(SCRIPT)
+
+
+def require_image(image: str) -> None:
+    """Raise BenchmarkError unless a container engine answers and has the image."""
+    try:
+        asked = subprocess.run(["docker", "image", "inspect", image], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BenchmarkError(f"needs a container engine and the image {image}: docker: {error.strerror}") from None
+    if asked.returncode:
+        said = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
+        raise BenchmarkError(f"needs a container engine and the image {image}: {said}; type make build")
 
 
 def run_side(job: Job) -> Measured:

@@ -128,6 +128,11 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(typed, meant):
         options(typed)
 
 
+def test_an_argument_that_only_scripts_have_is_told_what_says_the_same_here():
+    with pytest.raises(UserError, match=r"'gradient_checkpointing' on the command line: type checkpoint=all for True"):
+        options("gradient_checkpointing=True")
+
+
 def test_what_is_much_less_similar_is_not_proposed_beside_the_nearest():
     with pytest.raises(UserError, match=r"did you mean batch\?$"):
         options("bacth=1")

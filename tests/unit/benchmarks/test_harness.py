@@ -168,3 +168,11 @@ def test_a_program_must_be_named_like_its_file(tmp_path):
 def test_files_that_start_with_an_underscore_are_helpers(tmp_path):
     (tmp_path / "_shared.py").write_text("raise AssertionError('imported')\n")
     assert harness.discover(tmp_path) == {}
+
+
+def test_a_package_that_a_program_lacks_is_named_with_the_python_that_lacks_it(tmp_path):
+    (tmp_path / "needy.py").write_text("import no_such_package")
+    with pytest.raises(
+        BenchmarkError, match=r"^needy.py needs the Python package no_such_package, which .*python.* does not have"
+    ):
+        harness.discover(tmp_path)

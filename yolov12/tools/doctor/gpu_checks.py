@@ -47,7 +47,7 @@ def driver(world: World) -> Iterator[Result]:
             "driver",
             "none",
             f"{NO_GPU}: everything runs on the CPU",
-            "device=cpu   # or install NVIDIA's driver on the host: nvidia-smi must answer there",
+            "yolov12 train device=cpu ...   # or install NVIDIA's driver on the host: nvidia-smi must answer there",
         )
         return
     if not seen.is_reachable and not is_used:
@@ -156,7 +156,7 @@ def _build_for(gpu: Gpu) -> str:
     """How what the build makes gets code for a GPU."""
     codes = [arch for arch in pins.ARCHS if verify.runs_on(gpu.arch, [arch])]
     if not codes:
-        return "device=cpu   # or another GPU: nothing that is pinned has code for this one"
+        return "yolov12 train device=cpu ...   # or another GPU: nothing that is pinned has code for this one"
     return f'make build ARCHS="{codes[-1]}"   # or several: ARCHS="{" ".join(pins.ARCHS)}"'
 
 
@@ -164,7 +164,7 @@ def _another(world: World, gpu: Gpu) -> str:
     """What to do where a library that comes as it is has no code for a GPU."""
     if verify.runs_on(gpu.arch, pins.ARCHS):  # then the pinned one has
         return _reinstall(world)
-    return "device=cpu   # or another GPU: the pinned libraries have no code for this one"
+    return "yolov12 train device=cpu ...   # or another GPU: the pinned libraries have no code for this one"
 
 
 def attention(world: World) -> Iterator[Result]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from yolov12 import settings
 from yolov12.errors import ExitError
 from yolov12.export import cache as engine_cache
+from yolov12.folders import check_writable
 from yolov12.tools import verify
 from yolov12.tools.doctor.result import Result, fail, ok, skipped, warn
 from yolov12.tools.doctor.world import World
@@ -73,6 +74,17 @@ def cache(world: World) -> Iterator[Result]:
     else:
         yield ok("cache", str(world.cache), world.cache_reason)
     if not world.engines.is_dir():
+        try:
+            check_writable(world.engines, argument="YOLOV12_TRT_CACHE_DIR")
+        except ExitError as error:
+            yield fail(
+                "cache",
+                str(world.engines),
+                str(error),
+                "unset YOLOV12_TRT_CACHE_DIR   # or name another folder",
+                "engines",
+            )
+            return
         yield skipped("cache", "no engine was built here yet", subject="engines")
         return
     if found := _open_to_others(world.engines, "engines"):

@@ -83,6 +83,11 @@ def open_cache(mode: int) -> Break:
     return make
 
 
+def engines_below_a_file(world: World) -> World:
+    (world.cache.parent / "file").touch()
+    return replace(world, engines=world.cache.parent / "file/engines")
+
+
 def open_engines_elsewhere(world: World) -> World:
     engines = world.cache.parent / "elsewhere"
     engines.mkdir()
@@ -162,6 +167,7 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "an engine was changed": (changed_engine, "cache", "warn", "yolov12 cache verify"),
     "anyone writes the cache": (open_cache(0o702), "cache", "warn", "chmod go-w"),
     "a group writes the cache": (open_cache(0o720), "cache", "warn", "chmod go-w"),
+    "engines can not be written": (engines_below_a_file, "cache", "fail", "unset YOLOV12_TRT_CACHE_DIR"),
     "a group writes the engines": (open_engines_elsewhere, "cache", "warn", "elsewhere"),
     "the cache goes with the container": (broken(cache_reason="temporary: /workspace: read-only"), "cache", "warn", "YOLOV12_CACHE_DIR=FOLDER"),
     "ultralytics phones home": (broken(environ={"YOLO_OFFLINE": "false"}), "offline", "warn", "unset YOLO_OFFLINE"),

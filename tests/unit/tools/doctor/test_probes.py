@@ -86,6 +86,14 @@ def test_the_loader_decodes_and_its_processes_bring_batches(monkeypatch):
     assert "OpenCV" in trial.decoder
 
 
+@pytest.mark.parametrize(("failures", "told"), [(["came too late"], ""), (["came too late", "died"], "died")])
+def test_a_loader_process_that_fails_once_is_tried_again(monkeypatch, failures, told):
+    answers = iter([*failures, ""])
+    monkeypatch.setattr(probes, "_worker_failure", lambda files: next(answers))
+    monkeypatch.setattr(probes, "DECODE_S", 0.05)
+    assert probes.loader(on_gpu=False).worker_failure == told
+
+
 def test_a_loader_process_that_fails_is_the_reason(monkeypatch):
     class Dies:
         """A loader whose process dies; torch's own, taken down so, complains in threads of later tests."""
