@@ -16,7 +16,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from yolov12 import early, folders, recipes
+from yolov12 import early, folders, recipes, sigterm
 from yolov12.distributed import launchers
 from yolov12.errors import RetryableError, UserError
 from yolov12.log import program, say, without
@@ -139,7 +139,8 @@ def export(words: list[str], options: Options) -> int:
     if options.get("data"):
         options["data"] = _bundled_or(options["data"])
         _check_channels(model, options)
-    print(model.export(**_call_arguments(options)))
+    with sigterm.as_an_exception():
+        print(model.export(**_call_arguments(options)))
     return 0
 
 

@@ -151,21 +151,25 @@ class YOLOv12Mixin:
             return run.engine_of_file(Path(self.model), kwargs)
         self._check_is_pytorch_model()  # type: ignore[attr-defined]
 
-        def measure(file: Path | None) -> float:
+        def measure(file: Path | None, imgsz: tuple[int, int]) -> float:
             if file is not None:
-                return _mean_ap(type(self)(file, task=self.task), kwargs)
+                return _mean_ap(type(self)(file, task=self.task), kwargs["data"], imgsz)
             # A copy: validation folds batch norms into the model that it is given. Without the predictor of an earlier call, which has a lock.
             with replaced(self, predictor=None):
                 bare = copy.deepcopy(self)
-            return _mean_ap(bare, kwargs)
+            return _mean_ap(bare, kwargs["data"], imgsz)
 
         return run.export(self.model, super().export, with_device(kwargs, count=1), measure)  # type: ignore[misc]
 
 
-def _mean_ap(model: Any, arguments: dict[str, Any]) -> float:
-    """mAP50-95 in percent on the data set of an export, on the CPU. Pictures are padded to a square for both sides: a fixed graph takes no other."""
-    sizes = {key: arguments[key] for key in ("imgsz",) if arguments.get(key)}
-    found = model.val(data=arguments["data"], device="cpu", rect=False, plots=False, verbose=False, save=False, **sizes)
+def _mean_ap(model: Any, data: Any, imgsz: tuple[int, int]) -> float:
+    """mAP50-95 in percent on the data set of an export, on the CPU. Pictures are padded to a square for both sides: a fixed graph takes no other.
+
+    Args:
+        imgsz: (height, width) of the export: by itself a model would take the size that it was trained at, and a file of any size 640.
+    """
+    size = imgsz[0] if imgsz[0] == imgsz[1] else list(imgsz)
+    found = model.val(data=data, imgsz=size, device="cpu", rect=False, plots=False, verbose=False, save=False)
     return 100 * float(next(value for key, value in found.results_dict.items() if key.startswith("metrics/mAP50-95")))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,32 @@ def _load_checked(self: Any, weight: str | Path) -> None:
 
     trust.check_fits(Path(weight), built_by, module, str(tensorrt.__version__), builder.gpu_here())
     builder.load_plugins(tensorrt)  # an engine may name one (efficient_nms.py); upstream loads none
-    _upstream_load_model(self, weight)
+    with replaced(tensorrt, Runtime=_runtime_for(Path(weight), built_by, tensorrt)):
+        _upstream_load_model(self, weight)
+
+
+def _runtime_for(path: Path, built_by: Mapping[str, Any], tensorrt: Any) -> Any:
+    """TensorRT's `Runtime` that tells of a plan that it can not read, where the bindings give None, and takes a version-compatible one.
+
+    Such a plan carries a runtime of its own, which is code of the host and runs only where that is allowed (TensorRT's developer guide, "Version
+    Compatibility"). `trust.check` has looked whose it is.
+    """
+
+    class Runtime(tensorrt.Runtime):
+        def __init__(self, logger: Any) -> None:
+            super().__init__(logger)
+            if built_by.get("version_compatible"):
+                self.engine_host_code_allowed = True
+
+        def deserialize_cuda_engine(self, plan: bytes) -> Any:
+            engine = super().deserialize_cuda_engine(plan)
+            if engine is None:
+                raise UserError(
+                    f"TensorRT {tensorrt.__version__} can not read {path}, and has said why; {trust.again(path)}"
+                )
+            return engine
+
+    return Runtime
 
 
 @contextmanager
@@ -174,6 +199,8 @@ def told_in_our_words(staged: Path | None = None, final: Path | None = None) -> 
             text = text.replace(str(staged.resolve()), str(final.resolve())).replace(str(staged), str(final))
             if text.lstrip().startswith("Export complete"):
                 closing.append(text)
+                return False
+            if "export success" in text:  # too early: it may still be refused, and is not of that size yet
                 return False
         record.msg, record.args = text, ()
         return True

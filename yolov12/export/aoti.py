@@ -34,7 +34,7 @@ from yolov12.wholefile import replacing
 MODEL = "model"
 """The name that a package's only network has in it, which torch's loader looks for."""
 
-Evaluate = Callable[[Path | None], float]
+Evaluate = Callable[[Path | None, tuple[int, int]], float]
 """See gate.Evaluate."""
 
 
@@ -57,6 +57,7 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
     target = destination(network)
     target = target.with_name(f"{target.stem}_{here.arch}{aoti_file.SUFFIX}")
     folders.check_writable(target.parent, str(target))
+    settings.trt_cache_dir()  # refused here, where nothing has been traced yet
     content = built(network, asked, device, here)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:

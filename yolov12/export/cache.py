@@ -124,6 +124,8 @@ def entries(folder: Path) -> tuple[list[Entry], list[str]]:
     """All entries, the one used longest ago first; and a line for each record that can not be read."""
     found, unreadable = [], []
     for record in folder.glob("*.json"):
+        if not NAME.fullmatch(record.stem):  # the user's own, as in `sweep`
+            continue
         try:
             found.append(_read(record))
         except (OSError, ValueError, KeyError, TypeError) as error:

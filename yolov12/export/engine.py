@@ -46,8 +46,9 @@ def check(trt: Any, request: Request) -> tuple[str, ...]:
     """The architectures to build for, empty for TensorRT proper; refuses what can not be built here.
 
     Raises:
-        UserError: no GPU for TensorRT proper, or a GPU that TensorRT-RTX does not know.
+        UserError: no GPU for TensorRT proper, a GPU that TensorRT-RTX does not know, or a folder for engines that can not be written to.
     """
+    settings.trt_cache_dir()
     builder.check(trt, request.archs, request.version_compatible)
     has_gpu = torch.cuda.is_available()
     if not builder.is_rtx(trt):

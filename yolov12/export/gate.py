@@ -23,8 +23,8 @@ from yolov12.export.request import Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
 from yolov12.seams import replaced
 
-Evaluate = Callable[[Path | None], float]
-"""A file, or None for the source -> its mAP50-95 in percent on the data set that the user named."""
+Evaluate = Callable[[Path | None, tuple[int, int]], float]
+"""A file, or None for the source, and (height, width) in pixels -> its mAP50-95 in percent on the data set that the user named, at that size."""
 
 NMS_LEAST_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
 """How well boxes that are left after suppression must overlap."""
@@ -83,7 +83,7 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     try:
         lines = list(_compared(case, pictures, allowed))
         if case.evaluate is not None:
-            lines.append(_same_map(case.path, case.evaluate, allowed))
+            lines.append(_same_map(case, case.evaluate, allowed))
     except ParityError as error:
         raise ParityError(f"{error} {_where(case, pictures)}") from error
     return lines
@@ -161,8 +161,8 @@ def open_backend(case: Case) -> parity.Exported:
     )
 
 
-def _same_map(path: Path, evaluate: Evaluate, allowed: Tolerance) -> str:
-    before, after = evaluate(None), evaluate(path)
+def _same_map(case: Case, evaluate: Evaluate, allowed: Tolerance) -> str:
+    before, after = evaluate(None, case.imgsz), evaluate(case.path, case.imgsz)
     words = f"mAP50-95 {before:.2f} -> {after:.2f}"
     if not before - after <= allowed.map_points:
         raise ParityError(

@@ -37,7 +37,10 @@ Stock = Callable[..., str]
 
 
 def export(
-    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+    network: Any,
+    stock: Stock,
+    options: Mapping[str, Any],
+    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
 ) -> str:
     """Export and give the path of the file.
 
@@ -91,6 +94,7 @@ def export(
             with replacing(target.parent / file.name) as part:
                 shutil.copyfile(file, part)
     final = target.parent / made[-1].name
+    say(f"export: {final} ({final.stat().st_size / 2**20:.1f} MiB)")
     for text in closing:
         if trt is not None and builder.is_rtx(trt):
             text = text.partition("\nPredict:")[0]  # nothing here runs it
@@ -206,7 +210,7 @@ def _verified(
     path: Path,
     form: str,
     request: Request,
-    evaluate: Callable[[Path | None], float] | None,
+    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
     by_plugin: Suppression | None = None,
 ) -> list[str]:
     if not request.verify:
@@ -257,7 +261,10 @@ def _engine(network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin
 
 
 def _of_ultralytics(
-    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+    network: Any,
+    stock: Stock,
+    options: Mapping[str, Any],
+    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
 ) -> str:
     """A format that is ultralytics' alone; TorchScript is compared, and of the others it is said that they are not."""
     form = str(options.get("format") or "torchscript").lower()

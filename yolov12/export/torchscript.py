@@ -29,7 +29,10 @@ Stock = Callable[..., str]
 
 
 def export(
-    network: Any, stock: Stock, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+    network: Any,
+    stock: Stock,
+    options: Mapping[str, Any],
+    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
 ) -> str:
     """Export and give the path of the file. A failure leaves the old one as it was.
 
@@ -57,6 +60,7 @@ def export(
             say(line)
         with replacing(target) as part:
             shutil.copyfile(staged, part)
+    say(f"export: {target} ({target.stat().st_size / 2**20:.1f} MiB)")
     for text in closing:
         LOGGER.info(text)
     return str(target)
@@ -77,7 +81,10 @@ def _require_room(target: Path, weights_bytes: int) -> None:
 
 
 def _verified(
-    network: Any, path: Path, options: Mapping[str, Any], evaluate: Callable[[Path | None], float] | None
+    network: Any,
+    path: Path,
+    options: Mapping[str, Any],
+    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
 ) -> list[str]:
     if options.get("verify") is False:
         return [f"parity: torchscript {requests.NOT_ASKED}"]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,21 @@ def check(path: Path) -> dict[str, Any]:
     expected = metadata.get(engine_file.PLAN_BYTES, len(plan))
     if not plan or len(plan) != expected:
         raise UserError(
-            f"{path} was cut: its plan has {len(plan)} bytes{f' of {expected}' if expected else ''}; {_rebuild(path)}"
-        )
-    if not settings.current().trust_weights and not cache.is_ours(settings.trt_cache_dir(), plan):
-        raise UserError(
-            f"{path} is native code that was not built here: if you trust its author, type trust_weights=1 (YOLOV12_TRUST_WEIGHTS=1); "
-            f"else {_rebuild(path)}"
+            f"{path} was cut: its plan has {len(plan)} bytes{f' of {expected}' if expected else ''}; {again(path)}"
         )
     built_by = metadata.get(engine_file.BUILT_BY)
-    return built_by if isinstance(built_by, dict) else {}
+    built_by = built_by if isinstance(built_by, dict) else {}
+    if not settings.current().trust_weights and not cache.is_ours(settings.trt_cache_dir(), plan):
+        by = f", but by {_words(built_by)}" if built_by else ""
+        raise UserError(
+            f"{path} is native code that was not built here{by}: if you trust its author, type trust_weights=1 (YOLOV12_TRUST_WEIGHTS=1); "
+            f"else {again(path)}"
+        )
+    return built_by
+
+
+def _words(built_by: Mapping[str, Any]) -> str:
+    return f"{built_by.get('module')} {built_by.get('version')} for {built_by.get('gpu')}"
 
 
 def check_fits(path: Path, built_by: Mapping[str, Any], module: str, version: str, gpu: str) -> None:
@@ -49,17 +56,23 @@ def check_fits(path: Path, built_by: Mapping[str, Any], module: str, version: st
     """
     if not built_by:
         return
-    made = f"{path} was built by {built_by.get('module')} {built_by.get('version')} for {built_by.get('gpu')}"
+    made = f"{path} was built by {_words(built_by)}"
     here = f"here is {module} {version} on {gpu}"
     same_version = built_by.get("version") == version or (
-        built_by.get("version_compatible")
-        and str(built_by.get("version")).partition(".")[0] == version.partition(".")[0]
+        bool(built_by.get("version_compatible")) and _follows(version, str(built_by.get("version")))
     )
     if built_by.get("module") != module or not same_version or built_by.get("gpu") != gpu:
-        raise UserError(f"{made}, and {here}: {_rebuild(path)}")
+        raise UserError(f"{made}, and {here}: {again(path)}")
 
 
-def _rebuild(path: Path) -> str:
+def _follows(version: str, built: str) -> bool:
+    """Whether a version-compatible engine of `built` runs in `version`: one of its major line that is no older."""
+    here, made = ([int(number) for number in re.findall(r"\d+", one)] for one in (version, built))
+    return here[:1] == made[:1] and here >= made
+
+
+def again(path: Path) -> str:
+    """What to type to have the engine at `path` built here."""
     source = next(
         (beside for beside in (path.with_suffix(".onnx"), path.with_suffix(".pt")) if beside.is_file()),
         path.with_suffix(".pt"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,10 +117,31 @@ def test_the_map_of_a_model_that_has_predicted_is_taken_from_a_copy(monkeypatch:
     """Its predictor has a lock, which can not be copied."""
     model = YOLO("yolo12n.yaml")
     model.predictor = SimpleNamespace(lock=threading.Lock())
-    monkeypatch.setattr(run, "export", lambda network, export, arguments, measure: str(measure(None)))
-    monkeypatch.setattr(yolo, "_mean_ap", lambda model, arguments: model.predictor)
+    monkeypatch.setattr(run, "export", lambda network, export, arguments, measure: str(measure(None, (64, 64))))
+    monkeypatch.setattr(yolo, "_mean_ap", lambda model, data, imgsz: model.predictor)
     assert model.export(data="my.yaml") == "None"
     assert model.predictor is not None
+
+
+@pytest.mark.parametrize(("imgsz", "size"), [((160, 160), 160), ((96, 160), [96, 160])])
+def test_a_model_and_its_export_are_measured_at_the_size_of_the_export(
+    imgsz: tuple[int, int], size: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model's own size is what it was trained at, and that of a file that takes any size is 640."""
+    asked: list[tuple[bool, Any]] = []
+
+    def val(model: Any, **arguments: Any) -> Any:
+        asked.append((isinstance(model.model, str), arguments["imgsz"]))
+        return SimpleNamespace(results_dict={"metrics/mAP50-95(B)": 0.5})
+
+    def export(network: Any, export: Any, arguments: Any, measure: Any) -> str:
+        return str([measure(file, imgsz) for file in (None, tmp_path / "best.onnx")])
+
+    (tmp_path / "best.onnx").touch()
+    monkeypatch.setattr(YOLO, "val", val)
+    monkeypatch.setattr(run, "export", export)
+    assert YOLO("yolo12n.yaml").export(data="my.yaml") == "[50.0, 50.0]"
+    assert asked == [(False, size), (True, size)]
 
 
 def test_a_stream_of_frames_asks_the_driver_about_its_gpu_once(monkeypatch: pytest.MonkeyPatch) -> None:

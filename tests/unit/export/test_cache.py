@@ -118,6 +118,7 @@ def test_files_of_the_users_own_are_not_swept(tmp_path):
     for name in ("annotations.json", "mine.plan"):
         (tmp_path / name).write_text("{}")
     assert cache.sweep(tmp_path) == []
+    assert cache.verify(tmp_path) == []
     assert len(list(tmp_path.iterdir())) == 2
 
 

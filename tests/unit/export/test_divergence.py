@@ -65,7 +65,7 @@ def test_the_gate_fails_with_the_numbers_and_the_place(model, exported, tmp_path
 
 def test_a_worse_map_is_told_with_the_place_too(model, exported, tmp_path):
     maps = iter([50.0, 49.6])
-    case = gate.Case(model.model, exported, "onnx", "fp32", (96, 96), evaluate=lambda file: next(maps))
+    case = gate.Case(model.model, exported, "onnx", "fp32", (96, 96), evaluate=lambda file, imgsz: next(maps))
     with pytest.raises(parity.ParityError, match=r"worse .*: mAP50-95 50\.00 -> 49\.60 .* All 120 convolutions agree"):
         gate.verify(case)
 

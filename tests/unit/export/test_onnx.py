@@ -93,7 +93,7 @@ def test_a_folder_that_can_not_be_made_is_named(model, tmp_path):
         onnx.export(model, tmp_path / "file" / "x.onnx")
 
 
-def test_what_the_exporter_says_names_this_program_and_no_file_that_is_not_there(model, tmp_path, monkeypatch):
+def test_what_the_exporter_says_names_this_program_and_no_file_that_is_not_there(model, tmp_path, monkeypatch, capsys):
     from ultralytics.utils import LOGGER
 
     said = []
@@ -111,6 +111,7 @@ def test_what_the_exporter_says_names_this_program_and_no_file_that_is_not_there
     assert "bin/yolov12 val task=detect" in text
     assert "starting from '" not in text
     assert "input shape (1, 3, 64, 64)" in text
-    assert " MiB)" in text
+    assert "export success" not in text, "it had yet to be compared"
+    assert f"export: {tmp_path}/small.onnx (" in capsys.readouterr().err
     assert " MB)" not in text
     assert LOGGER.filters == before

@@ -114,7 +114,10 @@ def test_int8_is_calibrated_compared_and_measured(network, stock, loose, tmp_pat
     data = synth.write(tmp_path / "data", 4, 2, 96, 0)
     asked = []
     run.export(
-        network, stock, {"format": "onnx", "int8": True, "data": str(data)}, lambda file: asked.append(file) or 50.0
+        network,
+        stock,
+        {"format": "onnx", "int8": True, "data": str(data)},
+        lambda file, imgsz: asked.append(file) or 50.0,
     )
     assert files(tmp_path) == ["best_int8.onnx"]
     graph = onnx.load(tmp_path / "best_int8.onnx")

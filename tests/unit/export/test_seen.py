@@ -98,12 +98,19 @@ def test_a_turned_box_is_seen_only_where_boxes_have_an_angle_and_are_shown():
 @pytest.mark.parametrize(("after", "passes"), [(50.2, True), (49.8, True), (49.6, False), (float("nan"), False)])
 def test_mean_average_precision_may_be_a_little_worse_and_any_better(tmp_path, after, passes):
     allowed = seen.TOLERANCES["fp16"]
+    case = gate.Case(torch.nn.Identity(), tmp_path / "x.onnx", "onnx", "fp16", (96, 160))
+    sizes = []
+
+    def evaluate(file, imgsz):
+        sizes.append(imgsz)
+        return after if file else 50.0
 
     def same_map():
-        return gate._same_map(tmp_path / "x.onnx", lambda file: after if file else 50.0, allowed)
+        return gate._same_map(case, evaluate, allowed)
 
     if passes:
         assert f"mAP50-95 50.00 -> {after:.2f} (allowed 0.3 points less)" in same_map()
     else:
         with pytest.raises(parity.ParityError, match=r"worse than its source: mAP50-95 50\.00"):
             same_map()
+    assert sizes == [(96, 160)] * 2, "both at the size of the export"

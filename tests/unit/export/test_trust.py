@@ -35,7 +35,10 @@ def test_an_engine_that_was_built_here_is_loaded_framed_or_raw(folder, engine, t
 
 
 def test_an_engine_of_someone_else_is_native_code(folder, engine, monkeypatch):
-    with pytest.raises(UserError, match=r"native code that was not built here: .* trust_weights=1"):
+    with pytest.raises(
+        UserError,
+        match=r"native code that was not built here, but by tensorrt 11.4.0 for sm_90 NVIDIA H100: .* trust_weights=1",
+    ):
         trust.check(engine)
     monkeypatch.setenv("YOLOV12_TRUST_WEIGHTS", "1")
     assert trust.check(engine) == MADE
@@ -85,6 +88,12 @@ def test_a_version_compatible_engine_runs_in_every_version_of_its_major(engine):
         trust.check_fits(engine, made, "tensorrt", "12.0.0", HERE[2])
 
 
+@pytest.mark.parametrize("older", ["11.3.9", "11.0.0", "10.16.1"])
+def test_an_older_version_runs_no_newer_engine(engine, older):
+    with pytest.raises(UserError, match=f"and here is tensorrt {older}"):
+        trust.check_fits(engine, MADE | {"version_compatible": True}, "tensorrt", older, HERE[2])
+
+
 def test_a_plan_without_a_header_is_left_to_tensorrt(engine):
     trust.check_fits(engine, {}, "tensorrt", "12.0.0", "any")
 
@@ -108,6 +117,28 @@ def test_ultralytics_loads_nothing_before_it_was_checked(folder, engine, monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     backend.load_model(engine)
     assert loaded == [engine]
+
+
+@pytest.mark.parametrize("made", [{}, {"version_compatible": True}])
+def test_code_of_the_host_is_allowed_where_an_engine_brings_it_and_what_can_not_be_read_is_told(engine, made):
+    class Bindings:
+        __version__ = "11.4.0"
+
+        class Runtime:
+            engine_host_code_allowed = False
+
+            def __init__(self, logger):
+                self.logger = logger
+
+            def deserialize_cuda_engine(self, plan):
+                return "engine" if plan == b"plan" and self.engine_host_code_allowed else None
+
+    runtime = adapter._runtime_for(engine, made, Bindings)("logger")
+    assert runtime.logger == "logger"
+    if made:
+        assert runtime.deserialize_cuda_engine(b"plan") == "engine"
+    with pytest.raises(UserError, match=r"^TensorRT 11.4.0 can not read .*; make it again with"):
+        runtime.deserialize_cuda_engine(b"plan" if not made else b"other")
 
 
 def test_an_engine_without_tensorrt_is_refused_and_nothing_is_installed(folder, engine, monkeypatch):

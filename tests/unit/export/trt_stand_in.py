@@ -82,6 +82,9 @@ class TensorRT(ModuleType):
     def Builder(self, logger: Any) -> Any:
         return _Builder(self, logger)
 
+    class Runtime:
+        """For what is looked at before an engine is loaded; none is (`yolov12_deploy`'s stand-in loads some)."""
+
     def OnnxParser(self, network: Any, logger: Any) -> Any:
         errors = [] if self.plan else ["Failed to parse"]
         return SimpleNamespace(

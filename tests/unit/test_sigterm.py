@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""SIGTERM as an exception: what was half made goes, and the exit code says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from yolov12 import sigterm
+
+
+def test_what_was_half_made_goes_and_the_exit_code_says_why(tmp_path):
+    with (
+        pytest.raises(SystemExit) as ended,
+        sigterm.as_an_exception(),
+        tempfile.TemporaryDirectory(dir=tmp_path) as folder,
+    ):
+        (Path(folder) / "part").touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+    assert ended.value.code == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_afterwards_the_signal_is_whose_it_was():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
+    try:
+        with sigterm.as_an_exception():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["mine"]
