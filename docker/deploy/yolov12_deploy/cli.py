@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import json
+import math
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,13 @@ OPTIONS = {
     "device": "auto",
     "out": "",
     "save": 1,
+}
+RANGES = {
+    "conf": (0, 1),
+    "iou": (0, 1),
+    "max_det": (1, math.inf),
+    "imgsz": (0, math.inf),
+    "threads": (0, math.inf),
 }
 PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -77,7 +87,7 @@ def parse(words: list[str]) -> dict[str, str | float | int]:
     """Options from `key=value`, `--key=value` and `--key value`.
 
     Raises:
-        UsageError: an unknown key, or a value of another kind than its default.
+        UsageError: an unknown key, a value of another kind than its default, or one that is out of range.
     """
     options: dict[str, str | float | int] = dict(OPTIONS)
     waiting = list(words)
@@ -94,6 +104,10 @@ def parse(words: list[str]) -> dict[str, str | float | int]:
             options[key] = kind(value)
         except ValueError as error:
             raise UsageError(f"{key}={value}: type a number") from error
+        low, high = RANGES.get(key, (-math.inf, math.inf))
+        if key in RANGES and not low <= kind(value) <= high:  # so is what is no number, as "nan"
+            limits = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
+            raise UsageError(f"{key}={value}: type a number {limits}")
     return options
 
 
@@ -114,6 +128,7 @@ def predict(options: dict[str, str | float | int]) -> int:
     print(f"{model.name} runs {detector.session.place}", file=sys.stderr)
     thresholds = Thresholds(float(options["conf"]), float(options["iou"]), int(options["max_det"]))
     out = make_folder(str(options["out"]))
+    drawn: set[str] = set()
     with (out / "predictions.jsonl").open("w") as lines:
         for file in pictures:
             picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
@@ -124,9 +139,17 @@ def predict(options: dict[str, str | float | int]) -> int:
             lines.write(json.dumps({"picture": str(file), "boxes": boxes}) + "\n")
             print(f"{file}: {len(boxes)} boxes")
             if options["save"]:
-                write(out / file.name, cv2.imencode(file.suffix, draw(picture, found, detector.names))[1])
+                name = next(name for name in names_of(file) if name not in drawn)
+                drawn.add(name)
+                write(out / name, cv2.imencode(file.suffix, draw(picture, found, detector.names))[1])
     print(f"{len(pictures)} pictures, in {out}")
     return 0
+
+
+def names_of(picture: Path) -> Iterator[str]:
+    """Its own name, then cat-2.jpg, cat-3.jpg, ...: pictures of several folders may have one name."""
+    yield picture.name
+    yield from (f"{picture.stem}-{number}{picture.suffix}" for number in itertools.count(2))
 
 
 def write(file: Path, content: Any) -> None:

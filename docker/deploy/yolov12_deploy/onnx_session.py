@@ -54,7 +54,11 @@ class OnnxSession:
             return self.session.run(None, {self.input_name: pixels})[0]
         except (BROKEN.Fail, BROKEN.InvalidArgument, BROKEN.RuntimeException) as error:
             size = "x".join(map(str, pixels.shape[2:]))
-            raise UsageError(f"ONNX Runtime could not run the model {self.place} at imgsz={size}: {error}") from error
+            advice = "; type a multiple of 32" if any(side % 32 for side in pixels.shape[2:]) else ""
+            said = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"ONNX Runtime could not run the model at imgsz={size} ({self.place}){advice}: {said}"
+            ) from error
 
 
 def choose_provider(device: str) -> tuple[str, str]:

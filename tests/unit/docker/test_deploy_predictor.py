@@ -6,10 +6,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,7 +22,7 @@ from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "docker/deploy"))
 
-from yolov12_deploy import cli
+from yolov12_deploy import cli, onnx_session
 from yolov12_deploy.boxes import overlap, suppress
 from yolov12_deploy.draw import colour, draw
 from yolov12_deploy.errors import UsageError
@@ -196,6 +198,26 @@ def test_predict_writes_a_line_and_a_picture_for_each_picture(model, pictures, t
     assert all(box["score"] > 0.5 and box["name"] == NAMES[box["class"]] for line in lines for box in line["boxes"])
 
 
+def test_pictures_of_one_name_do_not_overwrite_each_other(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / "two" / folder).mkdir(parents=True)
+        shutil.copyfile(PHOTO, tmp_path / "two" / folder / "x.jpg")
+    assert cli.main(["predict", f"model={model}", "source=two/*/x.jpg"]) == 0
+    assert {file.name for file in (tmp_path / "runs/predict").iterdir()} == {"predictions.jsonl", "x.jpg", "x-2.jpg"}
+
+
+def test_a_size_that_the_model_can_not_take_is_told_what_it_can(model, monkeypatch):
+    session = Detector(model).session
+
+    def fails(*_):
+        raise onnx_session.BROKEN.Fail("Concat failed\nand so on")
+
+    monkeypatch.setattr(session, "session", SimpleNamespace(run=fails))
+    with pytest.raises(UsageError, match=r"at imgsz=33x64 \(on the CPU: .*\); type a multiple of 32: Concat failed$"):
+        session.run(np.zeros((1, 3, 33, 64), np.float32))
+
+
 def test_a_drawn_picture_is_a_copy_and_neighbouring_classes_differ():
     picture = np.zeros((40, 40, 3), np.uint8)
     drawn = draw(picture, np.float32([[5, 5, 30, 30, 0.9, 0]]), NAMES)
@@ -214,6 +236,9 @@ def test_a_drawn_picture_is_a_copy_and_neighbouring_classes_differ():
         (["predict"], "predict needs model=: for example model=best.onnx"),
         (["predict", "modle=a.onnx"], "'modle=a.onnx' is not understood; predict knows model=, source="),
         (["predict", "model=a.onnx", "conf=high"], "conf=high: type a number"),
+        (["predict", "model=a.onnx", "conf=2"], "conf=2: type a number from 0 to 1"),
+        (["predict", "model=a.onnx", "iou=nan"], "iou=nan: type a number from 0 to 1"),
+        (["predict", "model=a.onnx", "max_det=-1"], "max_det=-1: type a number of 1 or more"),
         (["predict", f"model={__file__}", f"source={PHOTO}", "device=0"], "device=0: type device=auto or device=cpu"),
         (
             ["predict", "model=a.onnx", "source=nowhere/"],

@@ -96,7 +96,9 @@ def test_a_size_that_the_model_can_not_take_is_said_with_its_words(tmp_path):
     )
     session = onnx_session.OnnxSession(tmp_path / "a.onnx")
     assert session.run(np.ones((1, 3, 4, 4), np.float32)).shape == (1, 3, 4, 4)
-    with pytest.raises(UsageError, match=r"could not run the model on the CPU: .* at imgsz=5x5: .*Reshape"):
+    with pytest.raises(
+        UsageError, match=r"could not run the model at imgsz=5x5 \(on the CPU: .*\); type a multiple of 32: .*Reshape"
+    ):
         session.run(np.ones((1, 3, 5, 5), np.float32))
 
 
