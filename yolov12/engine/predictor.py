@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,7 @@ from yolov12.engine.scoring import fixed, in_kernels, timing
 from yolov12.engine.scoring.asked import Asked, Suppression, asked
 from yolov12.engine.scoring.scale import placing_of, scale
 from yolov12.engine.staging import Staging, gathered, normalised
+from yolov12.log import say_once
 from yolov12.seams import Seam
 
 SEAMS = (
@@ -158,16 +160,26 @@ class YOLOv12Predictor(DetectionPredictor):
                 self.model.backend.model.to(memory_format=torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
+        asked_px = self.args.imgsz
+        with put_off("torchvision") if self.fast else nullcontext():  # which it imports for its suppression
+            super().setup_source(source, stride)
+        self._say_the_size(asked_px)
         if self.fast is None:
-            super().setup_source(source, stride)
             return
-        with put_off("torchvision"):  # which it imports for its suppression
-            super().setup_source(source, stride)
         # A method of this object would keep it as it keeps the source, and the graphs with both until Python looks for cycles.
         this = weakref.ref(self)
         self.dataset = read_ahead(self.dataset, partial(_letterboxed, this))
         if isinstance(self.dataset, ReadAhead) and settings.current().predict_ahead:
             self.dataset.launch = partial(_launched, this)
+
+    def _say_the_size(self, asked_px: int | Sequence[int]) -> None:
+        """A file of one size is run at that, whatever `imgsz` says (engine/predictor.py:298)."""
+        asked, taken = (
+            "x".join(map(str, (size, size) if isinstance(size, int) else size)) for size in (asked_px, self.args.imgsz)
+        )
+        if taken != asked:
+            name = self.args.model
+            say_once(f"size {name}", f"predict: at imgsz={taken}, the only size that {name} takes, and not {asked}")
 
     def preprocess(self, im: Tensor | list[np.ndarray]) -> Tensor:
         """(n, channels, height, width) of a batch's pictures: ultralytics' numbers, from one copy that nobody waits for."""

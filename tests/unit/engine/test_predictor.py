@@ -23,6 +23,7 @@ import pytest
 import torch
 import ultralytics.engine.predictor as upstream_predictor
 from PIL import Image
+from ultralytics.engine.predictor import BasePredictor
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
 
@@ -580,3 +581,20 @@ def test_a_pre_transform_of_somebody_elses_may_return_anything(model, pictures, 
     ours = list(predicted(model, source, with_own_pre_transform(YOLOv12Predictor)))
     assert_same(ours, theirs)
     assert any(len(result.boxes) for result in ours), "a parity of nothing proves little"
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken", "said"),
+    [
+        (96, [64, 64], "predict: at imgsz=64x64, the only size that m.onnx takes, and not 96x96\n"),
+        ([96, 64], [64, 64], "predict: at imgsz=64x64, the only size that m.onnx takes, and not 96x64\n"),
+        (64, [64, 64], ""),
+        (96, 96, ""),
+    ],
+)
+def test_a_file_of_one_size_is_not_run_at_another_without_a_word(monkeypatch, capsys, asked, taken, said):
+    monkeypatch.setattr(BasePredictor, "setup_source", lambda self, *_: setattr(self.args, "imgsz", taken))
+    monkeypatch.setattr("yolov12.log._said", set())
+    predictor = YOLOv12Predictor(overrides={"imgsz": asked, "model": "m.onnx", "mode": "predict"})
+    predictor.setup_source("pictures")
+    assert capsys.readouterr().err == said
