@@ -133,7 +133,7 @@ def overview() -> Iterator[str]:
     yield ""
     yield from _settings_help(settings_page.help_lines())
     yield ""
-    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted by Ctrl-C; 143 terminated between two steps;"
+    yield "exit codes: 0 done; 2 usage or bad input; 75 worth a retry; 130 interrupted by Ctrl-C; 143 asked to end by SIGTERM;"
     yield "            1: what doctor, verify, cache verify, bench, nccl-test or demo oom looked at is not as it should be;"
     yield "            1 with a traceback: a bug of this program; 141: what reads its output has ended"
     yield "Unofficial: not affiliated with the authors of YOLOv12 or Ultralytics. AGPL-3.0-or-later."

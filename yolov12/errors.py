@@ -38,4 +38,4 @@ class PeerFailedError(RetryableError):
 
 
 TERMINATED = 143
-"""Exit code of a training that ended because a scheduler asked for it: 128 + SIGTERM."""
+"""Exit code of what ended because a scheduler asked for it: 128 + SIGTERM. A training has saved a checkpoint, an export has left nothing."""

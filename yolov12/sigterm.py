@@ -7,23 +7,28 @@ Ctrl-C is an exception, on whose way out temporary files go; Python ends at once
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ASKED_TO_END = 143
-"""The exit code: 128 and the number of SIGTERM."""
+from yolov12.errors import TERMINATED
 
 
 @contextmanager
 def as_an_exception() -> Iterator[None]:
-    """Within the block SIGTERM raises SystemExit in the main thread, which must be the one that calls."""
+    """Within the block SIGTERM raises SystemExit in the main thread, which must be the one that calls.
+
+    Python raises it once its own code runs again: a library's call of minutes is waited for.
+    """
 
     def end(*_: Any) -> None:
-        raise SystemExit(ASKED_TO_END)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would come in the middle of the clearing up
+        print("asked to end by SIGTERM", file=sys.stderr)
+        raise SystemExit(TERMINATED)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: one that Python did not set

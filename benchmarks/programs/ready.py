@@ -66,7 +66,8 @@ def require_image(image: str) -> None:
         raise BenchmarkError(f"needs a container engine and the image {image}: docker: {error.strerror}") from None
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
-        raise BenchmarkError(f"needs a container engine and the image {image}: {said}; type make build")
+        advice = "; type make build" if "no such image" in said.lower() else ""
+        raise BenchmarkError(f"needs a container engine and the image {image}: {said}{advice}")
 
 
 def run_side(job: Job) -> Measured:

@@ -35,6 +35,7 @@ ROWS = (
 )
 DRAWN = 250
 WEIGHTS = "weights.pt"
+TRAINING_LIMIT_S = 900
 TRAIN = """
 import sys
 from ultralytics import YOLO
@@ -77,14 +78,19 @@ def trained(parameters: Mapping[str, Any], scratch: Path) -> bytes:
         scratch: holds the data set and fonts.
 
     Raises:
-        BenchmarkError: it failed.
+        BenchmarkError: it failed, or took too long.
     """
     names = ("model", "device", "imgsz", "train_batch", "epochs", "workers")
     arguments = [str(parameters[name]) for name in names]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         command = [sys.executable, "-c", TRAIN, training.data_yaml(scratch), folder, *arguments]
         environment = sides.environment("stock", scratch, os.environ)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False, timeout=TRAINING_LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"the training of the weights took more than {TRAINING_LIMIT_S} s") from None
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["?"])[-1]
             raise BenchmarkError(f"the training of the weights failed: {last}")

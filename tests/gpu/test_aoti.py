@@ -59,7 +59,7 @@ def test_a_package_for_this_gpu_rounds_no_worse_than_its_source(weights: Path, h
     for what, rows in (("boxes", slice(0, 4)), ("scores", slice(4, None))):
         source_off, package_off = ((made - exact)[:, rows].abs().mean() for made in (by_source, by_package))
         print(f"{what}: source {source_off:.2e}, package {package_off:.2e}")
-        assert package_off <= 1.5 * source_off, what
+        assert package_off <= 1.5 * source_off + 1e-5, what  # a GPU without TF32 has a source that is exact
 
 
 def test_predict_leaves_a_packages_boxes_on_the_gpu(weights: Path) -> None:

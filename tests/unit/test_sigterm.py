@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from yolov12 import sigterm
+from yolov12.sigterm import as_an_exception as ending
 
 
 def test_what_was_half_made_goes_and_the_exit_code_says_why(tmp_path):
     with (
         pytest.raises(SystemExit) as ended,
-        sigterm.as_an_exception(),
+        ending(),
         tempfile.TemporaryDirectory(dir=tmp_path) as folder,
     ):
         (Path(folder) / "part").touch()
@@ -26,11 +26,21 @@ def test_what_was_half_made_goes_and_the_exit_code_says_why(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_one_does_not_disturb_the_clearing_up():
+    with pytest.raises(SystemExit), ending():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            cleared = True
+    assert cleared
+
+
 def test_afterwards_the_signal_is_whose_it_was():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda *_: seen.append("mine"))
     try:
-        with sigterm.as_an_exception():
+        with ending():
             pass
         os.kill(os.getpid(), signal.SIGTERM)
     finally:

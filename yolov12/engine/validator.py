@@ -69,6 +69,12 @@ SEAMS = (
         "ultralytics.models.yolo.detect.val.DetectionValidator.get_stats",
         "ad64420cbd7c",
     ),
+    Seam(
+        "models/yolo/detect/val.py",
+        411,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.get_dataloader",
+        "5d9aea8adc6f",
+    ),
     Seam("utils/ops.py", 20, "ultralytics.utils.ops.Profile", "db37bfd51aaa"),
     Seam("utils/metrics.py", 795, "ultralytics.utils.metrics.ap_per_class", "a1f408ef8cd3"),
     # Followed rule by rule.
@@ -129,7 +135,7 @@ class YOLOv12Validator(DetectionValidator):
                 self.network = None
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
-        """As ultralytics', whose batches come in page-locked memory within a training only: uploads from elsewhere are waited for."""
+        """As ultralytics' (models/yolo/detect/val.py:431), whose batches are page-locked in a training only; other uploads are waited for."""
         if self.device.type != "cuda":
             return super().get_dataloader(dataset_path, batch_size)
         build = upstream_detect.build_dataloader
@@ -225,18 +231,24 @@ class YOLOv12Validator(DetectionValidator):
             return
         self.network = Network(model, pool, "val", self.args.compile)
         forward = model.forward
+        cut_before: set[torch.Size] = set()
 
         def by_graphs(img: Tensor, augment: bool = False) -> Any:
             network = self.network
             if network is None or augment or network.why_never() is not None:
                 return forward(img, augment=augment)
 
-            def predict(part: Tensor) -> Tensor:
-                return network(part) if network.why_eager(part) is None else predictions_of(forward(part))
-
             if network.why_eager(img) is None:
                 # A batch that is cut for want of memory calls again before it looks at the first answer.
-                return [predict(img).clone()]
+                return [network(img).clone()]
+            comes_again = img.shape in cut_before  # else its parts would be captured for one batch alone
+            cut_before.add(img.shape)
+
+            def predict(part: Tensor) -> Tensor:
+                if comes_again and network.why_eager(part) is None:
+                    return network(part)
+                return predictions_of(forward(part))
+
             return [_in_parts(predict, parts_of(img))]
 
         model.forward = by_graphs

@@ -166,10 +166,9 @@ def _mean_ap(model: Any, data: Any, imgsz: tuple[int, int]) -> float:
     """mAP50-95 in percent on the data set of an export, on the CPU. Pictures are padded to a square for both sides: a fixed graph takes no other.
 
     Args:
-        imgsz: (height, width) of the export: by itself a model would take the size that it was trained at, and a file of any size 640.
+        imgsz: (height, width) of the export, a square: by itself a model would take the size that it was trained at, and a file of any size 640.
     """
-    size = imgsz[0] if imgsz[0] == imgsz[1] else list(imgsz)
-    found = model.val(data=data, imgsz=size, device="cpu", rect=False, plots=False, verbose=False, save=False)
+    found = model.val(data=data, imgsz=imgsz[0], device="cpu", rect=False, plots=False, verbose=False, save=False)
     return 100 * float(next(value for key, value in found.results_dict.items() if key.startswith("metrics/mAP50-95")))
 
 

@@ -144,7 +144,7 @@ def _runtime_for(path: Path, built_by: Mapping[str, Any], tensorrt: Any) -> Any:
     class Runtime(tensorrt.Runtime):
         def __init__(self, logger: Any) -> None:
             super().__init__(logger)
-            if built_by.get("version_compatible"):
+            if built_by.get("version_compatible", True):  # a plan without a header may be one
                 self.engine_host_code_allowed = True
 
         def deserialize_cuda_engine(self, plan: bytes) -> Any:

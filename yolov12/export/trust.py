@@ -29,7 +29,7 @@ def check(path: Path) -> dict[str, Any]:
     built_by = metadata.get(engine_file.BUILT_BY)
     built_by = built_by if isinstance(built_by, dict) else {}
     if not settings.current().trust_weights and not cache.is_ours(settings.trt_cache_dir(), plan):
-        by = f", but by {_words(built_by)}" if built_by else ""
+        by = f" (its header says: by {_words(built_by)})" if built_by else ""
         raise UserError(
             f"{path} is native code that was not built here{by}: if you trust its author, type trust_weights=1 (YOLOV12_TRUST_WEIGHTS=1); "
             f"else {again(path)}"

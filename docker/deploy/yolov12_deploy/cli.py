@@ -104,10 +104,11 @@ def parse(words: list[str]) -> dict[str, str | float | int]:
             options[key] = kind(value)
         except ValueError as error:
             raise UsageError(f"{key}={value}: type a number") from error
-        low, high = RANGES.get(key, (-math.inf, math.inf))
-        if key in RANGES and not low <= kind(value) <= high:  # so is what is no number, as "nan"
-            limits = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
-            raise UsageError(f"{key}={value}: type a number {limits}")
+        if key in RANGES:
+            low, high = RANGES[key]
+            if not low <= kind(value) <= high:  # "nan" is in no range
+                limits = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
+                raise UsageError(f"{key}={value}: type a number {limits}")
     return options
 
 
@@ -136,11 +137,13 @@ def predict(options: dict[str, str | float | int]) -> int:
                 raise UsageError(f"source: {file} is not a picture that can be read")
             found = detector.predict(picture, thresholds)
             boxes = [as_record(row, detector.names) for row in found]
-            lines.write(json.dumps({"picture": str(file), "boxes": boxes}) + "\n")
+            record: dict[str, object] = {"picture": str(file), "boxes": boxes}
+            if options["save"]:
+                record["drawn"] = name = next(name for name in names_of(file) if name not in drawn)
+                drawn.add(name)
+            lines.write(json.dumps(record) + "\n")
             print(f"{file}: {len(boxes)} boxes")
             if options["save"]:
-                name = next(name for name in names_of(file) if name not in drawn)
-                drawn.add(name)
                 write(out / name, cv2.imencode(file.suffix, draw(picture, found, detector.names))[1])
     print(f"{len(pictures)} pictures, in {out}")
     return 0

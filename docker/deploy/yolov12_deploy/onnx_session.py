@@ -55,7 +55,7 @@ class OnnxSession:
         except (BROKEN.Fail, BROKEN.InvalidArgument, BROKEN.RuntimeException) as error:
             size = "x".join(map(str, pixels.shape[2:]))
             advice = "; type a multiple of 32" if any(side % 32 for side in pixels.shape[2:]) else ""
-            said = str(error).strip().splitlines()[0]
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(
                 f"ONNX Runtime could not run the model at imgsz={size} ({self.place}){advice}: {said}"
             ) from error

@@ -12,7 +12,7 @@ from benchmarks.programs import val
 from tests.unit.benchmarks.programs import run
 
 
-@pytest.mark.slow  # two whole trainings and six validations
+@pytest.mark.slow  # a whole training and six validations
 @pytest.mark.timeout(900)
 def test_both_sides_validate_the_same_weights_on_the_pictures_asked_for(tmp_path):
     small = {

@@ -37,7 +37,7 @@ def test_an_engine_that_was_built_here_is_loaded_framed_or_raw(folder, engine, t
 def test_an_engine_of_someone_else_is_native_code(folder, engine, monkeypatch):
     with pytest.raises(
         UserError,
-        match=r"native code that was not built here, but by tensorrt 11.4.0 for sm_90 NVIDIA H100: .* trust_weights=1",
+        match=r"native code that was not built here \(its header says: by tensorrt 11.4.0 for sm_90 NVIDIA H100\): .* trust_weights=1",
     ):
         trust.check(engine)
     monkeypatch.setenv("YOLOV12_TRUST_WEIGHTS", "1")
@@ -102,9 +102,17 @@ def test_ultralytics_loads_nothing_before_it_was_checked(folder, engine, monkeyp
     from ultralytics.nn.backends.tensorrt import TensorRTBackend
 
     loaded = []
-    monkeypatch.setattr(adapter, "_upstream_load_model", lambda backend, weight: loaded.append(weight))
+    bindings = TensorRT()
+
+    def load(backend, weight):
+        loaded.append(weight)
+        assert issubclass(bindings.Runtime, plain)
+        assert bindings.Runtime is not plain
+
+    plain = bindings.Runtime
+    monkeypatch.setattr(adapter, "_upstream_load_model", load)
     monkeypatch.setattr(builder, "find_module", lambda: "tensorrt")
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", TensorRT())
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", bindings)
     monkeypatch.setattr(builder, "gpu_here", lambda: HERE[2])
     adapter.install()
     backend = TensorRTBackend.__new__(TensorRTBackend)
@@ -117,9 +125,10 @@ def test_ultralytics_loads_nothing_before_it_was_checked(folder, engine, monkeyp
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     backend.load_model(engine)
     assert loaded == [engine]
+    assert bindings.Runtime is plain
 
 
-@pytest.mark.parametrize("made", [{}, {"version_compatible": True}])
+@pytest.mark.parametrize("made", [{}, {"version_compatible": True}, {"version_compatible": False}])
 def test_code_of_the_host_is_allowed_where_an_engine_brings_it_and_what_can_not_be_read_is_told(engine, made):
     class Bindings:
         __version__ = "11.4.0"
@@ -135,10 +144,13 @@ def test_code_of_the_host_is_allowed_where_an_engine_brings_it_and_what_can_not_
 
     runtime = adapter._runtime_for(engine, made, Bindings)("logger")
     assert runtime.logger == "logger"
-    if made:
+    is_allowed = made.get(
+        "version_compatible", True
+    )  # a plan of somebody else's has no header, and is trusted or not loaded
+    if is_allowed:
         assert runtime.deserialize_cuda_engine(b"plan") == "engine"
     with pytest.raises(UserError, match=r"^TensorRT 11.4.0 can not read .*; make it again with"):
-        runtime.deserialize_cuda_engine(b"plan" if not made else b"other")
+        runtime.deserialize_cuda_engine(b"other" if is_allowed else b"plan")
 
 
 def test_an_engine_without_tensorrt_is_refused_and_nothing_is_installed(folder, engine, monkeypatch):

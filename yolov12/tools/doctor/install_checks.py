@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yolov12 import settings
-from yolov12.errors import ExitError
+from yolov12.errors import ExitError, UserError
 from yolov12.export import cache as engine_cache
 from yolov12.folders import check_writable
 from yolov12.tools import verify
@@ -73,18 +73,13 @@ def cache(world: World) -> Iterator[Result]:
         yield warn("cache", str(world.cache), world.cache_reason, keep)
     else:
         yield ok("cache", str(world.cache), world.cache_reason)
+    try:
+        check_writable(world.engines, argument="YOLOV12_TRT_CACHE_DIR")
+    except UserError as error:
+        to_type = "unset YOLOV12_TRT_CACHE_DIR   # or set it to a folder that can be written to"
+        yield fail("cache", str(world.engines), str(error), to_type, "engines")
+        return
     if not world.engines.is_dir():
-        try:
-            check_writable(world.engines, argument="YOLOV12_TRT_CACHE_DIR")
-        except ExitError as error:
-            yield fail(
-                "cache",
-                str(world.engines),
-                str(error),
-                "unset YOLOV12_TRT_CACHE_DIR   # or name another folder",
-                "engines",
-            )
-            return
         yield skipped("cache", "no engine was built here yet", subject="engines")
         return
     if found := _open_to_others(world.engines, "engines"):

@@ -113,7 +113,7 @@ def workspace(world: World) -> Iterator[Result]:
     try:
         check_writable(world.runs)
     except ExitError as error:
-        to_type = 'project=FOLDER   # one of yours; in a container: docker run -v "$PWD":/workspace'
+        to_type = 'yolov12 train project=FOLDER ...   # one of yours; in a container: docker run -v "$PWD":/workspace'
         yield fail("workspace", str(world.runs), str(error), to_type)
         return
     if world.user == 0 and world.workspace_owner not in (None, 0):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import subprocess
+import threading
 import types
 
 import cv2
@@ -89,7 +90,13 @@ def test_the_loader_decodes_and_its_processes_bring_batches(monkeypatch):
 @pytest.mark.parametrize(("failures", "told"), [(["came too late"], ""), (["came too late", "died"], "died")])
 def test_a_loader_process_that_fails_once_is_tried_again(monkeypatch, failures, told):
     answers = iter([*failures, ""])
-    monkeypatch.setattr(probes, "_worker_failure", lambda files: next(answers))
+    threads = threading.active_count()
+
+    def failure(files):
+        assert threading.active_count() == threads, "a process that forks beside our threads may hang"
+        return next(answers)
+
+    monkeypatch.setattr(probes, "_worker_failure", failure)
     monkeypatch.setattr(probes, "DECODE_S", 0.05)
     assert probes.loader(on_gpu=False).worker_failure == told
 
