@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import keep, plan, plots, readme, record, report, run, suite, system
 from benchmarks.errors import BenchmarkError, RecordsError
 from benchmarks.harness import discover
+from yolov12.log import program
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,16 +108,8 @@ def _suite(names: list[str], records: Path) -> int:
         contents.append(content)
         complete.append(run.is_complete(step.plan, content))
     print("\n".join(suite.table(contents)))
-    print(
-        f"records: {records}; `{_python()} -m benchmarks report --records {records}` shows them with their circumstances"
-    )
+    print(f"records: {records}; `{program()} bench report --records {records}` shows them with their circumstances")
     return 0 if all(complete) else 1
-
-
-def _python() -> str:
-    """This interpreter as it is typed here: of a clone its own, else whatever is called so."""
-    python = Path(sys.executable)
-    return str(python.relative_to(Path.cwd())) if python.is_relative_to(Path.cwd()) else "python"
 
 
 def _plots() -> int:

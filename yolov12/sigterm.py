@@ -6,8 +6,8 @@ Ctrl-C is an exception, on whose way out temporary files go; Python ends at once
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +24,9 @@ def as_an_exception() -> Iterator[None]:
 
     def end(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would come in the middle of the clearing up
-        print("asked to end by SIGTERM", file=sys.stderr)
+        os.write(
+            2, b"asked to end by SIGTERM\n"
+        )  # not by print: the signal may have come while stderr was being written to
         raise SystemExit(TERMINATED)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -47,7 +47,8 @@ TRAIN = (
     "epochs=2 imgsz=64 batch=4 nbs=4 device=cpu optimizer=SGD workers=0 plots=False "
     # Each rank draws its own augmentations, so there are none.
     "mosaic=0 close_mosaic=0 hsv_h=0 hsv_s=0 hsv_v=0 translate=0 scale=0 fliplr=0 "
-    # Small steps: with those of a default run, weights that differ by a ten-millionth are a fifth of the way apart after six, in one process too.
+    # Small steps: with those of a default run, one process parts from itself if its weights differ by a ten-millionth, by a fifth of the way
+    # (benchmarks/records/2026-11-30-cpu-2-cores/rounding_parts.log).
     "lr0=0.001 warmup_epochs=0"
 ).split()
 

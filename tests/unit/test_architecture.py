@@ -30,6 +30,7 @@ FOUNDATION = {
     "log",
     "seams",
     "pins",
+    "sigterm",
 }
 ROOMS = {"model", "memory", "precision", "data", "distributed", "export"}
 MAY_IMPORT = {
@@ -40,7 +41,7 @@ MAY_IMPORT = {
     "__init__": {"compat"},
 }
 MAY_IMPORT["tools"] = FOUNDATION | ROOMS | {"engine", "compat", "tools"}
-COMMAND_LINE = {"cli", "verbs", "sigterm", "arguments", "arguments_page", "early", "values", "verb_table"}
+COMMAND_LINE = {"cli", "verbs", "arguments", "arguments_page", "early", "values", "verb_table"}
 MAY_IMPORT |= dict.fromkeys(COMMAND_LINE, MAY_IMPORT["tools"] | COMMAND_LINE)
 
 MAY_CHANGE_ULTRALYTICS = ("engine/", "model/", "compat.py", "data/adapter.py", "export/adapter.py")

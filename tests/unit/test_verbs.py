@@ -315,13 +315,13 @@ def test_the_channels_of_a_data_set_are_looked_at_before_it_is_used(yolo, line):
     assert called(yolo, "channels") == {"data": "a.yaml"}
 
 
-def test_an_export_that_is_asked_to_end_ends_as_an_exception(yolo, monkeypatch, capsys):
+def test_an_export_that_is_asked_to_end_ends_as_an_exception(yolo, monkeypatch, capfd):
     """So that its temporary files go."""
     monkeypatch.setattr(yolo, "export", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM), raising=False)
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", "model=yolov12n.yaml"])
     assert ended.value.code == 143
-    assert capsys.readouterr().err.endswith("asked to end by SIGTERM\n")
+    assert capfd.readouterr().err.endswith("asked to end by SIGTERM\n")
 
 
 def test_an_export_is_not_verified_where_told_so(yolo):

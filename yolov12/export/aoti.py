@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,12 @@ from yolov12.export import aoti_file, aoti_request, aoti_toolkit, cache, request
 from yolov12.export.adapter import as_exported, destination
 from yolov12.export.aoti_file import Origin
 from yolov12.export.aoti_request import Asked
+from yolov12.export.request import Evaluate
 from yolov12.log import program, say
 from yolov12.wholefile import replacing
 
 MODEL = "model"
 """The name that a package's only network has in it, which torch's loader looks for."""
-
-Evaluate = Callable[[Path | None, tuple[int, int]], float]
-"""See gate.Evaluate."""
 
 
 def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) -> str:

@@ -6,7 +6,7 @@ What can not be run on this machine is not called verified, and the line says wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,9 @@ from ultralytics.utils import ASSETS
 from yolov12.export import divergence, parity, ranked, rounded, suppressed
 from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
-from yolov12.export.request import Suppression
+from yolov12.export.request import Evaluate, Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
 from yolov12.seams import replaced
-
-Evaluate = Callable[[Path | None, tuple[int, int]], float]
-"""A file, or None for the source, and (height, width) in pixels -> its mAP50-95 in percent on the data set that the user named, at that size."""
 
 NMS_LEAST_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
 """How well boxes that are left after suppression must overlap."""

@@ -6,14 +6,18 @@ Other formats are ultralytics' business (`of` gives None for them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from yolov12.errors import UserError
 
 ENGINE = ("engine", "tensorrt", "trt")
 """What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
+
+Evaluate = Callable[[Path | None, tuple[int, int]], float]
+"""A file, or None for the source, and (height, width) in pixels -> its mAP50-95 in percent on the data set that the user named, at that size."""
 
 COMPARED = "onnx, engine, aoti, and torchscript on the CPU"
 """Formats that go through the gate."""

@@ -23,7 +23,7 @@ from yolov12.errors import UserError
 from yolov12.export import aoti_request, torchscript
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
-from yolov12.export.request import Request, Suppression
+from yolov12.export.request import Evaluate, Request, Suppression
 from yolov12.log import say
 from yolov12.wholefile import replacing
 
@@ -40,7 +40,7 @@ def export(
     network: Any,
     stock: Stock,
     options: Mapping[str, Any],
-    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
+    evaluate: Evaluate | None,
 ) -> str:
     """Export and give the path of the file.
 
@@ -48,7 +48,7 @@ def export(
         network: the PyTorch network that `stock` exports.
         stock: ultralytics' own export of it.
         options: what the user passed.
-        evaluate: measures mAP for the gate, see gate.Evaluate; asked only where `data=` was given.
+        evaluate: measures mAP for the gate, see request.Evaluate; asked only where `data=` was given.
 
     Raises:
         UserError: a combination that can not be made, a package that is missing, a folder that can not be written to.
@@ -210,7 +210,7 @@ def _verified(
     path: Path,
     form: str,
     request: Request,
-    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
+    evaluate: Evaluate | None,
     by_plugin: Suppression | None = None,
 ) -> list[str]:
     if not request.verify:
@@ -264,7 +264,7 @@ def _of_ultralytics(
     network: Any,
     stock: Stock,
     options: Mapping[str, Any],
-    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
+    evaluate: Evaluate | None,
 ) -> str:
     """A format that is ultralytics' alone; TorchScript is compared, and of the others it is said that they are not."""
     form = str(options.get("format") or "torchscript").lower()

@@ -17,6 +17,7 @@ from yolov12 import folders
 from yolov12.errors import RetryableError
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
+from yolov12.export.request import Evaluate
 from yolov12.log import say
 from yolov12.wholefile import replacing
 
@@ -32,7 +33,7 @@ def export(
     network: Any,
     stock: Stock,
     options: Mapping[str, Any],
-    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
+    evaluate: Evaluate | None,
 ) -> str:
     """Export and give the path of the file. A failure leaves the old one as it was.
 
@@ -40,7 +41,7 @@ def export(
         network: the PyTorch network that `stock` exports.
         stock: ultralytics' own export of it.
         options: what the user passed.
-        evaluate: measures mAP for the gate, see gate.Evaluate; asked only where `data=` was given.
+        evaluate: measures mAP for the gate, see request.Evaluate; asked only where `data=` was given.
 
     Raises:
         UserError: a folder that can not be written to.
@@ -84,7 +85,7 @@ def _verified(
     network: Any,
     path: Path,
     options: Mapping[str, Any],
-    evaluate: Callable[[Path | None, tuple[int, int]], float] | None,
+    evaluate: Evaluate | None,
 ) -> list[str]:
     if options.get("verify") is False:
         return [f"parity: torchscript {requests.NOT_ASKED}"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,9 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yolov12 import folders
+from yolov12 import folders, sigterm
 from yolov12.distributed import binding, devices, launchers
-from yolov12.errors import TERMINATED
 from yolov12.log import say, warn
 
 POLL_S = 0.1
@@ -145,21 +143,17 @@ def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
 def _ended_with_this() -> Iterator[list[subprocess.Popen[bytes]]]:
     """A list of processes none of which outlives the block, also where this process is asked to end."""
 
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(TERMINATED)
-
     started: list[subprocess.Popen[bytes]] = []
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield started
-    finally:
-        for process in started:
-            process.terminate()  # nothing, for one that has ended
-        deadline_s = time.monotonic() + ENDS_S
-        for process in started:
-            try:
-                process.wait(max(0.0, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        signal.signal(signal.SIGTERM, before)
+    with sigterm.as_an_exception():
+        try:
+            yield started
+        finally:
+            for process in started:
+                process.terminate()  # nothing, for one that has ended
+            deadline_s = time.monotonic() + ENDS_S
+            for process in started:
+                try:
+                    process.wait(max(0.0, deadline_s - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()

@@ -187,6 +187,9 @@ def loader(world: World) -> Iterator[Result]:
     if trial.worker_failure:
         why = f"loader processes did not bring a batch: {trial.worker_failure}"
         yield fail("loader", value, why, "workers=0   # loads in the training process; and see shm and limits")
+    elif trial.first_failure:
+        why = f"loader processes brought batches at a second try only; at the first: {trial.first_failure}"
+        yield warn("loader", value, why, "yolov12 doctor   # again; if it stays so, see shm and limits")
     else:
         yield ok("loader", f"{value}; loader processes bring batches", f"JPEG decoder: {trial.decoder}")
 

@@ -158,14 +158,15 @@ def loader(on_gpu: bool) -> LoaderTrial:
         synth.write(Path(folder) / "set", n_train=16, n_val=1, imgsz=320)
         files = sorted(map(str, (Path(folder) / "set/images/train").iterdir()))
         # First, while no threads of ours run: a process that forks beside them may inherit a lock that nobody lets go of. That can still be
-        # somebody else's thread, so only what fails twice is told.
-        failure = _worker_failure(files) and _worker_failure(files)
+        # somebody else's thread, so what fails is tried again.
+        first = _worker_failure(files)
+        failure = _worker_failure(files) if first else ""
         done, began = 0, time.perf_counter()
         with ThreadPoolExecutor(threads) as pool:
             while time.perf_counter() - began < DECODE_S:
                 done += len(list(pool.map(lambda file: on_the_cpu(0, file, 320, ""), files)))
         duration_s = time.perf_counter() - began
-        return LoaderTrial(done / duration_s, threads, words, failure)
+        return LoaderTrial(done / duration_s, threads, words, failure, "" if failure else first)
 
 
 class Pictures:

@@ -107,6 +107,8 @@ class LoaderTrial:
     """Which JPEG decoder, and why."""
     worker_failure: str = ""
     """Why loader processes did not bring a batch; empty if they did."""
+    first_failure: str = ""
+    """The same of the first try, where the second went well."""
 
 
 @dataclass(frozen=True)

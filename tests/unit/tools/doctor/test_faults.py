@@ -162,6 +162,8 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "slow data": (broken(read_speed=lambda place: Speed(5, "read", pictures_per_s=50)), "disk", "warn", "cache=ram"),
     "loader processes die": (
         broken(loader=lambda: LoaderTrial(1000, 8, "OpenCV", "worker is killed by signal: Bus error")), "loader", "fail", "workers=0"),
+    "loader processes died once": (
+        broken(loader=lambda: LoaderTrial(1000, 8, "OpenCV", "", "timed out")), "loader", "warn", "yolov12 doctor"),
     "another torch in the image": (another_torch, "versions", "fail", "yolov12 verify"),
     "another ultralytics on a host": (another_ultralytics_on_a_host, "versions", "fail", "make setup"),
     "an engine was changed": (changed_engine, "cache", "warn", "yolov12 cache verify"),

@@ -87,7 +87,10 @@ def test_the_loader_decodes_and_its_processes_bring_batches(monkeypatch):
     assert "OpenCV" in trial.decoder
 
 
-@pytest.mark.parametrize(("failures", "told"), [(["came too late"], ""), (["came too late", "died"], "died")])
+@pytest.mark.parametrize(
+    ("failures", "told"),
+    [([], ("", "")), (["came too late"], ("", "came too late")), (["came too late", "died"], ("died", ""))],
+)
 def test_a_loader_process_that_fails_once_is_tried_again(monkeypatch, failures, told):
     answers = iter([*failures, ""])
     threads = threading.active_count()
@@ -98,7 +101,8 @@ def test_a_loader_process_that_fails_once_is_tried_again(monkeypatch, failures, 
 
     monkeypatch.setattr(probes, "_worker_failure", failure)
     monkeypatch.setattr(probes, "DECODE_S", 0.05)
-    assert probes.loader(on_gpu=False).worker_failure == told
+    trial = probes.loader(on_gpu=False)
+    assert (trial.worker_failure, trial.first_failure) == told
 
 
 def test_a_loader_process_that_fails_is_the_reason(monkeypatch):
