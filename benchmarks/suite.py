@@ -46,7 +46,7 @@ SMALL: dict[str, Small] = {
     "val": Small(
         {"device": "cpu", "images": 32, "train_images": 16, "epochs": 1, "batch": 8, "imgsz": 64},
         rows=("val_5000_n",),
-        repeats=1,  # each side trains first
+        repeats=1,  # three validations of a side, after a training for both
     ),
 }
 """Meant to take less than ten minutes together on two cores."""
