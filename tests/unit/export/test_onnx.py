@@ -60,7 +60,9 @@ def test_a_dynamic_file_agrees_at_a_size_it_was_not_traced_with(model, images, t
 def opened(file: Path, sizes: tuple[str, ...]) -> None:
     """Have a file say that it takes any of these, whatever was built into it."""
     graph = onnx_package.load(file)
-    for name, side in zip(("batch", "channels", "height", "width"), graph.graph.input[0].type.tensor_type.shape.dim, strict=True):
+    for name, side in zip(
+        ("batch", "channels", "height", "width"), graph.graph.input[0].type.tensor_type.shape.dim, strict=True
+    ):
         if name in sizes:
             side.dim_param = name
     onnx_package.save(graph, file)
@@ -78,7 +80,9 @@ def test_what_was_built_into_a_file_that_says_it_takes_any_is_found(model, tmp_p
     fixed = onnx.export(model, tmp_path / "fixed.onnx", imgsz=96, verify=False)
     assert len(gate.verify(gate.Case(model.model, fixed, "onnx", "fp32", (96, 96)))) == 1
     opened(fixed, sizes)
-    with pytest.raises(parity.ParityError, match=r"does not run on pictures that it says it takes|gives outputs of shape"):
+    with pytest.raises(
+        parity.ParityError, match=r"does not run on pictures that it says it takes|gives outputs of shape"
+    ):
         gate.verify(gate.Case(model.model, fixed, "onnx", "fp32", (96, 96)))
 
 
