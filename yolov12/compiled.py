@@ -6,7 +6,7 @@ from __future__ import annotations
 KERNELS = "yolov12_kernels"
 """The package that holds them, and the namespace of their ops."""
 
-OPS = "1.6"
+OPS = "1.7"
 """Which version of its ops this code calls (VERSION of docker/kernels/build.py)."""
 
 

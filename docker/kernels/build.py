@@ -36,16 +36,16 @@ from native.build import (
 sys.path.pop(0)  # beside `native` lies a folder called flash_attn, which would be found as the package of that name
 
 HERE = Path(__file__).resolve().parent
-VERSION = "1.6"
+VERSION = "1.7"
 """Of the ops: raised when their arguments or their meaning change. Not this repository's, so that a release builds no kernels anew."""
 LIBRARY = "_kernels.so"
 OF_BATCH_NORM = ("batch_norm_apply", "batch_norm_gradient", "batch_norm_statistics")
 """Kernels that have their ops in one source."""
 KERNELS = (
     *("augment", *OF_BATCH_NORM, "depthwise", "detection_loss", "join", "stem"),
-    *("attend", "decode", "fused_conv", "fused_depthwise", "letterbox", "suppress"),  # of inference
+    *("attend", "decode", "fused_conv", "fused_depthwise", "letterbox", "suppress", "survive"),  # of inference
 )
-OPTIONS = {name: ["-fmad=false"] for name in ("augment", "letterbox", "suppress")}
+OPTIONS = {name: ["-fmad=false"] for name in ("augment", "letterbox", "suppress", "survive")}
 """Of nvcc, for some: they round each product, as torch's operations or OpenCV do, so that their answers are theirs."""
 OPS = (*(f"{name}_ops" for name in KERNELS if name not in OF_BATCH_NORM), "batch_norm_act_ops")
 HEADERS = (
@@ -55,7 +55,7 @@ HEADERS = (
     *("batch_norm_act.h", "depthwise.h", "detection_loss.h", "join.h", "numbers.cuh", "tensors.h"),
     *("stem.h", "stem_floats.cuh", "stem_halves.cuh", "tensor_cores.cuh"),
     *("attend.h", "decode.h", "finish.cuh", "fused_conv.h", "fused_depthwise.h", "letterbox.h"),
-    *("pipeline.cuh", "pixel_tensors.h", "pixels.h", "sigmoid.cuh", "suppress.h"),
+    *("overlap.cuh", "pipeline.cuh", "pixel_tensors.h", "pixels.h", "sigmoid.cuh", "suppress.h", "survive.h"),
 )
 SOURCES = (*HEADERS, *(f"{name}.cu" for name in KERNELS), *(f"{name}.cpp" for name in OPS))
 RUNS_CODE_FOR = {"89": "86"}

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "numbers.cuh"
+#include "overlap.cuh"
 
 namespace yolov12_kernels {
 namespace {
@@ -85,10 +86,6 @@ __device__ inline void sort(unsigned long long* keys, int count) {
   }
 }
 
-struct Corners {
-  float x1, y1, x2, y2;
-};
-
 // The corners of an anchor's box, as torch computes them in the predictions' type.
 template <typename T>
 __device__ Corners corners_of(const Predicted& of, int image, int anchor) {
@@ -99,16 +96,6 @@ __device__ Corners corners_of(const Predicted& of, int image, int anchor) {
   const float half_width = to_float(from_float<T>(values[2] / 2)), half_height = to_float(from_float<T>(values[3] / 2));
   return {to_float(from_float<T>(values[0] - half_width)), to_float(from_float<T>(values[1] - half_height)),
           to_float(from_float<T>(values[0] + half_width)), to_float(from_float<T>(values[1] + half_height))};
-}
-
-// In the order of operations of torchvision's kernels, each rounded: `__fmul_rn` is never one with a sum.
-__device__ inline float area_of(const Corners& box) { return __fmul_rn(box.x2 - box.x1, box.y2 - box.y1); }
-
-__device__ inline bool overlap(const Corners& a, float a_area, const Corners& b, float b_area, float most) {
-  const float width = fmaxf(fminf(a.x2, b.x2) - fmaxf(a.x1, b.x1), 0.0f), height = fmaxf(fminf(a.y2, b.y2) - fmaxf(a.y1, b.y1), 0.0f);
-  const float shared = __fmul_rn(width, height);
-  // Nothing shared is no overlap above any threshold, and the most frequent case; a corner that is no number makes the quotient none.
-  return shared > 0.0f && shared / (a_area + b_area - shared) > most;
 }
 
 __device__ inline float placed(float x, float padding, float inverse_gain, float limit) {

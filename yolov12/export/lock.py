@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from yolov12.log import say
 
@@ -23,11 +24,7 @@ def held(path: Path, waits_for: str, tell: Callable[[str], None] = say) -> Itera
         waits_for: what the other process is doing, for the line.
         tell: where the line goes.
     """
-    with path.open("a+") as file:
-        if not _taken(file.fileno()):
-            file.seek(0)
-            tell(f"waiting: {waits_for} in {file.read().strip() or 'another process'}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with _locked(path, waits_for, tell) as file:
         _sign(file.fileno())
         try:
             yield
@@ -40,6 +37,24 @@ def held_at_once(path: Path) -> Iterator[bool]:
     """Hold the lock if nobody has it; gives whether it is held."""
     with path.open("a+") as file:
         yield _taken(file.fileno())
+
+
+def _locked(path: Path, waits_for: str, tell: Callable[[str], None]) -> IO[str]:
+    """The file, opened and locked, and still the one of that name: who removes a cache's entry while others wait for it removes its lock too,
+    and those who come later would lock another file.
+    """
+    while True:
+        file = path.open("a+")
+        if not _taken(file.fileno()):
+            file.seek(0)
+            tell(f"waiting: {waits_for} in {file.read().strip() or 'another process'}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        file.close()
 
 
 def _taken(descriptor: int) -> bool:

@@ -35,6 +35,8 @@ ROUNDINGS = 4
 """How many times its own float32 rounding the source may be away from the export: both round, and not equally badly."""
 SEEN_SCORE = 1e-3
 """An anchor that scores less is not looked at by anyone: ultralytics validates from here on (engine/validator.py:144)."""
+OPEN_BATCH = 2
+"""Pictures that a file which takes any number is given at a time: one alone would not show a number that was built in by mistake."""
 WITH_ANCHORS = ("detect", "segment", "pose", "obb")
 """Tasks whose first output is (batch, 4 + classes + others, anchors)."""
 
@@ -115,7 +117,7 @@ def open_onnx(model: str | Path | bytes, imgsz: int | tuple[int, int] | None = N
     return Exported(
         run=lambda pixels: session.run(names, {entry.name: pixels.astype(dtype, copy=False)}),
         names=tuple(names),
-        batch=entry.shape[0] if isinstance(entry.shape[0], int) else 1,
+        batch=entry.shape[0] if isinstance(entry.shape[0], int) else OPEN_BATCH,
         height_width=_input_size(session, imgsz),
         channels=entry.shape[1],
         classes=_classes_per_anchor(session),

@@ -77,6 +77,10 @@ def export(
     suffix = "_int8.onnx" if request.precision == "int8" else ".onnx"
     target = target.with_name(f"{target.stem}{suffix}")
     folders.check_writable(target.parent, str(target))
+    if request.precision == "int8":
+        from yolov12.export import calibrate
+
+        calibrate.pictures(str(request.data))  # refused here, where nothing has been traced yet
     for reason in request.reasons:
         say(f"export: {reason}")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import onnx as onnx_package
 import pytest
 import torch
 
 from tests.unit.export.lively import lively_model
 from yolov12.errors import UserError
-from yolov12.export import adapter, onnx, parity
+from yolov12.export import adapter, gate, onnx, parity
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,35 @@ def test_a_dynamic_file_agrees_at_a_size_it_was_not_traced_with(model, images, t
     dynamic = onnx.export(model, tmp_path / "dynamic.onnx", imgsz=(64, 96), dynamic=True, verify=False)
     assert parity.require_raw(parity.compare_raw(model.model, dynamic, images)).height_width == (64, 96)
     assert parity.require_raw(parity.compare_raw(model.model, dynamic, images, imgsz=160)).height_width == (160, 160)
+
+
+def opened(file: Path, sizes: tuple[str, ...]) -> None:
+    """Have a file say that it takes any of these, whatever was built into it."""
+    graph = onnx_package.load(file)
+    for name, side in zip(
+        ("batch", "channels", "height", "width"), graph.graph.input[0].type.tensor_type.shape.dim, strict=True
+    ):
+        if name in sizes:
+            side.dim_param = name
+    onnx_package.save(graph, file)
+
+
+def test_a_file_of_any_size_is_compared_at_another_one_and_two_pictures_at_a_time(model, tmp_path):
+    dynamic = onnx.export(model, tmp_path / "dynamic.onnx", imgsz=96, dynamic=True, verify=False)
+    assert parity.open_onnx(dynamic).batch == 2
+    lines = gate.verify(gate.Case(model.model, dynamic, "onnx", "fp32", (96, 96)))
+    assert [line.partition(" images at ")[2].partition(":")[0] for line in lines] == ["96x96", "128x160"]
+
+
+@pytest.mark.parametrize("sizes", [("height", "width"), ("batch",)], ids=str)
+def test_what_was_built_into_a_file_that_says_it_takes_any_is_found(model, tmp_path, sizes):
+    fixed = onnx.export(model, tmp_path / "fixed.onnx", imgsz=96, verify=False)
+    assert len(gate.verify(gate.Case(model.model, fixed, "onnx", "fp32", (96, 96)))) == 1
+    opened(fixed, sizes)
+    with pytest.raises(
+        parity.ParityError, match=r"does not run on pictures that it says it takes|gives outputs of shape"
+    ):
+        gate.verify(gate.Case(model.model, fixed, "onnx", "fp32", (96, 96)))
 
 
 def test_a_fixed_batch_is_filled_up(model, images, tmp_path):

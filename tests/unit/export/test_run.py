@@ -132,12 +132,13 @@ def test_int8_is_calibrated_compared_and_measured(network, stock, loose, tmp_pat
     assert "parity: mAP50-95 50.00 -> 50.00 (allowed 0.3 points less)" in said
 
 
-def test_a_data_set_without_pictures_calibrates_nothing(tmp_path):
+def test_a_data_set_without_pictures_calibrates_nothing_and_nothing_is_traced(network, stock, tmp_path):
     data = synth.write(tmp_path / "data", 1, 1, 64, 0)
     for picture in (tmp_path / "data" / "images" / "train").iterdir():
         picture.unlink()
     with pytest.raises(UserError, match="has none to train on"):
-        calibrate.pictures(str(data))
+        run.export(network, stock, {"format": "onnx", "quantize": 8, "data": str(data)}, None)
+    assert stock.called == {}
 
 
 def test_pictures_are_spread_over_the_data_set():

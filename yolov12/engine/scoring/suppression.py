@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yolov12.engine.scoring import survive
+
 CLASS_OFFSET_PX = 7680
 CANDIDATES_PER_IMAGE = 30_000
 BLOCK = 256
@@ -156,6 +158,8 @@ def _survivors(
         limit: at most so many stand in an image.
     """
     threshold = comparable(threshold, boxes.device)
+    if survive.serves(boxes, limit):
+        return survive.survivors(boxes, ranked, list(lengths), threshold, limit)
     images, most = ranked.shape
     # One column more than may stand takes what comes too late.
     kept = ranked.new_full((images, limit + 1), -1)

@@ -185,6 +185,12 @@ def suppress(
     return prediction.new_empty((prediction.shape[0], most + 1, 6), dtype=torch.float32)
 
 
+@torch.library.register_fake("yolov12_kernels::survive")
+def survive(boxes: Tensor, order: Tensor, lengths: Tensor, iou: float, limit: int) -> tuple[Tensor, Tensor]:
+    """(images, limit) int64 and (images,) int32."""
+    return order.new_empty((order.shape[0], limit)), lengths.new_empty(lengths.shape)
+
+
 @torch.library.register_fake("yolov12_kernels::letterbox")
 def letterbox(frames: Tensor, levels: Tensor, height: int, width: int, top: int, left: int, out: Tensor) -> None:
     """Nothing: it writes into `out`."""
