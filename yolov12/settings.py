@@ -125,7 +125,7 @@ class Settings:
     plot_process: bool = setting(
         True,
         accepts="1 or 0",
-        doc="1: the plots of a training are drawn by processes of their own, beside it. 0: by the training itself, one after the other.",
+        doc="1: the plots of a training or a validation are drawn by processes of their own, beside it. 0: by its own process, one after the other.",
     )
     grad_compress: str = setting(
         "none",

@@ -141,6 +141,12 @@ def predictions_of(made: Any) -> Tensor:
     return made[0] if isinstance(made, (list, tuple)) else made
 
 
+def lay_out(model: Any, memory_format: torch.memory_format) -> None:
+    """Lay the weights of an AutoBackend's network out anew. They stay ordinary tensors, also where a prediction sets itself up."""
+    with torch.inference_mode(False):
+        model.backend.model.to(memory_format=memory_format)
+
+
 def parts_of(im: Tensor) -> Sequence[Tensor]:
     """A batch in parts of `PART_PIXELS`; of one picture, where that is larger already."""
     return im.split(max(1, PART_PIXELS // (im.shape[2] * im.shape[3])))

@@ -1,40 +1,34 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""When a run's plots are drawn, and when they must be there.
+"""What a validation draws is begun where ultralytics draws it, and is there when a callback may look for it, and at the end of the run.
 
-    labels.jpg                           begun before the first epoch, there at its end
-    curves and confusion matrices        begun where ultralytics draws them, there when a callback may look for them
-    results.png                          begun before the best weights are evaluated, there when `on_train_end` is called
-    memory.png                           begun after that, there when `on_train_end` is called
+    val_batch0_labels.jpg, val_batch0_pred.jpg, ...     of its first batches
+    curves and confusion matrices                       of its metrics
 
-They are drawn by a `Plotter`. Without one labels.jpg is drawn in a thread, and all others where ultralytics draws them.
+A `Plotter` draws them. Without one they are drawn as by ultralytics: the pictures of batches in threads, the others while everybody waits.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+import ultralytics.models.yolo.detect.val as upstream_detect
 import ultralytics.utils.metrics as upstream
+from torch import Tensor
 from ultralytics.utils import RANK, plotting
 
 from yolov12 import settings
-from yolov12.engine.aside import Aside
 from yolov12.engine.plotter import Plot, Plotter, why_not
 from yolov12.engine.saving import is_read_by
 from yolov12.log import say, warn
-from yolov12.memory import picture
-from yolov12.memory.history import Event
-from yolov12.memory.usage import Point
 from yolov12.seams import Seam, replaced
-
-if TYPE_CHECKING:
-    from yolov12.engine.trainer import YOLOv12Trainer
 
 SEAMS = (
     # Who calls the functions that draw, with which arguments.
@@ -45,34 +39,41 @@ SEAMS = (
         "ultralytics.models.yolo.detect.val.DetectionValidator.finalize_metrics",
         "43449e379d4e",
     ),
-    Seam("engine/trainer.py", 996, "ultralytics.engine.trainer.BaseTrainer.plot_metrics", "046604f9dfb2"),
-    Seam("engine/trainer.py", 1000, "ultralytics.engine.trainer.BaseTrainer.on_plot", "24b6fcfc3fb1"),
-    Seam("engine/trainer.py", 231, "ultralytics.engine.trainer.BaseTrainer.run_callbacks", "049f54871151"),
+    Seam(
+        "models/yolo/detect/val.py",
+        435,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.plot_val_samples",
+        "bd13b6b3c3f2",
+    ),
+    Seam(
+        "models/yolo/detect/val.py",
+        450,
+        "ultralytics.models.yolo.detect.val.DetectionValidator.plot_predictions",
+        "c086de74e503",
+    ),
+    # Of `plot_images`, which it hides from Python's inspection: tests hold the files against each other.
+    Seam("utils/__init__.py", 1185, "ultralytics.utils.threaded", "9a3cd4cfe6bb"),
 )
 
 MOST_AT_ONCE = 8
-"""A validation has six plots."""
+"""A validation has twelve plots, of which six are asked for at its end."""
 WAITS_AFTER_FAILURE_S = 5.0
 """A plot takes a second or two. Whoever waits for a run that failed, a peer or a launcher, is not to wait for one that hangs."""
+PICTURES_SHOWN = 16
+"""Of a batch: `max_subplots` of ultralytics' `plot_images`."""
+DRAWN_OF_LABELS = ("cls", "bboxes", "conf", "batch_idx")
+"""What it reads of a detector's labels beside the pictures."""
 
 
 class Plots:
-    """Of one run, on its first rank.
+    """Of one run, a validation or a training, on its first rank."""
 
-    Args:
-        trainer: the run, with its arguments.
-    """
-
-    def __init__(self, trainer: YOLOv12Trainer) -> None:
-        self._trainer = trainer
+    def __init__(self) -> None:
         self._plotter: Plotter | None = None
-        self._aside = Aside()
-        self._labels_are_there = False
-        self._results_are_begun = False
 
-    def begin(self) -> None:
+    def begin(self, are_wanted: bool) -> None:
         """Start the process that draws, where there is something to draw and nothing against it; a line says what that is."""
-        if not self._trainer.args.plots or RANK not in {-1, 0} or not settings.current().plot_process:
+        if not are_wanted or RANK not in {-1, 0} or not settings.current().plot_process:
             return
         reason = why_not()
         if not reason:
@@ -83,42 +84,8 @@ class Plots:
         if reason:
             say(f"plots: drawn by this process ({reason})")
 
-    def labels(self) -> None:
-        """Begin with labels.jpg."""
-        t = self._trainer
-        labels = t.train_loader.dataset.labels
-        boxes, classes = (np.concatenate([label[key] for label in labels], 0) for key in ("bboxes", "cls"))
-        arguments, keywords = (boxes, classes.squeeze()), {"names": t.data["names"], "save_dir": t.save_dir}
-        file = str(t.save_dir / "labels.jpg")
-        if self._plotter is None:
-            self._aside.run(f"drawing {file}", lambda: plotting.plot_labels(*arguments, **keywords, on_plot=t.on_plot))
-        else:
-            plot = Plot(plotting.__name__, "plot_labels", arguments, keywords, file, may_be_missing=True)
-            self._plotter.draw(plot, t.on_plot)
-
-    def results(self) -> None:
-        """Begin with results.png, for which results.csv must be complete. Nothing to do without a plotter."""
-        t = self._trainer
-        if self._plotter is not None:
-            plot = Plot(plotting.__name__, "plot_results", (), {"file": t.csv}, str(t.csv))
-            self._plotter.draw(plot, t.on_plot)
-            self._results_are_begun = True
-
-    @property
-    def results_are_begun(self) -> bool:
-        """Whether `wait` is all that is left to do for results.png."""
-        return self._results_are_begun
-
-    def memory(self, path: Path, points: Sequence[Point], events: Sequence[Event]) -> None:
-        """Draw memory.png, or begin with it."""
-        if self._plotter is None:
-            picture.draw(path, points, events)
-        else:
-            arguments = (path, list(points), list(events))
-            self._plotter.draw(Plot(picture.__name__, "draw", arguments, {}, str(path), takes_on_plot=False), None)
-
     @contextmanager
-    def of_validation(self) -> Iterator[None]:
+    def of_metrics(self) -> Iterator[None]:
         """Inside the block, what a validator draws of its metrics is begun; nobody waits."""
         if self._plotter is None:
             yield
@@ -137,6 +104,24 @@ class Plots:
             stack.enter_context(replaced(upstream.ConfusionMatrix, plot=plot))
             yield
 
+    @contextmanager
+    def of_batches(self) -> Iterator[None]:
+        """Inside the block, the pictures of a batch with its boxes are begun, which ultralytics draws in a thread of this process."""
+        if self._plotter is None:
+            yield
+            return
+        with replaced(upstream_detect, plot_images=self._begin_pictures):
+            yield
+
+    def _begin_pictures(self, labels: dict[str, Any], images: Any = None, **keywords: Any) -> None:
+        assert self._plotter is not None
+        on_plot = keywords.pop("on_plot", None)
+        drawn = {name: _on_cpu(labels[name]) for name in DRAWN_OF_LABELS if name in labels}
+        images = labels.get("img", images)
+        given = {"labels": drawn, "images": None if images is None else _shown(images), "threaded": False, **keywords}
+        file = str(keywords["fname"])
+        self._plotter.draw(Plot(plotting.__name__, "plot_images", (), given, file, may_be_missing=True), on_plot)
+
     def _begun_instead(self, function: str, file_of: Callable[..., str]) -> Callable[..., None]:
         def begin(*arguments: Any, on_plot: Any = None, **keywords: Any) -> None:
             assert self._plotter is not None
@@ -145,17 +130,17 @@ class Plots:
 
         return begin
 
-    def wait_for(self, callbacks: Iterable[Any]) -> None:
-        """`wait`, if one of the callbacks that are called now may look for plots. labels.jpg need not be there in the first epoch."""
-        if not self._labels_are_there or self._plotter is None or not self._plotter.is_waited_for:
-            return
-        if is_read_by(callbacks, uploads=bool(getattr(self._trainer, "platform", None))):
-            self._plotter.wait()
+    def wait_for(self, callbacks: Iterable[Any], *, uploads: bool = False) -> None:
+        """`wait`, if one of the callbacks that are called now may look for plots.
+
+        Args:
+            uploads: whether ultralytics' own do.
+        """
+        if self._plotter is not None and self._plotter.is_waited_for and is_read_by(callbacks, uploads=uploads):
+            self.wait()
 
     def wait(self) -> None:
         """Until all that was begun is there."""
-        self._labels_are_there = True
-        self._aside.join()
         if self._plotter is not None:
             self._plotter.wait()
 
@@ -198,3 +183,21 @@ def _without_matches(matrix: Any) -> Any:
 
 def _matrix_file(matrix: Any, normalize: bool = True, save_dir: str | Path = "", **keywords: Any) -> str:
     return str(Path(save_dir) / f"confusion_matrix, {normalize=}")
+
+
+def _on_cpu(values: Any) -> Any:
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
+
+
+def _shown(images: Tensor) -> np.ndarray:
+    """The pictures that are drawn of a batch, as `plot_images` turns them into bytes: a quarter of what it is given, so that less is handed over.
+
+    Args:
+        images: (n, channels, height, width) from 0 to 1, or to 255.
+    """
+    shown = images[:PICTURES_SHOWN].float()
+    if not len(shown) or shown[0].max() > 1:
+        return shown.cpu().numpy()
+    scaled = (shown * 255).to(torch.uint8)
+    # It would take a first picture without light for one that ends at 1.
+    return scaled.cpu().numpy() if scaled[0].max() > 1 else shown.cpu().numpy()

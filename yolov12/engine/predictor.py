@@ -154,10 +154,7 @@ class YOLOv12Predictor(DetectionPredictor):
         # The first batch warms up: ultralytics' own way would run it twice, and import torchvision, for seconds, for a suppression that is not used.
         self.done_warmup = self.done_warmup or self.fast is not None
         if self.fast and takes_channels_last(self.model, self.args):
-            with torch.inference_mode(
-                False
-            ):  # weights are to be ordinary tensors, also where a prediction sets itself up
-                self.model.backend.model.to(memory_format=torch.channels_last)
+            network.lay_out(self.model, torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
         asked_px = self.args.imgsz

@@ -30,7 +30,7 @@ from yolov12.engine.last_words import telling_the_others
 from yolov12.engine.loop import Loop
 from yolov12.engine.no_reducer import SameOnAllRanks
 from yolov12.engine.patches import install_patches
-from yolov12.engine.plots import Plots
+from yolov12.engine.run_plots import RunPlots
 from yolov12.engine.saving import Previous, Saver, somebody_reads, with_advice
 from yolov12.engine.validator import YOLOv12Validator
 from yolov12.log import say
@@ -108,7 +108,7 @@ class YOLOv12Trainer(DetectionTrainer):
         install_patches()
         self.card = card
         self.history = History()
-        self.drawing = Plots(self)
+        self.drawing = RunPlots(self)
         self.world = world.from_environment()
         self.vote_group: dist.ProcessGroup | None = None
         self.saver = Saver()
@@ -252,7 +252,7 @@ class YOLOv12Trainer(DetectionTrainer):
         segments.grow(self.device)
         try:
             with self.drawing, left_alone(), telling_the_others():
-                self.drawing.begin()
+                self.drawing.begin(bool(self.args.plots))
                 if not self.world.is_alone:
                     self._setup_ddp()
                 with doing("setting up"):

@@ -4,8 +4,8 @@
 ultralytics works through NMS, matching and the confusion matrix image by image and waits for the GPU several times in each. Here a batch
 goes through NMS together (scoring/suppression.py), its statistics stay on the device, and the whole set is matched at the end
 (scoring/statistics.py). What needs every image by itself, `visualize=True` and `save_json=True` on a data set that is neither COCO nor LVIS,
-takes ultralytics' way through statistics. A `.pt` file on a GPU answers by CUDA graphs (network.py); within a training the model is the trainer's,
-and runs as it is.
+takes ultralytics' way through statistics. A `.pt` file on a GPU answers by CUDA graphs (network.py), with its weights channels_last, as tensor
+cores take them; within a training the model is the trainer's, and runs as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import ops
 
 from yolov12.engine import backend
-from yolov12.engine.network import Network, parts_of, pool_of, predictions_of
+from yolov12.engine.network import Network, lay_out, parts_of, pool_of, predictions_of
 from yolov12.engine.not_yet import put_off
 from yolov12.engine.plots import Plots
 from yolov12.engine.scoring import suppression, timing
@@ -117,7 +117,7 @@ class YOLOv12Validator(DetectionValidator):
     collected: Collected | None = None
     """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
     drawing: Plots | None = None
-    """Of the run that this validator belongs to."""
+    """Of the run that this validator belongs to, or of its own."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # It imports torchvision for its NMS, and torchvision all of torch's compiler, for seconds. Our NMS needs neither.
@@ -125,6 +125,16 @@ class YOLOv12Validator(DetectionValidator):
             super().__init__(*args, **kwargs)
 
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
+        if self.drawing is None:
+            with Plots() as self.drawing:
+                self.drawing.begin(bool(self.args.plots))
+                try:
+                    return self._run(trainer, model, **kwargs)
+                finally:
+                    self.drawing = None
+        return self._run(trainer, model, **kwargs)
+
+    def _run(self, trainer: Any, model: Any, **kwargs: Any) -> Any:
         try:
             load = partial(backend.load, upstream_validator.AutoBackend)
             with replaced(upstream_validator, Profile=timing.profile, AutoBackend=load):
@@ -215,6 +225,14 @@ class YOLOv12Validator(DetectionValidator):
         with self._plots_begun():
             super().finalize_metrics()
 
+    def plot_val_samples(self, batch: dict[str, Any], ni: int) -> None:
+        with self._pictures_begun():
+            super().plot_val_samples(batch, ni)
+
+    def plot_predictions(self, batch: dict[str, Any], preds: list[dict[str, Tensor]], ni: int, **kwargs: Any) -> None:
+        with self._pictures_begun():
+            super().plot_predictions(batch, preds, ni, **kwargs)
+
     def run_callbacks(self, event: str) -> None:
         """As ultralytics', once the plots are there that one of them may look for."""
         if self.drawing is not None:
@@ -222,7 +240,10 @@ class YOLOv12Validator(DetectionValidator):
         super().run_callbacks(event)
 
     def _plots_begun(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.drawing is None else self.drawing.of_validation()
+        return nullcontext() if self.drawing is None else self.drawing.of_metrics()
+
+    def _pictures_begun(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.drawing is None else self.drawing.of_batches()
 
     def _run_by_graphs(self, model: Any) -> None:
         """Have an AutoBackend answer by graphs from now on (engine/validator.py:263)."""
@@ -230,6 +251,8 @@ class YOLOv12Validator(DetectionValidator):
         if pool is None:
             return
         self.network = Network(model, pool, "val", self.args.compile)
+        if self.network.why_never() is None and model.format == "pt" and self.args.channels_last is None:
+            lay_out(model, torch.channels_last)  # a copy of the caller's (engine/validator.py:371)
         forward = model.forward
         cut_before: set[torch.Size] = set()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A run's plots are the same whoever draws them, and are there when somebody may look."""
+"""A validation's plots are the same whoever draws them, and are there when somebody may look. A training's: test_run_plots.py."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import ultralytics.models.yolo.detect.val as upstream_detect
+from torch import Tensor
 from ultralytics.utils import metrics, plotting
 from ultralytics.utils.callbacks import base, platform
 
+from tests.unit.export.lively import lively_model
 from yolov12.data import synth
 from yolov12.engine import plots as module
-from yolov12.engine import trainer as of_trainer
 from yolov12.engine.plots import Plots
-from yolov12.memory import picture
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -33,6 +34,7 @@ class Noted:
         self.brief_waits_s: list[float] = []
         self.missing: list[str] = []
         self.arguments: list[tuple[Any, ...]] = []
+        self.keywords: list[dict[str, Any]] = []
         self.may_be_missing: list[str] = []
 
     is_waited_for = True
@@ -40,6 +42,7 @@ class Noted:
     def draw(self, plot: Any, on_plot: Any) -> None:
         self.drawn.append((plot.function, plot.file, on_plot))
         self.arguments.append(plot.arguments)
+        self.keywords.append(plot.keywords)
         self.may_be_missing += [plot.function] * plot.may_be_missing
 
     def wait(self) -> None:
@@ -54,69 +57,26 @@ class Noted:
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def plots(monkeypatch: pytest.MonkeyPatch) -> Plots:
     monkeypatch.setenv("YOLOV12_PLOT_PROCESS", "1")
     monkeypatch.setattr(module, "Plotter", Noted)
     monkeypatch.setattr(module, "why_not", lambda: "")
-    label = {"bboxes": np.full((3, 4), 0.5), "cls": np.zeros((3, 1))}
-    return SimpleNamespace(
-        args=SimpleNamespace(plots=True),
-        save_dir=tmp_path,
-        csv=tmp_path / "results.csv",
-        data={"names": {0: "a"}},
-        train_loader=SimpleNamespace(dataset=SimpleNamespace(labels=[label, label])),
-        on_plot=lambda *drawn: None,
-    )
+    begun = Plots()
+    begun.begin(True)
+    return begun
 
 
-def begun(trainer: Any) -> tuple[Plots, Noted]:
-    plots = Plots(trainer)
-    plots.begin()
+def noted(plots: Plots) -> Noted:
     assert isinstance(plots._plotter, Noted)
-    return plots, plots._plotter
+    return plots._plotter
 
 
-def test_each_plot_is_given_to_the_plotter(trainer: Any, tmp_path: Path) -> None:
-    plots, plotter = begun(trainer)
-    assert 1 <= plotter.at_once <= module.MOST_AT_ONCE
-    own = metrics.plot_pr_curve, metrics.plot_mc_curve, metrics.ConfusionMatrix.plot
-    plots.labels()
-    with plots.of_validation():
-        matrix = metrics.ConfusionMatrix(names={0: "a"})
-        for normalize in (True, False):
-            matrix.plot(save_dir=tmp_path, normalize=normalize, on_plot=print)
-        metrics.plot_pr_curve(1, 2, 3, tmp_path / "PR.png", {}, on_plot=print)
-        metrics.plot_mc_curve(1, 2, tmp_path / "F1.png", {}, ylabel="F1", on_plot=print)
-    assert own == (metrics.plot_pr_curve, metrics.plot_mc_curve, metrics.ConfusionMatrix.plot)
-    assert not plots.results_are_begun
-    plots.results()
-    assert plots.results_are_begun
-    plots.memory(tmp_path / "memory.png", [], [])
-    functions, files, told = zip(*plotter.drawn, strict=True)
-    assert functions == (
-        "plot_labels",
-        "ConfusionMatrix.plot",
-        "ConfusionMatrix.plot",
-        "plot_pr_curve",
-        "plot_mc_curve",
-        "plot_results",
-        "draw",
-    )
-    assert len(set(files)) == len(files)
-    assert told == (trainer.on_plot, *[print] * 4, trainer.on_plot, None)
-    assert plotter.may_be_missing == ["plot_labels"]
-    assert plotter.waits == 0
-    plots.close()
-    plots.close()
-    assert (plotter.waits, plotter.closed) == (1, 1)
-
-
-def test_no_tensor_of_the_device_goes_to_the_process_that_draws(trainer: Any, tmp_path: Path) -> None:
+def test_no_tensor_of_the_device_goes_to_the_process_that_draws(plots: Plots, tmp_path: Path) -> None:
     """With visualize=True a confusion matrix has some: unpickling one would begin with CUDA there."""
-    plots, plotter = begun(trainer)
+    plotter = noted(plots)
     matrix = metrics.ConfusionMatrix(names={0: "a"}, save_matches=True)
     matrix.matches = kept = {"TP": [object()]}
-    with plots.of_validation():
+    with plots.of_metrics():
         matrix.plot(save_dir=tmp_path, on_plot=print)
     ((given, *_),) = plotter.arguments
     assert given.matches is None
@@ -124,65 +84,17 @@ def test_no_tensor_of_the_device_goes_to_the_process_that_draws(trainer: Any, tm
     assert matrix.matches is kept
 
 
-@pytest.mark.parametrize("reason", ["none wanted", "off", "refused", "no room"])
-def test_without_a_plotter_plots_are_drawn_as_before(
-    reason: str, trainer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def full(at_once: int) -> None:
-        raise OSError("no room")
-
-    trainer.args.plots = reason != "none wanted"
-    if reason == "off":
-        monkeypatch.setenv("YOLOV12_PLOT_PROCESS", "0")
-    if reason == "refused":
-        monkeypatch.setattr(module, "why_not", lambda: "refused")
-    if reason == "no room":
-        monkeypatch.setattr(module, "Plotter", full)
-    plots, drawn = Plots(trainer), []
-    plots.begin()
-    said = capsys.readouterr().err
-    assert (reason in said) == (said != "") == (reason in ("refused", "no room"))
-    monkeypatch.setattr(plotting, "plot_labels", lambda *_, **keywords: drawn.append(keywords["save_dir"]))
-    monkeypatch.setattr(picture, "draw", lambda *_: drawn.append("memory"))
-    own = metrics.plot_pr_curve
-    plots.labels()
-    plots.wait()
-    with plots.of_validation():
-        assert metrics.plot_pr_curve is own
-    plots.results()
-    assert not plots.results_are_begun
-    plots.memory(tmp_path, [], [])
-    assert drawn == [tmp_path, "memory"]
-    plots.close()
-
-
-def test_who_may_look_at_plots_is_waited_for(trainer: Any) -> None:
-    plots, plotter = begun(trainer)
-    idle = [*base.default_callbacks["on_val_end"], *platform.callbacks.values()]
-    plots.wait_for([print])
-    assert plotter.waits == 0  # labels.jpg may be missing in the first epoch
-    plots.wait()
-    assert plotter.waits == 1
-    plots.wait_for(idle)
-    assert plotter.waits == 1
-    plots.wait_for([*idle, print])
-    assert plotter.waits == 2
-    trainer.platform = True
-    plots.wait_for(idle)
-    assert plotter.waits == 3
-
-
-def test_a_plot_that_fails_at_the_end_is_told(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    plots, plotter = begun(trainer)
+def test_a_plot_that_fails_at_the_end_is_told(plots: Plots, capsys: pytest.CaptureFixture[str]) -> None:
+    plotter = noted(plots)
     plotter.wait = lambda: 1 // 0  # type: ignore[method-assign]
     plots.close()
     assert plotter.closed == 1
     assert "WARNING a plot is missing: ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_a_run_that_failed_waits_for_its_plots_a_few_seconds(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_failed_waits_for_its_plots_a_few_seconds(plots: Plots, capsys: pytest.CaptureFixture[str]) -> None:
     """Its peers wait for it, and a plot that hangs does so for a minute."""
-    plots, plotter = begun(trainer)
+    plotter = noted(plots)
     plotter.missing = ["labels.jpg", "PR.png (ValueError: no)"]
     with pytest.raises(RuntimeError, match="of the run"), plots:
         raise RuntimeError("of the run")
@@ -192,80 +104,103 @@ def test_a_run_that_failed_waits_for_its_plots_a_few_seconds(trainer: Any, capsy
     assert said == "WARNING plots: the run ended before these were drawn: labels.jpg, PR.png (ValueError: no)\n"
 
 
-def test_a_run_that_is_done_waits_for_all_its_plots(trainer: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    plots, plotter = begun(trainer)
+def test_a_run_that_is_done_waits_for_all_its_plots(plots: Plots, capsys: pytest.CaptureFixture[str]) -> None:
+    plotter = noted(plots)
     with plots:
         pass
     assert (plotter.waits, plotter.brief_waits_s, plotter.closed) == (1, [], 1)
 
 
-def test_an_interrupt_while_plots_are_waited_for_keeps_no_rank_from_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its groups: the others would wait for it."""
-
-    def interrupted(failed: bool) -> None:
-        raise KeyboardInterrupt
-
-    left: list[bool] = []
-    monkeypatch.setattr(of_trainer.world, "leave", left.append)
-    monkeypatch.setattr(of_trainer.segments, "grow", lambda device: None)
-    run = SimpleNamespace(device=None, world=SimpleNamespace(is_alone=True), _setup_train=lambda: None)
-    run._run = lambda: None
-    run.drawing = Plots(run)  # type: ignore[arg-type]
-    monkeypatch.setattr(run.drawing, "begin", lambda: None)
-    monkeypatch.setattr(run.drawing, "close", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        of_trainer.YOLOv12Trainer._do_train(run)  # type: ignore[arg-type]
-    assert left == [True]
+def test_who_may_look_at_plots_is_waited_for(plots: Plots) -> None:
+    plotter = noted(plots)
+    idle = [*base.default_callbacks["on_val_end"], *platform.callbacks.values()]
+    plots.wait_for(idle)
+    assert plotter.waits == 0
+    plots.wait_for([*idle, print])
+    assert plotter.waits == 1
+    plots.wait_for(idle, uploads=True)
+    assert plotter.waits == 2
 
 
-TRAIN = """
+def drawn_of(plots: Plots, labels: dict[str, Any], images: Any) -> Any:
+    """What the process that draws is given for a batch."""
+    with plots.of_batches():
+        upstream_detect.plot_images(labels, images, paths=["a"], fname="a.jpg", names={}, on_plot=print)
+    return noted(plots).keywords[-1]
+
+
+def test_the_pictures_of_a_batch_are_handed_over_as_bytes(plots: Plots) -> None:
+    own = upstream_detect.plot_images
+    images = torch.rand(20, 3, 8, 8)
+    labels = {"cls": torch.zeros(4, 1), "batch_idx": torch.arange(4), "img": images, "im_file": ["a"] * 20}
+    given = drawn_of(plots, labels, None)
+    assert upstream_detect.plot_images is own
+    assert given["labels"].keys() == {"cls", "batch_idx"}
+    assert not any(isinstance(value, Tensor) for value in (*given["labels"].values(), given["images"]))
+    assert given["images"].dtype == np.uint8
+    assert len(given["images"]) == module.PICTURES_SHOWN
+    np.testing.assert_array_equal(given["images"], (images[:16].numpy() * 255).astype(np.uint8))
+    assert (given["fname"], given["threaded"]) == ("a.jpg", False)
+    assert noted(plots).drawn == [("plot_images", "a.jpg", print)]
+    assert noted(plots).may_be_missing == ["plot_images"]
+
+
+@pytest.mark.parametrize("first", [0.0, 1 / 255, 0.5, 200.0])
+@pytest.mark.parametrize("half", [False, True])
+def test_pictures_handed_over_are_drawn_as_those_of_the_batch(
+    first: float, half: bool, plots: Plots, tmp_path: Path
+) -> None:
+    """A first picture without light looks like one whose numbers end at 1, and one that is brighter than 1 like one whose numbers end at 255."""
+    images = torch.rand(5, 3, 64, 64) * (200 if first > 1 else 1)
+    images[0] = first
+    images = images.half() if half else images
+    given = drawn_of(plots, {"cls": torch.zeros(0)}, images.clone())
+    for name, shown in (("theirs", images.clone()), ("ours", given["images"])):
+        plotting.plot_images({"cls": torch.zeros(0)}, shown, fname=tmp_path / f"{name}.png", threaded=False)
+    assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
+
+
+VALIDATE = """
 import json, os, sys
 from yolov12 import YOLO
-there = {}
-
-def look(trainer):
-    there[len(there)] = sorted(os.listdir(trainer.save_dir))
-
-model = YOLO("yolo12n.yaml")
-if sys.argv[3] == "looks":
-    model.add_callback("on_fit_epoch_end", look)
-    model.add_callback("on_train_end", look)
-run = dict(project=sys.argv[2], name="run", epochs=2, imgsz=32, batch=4, device="cpu", workers=0, optimizer="SGD", seed=1)
-model.train(data=sys.argv[1], **run)
-told = sorted((os.path.basename(path), plot["data"]) for t in (model.trainer, model.trainer.validator) for path, plot in t.plots.items())
-is_here = sorted({"matplotlib.pyplot", "polars"} & sys.modules.keys())
+model = YOLO(sys.argv[2])
+there = []
+if sys.argv[4] == "looks":
+    model.add_callback("on_val_end", lambda validator: there.extend(sorted(os.listdir(validator.save_dir))))
+validators = []
+model.add_callback("on_val_start", validators.append)
+model.val(data=sys.argv[1], project=sys.argv[3], name="run", imgsz=64, batch=2, device="cpu", plots=True, conf=0.001)
+told = sorted(os.path.basename(path) for path in validators[0].plots)
+is_here = "matplotlib.pyplot" in sys.modules
 print(json.dumps({"there": there, "told": told, "is_here": is_here, "left": os.listdir(os.environ["TMPDIR"])}))
 """
 
 
-def trained(data: Path, folder: Path, process: str, looks: str) -> dict[str, Any]:
+def validated(data: Path, weights: Path, folder: Path, process: str, looks: str) -> dict[str, Any]:
     (folder / "tmp").mkdir(parents=True)
     environment = {"PYTHONPATH": str(REPOSITORY), "YOLOV12_PLOT_PROCESS": process, "TMPDIR": str(folder / "tmp")}
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN, str(data), str(folder), looks],
+        [sys.executable, "-c", VALIDATE, str(data), str(weights), str(folder), looks],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Plotting labels to" in done.stdout + done.stderr
-    assert "WARNING plots" not in done.stderr
+    assert "WARNING" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_run_leaves_the_same_plots_and_draws_none_itself(tmp_path: Path) -> None:
-    data = synth.write(tmp_path / "data", n_train=4, n_val=2, imgsz=64)
-    here, there = (trained(data, tmp_path / name, name, "looks") for name in ("0", "1"))
-    assert (here["is_here"], there["is_here"]) == (["matplotlib.pyplot", "polars"], [])
+def test_a_validation_leaves_the_same_plots_and_draws_none_itself(tmp_path: Path) -> None:
+    data = synth.write(tmp_path / "data", n_train=2, n_val=4, imgsz=64)
+    weights = tmp_path / "weights.pt"
+    lively_model(0).save(weights)
+    here, there = (validated(data, weights, tmp_path / name, name, "looks") for name in ("0", "1"))
+    assert (here["is_here"], there["is_here"]) == (True, False)
     assert there["left"] == []
-    assert here["told"] == there["told"]
-    there["there"]["2"].remove(
-        "results.png"
-    )  # which is there when the best weights are evaluated, and otherwise only after that
-    assert here["there"] == there["there"]
-    plots = {path.name for path in (tmp_path / "0/run").iterdir() if path.suffix in (".png", ".jpg")}
-    assert {"labels.jpg", "results.png", "confusion_matrix.png", "confusion_matrix_normalized.png"} <= plots
+    assert set(here["told"]) <= set(there["told"])  # what a thread draws may come later
+    plots = {path.name for path in (tmp_path / "0/run").iterdir()}
+    assert plots == set(there["there"]) >= {"confusion_matrix.png", "val_batch0_labels.jpg", "val_batch1_pred.jpg"}
     differing = [
         name for name in plots if (tmp_path / "0/run" / name).read_bytes() != (tmp_path / "1/run" / name).read_bytes()
     ]

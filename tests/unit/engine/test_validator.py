@@ -328,6 +328,21 @@ def test_batches_for_a_gpu_come_in_page_locked_memory(
     assert [one["pin_memory"] for one in asked] == [is_locked]
 
 
+@pytest.mark.parametrize("asked", [None, False])
+def test_weights_lie_as_tensor_cores_take_them_where_nobody_asked_for_another_layout(
+    asked: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, cpu = lively_model(seed=0).model.eval(), torch.device("cpu")
+    network = AutoBackend(model=own, device=cpu, verbose=False, channels_last=False)
+    monkeypatch.setattr(validator_module, "pool_of", lambda device: StandInPool())
+    validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu", "channels_last": asked})
+    validator.device = cpu
+    validator._run_by_graphs(network)
+    weights = [weight for weight in own.parameters() if weight.ndim == 4 and min(weight.shape[1:]) > 1]
+    lay = {weight.is_contiguous(memory_format=torch.channels_last) for weight in weights}
+    assert lay == {asked is None}
+
+
 def test_a_network_that_runs_by_graphs_gives_the_same_numbers(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU; here graphs are those of a stand-in."""
     model = lively_model(seed=0)
