@@ -12,6 +12,7 @@ What it can not do, this process does: it draws itself where the other one is no
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import pickle
@@ -257,6 +258,7 @@ def _serve(pipe: Connection, of_run: Connection, folder: Path, run: int, at_once
     """
     is_told = False
     try:
+        gc.freeze()  # what lies about unused of the run's is not to end here: a loader's iterator would send its end to the run's workers
         of_run.close()
         os.setpgid(0, 0)
         for number in IGNORED:

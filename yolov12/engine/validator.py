@@ -27,6 +27,7 @@ from ultralytics.utils import ops
 from yolov12.engine import backend
 from yolov12.engine.network import Network, lay_out, parts_of, pool_of, predictions_of
 from yolov12.engine.not_yet import put_off
+from yolov12.engine.one_pass import once
 from yolov12.engine.plots import Plots
 from yolov12.engine.scoring import suppression, timing
 from yolov12.engine.scoring.average_precision import ap_per_class
@@ -114,6 +115,8 @@ class YOLOv12Validator(DetectionValidator):
     end2end: bool
     network: Network | None = None
     """Of this validation, where it runs by graphs."""
+    own_loader: Any = None
+    """Which this validation has made."""
     collected: Collected | None = None
     """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
     drawing: Plots | None = None
@@ -143,6 +146,9 @@ class YOLOv12Validator(DetectionValidator):
             if self.network is not None:
                 self.network.drop()
                 self.network = None
+            if self.own_loader is not None:
+                self.own_loader.reset()
+                self.own_loader = None
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
         """As ultralytics' (models/yolo/detect/val.py:431), whose batches are page-locked in a training only; other uploads are waited for."""
@@ -154,7 +160,9 @@ class YOLOv12Validator(DetectionValidator):
             return build(*args, **{**kwargs, "pin_memory": True})
 
         with replaced(upstream_detect, build_dataloader=page_locked):
-            return super().get_dataloader(dataset_path, batch_size)
+            self.own_loader = super().get_dataloader(dataset_path, batch_size)
+        once(self.own_loader)
+        return self.own_loader
 
     def init_metrics(self, model: Any) -> None:
         super().init_metrics(model)

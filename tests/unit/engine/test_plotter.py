@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -292,6 +293,38 @@ def test_a_wait_that_was_interrupted_is_taken_up_again(
     plotter.wait()
     assert capsys.readouterr().err == ""
     assert str(HERE) not in [(tmp_path / name).read_text().split()[0] for name in ("a", "b")]
+
+
+class EndsWithANote:
+    """As a loader's iterator tells its workers, when it is thrown away."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.itself = path, self
+
+    def __del__(self) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{os.getpid()} ")
+
+
+def collect(path: Path, on_plot: Any = None) -> None:
+    path.write_text(str(gc.collect()))
+
+
+def test_what_the_run_threw_away_does_not_end_in_the_process_that_draws(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    gc.disable()
+    try:
+        EndsWithANote(note)  # unreachable from here on, and not collected
+        with_garbage = Plotter(at_once=1)
+        with_garbage.draw(plot(collect, tmp_path / "a"), None)
+        with_garbage.wait()
+        assert (tmp_path / "a").exists()
+        assert not note.exists()
+        with_garbage.close()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert note.read_text() == f"{os.getpid()} "
 
 
 def test_signals_that_end_a_run_do_not_end_its_plots(plotter: Plotter, tmp_path: Path) -> None:

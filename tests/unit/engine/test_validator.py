@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -320,12 +322,33 @@ def test_batches_for_a_gpu_come_in_page_locked_memory(
     device: str, is_locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(upstream_detect, "build_dataloader", lambda *_, **options: asked.append(options))
+    loader = SimpleNamespace(batch_sampler=SimpleNamespace(sampler=[[0]]))
+    monkeypatch.setattr(upstream_detect, "build_dataloader", lambda *_, **options: asked.append(options) or loader)
     monkeypatch.setattr(YOLOv12Validator, "build_dataset", lambda *_, **__: None)
     validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu"})
     validator.device, validator.names, validator.training = torch.device(device), {}, False
     validator.get_dataloader("pictures", 4)
     assert [one["pin_memory"] for one in asked] == [is_locked]
+    assert validator.own_loader is (loader if is_locked else None)
+
+
+def test_the_workers_of_a_validation_end_with_it(data: str, tmp_path: Path) -> None:
+    """On a GPU; on the CPU ultralytics validates without workers, so the device is another while the loader is made."""
+
+    class WithWorkers(YOLOv12Validator):
+        def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
+            self.args.workers, self.device = 2, torch.device("cuda")
+            try:
+                return super().get_dataloader(dataset_path, batch_size)
+            finally:
+                self.device = torch.device("cpu")
+
+    (tmp_path / "with").mkdir()
+    validator, found = validated(WithWorkers, data, tmp_path / "with")
+    assert validator.dataloader.num_workers == 2
+    assert validator.dataloader.iterator is None
+    assert not active_children()
+    assert found == validated(YOLOv12Validator, data, tmp_path)[1]
 
 
 @pytest.mark.parametrize("asked", [None, False])
