@@ -7,7 +7,6 @@ so that a package needs torch and nothing of ours. A package is native code for 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from ultralytics.nn.modules import Detect
 
 from yolov12 import folders, settings
 from yolov12.errors import UserError
-from yolov12.export import aoti_file, aoti_request, aoti_toolkit, cache, request
+from yolov12.export import aoti_file, aoti_key, aoti_request, aoti_toolkit, cache, request
 from yolov12.export.adapter import as_exported, destination
 from yolov12.export.aoti_file import Origin
 from yolov12.export.aoti_request import Asked
@@ -106,7 +105,7 @@ def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> byt
             return path.read_bytes()
 
     content, source = cache.get_or_build(
-        settings.trt_cache_dir(), key_of(program_of_it, about, here), build, what="package"
+        settings.trt_cache_dir(), aoti_key.of_program(program_of_it, about, here), build, what="package"
     )
     say(f"aoti: {len(content) / 2**20:.1f} MiB, {source}")
     return content
@@ -189,22 +188,6 @@ def metadata(network: Any, asked: Asked, here: Origin) -> dict[str, Any]:
         "end2end": bool(getattr(network, "end2end", False)),
         **({"kpt_shape": list(network.kpt_shape)} if network.task == "pose" else {}),
         aoti_file.BUILT_BY: asdict(here) | {"precision": asked.precision},
-    }
-
-
-def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
-    """All that a package depends on: the traced code, every number in it, and what `about` says."""
-    model = hashlib.sha256(exported.graph_module.code.encode())
-    for name, tensor in sorted({**exported.state_dict, **exported.constants}.items()):
-        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {
-        "model": model.hexdigest(),
-        "about": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
-        "precision": about[aoti_file.BUILT_BY]["precision"],
-        "builder": f"torch {here.torch}",
-        "gpu": f"{here.arch} {here.gpu}".strip(),
-        "cpu": " ".join((here.machine, *here.features)),
     }
 
 

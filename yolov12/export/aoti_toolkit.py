@@ -19,6 +19,7 @@ import torch
 
 from yolov12 import pins
 from yolov12.errors import UserError
+from yolov12.export import machine
 from yolov12.log import say, without
 from yolov12.seams import replaced
 
@@ -34,7 +35,7 @@ def require_compiler(device: torch.device) -> None:
     Raises:
         UserError: it is not here.
     """
-    compiler = os.environ.get("CXX", "g++")
+    compiler = machine.cxx()
     if shutil.which(compiler) is None:
         raise UserError(
             f"format=aoti compiles C++, and {compiler} is not here: install g++ (the train image has it), or name yours with CXX="

@@ -13,7 +13,7 @@ import torch
 
 from yolov12.data import synth
 from yolov12.errors import UserError
-from yolov12.export import adapter, aoti, aoti_file, aoti_request, boxes, cache, gate
+from yolov12.export import adapter, aoti, aoti_file, aoti_key, aoti_request, boxes, cache, gate
 
 CPU = torch.device("cpu")
 
@@ -74,15 +74,15 @@ def test_float16_inside_decodes_boxes_in_float32(sighted):
 def test_the_key_tells_apart_weights_shapes_precisions_and_machines(sighted, program):
     here = aoti_file.origin_here(CPU)
     about = aoti.metadata(sighted, asked(), here)
-    first = aoti.key_of(program, about, here)
-    assert aoti.key_of(program, about, here) == first
+    first = aoti_key.of_program(program, about, here)
+    assert aoti_key.of_program(program, about, here) == first
     changed = copy.deepcopy(sighted)
     with torch.no_grad():
         changed.model[0].conv.weight[0, 0, 0, 0] += 1
     others = [
-        aoti.key_of(aoti.traced(changed, asked(), CPU), about, here),
-        aoti.key_of(program, aoti.metadata(sighted, asked(batch=2), here), here),
-        aoti.key_of(program, about, aoti_file.Origin(here.torch, "sm_90", "NVIDIA H100", here.machine, ())),
+        aoti_key.of_program(aoti.traced(changed, asked(), CPU), about, here),
+        aoti_key.of_program(program, aoti.metadata(sighted, asked(batch=2), here), here),
+        aoti_key.of_program(program, about, aoti_file.Origin(here.torch, "sm_90", "NVIDIA H100", here.machine, ())),
     ]
     assert len({cache.name_of(key) for key in (first, *others)}) == 4
 
@@ -158,7 +158,7 @@ def compiled(monkeypatch, tmp_path):
     """Nothing is compiled; gives the calls."""
     calls = []
     monkeypatch.setattr(aoti, "traced", lambda *args: None)
-    monkeypatch.setattr(aoti, "key_of", lambda program, about, here: {"model": "a", "gpu": here.arch})
+    monkeypatch.setattr(aoti_key, "of_program", lambda program, about, here: {"model": "a", "gpu": here.arch})
     monkeypatch.setattr(
         aoti, "package", lambda program, about, path: calls.append(about) or path.write_bytes(b"package")
     )

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Under what a package lies in the cache: all that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from yolov12.export import aoti_file, cache, machine
+from yolov12.export.aoti_file import Origin
+
+
+def of_program(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
+    """The key of a program that was traced: its code, every number in it, what `about` says, and what compiles it here."""
+    model = hashlib.sha256(exported.graph_module.code.encode())
+    for name, tensor in sorted({**exported.state_dict, **exported.constants}.items()):
+        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return {"model": model.hexdigest(), **_of_the_rest(about, here)}
+
+
+def _of_the_rest(about: Mapping[str, Any], here: Origin) -> cache.Key:
+    """What is not the model. An entry with a key of an older form is never asked for, and goes when it was used longest ago."""
+    return {
+        "about": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
+        "precision": about[aoti_file.BUILT_BY]["precision"],
+        "builder": f"torch {here.torch}",
+        "gpu": f"{here.arch} {here.gpu}".strip(),
+        "cpu": " ".join((here.machine, *here.features)),
+        **of_machine(here),
+    }
+
+
+def of_machine(here: Origin) -> cache.Key:
+    """What a package owes to the machine besides its GPU and its CPU.
+
+    The compiler, since what runs on the CPU is its machine code. The number of threads, since torch writes it into code for the CPU, where one that
+    was made on one core stays on one core (torch/_inductor/utils.py, `parallel_num_threads`). The driver, since Triton may choose kernels for a GPU
+    by how fast they run here.
+    """
+    is_for_cpu = here.arch == "cpu"
+    return {
+        "compiler": machine.compiler_version(),
+        "threads": str(torch.get_num_threads()) if is_for_cpu else "",
+        "driver": "" if is_for_cpu else machine.driver_version(),
+        "cuda": "" if is_for_cpu else machine.cuda_version(),
+    }
