@@ -3,6 +3,7 @@
 
 An entry is two files: NAME.plan, and NAME.json with its key, its length and its hash, written last, so that an entry is whole or absent. NAME is
 a hash of the key. `made.txt` remembers the hash of every plan that was built here, also when its entry is gone: an exported engine outlives it.
+Beside them lie TensorRT's timings, one file for each builder, driver and GPU (engine.py), which a build begins with and writes again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +25,12 @@ from yolov12.log import say, warn
 from yolov12.wholefile import replacing
 
 LIMIT_BYTES = 8 * 2**30
-"""What all plans together may take; those that were used longest ago go first."""
+"""What all plans and timings together may take; those that were used longest ago go first."""
 LEDGER = "made.txt"
 NAME = re.compile(r"[0-9a-f]{32}")
 """Of entries, see `name_of`."""
+TIMING = re.compile(r"timing-[0-9a-f]{32}\.cache")
+"""Of files with timings, see `timing_file`."""
 
 Key = Mapping[str, str]
 """All that an engine depends on: name -> value."""
@@ -42,6 +46,17 @@ class Entry:
     plan_bytes: int
     used_s: float
     """When it was last loaded or made: seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What TensorRT measured while it built: engines after that take less time to build, and are the same to who uses them."""
+
+    name: str
+    """Of the file."""
+    file_bytes: int
+    used_s: float
+    """When it was last written, which every build does: seconds since the epoch."""
 
 
 def get_or_build(
@@ -147,24 +162,53 @@ def verify(folder: Path) -> list[str]:
     return problems
 
 
-def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry]:
-    """Remove what was used longest ago until the plans take no more than `limit_bytes`; what is being built or loaded stays.
+def timing_file(folder: Path, measured_by: Key) -> Path:
+    """Where the timings lie that a builder may begin with.
+
+    Args:
+        measured_by: all that they depend on.
+    """
+    return folder / f"timing-{name_of(measured_by)}.cache"
+
+
+def timings(folder: Path) -> list[Timing]:
+    """All timings, those used longest ago first."""
+    found = []
+    for path in folder.glob("timing-*.cache"):
+        with suppress(FileNotFoundError):  # another process prunes
+            status = path.stat()
+            found += [Timing(path.name, status.st_size, status.st_mtime)] if TIMING.fullmatch(path.name) else []
+    return sorted(found, key=lambda timing: timing.used_s)
+
+
+def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry | Timing]:
+    """Remove what was used longest ago until plans and timings take no more than `limit_bytes`; what is being built or loaded stays.
+
+    Timings need no lock: who builds has read them before, and writes them anew.
 
     Returns:
         What was removed.
     """
-    found, _ = entries(folder)
-    total = sum(entry.plan_bytes for entry in found)
+    found: list[Entry | Timing] = sorted([*entries(folder)[0], *timings(folder)], key=lambda one: one.used_s)
+    total = sum(map(size, found))
     removed = []
-    for entry in found:
+    for one in found:
         if total <= limit_bytes:
             break
-        if entry.name == keep:
+        if one.name == keep:
             continue
-        if _removed(folder, entry.name):
-            total -= entry.plan_bytes
-            removed.append(entry)
+        if isinstance(one, Timing):
+            (folder / one.name).unlink(missing_ok=True)
+        elif not _removed(folder, one.name):
+            continue
+        total -= size(one)
+        removed.append(one)
     return removed
+
+
+def size(one: Entry | Timing) -> int:
+    """What it takes on the disk, in bytes."""
+    return one.file_bytes if isinstance(one, Timing) else one.plan_bytes
 
 
 def sweep(folder: Path) -> list[str]:

@@ -93,7 +93,7 @@ def make(path: Path, request: Request, trt: Any, by_plugin: Suppression | None =
 
     def build() -> bytes:
         measured_by = {part: key[part] for part in ("builder", "driver", "cuda", "gpu")}
-        timing = folder / f"timing-{cache.name_of(measured_by)}.cache"
+        timing = cache.timing_file(folder, measured_by)
         order = Order(
             graph=graph,
             profile=profile,

@@ -89,6 +89,25 @@ def test_a_plan_that_is_larger_than_the_limit_stays_until_the_next_one(tmp_path)
     assert [entry.key["gpu"] for entry in cache.entries(tmp_path)[0]] == ["other"]
 
 
+def timed(folder, content, used_s, **measured_by):
+    path = cache.timing_file(folder, {"builder": "tensorrt 11.4"} | measured_by)
+    path.write_bytes(content)
+    os.utime(path, (used_s, used_s))
+    return path
+
+
+def test_timings_count_and_go_as_engines_do(tmp_path):
+    build_counted(tmp_path)
+    os.utime(tmp_path / f"{cache.name_of(KEY)}.json", (2000, 2000))
+    old, new = timed(tmp_path, b"old", 1000, gpu="a"), timed(tmp_path, b"new", 3000, gpu="b")
+    assert cache.prune(tmp_path, 10) == []
+    assert cache.prune(tmp_path, 9) == [cache.Timing(old.name, 3, 1000)]
+    assert [one.name for one in cache.prune(tmp_path, 3)] == [cache.name_of(KEY)]
+    assert cache.timings(tmp_path) == [cache.Timing(new.name, 3, 3000)]
+    assert len(cache.prune(tmp_path, 0)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [cache.LEDGER]
+
+
 def test_a_plan_that_was_pruned_is_still_known_as_ours(tmp_path):
     build_counted(tmp_path)
     cache.prune(tmp_path, 0)
@@ -115,11 +134,12 @@ def test_a_plan_whose_record_is_about_to_be_written_is_not_swept(tmp_path):
 
 
 def test_files_of_the_users_own_are_not_swept(tmp_path):
-    for name in ("annotations.json", "mine.plan"):
+    for name in ("annotations.json", "mine.plan", "timing-of-mine.cache"):
         (tmp_path / name).write_text("{}")
     assert cache.sweep(tmp_path) == []
+    assert cache.prune(tmp_path, 0) == []
     assert cache.verify(tmp_path) == []
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_is_being_built_is_not_pruned(tmp_path):
