@@ -7,7 +7,9 @@ so that a package needs torch and nothing of ours. A package is native code for 
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -22,7 +24,7 @@ from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.modules import Detect
 
 from yolov12 import folders, settings
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import aoti_file, aoti_key, aoti_request, aoti_toolkit, cache, request
 from yolov12.export.adapter import as_exported, destination
 from yolov12.export.aoti_file import Origin
@@ -150,6 +152,7 @@ def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
 
     Raises:
         UserError: the compiler failed.
+        RetryableError: it had no room on the disk.
     """
     from torch._inductor import aot_compile
     from torch._inductor.exc import CppCompileError
@@ -163,6 +166,10 @@ def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
             )
     except CppCompileError as error:
         said = next((line for line in str(error).splitlines() if "error:" in line), str(error).splitlines()[-1])
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise RetryableError(
+                f"no room to compile the package: {said.strip()}; make room and run the same command again"
+            ) from error
         raise UserError(f"the package can not be compiled here: {said.strip()}") from error
     package_pt2(str(path), aoti_files={MODEL: files}, extra_files={aoti_file.METADATA: json.dumps(about)})
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,14 @@ from yolov12.errors import ExitError
 from yolov12.export.engine_file import digest
 from yolov12.export.lock import held, held_at_once
 from yolov12.log import say, warn
+from yolov12.mistakes import sentence
 from yolov12.wholefile import replacing
 
 LIMIT_BYTES = 8 * 2**30
 """What all plans and timings together may take; those that were used longest ago go first."""
 LEDGER = "made.txt"
+_made: set[tuple[Path, str]] = set()
+"""Folder and hash of what this process has built: that is ours also where the ledger's disk is full, and an export runs it to compare it."""
 NAME = re.compile(r"[0-9a-f]{32}")
 """Of entries, see `name_of`."""
 TIMING = re.compile(r"timing-[0-9a-f]{32}\.cache")
@@ -64,23 +67,47 @@ def get_or_build(
 ) -> tuple[bytes, str]:
     """The plan for a key, and where it came from. Processes that want the same one build it once.
 
-    A cache that can not be written to is said, and the engine is built all the same. `what` is how it is called then.
+    A cache that can not be written to, since its disk is full or why ever, is said, and the engine is built all the same. `what` is its name then.
     """
     name = name_of(key)
-    with held(folder / f"{name}.lock", f"this {what} is being built"):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / f"{name}.lock", f"this {what} is being built"))
+        except OSError as error:
+            warn(f"{what} cache: no lock, so another process may build the same: {_reason(error)}")
         plan, reason = load(folder, key)
         if plan is not None:
             return plan, f"from the cache, {folder / name}.plan"
         if reason:
             say(f"{what} cache: built again: {reason}")
         plan = build()
+        _made.add((folder, digest(plan)))
         try:
             store(folder, key, plan)
+        except (OSError, ExitError) as error:
+            warn(f"{what} cache: this {what} is not kept, and is built again the next time: {_reason(error)}")
+            if not _is_listed(folder, plan):
+                warn(
+                    f"{what} cache: nor can it be noted that it was built here: it loads with YOLOV12_TRUST_WEIGHTS=1 alone"
+                )
+            for suffix in ("json", "plan"):  # half an entry, if any: a whole one would have been loaded
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+            return plan, "built"
+        try:
             sweep(folder)
             prune(folder, limit_bytes, keep=name)
-        except (OSError, ExitError) as error:
-            warn(f"{what} cache: this {what} is not kept: {error}")
+        except OSError as error:
+            warn(f"{what} cache: what was used longest ago can not be removed: {_reason(error)}")
         return plan, "built"
+
+
+def keep_timings(path: Path, content: bytes) -> None:
+    """Write timings for the next build; where that fails it is said, and no more."""
+    try:
+        with replacing(path) as part:
+            part.write_bytes(content)
+    except (OSError, ExitError) as error:
+        warn(f"engine cache: TensorRT's timings are not kept, so the next build takes as long: {_reason(error)}")
 
 
 def name_of(key: Key) -> str:
@@ -124,13 +151,17 @@ def store(folder: Path, key: Key, plan: bytes) -> None:
 
 def remember(folder: Path, plan: bytes) -> None:
     """Note that this plan was built here. One short line in append mode is whole whoever else writes."""
-    if not is_ours(folder, plan):
+    if not _is_listed(folder, plan):
         with (folder / LEDGER).open("a") as ledger:
-            ledger.write(f"{digest(plan)}\n")
+            ledger.write(f"\n{digest(plan)}\n")  # behind what a full disk may have cut off
 
 
 def is_ours(folder: Path, plan: bytes) -> bool:
     """Whether this plan was built here."""
+    return (folder, digest(plan)) in _made or _is_listed(folder, plan)
+
+
+def _is_listed(folder: Path, plan: bytes) -> bool:
     ledger = folder / LEDGER
     return ledger.is_file() and digest(plan) in ledger.read_text().split()
 
@@ -230,6 +261,11 @@ def _removed(folder: Path, name: str) -> bool:
         for suffix in ("json", "plan", "lock") if is_free else ():  # the record first: without it there is no entry
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         return is_free
+
+
+def _reason(error: Exception) -> str:
+    """Why something could not be written, without the advice to type the command again: it goes on."""
+    return sentence(error).partition("; ")[0]
 
 
 def _read(record: Path) -> Entry:

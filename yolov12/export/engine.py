@@ -20,7 +20,6 @@ from yolov12.export import builder, cache, efficient_nms, engine_file, machine
 from yolov12.export.builder import Maker, Order, Profile
 from yolov12.export.request import STRIDE, Request, Suppression
 from yolov12.log import say
-from yolov12.wholefile import replacing
 
 RTX_ARCHS = ("80", "86", "89", "120")
 """What TensorRT-RTX builds for where there is no GPU: from Ampere on, in one file; arch=75 is for Turing, whose code makes it larger."""
@@ -107,8 +106,7 @@ def make(path: Path, request: Request, trt: Any, by_plugin: Suppression | None =
         torch.cuda.empty_cache()  # the builder needs it more; nothing without a GPU
         built = builder.build(trt, order)
         if built.timing:
-            with replacing(timing) as part:
-                part.write_bytes(built.timing)
+            cache.keep_timings(timing, built.timing)
         return built.plan
 
     plan, source = cache.get_or_build(folder, key, build)

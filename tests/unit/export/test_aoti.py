@@ -6,13 +6,14 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from yolov12.data import synth
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import adapter, aoti, aoti_file, aoti_key, aoti_request, boxes, cache, gate
 
 CPU = torch.device("cpu")
@@ -186,6 +187,27 @@ def test_it_lies_beside_the_weights_named_for_its_machine_and_is_compiled_once(b
     said = capsys.readouterr().err
     assert "from the cache" in said
     assert "parity: aoti is not compared by the export itself (verify=False)" in said
+
+
+def test_a_full_disk_under_the_cache_costs_no_package(best, compiled, monkeypatch, tmp_path, capsys):
+    """Nor is it a stranger's when it is loaded to be compared."""
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    (folder / cache.LEDGER).symlink_to("/dev/full")
+    made = best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    aoti_file.check_trusted(Path(made))
+    assert "package cache: this package is not kept" in capsys.readouterr().err
+
+
+def test_a_compiler_without_room_is_worth_a_retry(monkeypatch, program, tmp_path):
+    from torch._inductor.exc import CppCompileError
+
+    def compiled(*_, **__):
+        raise CppCompileError(["g++"], "x.cpp: in function\nas: error: writing to x.o: No space left on device")
+
+    monkeypatch.setattr("torch._inductor.aot_compile", compiled)
+    with pytest.raises(RetryableError, match=r"no room to compile the package: as: error: writing to x\.o"):
+        aoti.package(program, {}, tmp_path / "x.pt2")
 
 
 def test_nobody_hears_of_cuda_where_it_is_compiled_for_the_cpu(best, compiled, monkeypatch, caplog):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The cache of engines, with bytes that stand for plans."""
 
+import errno
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
-from yolov12.errors import RetryableError
 from yolov12.export import cache
 from yolov12.export.lock import held, held_at_once
 
@@ -148,13 +149,47 @@ def test_what_is_being_built_is_not_pruned(tmp_path):
         assert cache.prune(tmp_path, 0) == []
 
 
-def test_a_full_disk_does_not_cost_the_engine(tmp_path, monkeypatch, capsys):
-    def full(*_):
-        raise RetryableError("no room")
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache, "store", full)
+
+def test_a_full_disk_does_not_cost_the_engine_and_leaves_no_half_of_an_entry(tmp_path, monkeypatch, capsys):
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda path, text: full() if ".json" in path.name else write(path, text))
+    monkeypatch.setattr("yolov12.export.lock.os.write", full)
     assert build_counted(tmp_path) == ((b"plan", "built"), 1)
-    assert "not kept: no room" in capsys.readouterr().err
+    place = tmp_path / cache.name_of(KEY)
+    assert capsys.readouterr().err.splitlines() == [
+        "WARNING engine cache: this engine is not kept, and is built again the next time: "
+        f"no room to save {place}.json (No space left on device)"
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{place.name}.lock", cache.LEDGER}
+    assert cache.is_ours(tmp_path, b"plan")
+
+
+def test_where_not_even_a_lock_can_be_made_the_engine_is_built(tmp_path, capsys):
+    """As on a full disk, on which the folder could not be made."""
+    assert build_counted(tmp_path / "nowhere") == ((b"plan", "built"), 1)
+    assert "engine cache: no lock, so another process may build the same: " in capsys.readouterr().err
+
+
+def test_this_process_knows_its_engine_where_the_ledger_is_full_and_says_that_no_other_does(tmp_path, capsys):
+    (tmp_path / cache.LEDGER).symlink_to("/dev/full")
+    build_counted(tmp_path)
+    assert cache.is_ours(tmp_path, b"plan")
+    assert not cache.is_ours(tmp_path / "other", b"plan")
+    assert "it loads with YOLOV12_TRUST_WEIGHTS=1 alone" in capsys.readouterr().err
+
+
+def test_what_a_full_disk_cut_off_in_the_ledger_does_not_spoil_the_next_line(tmp_path):
+    (tmp_path / cache.LEDGER).write_text("0123")
+    cache.remember(tmp_path, b"plan")
+    assert (tmp_path / cache.LEDGER).read_text().split() == ["0123", cache.digest(b"plan")]
+
+
+def test_timings_that_have_no_room_are_told_and_no_failure(tmp_path, capsys):
+    cache.keep_timings(tmp_path / "nowhere" / "timing", b"measured")
+    assert "engine cache: TensorRT's timings are not kept" in capsys.readouterr().err
 
 
 def test_a_build_that_fails_leaves_no_entry_and_no_lock_behind(tmp_path):
