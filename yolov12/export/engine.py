@@ -18,7 +18,7 @@ from yolov12 import settings
 from yolov12.errors import UserError
 from yolov12.export import builder, cache, efficient_nms, engine_file, machine
 from yolov12.export.builder import Maker, Order, Profile
-from yolov12.export.request import STRIDE, Request, Suppression
+from yolov12.export.request import STRIDE, TENSORRT_RTX, Request, Suppression
 from yolov12.log import say
 
 RTX_ARCHS = ("80", "86", "89", "120")
@@ -36,7 +36,8 @@ def module() -> Any:
     """
     if not (name := builder.find_module()):
         raise UserError(
-            "format=engine needs TensorRT or TensorRT-RTX, and neither is installed here; export format=onnx, or build an image with TENSORRT=rtx"
+            "format=engine needs TensorRT or TensorRT-RTX, and neither is installed here; export format=onnx, build an image with TENSORRT=rtx, "
+            f"or outside of one type pip install {TENSORRT_RTX}"
         )
     return importlib.import_module(name)
 
