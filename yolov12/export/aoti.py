@@ -89,14 +89,19 @@ def device_of(asked: Asked) -> torch.device:
 
 
 def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> bytes:
-    """The package, from the cache where it was compiled before.
+    """The package, from the cache where it was compiled before; there even the trace is not made again, if the network says enough of itself.
 
     Raises:
         UserError: the compiler failed, in its words.
     """
-    program_of_it = traced(network, asked, device)
-    about = metadata(network, asked, here)
+    about, folder = metadata(network, asked, here), settings.trt_cache_dir()
     say(f"aoti: {asked.precision} at {'{1}x{0}'.format(*asked.imgsz)} for {here}")
+    by_source = aoti_key.of_source(network, about, here)
+    if by_source is not None and (content := cache.load_also(folder, by_source)) is not None:
+        say(f"aoti: {len(content) / 2**20:.1f} MiB, from the cache in {folder}, without a trace")
+        return content
+    program_of_it = traced(network, asked, device)
+    key = aoti_key.of_program(program_of_it, about, here)
 
     def build() -> bytes:
         with tempfile.TemporaryDirectory(prefix="yolov12-aoti-") as folder:
@@ -106,9 +111,9 @@ def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> byt
                 package(program_of_it, about, path)
             return path.read_bytes()
 
-    content, source = cache.get_or_build(
-        settings.trt_cache_dir(), aoti_key.of_program(program_of_it, about, here), build, what="package"
-    )
+    content, source = cache.get_or_build(folder, key, build, what="package")
+    if by_source is not None:
+        cache.store_also(folder, by_source, key)
     say(f"aoti: {len(content) / 2**20:.1f} MiB, {source}")
     return content
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
-from yolov12.export import aoti_file, cache, machine
+from yolov12.export import aoti_file, cache, fingerprint, machine
 from yolov12.export.aoti_file import Origin
 
 
@@ -18,9 +19,14 @@ def of_program(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.K
     """The key of a program that was traced: its code, every number in it, what `about` says, and what compiles it here."""
     model = hashlib.sha256(exported.graph_module.code.encode())
     for name, tensor in sorted({**exported.state_dict, **exported.constants}.items()):
-        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        model.update(f"{name} ".encode() + fingerprint.numbers(tensor))
     return {"model": model.hexdigest(), **_of_the_rest(about, here)}
+
+
+def of_source(network: nn.Module, about: Mapping[str, Any], here: Origin) -> cache.Key | None:
+    """A key that is known without a trace; None where the network may be more than what is looked at. Several may lead to one program."""
+    source = fingerprint.of(network)
+    return None if source is None else {"source": source, **_of_the_rest(about, here)}
 
 
 def _of_the_rest(about: Mapping[str, Any], here: Origin) -> cache.Key:

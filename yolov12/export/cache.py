@@ -28,6 +28,8 @@ from yolov12.wholefile import replacing
 LIMIT_BYTES = 8 * 2**30
 """What all plans and timings together may take; those that were used longest ago go first."""
 LEDGER = "made.txt"
+ALSO = "also.txt"
+"""By what else entries are asked for: a line for each such key, its name and that of the entry."""
 _made: set[tuple[Path, str]] = set()
 """Folder and hash of what this process has built: that is ours also where the ledger's disk is full, and an export runs it to compare it."""
 NAME = re.compile(r"[0-9a-f]{32}")
@@ -152,8 +154,31 @@ def store(folder: Path, key: Key, plan: bytes) -> None:
 def remember(folder: Path, plan: bytes) -> None:
     """Note that this plan was built here. One short line in append mode is whole whoever else writes."""
     if not _is_listed(folder, plan):
-        with (folder / LEDGER).open("a") as ledger:
-            ledger.write(f"\n{digest(plan)}\n")  # behind what a full disk may have cut off
+        _append(folder / LEDGER, digest(plan))
+
+
+def store_also(folder: Path, also: Key, key: Key) -> None:
+    """Let the entry of `key` be found by another key too, which is known with less work; if that can not be noted, it is found by its own alone."""
+    with suppress(OSError):
+        _append(folder / ALSO, f"{name_of(also)} {name_of(key)}")
+
+
+def load_also(folder: Path, also: Key) -> bytes | None:
+    """The plan of the entry that was noted for this key, looked at as by `load`; None if there is none. Parts that both keys have must be equal."""
+    try:
+        lines = [line.split() for line in (folder / ALSO).read_text().splitlines()]
+        name = next(line[1] for line in reversed(lines) if len(line) == 2 and line[0] == name_of(also))
+        if not NAME.fullmatch(name):
+            return None
+        key = _read(folder / f"{name}.json").key
+    except (OSError, StopIteration, ValueError, KeyError, TypeError):  # none, or what `load` will tell of
+        return None
+    return None if any(key.get(part, value) != value for part, value in also.items()) else load(folder, key)[0]
+
+
+def _append(file: Path, line: str) -> None:
+    with file.open("a") as lines:
+        lines.write(f"\n{line}\n")  # behind what a full disk may have cut off
 
 
 def is_ours(folder: Path, plan: bytes) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from yolov12.data import synth
 from yolov12.errors import RetryableError, UserError
-from yolov12.export import adapter, aoti, aoti_file, aoti_key, aoti_request, boxes, cache, gate
+from yolov12.export import adapter, aoti, aoti_file, aoti_key, aoti_request, boxes, cache, fingerprint, gate
 
 CPU = torch.device("cpu")
 
@@ -187,6 +187,25 @@ def test_it_lies_beside_the_weights_named_for_its_machine_and_is_compiled_once(b
     said = capsys.readouterr().err
     assert "from the cache" in said
     assert "parity: aoti is not compared by the export itself (verify=False)" in said
+
+
+def test_what_is_in_the_cache_is_not_traced_again(best, compiled, monkeypatch, capsys):
+    best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    monkeypatch.setattr(aoti, "traced", lambda *args: 1 // 0)
+    best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    assert "without a trace" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        best.export(format="aoti", imgsz=96, device="cpu", verify=False)
+
+
+def test_a_network_that_does_not_say_enough_of_itself_is_traced_and_found(best, compiled, monkeypatch, capsys):
+    monkeypatch.setattr(fingerprint, "of", lambda network: None)
+    for _ in range(2):
+        best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    said = capsys.readouterr().err
+    assert len(compiled) == 1
+    assert "from the cache" in said
+    assert "without a trace" not in said
 
 
 def test_a_full_disk_under_the_cache_costs_no_package(best, compiled, monkeypatch, tmp_path, capsys):

@@ -227,3 +227,54 @@ def test_two_processes_build_once_and_the_second_says_who_does(tmp_path, monkeyp
     assert told.get(timeout=5) == "built"
     assert f"this engine is being built in process {other.pid} on " in lines[0]
     assert build_counted(tmp_path)[1] == 0
+
+
+# By another key
+
+
+ALSO = {"source": "a file", "gpu": KEY["gpu"]}
+
+
+def test_an_entry_is_found_by_another_key_that_was_noted(tmp_path):
+    build_counted(tmp_path)
+    assert cache.load_also(tmp_path, ALSO) is None
+    cache.store_also(tmp_path, ALSO, KEY)
+    assert cache.load_also(tmp_path, ALSO) == b"plan"
+    assert cache.load_also(tmp_path, ALSO | {"source": "another"}) is None
+
+
+def test_the_last_note_of_a_key_counts(tmp_path):
+    build_counted(tmp_path)
+    build_counted(tmp_path, KEY | {"model": "new"}, b"new plan")
+    cache.store_also(tmp_path, ALSO, KEY)
+    cache.store_also(tmp_path, ALSO, KEY | {"model": "new"})
+    assert cache.load_also(tmp_path, ALSO) == b"new plan"
+
+
+def test_a_note_that_leads_to_another_gpus_entry_is_not_followed(tmp_path):
+    build_counted(tmp_path)
+    cache.store_also(tmp_path, ALSO | {"gpu": "sm_80"}, KEY)
+    assert cache.load_also(tmp_path, ALSO | {"gpu": "sm_80"}) is None
+
+
+@pytest.mark.parametrize("line", ["", "{also}", "{also} ../../elsewhere", "{also} " + "0" * 32, "{also} {name} more"])
+def test_a_note_that_leads_nowhere_is_none(tmp_path, line):
+    build_counted(tmp_path)
+    (tmp_path / cache.ALSO).write_text(line.format(also=cache.name_of(ALSO), name=cache.name_of(KEY)))
+    assert cache.load_also(tmp_path, ALSO) is None
+
+
+@pytest.mark.parametrize("harm", ["pruned", "changed"])
+def test_a_note_of_what_is_gone_or_has_changed_is_none(tmp_path, harm):
+    build_counted(tmp_path)
+    cache.store_also(tmp_path, ALSO, KEY)
+    if harm == "pruned":
+        cache.prune(tmp_path, 0)
+    else:
+        (tmp_path / f"{cache.name_of(KEY)}.plan").write_bytes(b"plaN")
+    assert cache.load_also(tmp_path, ALSO) is None
+
+
+def test_a_note_that_has_no_room_is_no_failure(tmp_path):
+    (tmp_path / cache.ALSO).symlink_to("/dev/full")
+    cache.store_also(tmp_path, ALSO, KEY)
