@@ -167,7 +167,7 @@ def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
             files: Any = aot_compile(
-                exported.module(check_guards=False), exported.example_inputs[0], options={"aot_inductor.package": True}
+                exported.module(check_guards=False), exported.example_inputs[0], options=aoti_toolkit.OPTIONS
             )
     except CppCompileError as error:
         said = next((line for line in str(error).splitlines() if "error:" in line), str(error).splitlines()[-1])

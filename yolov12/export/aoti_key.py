@@ -8,10 +8,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from yolov12.export import aoti_file, cache, fingerprint, machine
+from yolov12.export import aoti_file, aoti_toolkit, cache, fingerprint, machine
 from yolov12.export.aoti_file import Origin
 
 
@@ -35,6 +34,7 @@ def _of_the_rest(about: Mapping[str, Any], here: Origin) -> cache.Key:
         "about": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
         "precision": about[aoti_file.BUILT_BY]["precision"],
         "builder": f"torch {here.torch}",
+        "options": str(aoti_toolkit.OPTIONS),
         "gpu": f"{here.arch} {here.gpu}".strip(),
         "cpu": " ".join((here.machine, *here.features)),
         **of_machine(here),
@@ -44,14 +44,12 @@ def _of_the_rest(about: Mapping[str, Any], here: Origin) -> cache.Key:
 def of_machine(here: Origin) -> cache.Key:
     """What a package owes to the machine besides its GPU and its CPU.
 
-    The compiler, since what runs on the CPU is its machine code. The number of threads, since torch writes it into code for the CPU, where one that
-    was made on one core stays on one core (torch/_inductor/utils.py, `parallel_num_threads`). The driver, since Triton may choose kernels for a GPU
-    by how fast they run here.
+    The compiler, since what runs on the CPU is its machine code. The driver, since Triton may choose kernels for a GPU by how fast they run here.
+    The number of threads is none of it, see aoti_toolkit.OPTIONS.
     """
     is_for_cpu = here.arch == "cpu"
     return {
         "compiler": machine.compiler_version(),
-        "threads": str(torch.get_num_threads()) if is_for_cpu else "",
         "driver": "" if is_for_cpu else machine.driver_version(),
         "cuda": "" if is_for_cpu else machine.cuda_version(),
     }

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A hash of a network from which follows what is traced of it: another export of the same is found in the cache without a trace, which takes seconds.
 
-It is of classes, attributes and numbers. Where a class of the user's, a hook or a method that a script has replaced may decide what is computed, there
-is no hash, and the network is traced. What is not seen is a function outside of classes that a script has replaced in ultralytics; a package that
-differs for that from its source is refused by the gate.
+It is of classes, attributes and numbers. Where a class of the user's, a hook or a method that a script has replaced may decide what is computed,
+there is no hash, and the network is traced. What is not seen is a function outside of classes that a script has replaced in ultralytics; a package
+that differs for that from its source is refused by the gate.
 """
 
 from __future__ import annotations

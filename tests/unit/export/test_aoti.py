@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -296,6 +297,15 @@ def test_a_package_is_validated_as_its_source(made, tmp_path):
         for path in made
     ]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_package_asks_for_the_number_of_threads_when_it_runs(made):
+    """Here torch has one, which it would write down."""
+    with zipfile.ZipFile(made[1]) as archive:
+        code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".cpp"))
+    assert code.count(b"#pragma omp parallel\n") > 20
+    assert b"num_threads(" not in code
 
 
 @pytest.mark.slow
