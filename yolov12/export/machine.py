@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,9 @@ def cxx() -> str:
 
 
 def compiler_version() -> str:
-    """What the C++ compiler calls itself, as "g++ (Debian 12.2.0-14) 12.2.0"."""
+    """What the C++ compiler calls itself, as "g++ (Debian 12.2.0-14) 12.2.0"; "" where there is none."""
+    if shutil.which(cxx()) is None:
+        return ""
     command = [cxx(), "--version"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     return told.stdout.partition("\n")[0].strip()

@@ -79,8 +79,10 @@ def compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(program))
 
 
-def test_the_compiler_tells_its_version(compiler):
+def test_the_compiler_tells_its_version(compiler, monkeypatch):
     assert machine.compiler_version() == "g++ 12.2.0"
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert machine.compiler_version() == ""
 
 
 def test_a_package_for_the_cpu_depends_on_the_compiler_and_not_on_a_driver(compiler, install):
