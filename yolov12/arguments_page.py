@@ -18,6 +18,26 @@ SHOWN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "predict": (("Predict", "Visualize"), (*COMMON, "save", "conf", "iou", "max_det", "quantize")),
     "export": (("Export",), ("imgsz", "batch", "data", "quantize", "nms")),
 }
+TRAINED_SIZE = "pixels, one number or height,width; default: what the model was trained with, else 640"
+OTHERWISE: dict[str, dict[str, tuple[str, str]]] = {
+    "val": {
+        "batch": ("16", "pictures for each call"),
+        "imgsz": ("", "pixels; default: what the model was trained with, else 640"),
+        "rect": ("True", "batches of pictures of one shape, padded no more than they need; False: squares"),
+    },
+    "predict": {"batch": ("1", "pictures for each call"), "imgsz": ("", TRAINED_SIZE)},
+    "export": {
+        "batch": ("1", "pictures for each call; the most of them where the size is open"),
+        "imgsz": ("", TRAINED_SIZE),
+        "dynamic": ("False", "open batch, height and width; for an engine True"),
+        "quantize": (
+            "",
+            "8, 16 or 32: bits of the numbers inside; default 32, for an engine 16; half=True is 16",
+        ),
+        "opset": ("", "of ONNX, also on the way to an engine; default 18"),
+    },
+}
+"""Of each verb: the arguments whose default or meaning is not that of default.yaml (engine/model.py:540, :639 and :788; export/request.py)."""
 HIDDEN = ("model", "source", "format", "device", "resume", "amp", "compile")
 """Told above the list, or settings."""
 WIDTH = 118
@@ -38,8 +58,9 @@ def lines(verb: str) -> Iterator[str]:
     sections, keys = SHOWN[verb]
     for line in read():
         if (line.section in sections or line.key in keys) and line.key not in HIDDEN:
-            words = f"{line.key}={line.default}" if line.default else line.key
-            yield f"{words:24} {textwrap.shorten(line.meaning, WIDTH - 25, placeholder=' ...')}"
+            default, meaning = OTHERWISE.get(verb, {}).get(line.key, (line.default, line.meaning))
+            words = f"{line.key}={default}" if default else line.key
+            yield f"{words:24} {textwrap.shorten(meaning, WIDTH - 25, placeholder=' ...')}"
 
 
 def read() -> Iterator[Line]:

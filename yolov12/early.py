@@ -104,7 +104,7 @@ def check_export(options: Mapping[str, Any]) -> None:
     raise UserError(
         f"format={options['format']} needs TensorRT, which is not installed here. In a clone of the repository type: "
         "make build TENSORRT=rtx for GeForce and RTX GPUs, or make build TENSORRT=10 TENSORRT_INDEX=ADDRESS (NVIDIA's package index, or a mirror "
-        "of it) for all; or export format=onnx"
+        f"of it) for all; outside of an image pip install {request.TENSORRT_RTX} for GeForce and RTX GPUs; or export format=onnx"
     )
 
 

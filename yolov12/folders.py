@@ -104,42 +104,50 @@ def check_run(options: Mapping[str, Any]) -> None:
         check_writable(folder, f"project={options['project']}" if options.get("project") else "")
 
 
-def choose_cache(explicit: Path | None, words: str) -> tuple[Path, str]:
+def choose_cache(explicit: Path | None, words: str, may_be_full: bool = False) -> tuple[Path, str]:
     """The cache folder, made if need be, and the reason for it.
 
     Args:
         explicit: the folder that the user named, if any.
         words: how the user named it.
+        may_be_full: take a folder whose disk is full too, of which there may then be none.
 
     Raises:
         UserError: that folder, or without one every folder, can not be written to.
+        RetryableError: the disk is full.
     """
     if explicit is not None:
-        if reason := _why_not_made(explicit):
+        if reason := _why_not_made(explicit, may_be_full):
             raise UserError(
                 f"{words}: can not write there ({reason}); name a folder that you may write to, or leave it out"
             )
         return explicit, words
     if WORKSPACE.is_dir():
         folder = WORKSPACE / ".yolov12"
-        if not (reason := _why_not_made(folder)):
+        if not (reason := _why_not_made(folder, may_be_full)):
             mounted = os.path.ismount(WORKSPACE)
             return folder, "kept with your files" if mounted else f"{WORKSPACE} is not a mount: lost with the container"
         return _temporary(), f"temporary: {reason}; to keep it, mount a folder on {WORKSPACE} or set YOLOV12_CACHE_DIR"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "yolov12"
     # Without a home `~` stays as it is.
-    if not (reason := _why_not_made(folder) if folder.is_absolute() else "there is no home folder"):
+    if not (reason := _why_not_made(folder, may_be_full) if folder.is_absolute() else "there is no home folder"):
         return folder, "YOLOV12_CACHE_DIR changes it"
     return _temporary(), f"temporary: {reason}; to keep it, set YOLOV12_CACHE_DIR"
 
 
-def _why_not_made(folder: Path) -> str:
+def _why_not_made(folder: Path, may_be_full: bool = False) -> str:
     """Make the private folder; "" if it can be written to, else why not."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        reason = why_not_writable(folder)
     except OSError as error:
+        if may_be_full and is_full_disk(error):
+            return ""
         return f"{error.filename}: {(error.strerror or str(error)).lower()}"
-    reason = why_not_writable(folder)
+    except RetryableError:
+        if may_be_full:
+            return ""
+        raise
     return f"{folder}: {reason}" if reason else ""
 
 

@@ -335,37 +335,43 @@ def cache_dir() -> Path:
 
 
 def trt_cache_dir() -> Path:
-    """The folder for TensorRT engines: YOLOV12_TRT_CACHE_DIR, else `engines` in `cache_dir()`. It exists.
+    """The folder for TensorRT engines: YOLOV12_TRT_CACHE_DIR, else `engines` in `cache_dir()`.
+
+    It exists, unless its disk is full: what lies there is read and pruned then too, and what does not fit is made all the same (export/cache.py).
 
     Raises:
         UserError: it can not be written to.
     """
     if (explicit := current().trt_cache_dir) is not None:
-        return _folder(explicit, DECLARED["trt_cache_dir"])
-    engines = cache_dir() / "engines"
-    engines.mkdir(mode=0o700, exist_ok=True)
+        return _folder(explicit, DECLARED["trt_cache_dir"], may_be_full=True)
+    engines = _folder(current().cache_dir, DECLARED["cache_dir"], may_be_full=True) / "engines"
+    try:
+        engines.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        if not folders.is_full_disk(error) and engines.parent.is_dir():
+            raise
     return engines
 
 
 def cache_choice() -> tuple[Path, str]:
-    """`cache_dir()` and the reason for it, without a word."""
-    return _choice(current().cache_dir, DECLARED["cache_dir"])
+    """`cache_dir()` and the reason for it, without a word, be its disk full or not."""
+    return _choice(current().cache_dir, DECLARED["cache_dir"], may_be_full=True)
 
 
-def _folder(explicit: Path | None, declaration: Declaration) -> Path:
-    folder, reason = _choice(explicit, declaration)
+def _folder(explicit: Path | None, declaration: Declaration, may_be_full: bool = False) -> Path:
+    folder, reason = _choice(explicit, declaration, may_be_full)
     if explicit is None:
         say_once(f"{declaration.env} {folder}", f"cache: {folder} ({reason})")
     return folder
 
 
-def _choice(explicit: Path | None, declaration: Declaration) -> tuple[Path, str]:
-    return _chosen(explicit, f"{declaration.env}={explicit} ({origin(declaration.name)})")
+def _choice(explicit: Path | None, declaration: Declaration, may_be_full: bool) -> tuple[Path, str]:
+    return _chosen(explicit, f"{declaration.env}={explicit} ({origin(declaration.name)})", may_be_full)
 
 
 @functools.lru_cache(maxsize=8)
-def _chosen(explicit: Path | None, words: str) -> tuple[Path, str]:
-    return folders.choose_cache(explicit, words)
+def _chosen(explicit: Path | None, words: str, may_be_full: bool) -> tuple[Path, str]:
+    return folders.choose_cache(explicit, words, may_be_full)
 
 
 def _parse(declaration: Declaration, value: Any, typed: str) -> Any:

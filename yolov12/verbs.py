@@ -19,6 +19,7 @@ from typing import Any
 from yolov12 import early, folders, recipes, sigterm
 from yolov12.distributed import launchers
 from yolov12.errors import RetryableError, UserError
+from yolov12.export import exported
 from yolov12.log import program, say, without
 
 YAML = (".yaml", ".yml")
@@ -128,6 +129,7 @@ def export(words: list[str], options: Options) -> int:
     if options.pop("no_verify", False):
         options["verify"] = False
     _refuse_early(options, check_folder=False)
+    exported.refuse(str(options["model"]), options.get("format"))
     early.check_export({"format": "onnx"} | _call_arguments(options))
     weights = Path(str(options["model"]))
     if weights.is_file():

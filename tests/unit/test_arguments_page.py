@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from yolov12 import arguments, arguments_page
+from yolov12.export import request
 
 
 def test_every_argument_of_ultralytics_is_read_with_its_default():
@@ -37,3 +40,49 @@ def test_every_section_and_key_that_is_asked_for_exists(verb):
     lines = list(arguments_page.read())
     assert set(sections) <= {line.section for line in lines}
     assert set(keys) <= {line.key for line in lines}
+
+
+def shown(verb):
+    """The defaults that the page has, by key."""
+    words = (line.split()[0] for line in arguments_page.lines(verb))
+    return dict(word.partition("=")[::2] for word in words)
+
+
+def test_the_pages_have_the_defaults_of_their_verb_where_ultralytics_file_has_another():
+    pages = {verb: shown(verb) for verb in arguments_page.SHOWN}
+    assert {verb: page["batch"] for verb, page in pages.items()} == {
+        "train": "16",
+        "val": "16",
+        "predict": "1",
+        "export": "1",
+    }
+    assert {verb: page["imgsz"] for verb, page in pages.items()} == {
+        "train": "640",
+        "val": "",
+        "predict": "",
+        "export": "",
+    }
+    assert pages["val"]["rect"] == "True"
+
+
+def test_what_is_otherwise_is_on_the_page():
+    for verb, keys in arguments_page.OTHERWISE.items():
+        assert set(keys) <= set(shown(verb))
+
+
+def test_the_page_of_export_says_what_an_export_without_arguments_takes():
+    asked, engine = request.of({"format": "onnx"}), request.of({"format": "engine"})
+    assert (str(asked.batch), str(asked.dynamic)) == (shown("export")["batch"], shown("export")["dynamic"])
+    assert (asked.precision, engine.precision, engine.dynamic) == ("fp32", "fp16", True)
+    meanings = {key: meaning for key, (_, meaning) in arguments_page.OTHERWISE["export"].items()}
+    assert f"default {asked.opset}" in meanings["opset"]
+    assert "default 32, for an engine 16" in meanings["quantize"]
+    assert "for an engine True" in meanings["dynamic"]
+
+
+def test_ultralytics_methods_have_the_defaults_that_are_shown():
+    """Those of engine/model.py, which no file lists."""
+    from ultralytics.engine.model import Model
+
+    for method, words in ((Model.predict, '"batch": 1'), (Model.val, '"rect": True'), (Model.export, '"batch": 1')):
+        assert words in inspect.getsource(method)

@@ -45,6 +45,18 @@ def test_a_full_disk_is_worth_a_retry(tmp_path, monkeypatch):
         folders.why_not_writable(tmp_path)
 
 
+def test_a_cache_may_be_full_where_that_is_no_failure(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(folders.FULL[0], "No space left on device")
+
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", full)
+    with pytest.raises(RetryableError, match="make room"):
+        folders.choose_cache(tmp_path, "typed")
+    assert folders.choose_cache(tmp_path, "typed", may_be_full=True) == (tmp_path, "typed")
+    monkeypatch.setattr(Path, "mkdir", full)
+    assert folders.choose_cache(tmp_path / "new", "typed", may_be_full=True) == (tmp_path / "new", "typed")
+
+
 def test_a_folder_of_the_kernel_in_which_nothing_can_be_made_says_so():
     assert folders.why_not_writable(Path("/proc")) == "no files can be made there"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from yolov12 import folders, settings, settings_page
 from yolov12.declare import OFF, ON, PREFIX, as_text, switch
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -534,3 +534,16 @@ def test_a_setting_without_effect_says_so_when_it_is_set(monkeypatch, capsys):
 def test_importing_the_settings_imports_nothing_heavy():
     child = in_a_child("print(sorted({'torch', 'ultralytics', 'pydantic', 'yaml', 'numpy'} & set(sys.modules)))")
     assert child.stdout.strip() == "[]"
+
+
+def test_engines_may_lie_on_a_full_disk_where_nothing_else_of_the_cache_may(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(folders.FULL[0], "No space left on device")
+
+    os.environ["YOLOV12_CACHE_DIR"] = str(tmp_path)
+    monkeypatch.setattr(folders.tempfile, "TemporaryFile", full)
+    with pytest.raises(RetryableError, match="make room"):
+        settings.cache_dir()
+    assert settings.cache_choice()[0] == tmp_path
+    monkeypatch.setattr(Path, "mkdir", full)
+    assert settings.trt_cache_dir() == tmp_path / "engines"

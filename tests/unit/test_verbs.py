@@ -11,9 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from tests.unit.command_line import called, error_of
 from yolov12 import __version__, cli, early, folders, verb_table, verbs
+from yolov12.export import request
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -287,6 +289,13 @@ def test_an_engine_without_tensorrt_is_refused_with_the_build_that_has_it(yolo, 
     assert f"format={form} needs TensorRT, which is not installed here." in said
     assert "make build TENSORRT=10 TENSORRT_INDEX=ADDRESS" in said
     assert "make build TENSORRT=rtx" in said
+    assert f"outside of an image pip install {request.TENSORRT_RTX} for" in said
+
+
+def test_the_package_that_builds_engines_outside_of_an_image_is_the_pinned_one_everywhere():
+    pinned = yaml.safe_load((ROOT / "env/versions.yaml").read_text())["sources"]["tensorrt-rtx-cu13"]["version"]
+    assert f"tensorrt-rtx-cu13=={pinned}" == request.TENSORRT_RTX
+    assert f"    pip install {request.TENSORRT_RTX}\n" in (ROOT / "docs/export.md").read_text()
 
 
 def test_an_export_that_can_not_be_made_is_refused_before_anything_is_loaded(yolo, capsys):

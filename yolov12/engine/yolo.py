@@ -145,10 +145,12 @@ class YOLOv12Mixin:
             UserError: a combination that can not be made; nothing is written.
             ParityError: the export does not find what this model finds; nothing is written.
         """
-        from yolov12.export import run
+        from yolov12.export import exported, run
 
-        if isinstance(self.model, (str, Path)) and Path(self.model).suffix == ".onnx":
-            return run.engine_of_file(Path(self.model), kwargs)
+        if isinstance(self.model, (str, Path)):
+            exported.refuse(self.model, kwargs.get("format"))
+            if Path(self.model).suffix.lower() == ".onnx":
+                return run.engine_of_file(Path(self.model), kwargs)
         self._check_is_pytorch_model()  # type: ignore[attr-defined]
 
         def measure(file: Path | None, imgsz: tuple[int, int]) -> float:

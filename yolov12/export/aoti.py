@@ -7,8 +7,9 @@ so that a package needs torch and nothing of ours. A package is native code for 
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -23,8 +24,8 @@ from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.modules import Detect
 
 from yolov12 import folders, settings
-from yolov12.errors import UserError
-from yolov12.export import aoti_file, aoti_request, aoti_toolkit, cache, request
+from yolov12.errors import RetryableError, UserError
+from yolov12.export import aoti_file, aoti_key, aoti_request, aoti_toolkit, cache, request
 from yolov12.export.adapter import as_exported, destination
 from yolov12.export.aoti_file import Origin
 from yolov12.export.aoti_request import Asked
@@ -88,14 +89,19 @@ def device_of(asked: Asked) -> torch.device:
 
 
 def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> bytes:
-    """The package, from the cache where it was compiled before.
+    """The package, from the cache where it was compiled before; there even the trace is not made again, if the network says enough of itself.
 
     Raises:
         UserError: the compiler failed, in its words.
     """
-    program_of_it = traced(network, asked, device)
-    about = metadata(network, asked, here)
+    about, folder = metadata(network, asked, here), settings.trt_cache_dir()
     say(f"aoti: {asked.precision} at {'{1}x{0}'.format(*asked.imgsz)} for {here}")
+    by_source = aoti_key.of_source(network, about, here)
+    if by_source is not None and (content := cache.load_also(folder, by_source)) is not None:
+        say(f"aoti: {len(content) / 2**20:.1f} MiB, from the cache in {folder}, without a trace")
+        return content
+    program_of_it = traced(network, asked, device)
+    key = aoti_key.of_program(program_of_it, about, here)
 
     def build() -> bytes:
         with tempfile.TemporaryDirectory(prefix="yolov12-aoti-") as folder:
@@ -105,9 +111,9 @@ def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> byt
                 package(program_of_it, about, path)
             return path.read_bytes()
 
-    content, source = cache.get_or_build(
-        settings.trt_cache_dir(), key_of(program_of_it, about, here), build, what="package"
-    )
+    content, source = cache.get_or_build(folder, key, build, what="package")
+    if by_source is not None:
+        cache.store_also(folder, by_source, key)
     say(f"aoti: {len(content) / 2**20:.1f} MiB, {source}")
     return content
 
@@ -151,6 +157,7 @@ def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
 
     Raises:
         UserError: the compiler failed.
+        RetryableError: it had no room on the disk.
     """
     from torch._inductor import aot_compile
     from torch._inductor.exc import CppCompileError
@@ -160,10 +167,14 @@ def package(exported: Any, about: Mapping[str, Any], path: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
             files: Any = aot_compile(
-                exported.module(check_guards=False), exported.example_inputs[0], options={"aot_inductor.package": True}
+                exported.module(check_guards=False), exported.example_inputs[0], options=aoti_toolkit.OPTIONS
             )
     except CppCompileError as error:
         said = next((line for line in str(error).splitlines() if "error:" in line), str(error).splitlines()[-1])
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise RetryableError(
+                f"no room to compile the package: {said.strip()}; make room and run the same command again"
+            ) from error
         raise UserError(f"the package can not be compiled here: {said.strip()}") from error
     package_pt2(str(path), aoti_files={MODEL: files}, extra_files={aoti_file.METADATA: json.dumps(about)})
 
@@ -189,22 +200,6 @@ def metadata(network: Any, asked: Asked, here: Origin) -> dict[str, Any]:
         "end2end": bool(getattr(network, "end2end", False)),
         **({"kpt_shape": list(network.kpt_shape)} if network.task == "pose" else {}),
         aoti_file.BUILT_BY: asdict(here) | {"precision": asked.precision},
-    }
-
-
-def key_of(exported: Any, about: Mapping[str, Any], here: Origin) -> cache.Key:
-    """All that a package depends on: the traced code, every number in it, and what `about` says."""
-    model = hashlib.sha256(exported.graph_module.code.encode())
-    for name, tensor in sorted({**exported.state_dict, **exported.constants}.items()):
-        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        model.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {
-        "model": model.hexdigest(),
-        "about": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
-        "precision": about[aoti_file.BUILT_BY]["precision"],
-        "builder": f"torch {here.torch}",
-        "gpu": f"{here.arch} {here.gpu}".strip(),
-        "cpu": " ".join((here.machine, *here.features)),
     }
 
 

@@ -19,6 +19,7 @@ import torch
 
 from yolov12 import pins
 from yolov12.errors import UserError
+from yolov12.export import machine
 from yolov12.log import say, without
 from yolov12.seams import replaced
 
@@ -26,6 +27,11 @@ HEADERS = ("cuda.h", "cuda_runtime_api.h", "crt/host_defines.h", "nv/target")
 """What torch's headers for generated code come to (aoti_runtime/device_utils.h, cuda_fp16.h), one of each package that has some."""
 WHEELS = ("nvidia-cuda-crt", "nvidia-cuda-cccl")
 """What a pip install of torch does not bring."""
+OPTIONS = {"aot_inductor.package": True, "cpp.dynamic_threads": True, "cpp.threads": 8}
+"""Options of torch/_inductor/config.py. By itself torch writes its number of threads into code for the CPU, which ultralytics has set to 1 by then
+(__init__.py:12) and sets anew for each prediction, to 8 at most (utils/__init__.py, `NUM_THREADS`). So the code asks for it when it runs, and is
+laid out for 8 wherever it is made.
+"""
 
 
 def require_compiler(device: torch.device) -> None:
@@ -34,7 +40,7 @@ def require_compiler(device: torch.device) -> None:
     Raises:
         UserError: it is not here.
     """
-    compiler = os.environ.get("CXX", "g++")
+    compiler = machine.cxx()
     if shutil.which(compiler) is None:
         raise UserError(
             f"format=aoti compiles C++, and {compiler} is not here: install g++ (the train image has it), or name yours with CXX="

@@ -81,7 +81,9 @@ class Maker:
     gpu: str
     """As "sm_90 NVIDIA H100"; without a GPU the architectures that are built for."""
     driver: str
-    """Version of CUDA that the driver speaks, as "13.0"; "" without one."""
+    """NVIDIA's own version, as "580.95.05"; "" without a GPU."""
+    cuda: str
+    """Version of CUDA that the driver speaks, as "13.0"; "" without a GPU."""
 
 
 def find_module() -> str:

@@ -3,6 +3,7 @@
 
 An entry is two files: NAME.plan, and NAME.json with its key, its length and its hash, written last, so that an entry is whole or absent. NAME is
 a hash of the key. `made.txt` remembers the hash of every plan that was built here, also when its entry is gone: an exported engine outlives it.
+Beside them lie TensorRT's timings, one file for each builder, driver and GPU (engine.py), which a build begins with and writes again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,20 @@ from yolov12.errors import ExitError
 from yolov12.export.engine_file import digest
 from yolov12.export.lock import held, held_at_once
 from yolov12.log import say, warn
+from yolov12.mistakes import sentence
 from yolov12.wholefile import replacing
 
 LIMIT_BYTES = 8 * 2**30
-"""What all plans together may take; those that were used longest ago go first."""
+"""What all plans and timings together may take; those that were used longest ago go first."""
 LEDGER = "made.txt"
+ALSO = "also.txt"
+"""By what else entries are asked for: a line for each such key, its name and that of the entry."""
+_made: set[tuple[Path, str]] = set()
+"""Folder and hash of what this process has built: that is ours also where the ledger's disk is full, and an export runs it to compare it."""
 NAME = re.compile(r"[0-9a-f]{32}")
 """Of entries, see `name_of`."""
+TIMING = re.compile(r"timing-[0-9a-f]{32}\.cache")
+"""Of files with timings, see `timing_file`."""
 
 Key = Mapping[str, str]
 """All that an engine depends on: name -> value."""
@@ -44,28 +53,63 @@ class Entry:
     """When it was last loaded or made: seconds since the epoch."""
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What TensorRT measured while it built: engines after that take less time to build, and are the same to who uses them."""
+
+    name: str
+    """Of the file."""
+    file_bytes: int
+    used_s: float
+    """When it was last written, which every build does: seconds since the epoch."""
+
+
 def get_or_build(
     folder: Path, key: Key, build: Callable[[], bytes], limit_bytes: int = LIMIT_BYTES, what: str = "engine"
 ) -> tuple[bytes, str]:
     """The plan for a key, and where it came from. Processes that want the same one build it once.
 
-    A cache that can not be written to is said, and the engine is built all the same. `what` is how it is called then.
+    A cache that can not be written to, since its disk is full or why ever, is said, and the engine is built all the same. `what` is its name then.
     """
     name = name_of(key)
-    with held(folder / f"{name}.lock", f"this {what} is being built"):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder / f"{name}.lock", f"this {what} is being built"))
+        except OSError as error:
+            warn(f"{what} cache: no lock, so another process may build the same: {_reason(error)}")
         plan, reason = load(folder, key)
         if plan is not None:
             return plan, f"from the cache, {folder / name}.plan"
         if reason:
             say(f"{what} cache: built again: {reason}")
         plan = build()
+        _made.add((folder, digest(plan)))
         try:
             store(folder, key, plan)
+        except (OSError, ExitError) as error:
+            warn(f"{what} cache: this {what} is not kept, and is built again the next time: {_reason(error)}")
+            if not _is_listed(folder, plan):
+                warn(
+                    f"{what} cache: nor can it be noted that it was built here: it loads with YOLOV12_TRUST_WEIGHTS=1 alone"
+                )
+            for suffix in ("json", "plan"):  # half an entry, if any: a whole one would have been loaded
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+            return plan, "built"
+        try:
             sweep(folder)
             prune(folder, limit_bytes, keep=name)
-        except (OSError, ExitError) as error:
-            warn(f"{what} cache: this {what} is not kept: {error}")
+        except OSError as error:
+            warn(f"{what} cache: what was used longest ago can not be removed: {_reason(error)}")
         return plan, "built"
+
+
+def keep_timings(path: Path, content: bytes) -> None:
+    """Write timings for the next build; where that fails it is said, and no more."""
+    try:
+        with replacing(path) as part:
+            part.write_bytes(content)
+    except (OSError, ExitError) as error:
+        warn(f"engine cache: TensorRT's timings are not kept, so the next build takes as long: {_reason(error)}")
 
 
 def name_of(key: Key) -> str:
@@ -109,13 +153,40 @@ def store(folder: Path, key: Key, plan: bytes) -> None:
 
 def remember(folder: Path, plan: bytes) -> None:
     """Note that this plan was built here. One short line in append mode is whole whoever else writes."""
-    if not is_ours(folder, plan):
-        with (folder / LEDGER).open("a") as ledger:
-            ledger.write(f"{digest(plan)}\n")
+    if not _is_listed(folder, plan):
+        _append(folder / LEDGER, digest(plan))
+
+
+def store_also(folder: Path, also: Key, key: Key) -> None:
+    """Let the entry of `key` be found by another key too, which is known with less work; if that can not be noted, it is found by its own alone."""
+    with suppress(OSError):
+        _append(folder / ALSO, f"{name_of(also)} {name_of(key)}")
+
+
+def load_also(folder: Path, also: Key) -> bytes | None:
+    """The plan of the entry that was noted for this key, looked at as by `load`; None if there is none. Parts that both keys have must be equal."""
+    try:
+        lines = [line.split() for line in (folder / ALSO).read_text().splitlines()]
+        name = next(line[1] for line in reversed(lines) if len(line) == 2 and line[0] == name_of(also))
+        if not NAME.fullmatch(name):
+            return None
+        key = _read(folder / f"{name}.json").key
+    except (OSError, StopIteration, ValueError, KeyError, TypeError):  # none, or what `load` will tell of
+        return None
+    return None if any(key.get(part, value) != value for part, value in also.items()) else load(folder, key)[0]
+
+
+def _append(file: Path, line: str) -> None:
+    with file.open("a") as lines:
+        lines.write(f"\n{line}\n")  # behind what a full disk may have cut off
 
 
 def is_ours(folder: Path, plan: bytes) -> bool:
     """Whether this plan was built here."""
+    return (folder, digest(plan)) in _made or _is_listed(folder, plan)
+
+
+def _is_listed(folder: Path, plan: bytes) -> bool:
     ledger = folder / LEDGER
     return ledger.is_file() and digest(plan) in ledger.read_text().split()
 
@@ -147,24 +218,53 @@ def verify(folder: Path) -> list[str]:
     return problems
 
 
-def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry]:
-    """Remove what was used longest ago until the plans take no more than `limit_bytes`; what is being built or loaded stays.
+def timing_file(folder: Path, measured_by: Key) -> Path:
+    """Where the timings lie that a builder may begin with.
+
+    Args:
+        measured_by: all that they depend on.
+    """
+    return folder / f"timing-{name_of(measured_by)}.cache"
+
+
+def timings(folder: Path) -> list[Timing]:
+    """All timings, those used longest ago first."""
+    found = []
+    for path in folder.glob("timing-*.cache"):
+        with suppress(FileNotFoundError):  # another process prunes
+            status = path.stat()
+            found += [Timing(path.name, status.st_size, status.st_mtime)] if TIMING.fullmatch(path.name) else []
+    return sorted(found, key=lambda timing: timing.used_s)
+
+
+def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry | Timing]:
+    """Remove what was used longest ago until plans and timings take no more than `limit_bytes`; what is being built or loaded stays.
+
+    Timings need no lock: who builds has read them before, and writes them anew.
 
     Returns:
         What was removed.
     """
-    found, _ = entries(folder)
-    total = sum(entry.plan_bytes for entry in found)
+    found: list[Entry | Timing] = sorted([*entries(folder)[0], *timings(folder)], key=lambda one: one.used_s)
+    total = sum(map(size, found))
     removed = []
-    for entry in found:
+    for one in found:
         if total <= limit_bytes:
             break
-        if entry.name == keep:
+        if one.name == keep:
             continue
-        if _removed(folder, entry.name):
-            total -= entry.plan_bytes
-            removed.append(entry)
+        if isinstance(one, Timing):
+            (folder / one.name).unlink(missing_ok=True)
+        elif not _removed(folder, one.name):
+            continue
+        total -= size(one)
+        removed.append(one)
     return removed
+
+
+def size(one: Entry | Timing) -> int:
+    """What it takes on the disk, in bytes."""
+    return one.file_bytes if isinstance(one, Timing) else one.plan_bytes
 
 
 def sweep(folder: Path) -> list[str]:
@@ -186,6 +286,11 @@ def _removed(folder: Path, name: str) -> bool:
         for suffix in ("json", "plan", "lock") if is_free else ():  # the record first: without it there is no entry
             (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         return is_free
+
+
+def _reason(error: Exception) -> str:
+    """Why something could not be written, without the advice to type the command again: it goes on."""
+    return sentence(error).partition("; ")[0]
 
 
 def _read(record: Path) -> Entry:

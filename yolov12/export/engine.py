@@ -16,11 +16,10 @@ import torch
 
 from yolov12 import settings
 from yolov12.errors import UserError
-from yolov12.export import builder, cache, efficient_nms, engine_file
+from yolov12.export import builder, cache, efficient_nms, engine_file, machine
 from yolov12.export.builder import Maker, Order, Profile
-from yolov12.export.request import STRIDE, Request, Suppression
+from yolov12.export.request import STRIDE, TENSORRT_RTX, Request, Suppression
 from yolov12.log import say
-from yolov12.wholefile import replacing
 
 RTX_ARCHS = ("80", "86", "89", "120")
 """What TensorRT-RTX builds for where there is no GPU: from Ampere on, in one file; arch=75 is for Turing, whose code makes it larger."""
@@ -37,7 +36,8 @@ def module() -> Any:
     """
     if not (name := builder.find_module()):
         raise UserError(
-            "format=engine needs TensorRT or TensorRT-RTX, and neither is installed here; export format=onnx, or build an image with TENSORRT=rtx"
+            "format=engine needs TensorRT or TensorRT-RTX, and neither is installed here; export format=onnx, build an image with TENSORRT=rtx, "
+            f"or outside of one type pip install {TENSORRT_RTX}"
         )
     return importlib.import_module(name)
 
@@ -92,7 +92,8 @@ def make(path: Path, request: Request, trt: Any, by_plugin: Suppression | None =
     key = _key(graph, profile, maker, request, archs)
 
     def build() -> bytes:
-        timing = folder / f"timing-{cache.name_of({'builder': key['builder'], 'gpu': key['gpu']})}.cache"
+        measured_by = {part: key[part] for part in ("builder", "driver", "cuda", "gpu")}
+        timing = cache.timing_file(folder, measured_by)
         order = Order(
             graph=graph,
             profile=profile,
@@ -106,8 +107,7 @@ def make(path: Path, request: Request, trt: Any, by_plugin: Suppression | None =
         torch.cuda.empty_cache()  # the builder needs it more; nothing without a GPU
         built = builder.build(trt, order)
         if built.timing:
-            with replacing(timing) as part:
-                part.write_bytes(built.timing)
+            cache.keep_timings(timing, built.timing)
         return built.plan
 
     plan, source = cache.get_or_build(folder, key, build)
@@ -139,12 +139,17 @@ def metadata_of(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def _key(graph: bytes, profile: Profile | None, maker: Maker, request: Request, archs: tuple[str, ...]) -> cache.Key:
+    """All that an engine depends on. The driver is part of it: TensorRT chooses kernels by how fast they run here, which is the driver's doing
+    too. (TensorRT-RTX builds without running anything; there another driver is no more than a miss.) CUDA's version stands beside it, see machine.py.
+    An entry with a key of an older form is never asked for, and goes when it was used longest ago.
+    """
     return {
         "model": hashlib.sha256(graph).hexdigest(),
         "precision": request.precision,
         "profile": str(profile),
         "builder": f"{maker.module} {maker.version}",
         "driver": maker.driver,
+        "cuda": maker.cuda,
         "gpu": maker.gpu,
         "archs": ",".join(archs),
         "version compatible": str(request.version_compatible),
@@ -154,7 +159,5 @@ def _key(graph: bytes, profile: Profile | None, maker: Maker, request: Request, 
 
 def _maker(trt: Any, archs: tuple[str, ...]) -> Maker:
     name, version = str(trt.__name__), str(trt.__version__)
-    if torch.cuda.is_available():
-        driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
-        return Maker(name, version, builder.gpu_here(), f"{driver // 1000}.{driver % 1000 // 10}")
-    return Maker(name, version, " ".join(f"sm_{arch}" for arch in archs), "")
+    gpu = builder.gpu_here() if torch.cuda.is_available() else " ".join(f"sm_{arch}" for arch in archs)
+    return Maker(name, version, gpu, machine.driver_version(), machine.cuda_version())

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from yolov12.folders import is_full_disk
 from yolov12.log import say
 
 
@@ -67,4 +68,10 @@ def _taken(descriptor: int) -> bool:
 
 def _sign(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}".encode())
+    try:
+        os.write(
+            descriptor, f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%H:%M:%S')}".encode()
+        )
+    except OSError as error:
+        if not is_full_disk(error):  # it holds without a name
+            raise

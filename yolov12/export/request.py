@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolov12 import pins
 from yolov12.errors import UserError
 
 ENGINE = ("engine", "tensorrt", "trt")
 """What `format=` calls a TensorRT engine (engine/exporter.py:624)."""
+
+TENSORRT_RTX = f"tensorrt-rtx-cu13=={pins.PACKAGES['tensorrt-rtx-cu13-libs']}"
+"""What brings the module `tensorrt_rtx` with its libraries, which are of its version (env/compatibility.py)."""
 
 Evaluate = Callable[[Path | None, tuple[int, int]], float]
 """A file, or None for the source, and (height, width) in pixels -> its mAP50-95 in percent on the data set that the user named, at that size."""

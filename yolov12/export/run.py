@@ -118,9 +118,7 @@ def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
     """
     request = requests.of({"format": "onnx"} | dict(options))
     if request is None or request.form != "engine":
-        raise UserError(
-            f"model={path} is exported already: name the .pt file that it was made from, or type format=engine"
-        )
+        raise UserError(f"model={path} is exported already, and an engine can be made of it: type format=engine")
     if given := [key for key in DECIDED if options.get(key) is not None]:
         raise UserError(
             f"{given[0]}={options[given[0]]} was decided when {path} was exported: leave it out, or name the .pt file"

@@ -43,25 +43,33 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
         raise UserError(f"max_gib={max_gib}: type how many GiB engines and packages may take, for example max_gib=2")
     strays = cache.sweep(engines)
     removed = cache.prune(engines, int(max_gib * 2**30))
-    freed = sum(entry.plan_bytes for entry in removed)
+    freed = sum(map(cache.size, removed))
+    timings = sum(isinstance(one, cache.Timing) for one in removed)
     print(
-        f"{len(removed)} engines and packages removed from {engines}, {freed / 2**20:.1f} MiB; {len(cache.entries(engines)[0])} are left"
+        f"{len(removed) - timings} engines and packages{f' and {timings} files of timings' if timings else ''} removed from {engines},"
+        f" {freed / 2**20:.1f} MiB; {len(cache.entries(engines)[0])} are left"
         + (f"; {len(strays)} without a record that can be read removed too" if strays else "")
     )
     return 0
 
 
 def listed(engines: Path) -> Iterator[str]:
-    """A line for each engine and package, the one used last first, and one for each other folder of the cache."""
+    """A line for each engine, package and file of timings, the one used last first, and one for each other folder of the cache."""
     found, unreadable = cache.entries(engines)
     yield f"{engines}: {len(found)} engines and packages, {sum(entry.plan_bytes for entry in found) / 2**20:.1f} MiB"
     for entry in reversed(found):
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_s))
-        known = entry.key
-        words = " ".join(known.get(part, "?") for part in ("precision", "builder", "gpu"))
-        yield f"  {entry.name}  {entry.plan_bytes / 2**20:7.1f} MiB  used {used}  {words}"
+        words = " ".join(entry.key.get(part, "?") for part in ("precision", "builder", "gpu"))
+        yield _line(entry, words)
     yield from (f"  unreadable: {line}" for line in unreadable)
+    yield from (
+        _line(timing, "what TensorRT measured, for the next build") for timing in reversed(cache.timings(engines))
+    )
     others = settings.cache_choice()[0]
     for folder in sorted(place for place in others.iterdir() if place.is_dir() and place != engines):
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         yield f"{folder}: {size / 2**20:.1f} MiB"
+
+
+def _line(one: cache.Entry | cache.Timing, words: str) -> str:
+    used = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used_s))
+    return f"  {one.name}  {cache.size(one) / 2**20:7.1f} MiB  used {used}  {words}"

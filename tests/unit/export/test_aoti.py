@@ -6,14 +6,16 @@ import logging
 import os
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from yolov12.data import synth
-from yolov12.errors import UserError
-from yolov12.export import adapter, aoti, aoti_file, aoti_request, boxes, cache, gate
+from yolov12.errors import RetryableError, UserError
+from yolov12.export import adapter, aoti, aoti_file, aoti_key, aoti_request, boxes, cache, fingerprint, gate
 
 CPU = torch.device("cpu")
 
@@ -74,15 +76,15 @@ def test_float16_inside_decodes_boxes_in_float32(sighted):
 def test_the_key_tells_apart_weights_shapes_precisions_and_machines(sighted, program):
     here = aoti_file.origin_here(CPU)
     about = aoti.metadata(sighted, asked(), here)
-    first = aoti.key_of(program, about, here)
-    assert aoti.key_of(program, about, here) == first
+    first = aoti_key.of_program(program, about, here)
+    assert aoti_key.of_program(program, about, here) == first
     changed = copy.deepcopy(sighted)
     with torch.no_grad():
         changed.model[0].conv.weight[0, 0, 0, 0] += 1
     others = [
-        aoti.key_of(aoti.traced(changed, asked(), CPU), about, here),
-        aoti.key_of(program, aoti.metadata(sighted, asked(batch=2), here), here),
-        aoti.key_of(program, about, aoti_file.Origin(here.torch, "sm_90", "NVIDIA H100", here.machine, ())),
+        aoti_key.of_program(aoti.traced(changed, asked(), CPU), about, here),
+        aoti_key.of_program(program, aoti.metadata(sighted, asked(batch=2), here), here),
+        aoti_key.of_program(program, about, aoti_file.Origin(here.torch, "sm_90", "NVIDIA H100", here.machine, ())),
     ]
     assert len({cache.name_of(key) for key in (first, *others)}) == 4
 
@@ -158,7 +160,7 @@ def compiled(monkeypatch, tmp_path):
     """Nothing is compiled; gives the calls."""
     calls = []
     monkeypatch.setattr(aoti, "traced", lambda *args: None)
-    monkeypatch.setattr(aoti, "key_of", lambda program, about, here: {"model": "a", "gpu": here.arch})
+    monkeypatch.setattr(aoti_key, "of_program", lambda program, about, here: {"model": "a", "gpu": here.arch})
     monkeypatch.setattr(
         aoti, "package", lambda program, about, path: calls.append(about) or path.write_bytes(b"package")
     )
@@ -186,6 +188,46 @@ def test_it_lies_beside_the_weights_named_for_its_machine_and_is_compiled_once(b
     said = capsys.readouterr().err
     assert "from the cache" in said
     assert "parity: aoti is not compared by the export itself (verify=False)" in said
+
+
+def test_what_is_in_the_cache_is_not_traced_again(best, compiled, monkeypatch, capsys):
+    best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    monkeypatch.setattr(aoti, "traced", lambda *args: 1 // 0)
+    best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    assert "without a trace" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        best.export(format="aoti", imgsz=96, device="cpu", verify=False)
+
+
+def test_a_network_that_does_not_say_enough_of_itself_is_traced_and_found(best, compiled, monkeypatch, capsys):
+    monkeypatch.setattr(fingerprint, "of", lambda network: None)
+    for _ in range(2):
+        best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    said = capsys.readouterr().err
+    assert len(compiled) == 1
+    assert "from the cache" in said
+    assert "without a trace" not in said
+
+
+def test_a_full_disk_under_the_cache_costs_no_package(best, compiled, monkeypatch, tmp_path, capsys):
+    """Nor is it a stranger's when it is loaded to be compared."""
+    folder = tmp_path / "engines"
+    folder.mkdir()
+    (folder / cache.LEDGER).symlink_to("/dev/full")
+    made = best.export(format="aoti", imgsz=64, device="cpu", verify=False)
+    aoti_file.check_trusted(Path(made))
+    assert "package cache: this package is not kept" in capsys.readouterr().err
+
+
+def test_a_compiler_without_room_is_worth_a_retry(monkeypatch, program, tmp_path):
+    from torch._inductor.exc import CppCompileError
+
+    def compiled(*_, **__):
+        raise CppCompileError(["g++"], "x.cpp: in function\nas: error: writing to x.o: No space left on device")
+
+    monkeypatch.setattr("torch._inductor.aot_compile", compiled)
+    with pytest.raises(RetryableError, match=r"no room to compile the package: as: error: writing to x\.o"):
+        aoti.package(program, {}, tmp_path / "x.pt2")
 
 
 def test_nobody_hears_of_cuda_where_it_is_compiled_for_the_cpu(best, compiled, monkeypatch, caplog):
@@ -255,6 +297,15 @@ def test_a_package_is_validated_as_its_source(made, tmp_path):
         for path in made
     ]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_package_asks_for_the_number_of_threads_when_it_runs(made):
+    """Here torch has one, which it would write down."""
+    with zipfile.ZipFile(made[1]) as archive:
+        code = b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".cpp"))
+    assert code.count(b"#pragma omp parallel\n") > 20
+    assert b"num_threads(" not in code
 
 
 @pytest.mark.slow

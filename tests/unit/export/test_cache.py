@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The cache of engines, with bytes that stand for plans."""
 
+import errno
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
-from yolov12.errors import RetryableError
 from yolov12.export import cache
 from yolov12.export.lock import held, held_at_once
 
@@ -89,6 +90,25 @@ def test_a_plan_that_is_larger_than_the_limit_stays_until_the_next_one(tmp_path)
     assert [entry.key["gpu"] for entry in cache.entries(tmp_path)[0]] == ["other"]
 
 
+def timed(folder, content, used_s, **measured_by):
+    path = cache.timing_file(folder, {"builder": "tensorrt 11.4"} | measured_by)
+    path.write_bytes(content)
+    os.utime(path, (used_s, used_s))
+    return path
+
+
+def test_timings_count_and_go_as_engines_do(tmp_path):
+    build_counted(tmp_path)
+    os.utime(tmp_path / f"{cache.name_of(KEY)}.json", (2000, 2000))
+    old, new = timed(tmp_path, b"old", 1000, gpu="a"), timed(tmp_path, b"new", 3000, gpu="b")
+    assert cache.prune(tmp_path, 10) == []
+    assert cache.prune(tmp_path, 9) == [cache.Timing(old.name, 3, 1000)]
+    assert [one.name for one in cache.prune(tmp_path, 3)] == [cache.name_of(KEY)]
+    assert cache.timings(tmp_path) == [cache.Timing(new.name, 3, 3000)]
+    assert len(cache.prune(tmp_path, 0)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [cache.LEDGER]
+
+
 def test_a_plan_that_was_pruned_is_still_known_as_ours(tmp_path):
     build_counted(tmp_path)
     cache.prune(tmp_path, 0)
@@ -115,11 +135,12 @@ def test_a_plan_whose_record_is_about_to_be_written_is_not_swept(tmp_path):
 
 
 def test_files_of_the_users_own_are_not_swept(tmp_path):
-    for name in ("annotations.json", "mine.plan"):
+    for name in ("annotations.json", "mine.plan", "timing-of-mine.cache"):
         (tmp_path / name).write_text("{}")
     assert cache.sweep(tmp_path) == []
+    assert cache.prune(tmp_path, 0) == []
     assert cache.verify(tmp_path) == []
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_is_being_built_is_not_pruned(tmp_path):
@@ -128,13 +149,47 @@ def test_what_is_being_built_is_not_pruned(tmp_path):
         assert cache.prune(tmp_path, 0) == []
 
 
-def test_a_full_disk_does_not_cost_the_engine(tmp_path, monkeypatch, capsys):
-    def full(*_):
-        raise RetryableError("no room")
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cache, "store", full)
+
+def test_a_full_disk_does_not_cost_the_engine_and_leaves_no_half_of_an_entry(tmp_path, monkeypatch, capsys):
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda path, text: full() if ".json" in path.name else write(path, text))
+    monkeypatch.setattr("yolov12.export.lock.os.write", full)
     assert build_counted(tmp_path) == ((b"plan", "built"), 1)
-    assert "not kept: no room" in capsys.readouterr().err
+    place = tmp_path / cache.name_of(KEY)
+    assert capsys.readouterr().err.splitlines() == [
+        "WARNING engine cache: this engine is not kept, and is built again the next time: "
+        f"no room to save {place}.json (No space left on device)"
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{place.name}.lock", cache.LEDGER}
+    assert cache.is_ours(tmp_path, b"plan")
+
+
+def test_where_not_even_a_lock_can_be_made_the_engine_is_built(tmp_path, capsys):
+    """As on a full disk, on which the folder could not be made."""
+    assert build_counted(tmp_path / "nowhere") == ((b"plan", "built"), 1)
+    assert "engine cache: no lock, so another process may build the same: " in capsys.readouterr().err
+
+
+def test_this_process_knows_its_engine_where_the_ledger_is_full_and_says_that_no_other_does(tmp_path, capsys):
+    (tmp_path / cache.LEDGER).symlink_to("/dev/full")
+    build_counted(tmp_path)
+    assert cache.is_ours(tmp_path, b"plan")
+    assert not cache.is_ours(tmp_path / "other", b"plan")
+    assert "it loads with YOLOV12_TRUST_WEIGHTS=1 alone" in capsys.readouterr().err
+
+
+def test_what_a_full_disk_cut_off_in_the_ledger_does_not_spoil_the_next_line(tmp_path):
+    (tmp_path / cache.LEDGER).write_text("0123")
+    cache.remember(tmp_path, b"plan")
+    assert (tmp_path / cache.LEDGER).read_text().split() == ["0123", cache.digest(b"plan")]
+
+
+def test_timings_that_have_no_room_are_told_and_no_failure(tmp_path, capsys):
+    cache.keep_timings(tmp_path / "nowhere" / "timing", b"measured")
+    assert "engine cache: TensorRT's timings are not kept" in capsys.readouterr().err
 
 
 def test_a_build_that_fails_leaves_no_entry_and_no_lock_behind(tmp_path):
@@ -172,3 +227,54 @@ def test_two_processes_build_once_and_the_second_says_who_does(tmp_path, monkeyp
     assert told.get(timeout=5) == "built"
     assert f"this engine is being built in process {other.pid} on " in lines[0]
     assert build_counted(tmp_path)[1] == 0
+
+
+# By another key
+
+
+ALSO = {"source": "a file", "gpu": KEY["gpu"]}
+
+
+def test_an_entry_is_found_by_another_key_that_was_noted(tmp_path):
+    build_counted(tmp_path)
+    assert cache.load_also(tmp_path, ALSO) is None
+    cache.store_also(tmp_path, ALSO, KEY)
+    assert cache.load_also(tmp_path, ALSO) == b"plan"
+    assert cache.load_also(tmp_path, ALSO | {"source": "another"}) is None
+
+
+def test_the_last_note_of_a_key_counts(tmp_path):
+    build_counted(tmp_path)
+    build_counted(tmp_path, KEY | {"model": "new"}, b"new plan")
+    cache.store_also(tmp_path, ALSO, KEY)
+    cache.store_also(tmp_path, ALSO, KEY | {"model": "new"})
+    assert cache.load_also(tmp_path, ALSO) == b"new plan"
+
+
+def test_a_note_that_leads_to_another_gpus_entry_is_not_followed(tmp_path):
+    build_counted(tmp_path)
+    cache.store_also(tmp_path, ALSO | {"gpu": "sm_80"}, KEY)
+    assert cache.load_also(tmp_path, ALSO | {"gpu": "sm_80"}) is None
+
+
+@pytest.mark.parametrize("line", ["", "{also}", "{also} ../../elsewhere", "{also} " + "0" * 32, "{also} {name} more"])
+def test_a_note_that_leads_nowhere_is_none(tmp_path, line):
+    build_counted(tmp_path)
+    (tmp_path / cache.ALSO).write_text(line.format(also=cache.name_of(ALSO), name=cache.name_of(KEY)))
+    assert cache.load_also(tmp_path, ALSO) is None
+
+
+@pytest.mark.parametrize("harm", ["pruned", "changed"])
+def test_a_note_of_what_is_gone_or_has_changed_is_none(tmp_path, harm):
+    build_counted(tmp_path)
+    cache.store_also(tmp_path, ALSO, KEY)
+    if harm == "pruned":
+        cache.prune(tmp_path, 0)
+    else:
+        (tmp_path / f"{cache.name_of(KEY)}.plan").write_bytes(b"plaN")
+    assert cache.load_also(tmp_path, ALSO) is None
+
+
+def test_a_note_that_has_no_room_is_no_failure(tmp_path):
+    (tmp_path / cache.ALSO).symlink_to("/dev/full")
+    cache.store_also(tmp_path, ALSO, KEY)

@@ -45,6 +45,18 @@ def test_prune_removes_down_to_a_size(engines, capsys):
     assert cache.entries(engines) == ([], [])
 
 
+def test_timings_are_shown_and_pruned(engines, capsys):
+    timing = cache.timing_file(engines, {"builder": "tensorrt 11.4"})
+    timing.write_bytes(bytes(2**19))
+    assert cli.main(["cache", "ls"]) == 0
+    shown = capsys.readouterr().out.splitlines()[2]
+    assert shown.startswith(f"  {timing.name}      0.5 MiB  used 20")
+    assert cli.main(["cache", "prune"]) == 0
+    said = capsys.readouterr().out
+    assert f"1 engines and packages and 1 files of timings removed from {engines}, 1.5 MiB; 0 are left" in said
+    assert not timing.exists()
+
+
 def test_prune_removes_what_is_no_entry_too(engines, capsys):
     (engines / f"{'0' * 32}.json").write_text("{")
     assert cli.main(["cache", "ls"]) == 0

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A hash of a network from which follows what is traced of it: another export of the same is found in the cache without a trace, which takes seconds.
+
+It is of classes, attributes and numbers. Where a class of the user's, a hook or a method that a script has replaced may decide what is computed,
+there is no hash, and the network is traced. What is not seen is a function outside of classes that a script has replaced in ultralytics; a package
+that differs for that from its source is refused by the gate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+import yolov12
+from yolov12 import settings
+
+KNOWN = ("torch", "ultralytics", "yolov12")
+"""Packages whose code is known by their version, ours by its sources. A package's own metadata has that of ultralytics (aoti.py)."""
+SOURCES = ("model", "export")
+"""What of this package takes part in a trace."""
+SETTINGS = ("flash_attn", "kernels", "predict_graphs", "predict_kernels")
+"""Those which the rooms in SOURCES ask in a forward. A trace does not, or should not, heed them; to be sure another value is another hash."""
+OF_THE_ROOT = ("args", "criterion", "names", "pt_path", "task")
+"""Attributes of the whole network that its forward does not read."""
+EMPTY = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
+
+
+class _NotKnownError(Exception):
+    """Something that may decide what is computed, and is not looked at."""
+
+
+def of(network: nn.Module) -> str | None:
+    """The hash; None where there is none."""
+    if _has_any_global_hook():
+        return None
+    chosen = [getattr(settings.current(), name) for name in SETTINGS]
+    digest = hashlib.sha256(f"{_sources()} {chosen} {torch.get_default_dtype()}".encode())
+    try:
+        _require_known(network)
+        for name, module in network.named_modules(remove_duplicate=False):
+            for part in _parts(module, is_root=not name):
+                digest.update(part if isinstance(part, bytes) else f"{name}|{part}\n".encode())
+    except _NotKnownError:
+        return None
+    return digest.hexdigest()
+
+
+def numbers(tensor: Tensor) -> bytes:
+    """What a tensor holds, behind its type and shape."""
+    values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return f"{tensor.dtype} {tuple(tensor.shape)} ".encode() + values
+
+
+@cache
+def _sources() -> str:
+    """Of this package: in a checkout they change without its version."""
+    digest = hashlib.sha256()
+    for room in SOURCES:
+        for file in sorted(Path(yolov12.__file__).parent.joinpath(room).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _require_known(network: nn.Module) -> None:
+    """Look whose classes and methods a network is made of."""
+    for kind in {base for module in network.modules() for base in type(module).__mro__} - {object}:
+        methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
+        functions = [method for method in methods if isinstance(method, FunctionType)]
+        if not all(str(one.__module__).partition(".")[0] in KNOWN for one in (kind, *functions)):
+            raise _NotKnownError
+
+
+def _parts(module: nn.Module, is_root: bool) -> Iterator[str | bytes]:
+    own = vars(module)
+    if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+        raise _NotKnownError
+    yield f"{type(module).__module__}.{type(module).__qualname__} {list(own['_modules'])}"
+    for kind in ("_parameters", "_buffers"):
+        for key, tensor in own[kind].items():
+            yield f"{kind} {key} {tensor is None}"
+            yield b"" if tensor is None else numbers(tensor)
+    for key, value in sorted(own.items()):
+        if key not in EMPTY and not (is_root and key in OF_THE_ROOT):
+            yield f"{key}={_words(value)}"
+
+
+def _words(value: Any) -> str:
+    """A plain value as text, other for any other value or type."""
+    if isinstance(value, dict):
+        inside = [f"{_words(key)}: {_words(one)}" for key, one in value.items()]
+    elif isinstance(value, (list, tuple)):
+        inside = [_words(one) for one in value]
+    elif isinstance(value, Tensor):
+        inside = [hashlib.sha256(numbers(value)).hexdigest()]
+    elif value is None or type(value) in (bool, int, float, str, torch.dtype, torch.device):
+        inside = [repr(value)]
+    else:
+        raise _NotKnownError
+    return f"{type(value).__name__}({', '.join(inside)})"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What of this machine goes into native code besides its GPU: versions for the cache's keys, so that another one is a miss and never a wrong hit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+
+
+def driver_version() -> str:
+    """NVIDIA's own version of the driver, as "580.95.05"; "" where torch sees no GPU, or nothing tells it.
+
+    Many drivers speak one version of CUDA, so that one does not tell them apart.
+    """
+    if not torch.cuda.is_available():
+        return ""
+    return _by_nvml() or _by_kernel_module()
+
+
+def cuda_version() -> str:
+    """The version of CUDA that the driver's library speaks, as "13.0"; "" without a GPU.
+
+    The library may be newer than the driver in the kernel (NVIDIA's package cuda-compat), so neither version tells the other.
+    """
+    if not torch.cuda.is_available():
+        return ""
+    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
+    return f"{driver // 1000}.{driver % 1000 // 10}"
+
+
+def cxx() -> str:
+    """The C++ compiler that torch calls (torch/_inductor/config.py, `cpp.cxx`)."""
+    return os.environ.get("CXX", "g++")
+
+
+def compiler_version() -> str:
+    """What the C++ compiler calls itself, as "g++ (Debian 12.2.0-14) 12.2.0"; "" where there is none."""
+    if shutil.which(cxx()) is None:
+        return ""
+    command = [cxx(), "--version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+    return told.stdout.partition("\n")[0].strip()
+
+
+def _by_nvml() -> str:
+    try:
+        import pynvml
+    except ImportError:  # what needs no GPU does without it
+        return ""
+    try:
+        pynvml.nvmlInit()
+        version: Any = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return ""
+    return version.decode() if isinstance(version, bytes) else str(version)
+
+
+def _by_kernel_module() -> str:
+    found = re.search(r"\s(\d+\.[\d.]+)\s", KERNEL_MODULE.read_text()) if KERNEL_MODULE.is_file() else None
+    return found[1] if found else ""
