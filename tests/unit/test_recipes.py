@@ -54,7 +54,8 @@ def test_what_the_user_typed_wins_and_the_line_says_so():
     options, line = apply("paper", batch=64, imgsz=640, data="coco.yaml")
     assert (options["batch"], options["imgsz"], options["epochs"], options["data"]) == (64, 640, 600, "coco.yaml")
     assert line == (
-        "recipe=paper: epochs=600 imgsz=640 optimizer=SGD scale=0.5 mosaic=1.0 mixup=0.0 copy_paste=0.1; yours win: batch=64; tried on: 2026-11-30-nvidia-h200/recipes.log"
+        "recipe=paper: epochs=600 imgsz=640 optimizer=SGD scale=0.5 mosaic=1.0 mixup=0.0 copy_paste=0.1; yours win: batch=64; "
+        "tried on: 2026-11-30-nvidia-h200/recipes.log"
     )
     assert line in (ROOT / "docs/recipes.md").read_text()
 
@@ -80,7 +81,10 @@ def test_the_command_line_takes_a_recipe(monkeypatch, capsys):
     with pytest.raises(ZeroDivisionError):
         cli.main(["train", "recipe=edge", "data=synth", "--epochs", "3"])
     assert seen == {"model": "yolov12n.yaml", "imgsz": 320, "data": "synth", "epochs": 3}
-    assert "recipe=edge: model=yolov12n.yaml imgsz=320; tried on: 2026-11-30-nvidia-h200/recipes.log" in capsys.readouterr().err
+    assert (
+        "recipe=edge: model=yolov12n.yaml imgsz=320; tried on: 2026-11-30-nvidia-h200/recipes.log"
+        in capsys.readouterr().err
+    )
 
 
 def test_lr_find_takes_a_recipe_and_hands_on_what_was_typed(monkeypatch, capsys):
