@@ -17,6 +17,7 @@ import pytest
 
 from tests.image.harness import STRANGER, Image, docker, mount
 from tests.image.test_build import build_target, plan
+from tests.unit.export.trt_stand_in import API, RTX_API
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -41,6 +42,8 @@ def pipe():
 pictures = pictures.as_array()
 print(pictures.shape, pictures.dtype, 0.1 < pictures.std() < 0.5)
 """
+ARCHS = ("75", "80", "86", "89", "120")
+"""All that TensorRT-RTX builds for."""
 ENGINE = """
 import numpy as np, onnx, tensorrt_rtx as trt
 from onnx import TensorProto as T, helper as h, numpy_helper
@@ -120,11 +123,22 @@ def test_tensorrt_for_rtx_builds_an_engine_without_a_gpu(other: Image):
     assert other.python(ENGINE) == "2 True"
 
 
+def test_tensorrt_for_rtx_has_every_name_that_the_builder_calls(other: Image):
+    names = {owner: [*API.get(owner, ()), *RTX_API.get(owner, ())] for owner in {**API, **RTX_API}}
+    look = "import tensorrt_rtx as t; print([(o, n) for o, names in {}.items() for n in names if not hasattr(getattr(t, o), n)])"
+    assert other.python(look.format(names)) == "[]"
+
+
 def test_tensorrt_for_rtx_builds_the_engine_of_an_export(other: Image, workspace: Path):
     ran = other.run(
-        "export", "model=yolov12n.yaml", "format=engine", "imgsz=64", "arch=75,89", options=mount(workspace)
+        "export",
+        "model=yolov12n.yaml",
+        "format=engine",
+        "imgsz=64",
+        f"arch={','.join(ARCHS)}",
+        options=mount(workspace),
     ).check()
-    assert "engine: tensorrt_rtx" in ran.log
+    assert f"for {' '.join(f'sm_{arch}' for arch in ARCHS)}" in ran.log
     assert "the engine itself is not verified" in ran.log
     (engine,) = workspace.glob("*.engine")
     assert engine.stat().st_size > 1e6

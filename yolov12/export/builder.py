@@ -55,6 +55,8 @@ class Order:
     """For a graph with open sizes."""
     workspace_bytes: int | None = None
     """None: the builder's own limit, all that the GPU has."""
+    tactic_bytes: int | None = None
+    """What a tactic may take while it is timed, its input, weights and output besides its workspace. None: three quarters of the whole GPU."""
     version_compatible: bool = False
     archs: tuple[str, ...] = ()
     """For TensorRT-RTX, as "86"."""
@@ -163,6 +165,17 @@ def workspace_bytes(asked_gib: float | None, free_bytes: int | None) -> tuple[in
     return available, f"what is free less {MARGIN_BYTES / 2**30:.1f} GiB"
 
 
+def tactic_bytes(free_bytes: int | None) -> int | None:
+    """How much a tactic may take while it is timed: what is free now, where the builder's own limit goes by the whole GPU, be it in use or not.
+
+    One that takes more is passed over. It is not lowered with the workspace, whatever failed: the outputs of a large batch must have room.
+
+    Args:
+        free_bytes: as for `workspace_bytes`.
+    """
+    return None if free_bytes is None else max(free_bytes - MARGIN_BYTES, LEAST_WORKSPACE_BYTES)
+
+
 def build(trt: Any, order: Order) -> Built:
     """Build; where memory runs out again with half of the workspace, until it is `LEAST_WORKSPACE_BYTES`, each time with a line.
 
@@ -206,6 +219,8 @@ def _attempt(trt: Any, order: Order, limit: int | None, logger: Any) -> Built | 
     )  # names of layers make the file larger, and nothing here reads them
     if limit is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limit)
+    if order.tactic_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, order.tactic_bytes)
     if order.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if order.archs:

@@ -98,6 +98,7 @@ def make(path: Path, request: Request, trt: Any, by_plugin: Suppression | None =
             graph=graph,
             profile=profile,
             workspace_bytes=workspace[0],
+            tactic_bytes=builder.tactic_bytes(free_bytes),
             version_compatible=request.version_compatible,
             archs=archs,
             timing=timing.read_bytes() if timing.is_file() else b"",

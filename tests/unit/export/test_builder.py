@@ -54,6 +54,17 @@ def test_without_memory_it_asks_for_half_and_says_so(capsys):
     assert "no memory with a workspace of 512 MiB -> 256 MiB" in capsys.readouterr().err
 
 
+def test_tactics_are_timed_in_what_is_free_also_when_the_workspace_is_lowered():
+    trt = TensorRT(fails=(NO_MEMORY,))
+    builder.build(trt, Order(b"graph", None, workspace_bytes=512 * MIB, tactic_bytes=900 * MIB))
+    assert [call[1] // MIB for call in trt.calls if call[0] == "tactic_dram"] == [900, 900]
+
+
+@pytest.mark.parametrize(("free_bytes", "limit"), [(None, None), (4096 * MIB, 3584 * MIB), (100 * MIB, 64 * MIB)])
+def test_without_a_gpu_the_builder_has_its_own_limit_for_tactics(free_bytes, limit):
+    assert builder.tactic_bytes(free_bytes) == limit
+
+
 def test_at_the_least_workspace_it_gives_up_in_a_sentence():
     trt = TensorRT(fails=(NO_MEMORY,) * 9)
     with pytest.raises(UserError, match="the GPU has no memory left; end what else runs on it"):

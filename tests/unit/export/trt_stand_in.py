@@ -28,7 +28,7 @@ API = {
     "ITimingCache": ("serialize",),
     "NetworkDefinitionCreationFlag": ("STRONGLY_TYPED",),
     "BuilderFlag": ("VERSION_COMPATIBLE",),
-    "MemoryPoolType": ("WORKSPACE",),
+    "MemoryPoolType": ("WORKSPACE", "TACTIC_DRAM"),
     "ProfilingVerbosity": ("NONE",),
     "ILogger": ("log", "Severity"),
 }
@@ -62,7 +62,7 @@ class TensorRT(ModuleType):
         self.calls: list[tuple[Any, ...]] = []
         self.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
         self.BuilderFlag = enum.IntEnum("BuilderFlag", {"VERSION_COMPATIBLE": 0})
-        self.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
+        self.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0, "TACTIC_DRAM": 4})
         self.ProfilingVerbosity = enum.IntEnum("ProfilingVerbosity", {"NONE": 1})
         self.ILogger = type(
             "ILogger", (), {"Severity": enum.IntEnum("Severity", "INTERNAL_ERROR ERROR WARNING", start=0)}
@@ -124,7 +124,7 @@ class _Config:
         self.trt = trt
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-        self.trt.calls.append(("workspace", size))
+        self.trt.calls.append((pool.name.lower(), size))
 
     def set_flag(self, flag: Any) -> None:
         self.trt.calls.append(("flag", flag.name))
