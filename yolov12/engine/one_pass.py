@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A loader that is gone through once: a validation's.
+"""A loader whose passes end with their last batch: a validation's, which is gone through once.
 
 ultralytics' repeats its batches for ever, since a training goes through them again and again: behind the last one its workers begin with the first
 ones, and are killed with those when the loader is thrown away. Where a thread page-locks batches, one that it was just receiving then ends in a
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+
+from ultralytics.data.build import InfiniteDataLoader
 
 from yolov12.seams import Seam
 
@@ -32,10 +34,19 @@ class _Once:
         return iter(self.sampler)
 
 
-def once(loader: Any) -> None:
-    """Have an `InfiniteDataLoader` that nobody has gone through yet end with its last batch.
+class _OnePass(InfiniteDataLoader):
+    """What `once` makes of a loader."""
 
-    `loader.reset()` is due afterwards, also before it is gone through again: its workers, which have nothing left to do, then end at once.
+    def __iter__(self) -> Iterator[Any]:
+        self.reset()  # an iterator that has come to its end, or was left before, has no batch for another pass
+        yield from super().__iter__()
+
+
+def once(loader: InfiniteDataLoader) -> None:
+    """Have a loader that nobody has gone through yet end with its last batch; it may be gone through again, by new workers.
+
+    `loader.reset()` is due afterwards: its workers, which have nothing left to do, then end at once.
     """
     # A DataLoader refuses another sampler; ultralytics set its own in the same way.
     object.__setattr__(loader, "batch_sampler", _Once(loader.batch_sampler.sampler))
+    loader.__class__ = _OnePass

@@ -116,7 +116,7 @@ class YOLOv12Validator(DetectionValidator):
     network: Network | None = None
     """Of this validation, where it runs by graphs."""
     own_loader: Any = None
-    """Which this validation has made."""
+    """Which this validator has made: it takes the same one when it is called again."""
     collected: Collected | None = None
     """This validation's statistics on the device; None where each image is scored by itself, and once they are settled."""
     drawing: Plots | None = None
@@ -148,7 +148,6 @@ class YOLOv12Validator(DetectionValidator):
                 self.network = None
             if self.own_loader is not None:
                 self.own_loader.reset()
-                self.own_loader = None
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
         """As ultralytics' (models/yolo/detect/val.py:431), whose batches are page-locked in a training only; other uploads are waited for."""

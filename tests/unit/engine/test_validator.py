@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from multiprocessing import active_children
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import ultralytics.engine.validator as upstream_validator
 import ultralytics.models.yolo.detect.val as upstream_detect
 import ultralytics.utils.metrics as upstream_metrics
 from torch import Tensor
+from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.autobackend import AutoBackend
 
@@ -322,7 +322,7 @@ def test_batches_for_a_gpu_come_in_page_locked_memory(
     device: str, is_locked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []
-    loader = SimpleNamespace(batch_sampler=SimpleNamespace(sampler=[[0]]))
+    loader = InfiniteDataLoader([0])
     monkeypatch.setattr(upstream_detect, "build_dataloader", lambda *_, **options: asked.append(options) or loader)
     monkeypatch.setattr(YOLOv12Validator, "build_dataset", lambda *_, **__: None)
     validator = YOLOv12Validator(args={"task": "detect", "model": "lively.pt", "device": "cpu"})
@@ -332,7 +332,9 @@ def test_batches_for_a_gpu_come_in_page_locked_memory(
     assert validator.own_loader is (loader if is_locked else None)
 
 
-def test_the_workers_of_a_validation_end_with_it(data: str, tmp_path: Path) -> None:
+def test_the_workers_of_a_validation_end_with_it_and_its_validator_may_be_called_again(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a GPU; on the CPU ultralytics validates without workers, so the device is another while the loader is made."""
 
     class WithWorkers(YOLOv12Validator):
@@ -343,11 +345,19 @@ def test_the_workers_of_a_validation_end_with_it(data: str, tmp_path: Path) -> N
             finally:
                 self.device = torch.device("cpu")
 
+    others = set(active_children())
     (tmp_path / "with").mkdir()
     validator, found = validated(WithWorkers, data, tmp_path / "with")
     assert validator.dataloader.num_workers == 2
     assert validator.dataloader.iterator is None
-    assert not active_children()
+    assert not set(active_children()) - others
+    oracle = Oracle()
+    oracle.watch(validator)
+    monkeypatch.setattr(upstream_validator, "AutoBackend", lambda **_: oracle)
+    for _ in range(2):  # of the same loader
+        assert validator(model="oracle.pt") == found
+        assert not set(active_children()) - others
+    monkeypatch.undo()
     assert found == validated(YOLOv12Validator, data, tmp_path)[1]
 
 
