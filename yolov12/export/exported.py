@@ -18,7 +18,7 @@ KINDS = {
     ".torchscript": "a TorchScript file",
 }
 """By suffix; what else exporters write is a folder, or of other formats of ultralytics."""
-_MADE_FOR = re.compile(r"(_int8)?(_cpu|_sm_\d+|_\w+_model)?$")
+_MADE_FOR = re.compile(r"(_int8)?(_cpu|_sm_\d+|_[^\W_]+_model)?$")
 """What exporters put behind the name of the weights."""
 
 

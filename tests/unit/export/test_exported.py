@@ -56,11 +56,13 @@ def test_an_engine_is_made_again_of_the_onnx_file_beside_it_where_the_weights_ar
 
 
 def test_a_folder_and_a_picture_are_told_too(here):
-    (here / "best_openvino_model").mkdir()
+    for name in ("best_openvino_model", "my_best_openvino_model"):
+        (here / name).mkdir()
     (here / "bus.jpg").touch()
     assert "is a folder, and no weights: name the .pt file that it was made from (model=best.pt)" in refusal(
         "best_openvino_model"
     )
+    assert "(model=my_best.pt)" in refusal("my_best_openvino_model")
     assert refusal("bus.jpg") == "model=bus.jpg is no network that can be exported: name a .pt or .yaml file"
 
 
