@@ -93,7 +93,8 @@ def get_or_build(
                     f"{what} cache: nor can it be noted that it was built here: it loads with YOLOV12_TRUST_WEIGHTS=1 alone"
                 )
             for suffix in ("json", "plan"):  # half an entry, if any: a whole one would have been loaded
-                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+                with suppress(OSError):
+                    (folder / f"{name}.{suffix}").unlink()
             return plan, "built"
         try:
             sweep(folder)

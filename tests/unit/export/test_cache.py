@@ -169,8 +169,10 @@ def test_a_full_disk_does_not_cost_the_engine_and_leaves_no_half_of_an_entry(tmp
 
 def test_where_not_even_a_lock_can_be_made_the_engine_is_built(tmp_path, capsys):
     """As on a full disk, on which the folder could not be made."""
-    assert build_counted(tmp_path / "nowhere") == ((b"plan", "built"), 1)
-    assert "engine cache: no lock, so another process may build the same: " in capsys.readouterr().err
+    (tmp_path / "a file").touch()
+    for folder in (tmp_path / "nowhere", tmp_path / "a file"):  # in which a name can not even be removed
+        assert build_counted(folder) == ((b"plan", "built"), 1)
+        assert "engine cache: no lock, so another process may build the same: " in capsys.readouterr().err
 
 
 def test_this_process_knows_its_engine_where_the_ledger_is_full_and_says_that_no_other_does(tmp_path, capsys):
