@@ -19,12 +19,12 @@ from ultralytics.utils import ASSETS
 from yolov12.export import divergence, parity, ranked, rounded, suppressed
 from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
-from yolov12.export.request import Evaluate, Suppression
+from yolov12.export.request import STRIDE, Evaluate, Suppression
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
 from yolov12.seams import replaced
 
-ANOTHER_PX = (64, 32)
-"""Pixels that height and width are larger by in the second comparison of a file that takes any size; no square again."""
+ANOTHER_BY = (2, 1)
+"""Strides that height and width are larger by in the second comparison of a file that takes any size; no square again."""
 NMS_LEAST_IOU = {"fp32": 0.99, "fp16": 0.95, "int8": 0.5}
 """How well boxes that are left after suppression must overlap."""
 
@@ -82,8 +82,7 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     try:
         lines = list(_compared(case, pictures, allowed))
         if _takes_any_size(case):
-            height, width = case.imgsz
-            lines += _compared(replace(case, imgsz=(height + ANOTHER_PX[0], width + ANOTHER_PX[1])), pictures, allowed)
+            lines += _compared(replace(case, imgsz=_another_size(case)), pictures, allowed)
         if case.evaluate is not None:
             lines.append(_same_map(case, case.evaluate, allowed))
     except ParityError as error:
@@ -105,6 +104,13 @@ def _takes_any_size(case: Case) -> bool:
         return False
     shape = onnx.load(case.path, load_external_data=False).graph.input[0].type.tensor_type.shape
     return all(side.dim_param for side in shape.dim[2:])
+
+
+def _another_size(case: Case) -> tuple[int, int]:
+    """(height, width) that the network takes as well: some have a stride of 64."""
+    stride = max(STRIDE, *map(int, getattr(case.source, "stride", ())))
+    height, width = (side + by * stride for side, by in zip(case.imgsz, ANOTHER_BY, strict=True))
+    return height, width
 
 
 def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> Iterator[str]:

@@ -75,6 +75,16 @@ def test_a_file_of_any_size_is_compared_at_another_one_and_two_pictures_at_a_tim
     assert [line.partition(" images at ")[2].partition(":")[0] for line in lines] == ["96x96", "128x160"]
 
 
+def test_a_network_with_a_stride_of_64_is_compared_at_a_size_that_it_takes(tmp_path):
+    from ultralytics import YOLO
+
+    wide = YOLO("yolov8n-p6.yaml")
+    dynamic = onnx.export(wide, tmp_path / "dynamic.onnx", imgsz=128, dynamic=True, verify=False)
+    lines = gate.verify(gate.Case(wide.model, dynamic, "onnx", "fp32", (128, 128)))
+    sizes = [line.partition(" images at ")[2].partition(":")[0] for line in lines if " images at " in line]
+    assert sizes == ["128x128", "192x256"]
+
+
 @pytest.mark.parametrize("sizes", [("height", "width"), ("batch",)], ids=str)
 def test_what_was_built_into_a_file_that_says_it_takes_any_is_found(model, tmp_path, sizes):
     fixed = onnx.export(model, tmp_path / "fixed.onnx", imgsz=96, verify=False)
