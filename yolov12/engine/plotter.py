@@ -2,9 +2,10 @@
 """A run's plots are drawn by processes of their own, all at once.
 
 matplotlib draws in Python. In a thread of the run's own process it holds the interpreter's lock, for which the next call of torch waits up to 5 ms
-each time; at a run's end, one plot would wait for the other. So a process is forked off before the run has a model on its device, threads of polars
-or workers. It imports matplotlib and forks itself once for each plot. It holds what the run's process held then (the pages are shared), and never
-touches CUDA: the functions that it calls take numbers, names and a path.
+each time; at a run's end, one plot would wait for the other. So a process is forked off before a training has a model on its device, threads of
+polars or workers, and before a validation has workers: what ran before one in the same process may have begun with CUDA. It imports matplotlib and
+forks itself once for each plot. It holds what the run's process held then (the pages are shared), and never touches CUDA: the functions that it
+calls take numbers, names and a path.
 
 What it can not do, this process does: it draws itself where the other one is not there, was lost, does not answer, or failed.
 """

@@ -27,7 +27,7 @@ def serves(boxes: Tensor, limit: int) -> bool:
 def survivors(
     boxes: Tensor, ranked: Tensor, lengths: list[int], threshold: float, limit: int
 ) -> tuple[Tensor, list[int]]:
-    """As `suppression._survivors`, whose arguments they are; waits for the GPU once."""
+    """As `suppression._survivors`, whose arguments they are; waits for the GPU once it is done, however many candidates there are."""
     order = ranked.contiguous()
     kept, counts = _run(
         boxes.contiguous(), order, torch.tensor(lengths, dtype=torch.int32, device=boxes.device), threshold, limit
