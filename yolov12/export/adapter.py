@@ -216,7 +216,7 @@ def as_exported(source: torch.nn.Module) -> torch.nn.Module:
     """A float32 CPU copy whose heads return what is exported, the decoded outputs alone (engine/exporter.py:937)."""
     network = copy.deepcopy(source).cpu().float().eval()
     for module in network.modules():
-        if hasattr(module, "export") and hasattr(module, "format"):
+        if hasattr(module, "export"):  # of a class; a classifier's has no `format` before
             vars(module).update(export=True, format="onnx")
     return network
 

@@ -75,6 +75,14 @@ def test_a_file_of_any_size_is_compared_at_another_one_and_two_pictures_at_a_tim
     assert [line.partition(" images at ")[2].partition(":")[0] for line in lines] == ["96x96", "128x160"]
 
 
+def test_a_classifier_is_compared_too(tmp_path):
+    from ultralytics import YOLO
+
+    classifier = YOLO("yolo11n-cls.yaml")
+    file = onnx.export(classifier, tmp_path / "classifier.onnx", imgsz=64, verify=False)
+    assert len(gate.verify(gate.Case(classifier.model, file, "onnx", "fp32", (64, 64)))) == 1
+
+
 def test_a_network_with_a_stride_of_64_is_compared_at_a_size_that_it_takes(tmp_path):
     from ultralytics import YOLO
 
