@@ -115,7 +115,7 @@ class Settings:
     predict_kernels: bool = setting(
         True,
         accepts="1 or 0",
-        doc="predict letterboxes and suppresses by our kernels, and float16 networks run by them, in val too. 0: OpenCV and cuDNN.",
+        doc="predict letterboxes and suppresses by our kernels, val suppresses by one; both run float16 networks by them. 0: OpenCV, torch, cuDNN.",
     )
     predict_ahead: bool = setting(
         True,

@@ -3,7 +3,7 @@
 
 It is of classes, attributes and numbers. Where a class of the user's, a hook or a method that a script has replaced may decide what is computed,
 there is no hash, and the network is traced. What is not seen is a function outside of classes that a script has replaced in ultralytics; a package
-that differs for that from its source is refused by the gate.
+that differs for that from its source is refused by the gate, but with verify=False.
 """
 
 from __future__ import annotations

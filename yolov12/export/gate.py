@@ -17,6 +17,7 @@ import torch
 from ultralytics.utils import ASSETS
 
 from yolov12.export import divergence, parity, ranked, rounded, suppressed
+from yolov12.export.adapter import as_exported
 from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
 from yolov12.export.request import STRIDE, Evaluate, Suppression
@@ -82,7 +83,13 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     try:
         lines = list(_compared(case, pictures, allowed))
         if _takes_any_size(case):
-            lines += _compared(replace(case, imgsz=_another_size(case)), pictures, allowed)
+            another = _another_size(case)
+            if reason := _why_not_at(case.source, another):
+                lines.append(
+                    f"parity: not at another size as well: the network itself does not take {another[1]}x{another[0]}: {reason}"
+                )
+            else:
+                lines += _compared(replace(case, imgsz=another), pictures, allowed)
         if case.evaluate is not None:
             lines.append(_same_map(case, case.evaluate, allowed))
     except ParityError as error:
@@ -111,6 +118,17 @@ def _another_size(case: Case) -> tuple[int, int]:
     stride = max(STRIDE, *map(int, getattr(case.source, "stride", ())))
     height, width = (side + by * stride for side, by in zip(case.imgsz, ANOTHER_BY, strict=True))
     return height, width
+
+
+def _why_not_at(source: torch.nn.Module, imgsz: tuple[int, int]) -> str:
+    """Why the network does not take pictures of this size, in torch's words; empty where it does. Its areas may not divide a map evenly."""
+    channels = getattr(source, "yaml", {}).get("channels", 3)
+    try:
+        with torch.inference_mode():
+            as_exported(source)(torch.zeros(1, channels, *imgsz))
+    except RuntimeError as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return ""
 
 
 def _compared(case: Case, images: Sequence[parity.Image], allowed: Tolerance) -> Iterator[str]:

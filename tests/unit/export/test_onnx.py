@@ -93,6 +93,24 @@ def test_a_network_with_a_stride_of_64_is_compared_at_a_size_that_it_takes(tmp_p
     assert sizes == ["128x128", "192x256"]
 
 
+def test_a_network_that_does_not_take_the_other_size_is_compared_at_its_own(model, tmp_path):
+    """One whose areas do not divide a map, say."""
+
+    def divide(_, given):
+        if given[0].shape[2:] != (96, 96):
+            raise RuntimeError("shape '[4, 5, 64]' is invalid")
+
+    dynamic = onnx.export(model, tmp_path / "dynamic.onnx", imgsz=96, dynamic=True, verify=False)
+    hook = model.model.register_forward_pre_hook(divide)
+    try:
+        lines = gate.verify(gate.Case(model.model, dynamic, "onnx", "fp32", (96, 96)))
+    finally:
+        hook.remove()
+    assert lines[1:] == [
+        "parity: not at another size as well: the network itself does not take 128x160: shape '[4, 5, 64]' is invalid"
+    ]
+
+
 @pytest.mark.parametrize("sizes", [("height", "width"), ("batch",)], ids=str)
 def test_what_was_built_into_a_file_that_says_it_takes_any_is_found(model, tmp_path, sizes):
     fixed = onnx.export(model, tmp_path / "fixed.onnx", imgsz=96, verify=False)
