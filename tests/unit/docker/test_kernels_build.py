@@ -184,6 +184,7 @@ def test_those_that_are_others_to_the_bit_are_compiled_without_fused_multiply_ad
         "augment.cu",
         "letterbox.cu",
         "suppress.cu",
+        "survive.cu",
     }
 
 
