@@ -4,7 +4,14 @@
 import pytest
 
 from tests.unit.export.lively import lively_model
+from yolov12.engine.patches import install_patches
 from yolov12.export import onnx
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _patched():
+    """As `YOLO` leaves it: tests of other folders, which run in between, may have put ultralytics' own functions back since `model` was made."""
+    install_patches()
 
 
 @pytest.fixture(scope="package")
