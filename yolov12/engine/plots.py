@@ -68,6 +68,9 @@ DRAWN_OF_LABELS = ("cls", "bboxes", "conf", "batch_idx")
 class Plots:
     """Of one run, a validation or a training, on its first rank."""
 
+    cores_for_each = 1
+    """Of a plot that is drawn. Most plots of a validation come at its end, when nothing else is left to do."""
+
     def __init__(self) -> None:
         self._plotter: Plotter | None = None
 
@@ -78,7 +81,8 @@ class Plots:
         reason = why_not()
         if not reason:
             try:
-                self._plotter = Plotter(at_once=min(max(len(os.sched_getaffinity(0)) // 2, 1), MOST_AT_ONCE))
+                cores = len(os.sched_getaffinity(0))
+                self._plotter = Plotter(at_once=min(max(cores // self.cores_for_each, 1), MOST_AT_ONCE))
             except OSError as error:
                 reason = f"no process can be started for them: {error}"
         if reason:

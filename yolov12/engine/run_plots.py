@@ -44,6 +44,8 @@ class RunPlots(Plots):
         trainer: the run, with its arguments.
     """
 
+    cores_for_each = 2  # the first epoch begins beside labels.jpg
+
     def __init__(self, trainer: YOLOv12Trainer) -> None:
         super().__init__()
         self._trainer = trainer

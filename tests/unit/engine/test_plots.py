@@ -111,6 +111,19 @@ def test_a_run_that_is_done_waits_for_all_its_plots(plots: Plots, capsys: pytest
     assert (plotter.waits, plotter.brief_waits_s, plotter.closed) == (1, [], 1)
 
 
+@pytest.mark.parametrize(("cores", "at_once"), [(1, 1), (2, 2), (32, 8)])
+def test_as_many_are_drawn_at_once_as_there_are_cores(
+    cores: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Plotter", Noted)
+    monkeypatch.setattr(module, "why_not", lambda: "")
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setenv("YOLOV12_PLOT_PROCESS", "1")
+    plots = Plots()
+    plots.begin(True)
+    assert noted(plots).at_once == at_once
+
+
 def test_who_may_look_at_plots_is_waited_for(plots: Plots) -> None:
     plotter = noted(plots)
     idle = [*base.default_callbacks["on_val_end"], *platform.callbacks.values()]
