@@ -58,7 +58,7 @@ def prepare(parameters: Mapping[str, Any], scratch: Path) -> None:
 
     size = parameters["imgsz"]
     lively.write("yolo12n.yaml", size, scratch / "yolo12n.pt")
-    _python(EXPORT, [str(scratch / "yolo12n.pt"), str(size)], {"YOLOV12_DISABLE": "1", "YOLO_OFFLINE": "true"}, scratch)
+    _python(EXPORT, [str(scratch / "yolo12n.pt"), str(size)], scratch, YOLOV12_DISABLE="1", YOLO_OFFLINE="true")
     if not (scratch / MODEL).exists():
         raise BenchmarkError(f"stock exported no {MODEL}")
     coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -73,9 +73,8 @@ def run_side(job: Job) -> Measured:
     for number in range(job.parameters["starts"] + 1):
         out = job.scratch / f"out-{number}"
         own = [f"project={out.parent}", f"name={out.name}", "save=True"] if job.side == "stock" else [f"out={out}"]
-        path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "docker/deploy"), str(ROOT), *filter(None, sys.path)])}
         began_s = time.perf_counter()
-        said = _python(PREDICT[job.side], ["predict", *words, *own], path, job.scratch)
+        said = _python(PREDICT[job.side], ["predict", *words, *own], job.scratch)
         times_s.append(time.perf_counter() - began_s)
         boxes = _boxes(job.side, said, out)
     measured.values["deploy_first_answer"] = median(times_s[1:])
@@ -92,13 +91,13 @@ def _boxes(side: str, said: str, out: Path) -> int:
     return sum(int(count) for count in OF_A_CLASS.findall(line.split(": ", 1)[1]))
 
 
-def _python(code: str, words: list[str], environment: Mapping[str, str], folder: Path) -> str:
+def _python(code: str, words: list[str], folder: Path, **environment: str) -> str:
     """Standard output of a fresh interpreter without this environment's .pth files, of which one may be the drop-in's.
 
     Raises:
         BenchmarkError: it failed.
     """
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), *sys.path]))}
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "docker/deploy"), str(ROOT), *sys.path]))}
     command = [sys.executable, "-S", "-c", code, *words]
     done = subprocess.run(
         command, env={**os.environ, **path, **environment}, cwd=folder, capture_output=True, text=True, check=False

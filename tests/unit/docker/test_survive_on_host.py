@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.unit.docker.on_host import compiled
-from yolov12.engine.scoring import suppression
+from yolov12.engine.scoring import suppression, survive
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +88,7 @@ def test_a_box_that_is_no_number_suppresses_nothing(library):
     boxes = torch.tensor([[0, 0, 10, 10], [torch.nan, 0, 10, 10], [0, 0, 10, 10]])
     kept, counts = ours(library, boxes, torch.tensor([[1, 0, 2]]), [3], 0.5, 10)
     assert (kept.tolist(), counts) == ([1, 0], [2])
+
+
+def test_python_asks_for_no_more_than_the_kernel_has_room_for(repository: Path):
+    assert f"constexpr int kMostStanding = {survive.MOST};" in (repository / "docker/kernels/survive.h").read_text()

@@ -141,15 +141,15 @@ def test_an_interrupt_while_plots_are_waited_for_keeps_no_rank_from_leaving(monk
     left: list[bool] = []
     monkeypatch.setattr(of_trainer.world, "leave", left.append)
     monkeypatch.setattr(of_trainer.segments, "grow", lambda device: None)
-    run = SimpleNamespace(
+    run: Any = SimpleNamespace(
         device=None, args=SimpleNamespace(plots=True), world=SimpleNamespace(is_alone=True), _setup_train=lambda: None
     )
     run._run = lambda: None
-    run.drawing = RunPlots(run)  # type: ignore[arg-type]
+    run.drawing = RunPlots(run)
     monkeypatch.setattr(run.drawing, "begin", lambda are_wanted: None)
     monkeypatch.setattr(run.drawing, "close", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        of_trainer.YOLOv12Trainer._do_train(run)  # type: ignore[arg-type]
+        of_trainer.YOLOv12Trainer._do_train(run)
     assert left == [True]
 
 
