@@ -15,7 +15,7 @@ from torch import Tensor
 
 Decoder = Callable[[Sequence[bytes]], list[Tensor]]
 
-ENOUGH_READERS = 4
+ENOUGH_READERS = 5
 """From so many on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training. With eight the GPU was the limit (record
 train_e2e-reduced-4 of 2026-11-29), with four the host (train_e2e-reduced of 2026-11-30). DALI beside a training is in a log that was cut off, and no
 record (train_e2e_two_cores_cut of 2026-11-30)."""

@@ -186,7 +186,7 @@ def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
 def test_from_four_on_readers_leave_the_gpu_to_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
     cuda = torch.device("cuda")
-    assert decoders.choose(cuda, readers=4) == (None, "OpenCV: 4 readers decode (from 4 on)")
+    assert decoders.choose(cuda, readers=5) == (None, "OpenCV: 5 readers decode (from 5 on)")
     assert decoders.choose(cuda, readers=3) == (None, "OpenCV: NVIDIA DALI is not installed")
 
 
