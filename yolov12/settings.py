@@ -94,7 +94,7 @@ class Settings:
     data_pipeline: str = setting(
         "auto",
         accepts="auto, gpu or cpu",
-        doc="Where images are decoded and augmented. auto: on a GPU that keeps all of them or that 4 readers feed.",
+        doc="Where images are decoded and augmented. auto: on a GPU that keeps all of them, that 4 readers feed, or with NVIDIA DALI.",
         choices=("auto", "gpu", "cpu"),
         in_script=True,
     )

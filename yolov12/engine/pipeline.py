@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 NAMES = ("cpu", "gpu")
 """What `data_pipeline=` asks for a loader by."""
 AUTO_READERS = 4
-"""From so many on `auto` takes our loader. With them training from files was 4.7 times as fast as stock (row train_e2e_n_4cores of record
-train_e2e-reduced of 2026-11-30); no record has fewer."""
+"""From so many on `auto` takes our loader, also where they decode themselves: training from files was 4.7 times as fast as stock then (row
+train_e2e_n_4cores of record train_e2e-reduced of 2026-11-30). With NVIDIA DALI it takes fewer: two were 11.6 times as fast (train_e2e-reduced-3)."""
 WAIT_BOUND = 0.10
 """The part of the steps' time at ultralytics' loader above which `auto` says that ours may pay. Provisional: no record says where it begins to."""
 
@@ -100,9 +100,13 @@ def _choice(trainer: YOLOv12Trainer, dataset: Any, batch: int, obstacle: ours.Ob
     if trainer.args.cache:
         return False, f"cache={trainer.args.cache} is ultralytics', and there are {more}"
     readers = ours.readers(trainer.args, trainer.world.local_size)
-    if readers < AUTO_READERS:
-        return False, f"{readers} would read, and there are {more}: ours is taken from {AUTO_READERS} on"
-    return True, f"{readers} read, and the GPU augments"
+    if readers >= AUTO_READERS:
+        return True, f"{readers} read, and the GPU augments"
+    if ours.gpu_decodes():
+        return True, f"{readers} read, and the GPU decodes and augments"
+    return False, (
+        f"{readers} would read and decode, as NVIDIA DALI is not installed, and there are {more}: ours is taken from {AUTO_READERS} on"
+    )
 
 
 def _over(dataset: Any, trainer: YOLOv12Trainer, upstreams: Callable[[], Any]) -> Any:

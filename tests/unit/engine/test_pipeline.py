@@ -105,7 +105,8 @@ def test_auto_takes_ours_from_the_beginning_where_all_pictures_stay_decoded(
         (
             3,
             False,
-            "cpu (auto: 3 would read, and there are more of 1 pictures than the GPU keeps decoded: ours is taken from 4 on)",
+            "cpu (auto: 3 would read and decode, as NVIDIA DALI is not installed, and there are more of 1 pictures than the GPU keeps decoded: "
+            "ours is taken from 4 on)",
         ),
     ],
     ids=str,
@@ -121,8 +122,20 @@ def test_auto_takes_ours_from_the_beginning_where_enough_read_and_none_asks_for_
     asked(monkeypatch, "auto")
     trainer.args.cache = cache
     monkeypatch.setattr(ours, "readers", lambda args, local_ranks: readers)
+    monkeypatch.setattr(ours, "gpu_decodes", lambda: False)
     assert isinstance(made(trainer), Loader) == said.startswith("gpu")
     assert f"data pipeline: {said}" in capsys.readouterr().err
+
+
+def test_auto_takes_ours_where_one_reads_and_the_gpu_decodes(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    asked(monkeypatch, "auto")
+    trainer.args.cache = False
+    monkeypatch.setattr(ours, "readers", lambda args, local_ranks: 1)
+    monkeypatch.setattr(ours, "gpu_decodes", lambda: True)
+    assert isinstance(made(trainer), Loader)
+    assert "data pipeline: gpu (auto: 1 read, and the GPU decodes and augments)" in capsys.readouterr().err
 
 
 def test_auto_takes_ours_on_all_ranks_or_on_none(

@@ -7,6 +7,17 @@
 from __future__ import annotations
 
 from yolov12.data.loader.build import AUGMENTATIONS, RECT, Obstacle, build, bytes_of_all, obstacle, readers
+from yolov12.data.loader.decoders import is_installed as gpu_decodes
 from yolov12.data.loader.loader import PictureLoader
 
-__all__ = ["AUGMENTATIONS", "RECT", "Obstacle", "PictureLoader", "build", "bytes_of_all", "obstacle", "readers"]
+__all__ = [
+    "AUGMENTATIONS",
+    "RECT",
+    "Obstacle",
+    "PictureLoader",
+    "build",
+    "bytes_of_all",
+    "gpu_decodes",
+    "obstacle",
+    "readers",
+]

@@ -183,19 +183,21 @@ def test_without_a_gpu_opencv_decodes_and_the_reason_says_so():
     assert decoders.choose(CPU, readers=1) == (None, "OpenCV, as it should be on the CPU")
 
 
-def test_from_four_on_readers_leave_the_gpu_to_training(monkeypatch: pytest.MonkeyPatch):
+def test_from_five_on_readers_leave_the_gpu_to_training(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
     cuda = torch.device("cuda")
     assert decoders.choose(cuda, readers=5) == (None, "OpenCV: 5 readers decode (from 5 on)")
     assert decoders.choose(cuda, readers=3) == (None, "OpenCV: NVIDIA DALI is not installed")
 
 
-def test_few_readers_without_dali_decode_all_the_same(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decoders.importlib.util, "find_spec", lambda name: None)
-    assert decoders.choose(torch.device("cuda"), readers=2) == (
-        None,
-        "OpenCV: NVIDIA DALI is not installed",
-    )
+def test_where_no_package_is_nvidias_dali_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    def find_spec(name: str) -> None:
+        raise ModuleNotFoundError(
+            "No module named 'nvidia'"
+        )  # as importlib does for a module of a package that is not there
+
+    monkeypatch.setattr(decoders.importlib.util, "find_spec", find_spec)
+    assert decoders.choose(torch.device("cuda"), readers=2) == (None, "OpenCV: NVIDIA DALI is not installed")
 
 
 def test_a_decoder_may_write_its_next_pictures_where_the_last_ones_are():
