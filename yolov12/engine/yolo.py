@@ -161,7 +161,7 @@ class YOLOv12Mixin:
                 bare = copy.deepcopy(self)
             return _mean_ap(bare, kwargs["data"], imgsz)
 
-        return run.export(self.model, super().export, with_device(kwargs, count=1), measure)  # type: ignore[misc]
+        return run.export(self.model, super().export, with_device(kwargs, count=1), measure, self)  # type: ignore[misc]
 
 
 def _mean_ap(model: Any, data: Any, imgsz: tuple[int, int]) -> float:

@@ -2,7 +2,8 @@
 """Engines that were built here, by what they depend on; and which plans are ours at all (promise 9).
 
 An entry is two files: NAME.plan, and NAME.json with its key, its length and its hash, written last, so that an entry is whole or absent. NAME is
-a hash of the key. `made.txt` remembers the hash of every plan that was built here, also when its entry is gone: an exported engine outlives it.
+a hash of the key. Packages of torch (aoti.py) and the ONNX graphs that engines are built from (onnx_key.py) lie there in the same way. `made.txt`
+remembers the hash of every plan that was built here, also when its entry is gone: an exported engine outlives it.
 Beside them lie TensorRT's timings, one file for each builder, driver and GPU (engine.py), which a build begins with and writes again.
 """
 
@@ -28,6 +29,8 @@ from yolov12.wholefile import replacing
 LIMIT_BYTES = 8 * 2**30
 """What all plans and timings together may take; those that were used longest ago go first."""
 LEDGER = "made.txt"
+GRAPH = "graph"
+"""What `get_or_build` is told of an ONNX graph, which is kept as engines are and needs nobody's trust: nothing of it is native code."""
 ALSO = "also.txt"
 """By what else entries are asked for: a line for each such key, its name and that of the entry."""
 _made: set[tuple[Path, str]] = set()
@@ -88,7 +91,7 @@ def get_or_build(
             store(folder, key, plan)
         except (OSError, ExitError) as error:
             warn(f"{what} cache: this {what} is not kept, and is built again the next time: {_reason(error)}")
-            if not _is_listed(folder, plan):
+            if what != GRAPH and not _is_listed(folder, plan):
                 warn(
                     f"{what} cache: nor can it be noted that it was built here: it loads with YOLOV12_TRUST_WEIGHTS=1 alone"
                 )

@@ -9,7 +9,7 @@ that differs for that from its source is refused by the gate, but with verify=Fa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -45,13 +45,30 @@ def of(network: nn.Module) -> str | None:
     chosen = [getattr(settings.current(), name) for name in SETTINGS]
     digest = hashlib.sha256(f"{_sources()} {chosen} {torch.get_default_dtype()}".encode())
     try:
-        _require_known(network)
+        _require_known(type(module) for module in network.modules())
         for name, module in network.named_modules(remove_duplicate=False):
             for part in _parts(module, is_root=not name):
                 digest.update(part if isinstance(part, bytes) else f"{name}|{part}\n".encode())
     except _NotKnownError:
         return None
     return digest.hexdigest()
+
+
+def of_values(*values: Any) -> str | None:
+    """A hash of plain values; None where one is something else."""
+    try:
+        return hashlib.sha256(_words(values).encode()).hexdigest()
+    except _NotKnownError:
+        return None
+
+
+def are_known(kinds: Iterable[type], functions: Iterable[Any] = ()) -> bool:
+    """Whether classes with their methods, and functions, are of packages whose code a hash stands for."""
+    try:
+        _require_known(kinds)
+    except _NotKnownError:
+        return False
+    return all(map(_is_known, functions))
 
 
 def numbers(tensor: Tensor) -> bytes:
@@ -70,13 +87,17 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-def _require_known(network: nn.Module) -> None:
-    """Look whose classes and methods a network is made of."""
-    for kind in {base for module in network.modules() for base in type(module).__mro__} - {object}:
+def _require_known(kinds: Iterable[type]) -> None:
+    """Look whose classes and methods these are."""
+    for kind in {base for one in kinds for base in one.__mro__} - {object}:
         methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
         functions = [method for method in methods if isinstance(method, FunctionType)]
-        if not all(str(one.__module__).partition(".")[0] in KNOWN for one in (kind, *functions)):
+        if not all(map(_is_known, (kind, *functions))):
             raise _NotKnownError
+
+
+def _is_known(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", None)).partition(".")[0] in KNOWN
 
 
 def _parts(module: nn.Module, is_root: bool) -> Iterator[str | bytes]:

@@ -12,15 +12,16 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ultralytics.utils import LOGGER
 
-from yolov12 import folders
+from yolov12 import folders, settings
 from yolov12.errors import UserError
-from yolov12.export import aoti_request, torchscript
+from yolov12.export import aoti_request, cache, torchscript
 from yolov12.export import request as requests
 from yolov12.export.adapter import destination, told_in_our_words, written_to
 from yolov12.export.request import Evaluate, Request, Suppression
@@ -41,6 +42,7 @@ def export(
     stock: Stock,
     options: Mapping[str, Any],
     evaluate: Evaluate | None,
+    model: Any = None,
 ) -> str:
     """Export and give the path of the file.
 
@@ -49,6 +51,7 @@ def export(
         stock: ultralytics' own export of it.
         options: what the user passed.
         evaluate: measures mAP for the gate, see request.Evaluate; asked only where `data=` was given.
+        model: the ultralytics model whose `export` that is; without it the graph of an engine is not looked for in the cache.
 
     Raises:
         UserError: a combination that can not be made, a package that is missing, a folder that can not be written to.
@@ -86,8 +89,9 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
         staged = Path(folder) / target.name
-        with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
-            stock(**{**request.stock, **({"nms": False} if by_plugin else {})})
+        asked = {**request.stock, **({"nms": False} if by_plugin else {})}
+        key = None if trt is None or model is None else _key(network, asked, model, staged)
+        closing = _traced(network, lambda: stock(**asked), staged, target.parent, key)
         _set_precision(staged, request)
         for line in _verified(network, staged, "onnx", request, evaluate):
             say(line)
@@ -104,6 +108,37 @@ def export(
             text = text.partition("\nPredict:")[0]  # nothing here runs it
         LOGGER.info(text.replace(str(target.resolve()), str(final.resolve())).replace(str(target), str(final)))
     return str(final)
+
+
+def _key(network: Any, asked: Mapping[str, Any], model: Any, staged: Path) -> cache.Key | None:
+    from yolov12.export import onnx_key
+
+    with written_to(network, staged):  # the file's name may go into its description
+        return onnx_key.of_source(network, asked, model)
+
+
+def _traced(network: Any, trace: Callable[[], Any], staged: Path, final: Path, key: cache.Key | None) -> list[str]:
+    """Write the float32 graph to `staged`, from the cache if it was traced before and has a key.
+
+    Returns:
+        What ultralytics' exporter says at its end; nothing where it did not run.
+    """
+    closing = []
+
+    def build() -> bytes:
+        with told_in_our_words(staged.parent, final) as said, written_to(network, staged):
+            trace()
+        closing.extend(said)
+        return staged.read_bytes()
+
+    if key is None:
+        build()
+        return closing
+    graph, source = cache.get_or_build(settings.trt_cache_dir(), key, build, what=cache.GRAPH)
+    if not staged.is_file():
+        say(f"export: the ONNX graph is {source}, without a trace")
+        staged.write_bytes(graph)
+    return closing
 
 
 def engine_of_file(path: Path, options: Mapping[str, Any]) -> str:
@@ -197,6 +232,8 @@ def _set_precision(path: Path, request: Request) -> None:
             value = str(
                 known | {"quantize": {"fp32": None, "fp16": 16, "int8": 8}[request.precision], "data": request.data}
             )
+        if key == "date":  # of this export, whenever the graph was traced
+            value = datetime.now().astimezone().isoformat()
         model.metadata_props.add(key=key, value=value)
     onnx.save(model, path)
 

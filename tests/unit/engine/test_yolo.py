@@ -117,7 +117,7 @@ def test_the_map_of_a_model_that_has_predicted_is_taken_from_a_copy(monkeypatch:
     """Its predictor has a lock, which can not be copied."""
     model = YOLO("yolo12n.yaml")
     model.predictor = SimpleNamespace(lock=threading.Lock())
-    monkeypatch.setattr(run, "export", lambda network, export, arguments, measure: str(measure(None, (64, 64))))
+    monkeypatch.setattr(run, "export", lambda network, export, arguments, measure, model: str(measure(None, (64, 64))))
     monkeypatch.setattr(yolo, "_mean_ap", lambda model, data, imgsz: model.predictor)
     assert model.export(data="my.yaml") == "None"
     assert model.predictor is not None
@@ -133,7 +133,7 @@ def test_a_model_and_its_export_are_measured_at_the_size_of_the_export(
         asked.append((isinstance(model.model, str), arguments["imgsz"]))
         return SimpleNamespace(results_dict={"metrics/mAP50-95(B)": 0.5})
 
-    def export(network: Any, export: Any, arguments: Any, measure: Any) -> str:
+    def export(network: Any, export: Any, arguments: Any, measure: Any, model: Any) -> str:
         return str([measure(file, (160, 160)) for file in (None, tmp_path / "best.onnx")])
 
     (tmp_path / "best.onnx").touch()

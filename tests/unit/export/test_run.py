@@ -15,42 +15,7 @@ from ultralytics.utils.nms import non_max_suppression
 from tests.unit.export.trt_stand_in import TensorRT
 from yolov12.data import synth
 from yolov12.errors import UserError
-from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run, seen
-
-
-class Stock:
-    """`ultralytics.YOLO.export`: writes the traced graph beside the network's checkpoint."""
-
-    def __init__(self, network, source):
-        self.network, self.source, self.called = network, source, {}
-
-    def __call__(self, **arguments):
-        self.called = arguments
-        return shutil.copy(self.source, Path(self.network.pt_path).with_suffix(".onnx"))
-
-
-@pytest.fixture
-def stock(network, exported):
-    return Stock(network, exported)
-
-
-@pytest.fixture
-def tensorrt(monkeypatch, tmp_path):
-    """TensorRT-RTX, or what stands for it, and a cache of its own."""
-    trt = TensorRT("tensorrt_rtx", "1.7.1")
-    trt.ComputeCapability = type(
-        "ComputeCapability", (), {f"SM{arch}": int(arch) for arch in ("75", *engine.RTX_ARCHS)}
-    )
-    monkeypatch.setattr(engine, "module", lambda: trt)
-    monkeypatch.setenv("YOLOV12_TRT_CACHE_DIR", str(tmp_path / "engines"))
-    return trt
-
-
-@pytest.fixture
-def loose(monkeypatch):
-    """An untrained network is chaotic: any rounding changes what it sees."""
-    anything = seen.Tolerance(1e9, 1.0, 0.3)
-    monkeypatch.setattr(gate, "TOLERANCES", dict.fromkeys(("fp32", "fp16", "int8"), anything))
+from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run
 
 
 def files(folder):
