@@ -58,7 +58,7 @@ class Outcome:
     weights: dict[str, Tensor]
     """Of the model and its EMA, on the CPU."""
     peak_bytes: int
-    """Most that was in use at once."""
+    """Most that was in use at once, beyond what was before."""
     plan: Plan
     """Of the last step."""
     history: History
@@ -83,7 +83,7 @@ class Runs:
     def train(
         self, cap_bytes: int | None = None, callbacks: dict[str, Callback] | None = None, **arguments: Any
     ) -> Outcome:
-        """Train from fixed weights. `cap_bytes` is what this process may allocate; callbacks are ultralytics', by event."""
+        """Train from fixed weights. `cap_bytes` is what the run may allocate; callbacks are ultralytics', by event."""
         from yolov12 import YOLO
 
         seen: dict[str, Any] = {"losses": []}
@@ -99,7 +99,7 @@ class Runs:
         for event, callback in (callbacks or {}).items():
             model.add_callback(event, callback)
         model.add_callback("on_train_epoch_end", note)
-        with pytest.MonkeyPatch.context() as patch, limited(cap_bytes), kept_peak() as peak:
+        with pytest.MonkeyPatch.context() as patch, limited(cap_bytes) as before_bytes, kept_peak() as peak:
             patch.setattr(engine, "Loop", watched)
             model.train(
                 data=str(self.data), project=str(self.folder), name="run", exist_ok=True, **{**ARGUMENTS, **arguments}
@@ -107,18 +107,21 @@ class Runs:
         trainer, step = model.trainer, seen["loop"].step
         weights = {**trainer.model.state_dict(), **{f"ema {k}": v for k, v in trainer.ema.ema.state_dict().items()}}
         on_cpu = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        return Outcome(on_cpu, peak.allocated, step.recomputation.plan, seen["loop"].history, seen["losses"])
+        return Outcome(
+            on_cpu, peak.allocated - before_bytes, step.recomputation.plan, seen["loop"].history, seen["losses"]
+        )
 
 
 @contextmanager
-def limited(cap_bytes: int | None) -> Iterator[None]:
-    """This process may allocate so many bytes."""
+def limited(cap_bytes: int | None) -> Iterator[int]:
+    """This process may allocate so many bytes more than it has, which is what it yields: tests of other modules may have left some."""
     gc.collect()  # what an earlier run left in cycles would count
     torch.cuda.empty_cache()
+    before_bytes, held_bytes = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     if cap_bytes is not None:
-        torch.cuda.set_per_process_memory_fraction(cap_bytes / total_bytes())
+        torch.cuda.set_per_process_memory_fraction((held_bytes + cap_bytes) / total_bytes())
     try:
-        yield
+        yield before_bytes
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
