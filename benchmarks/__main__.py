@@ -8,8 +8,10 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 from benchmarks import keep, plan, plots, readme, record, report, run, suite, system
 from benchmarks.errors import BenchmarkError, RecordsError
@@ -92,24 +94,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _suite(names: list[str], records: Path) -> int:
-    """Measure one after the other; what fails does not keep the others from their rows in the table."""
+    """Measure one after the other; what fails or is stopped does not keep those before it, and after it, from their rows in the table."""
     steps, left_out = suite.steps(names, discover(), len(system.gpus()), os.environ)
     print(*left_out, sep="\n", file=sys.stderr, flush=True)
-    contents, complete = [], []
-    for step in steps:
-        try:
-            content = run.measure(step.plan, records, step.command)
-        except RecordsError:  # no other would fare better
-            raise
-        except BenchmarkError as error:
-            print(f"error: {step.plan.benchmark.name}: {error}", file=sys.stderr)
-            complete.append(False)
-            continue
-        contents.append(content)
-        complete.append(run.is_complete(step.plan, content))
+    contents: list[dict[str, Any]] = []
+    complete = []
+    try:
+        for step in steps:
+            try:
+                content = run.measure(step.plan, records, step.command)
+            except RecordsError:  # no other would fare better
+                raise
+            except BenchmarkError as error:
+                print(f"error: {step.plan.benchmark.name}: {error}", file=sys.stderr)
+                complete.append(False)
+                continue
+            contents.append(content)
+            complete.append(run.is_complete(step.plan, content))
+    finally:
+        if contents:
+            _show(contents, records)
+    return 0 if all(complete) else 1
+
+
+def _show(contents: Sequence[Mapping[str, Any]], records: Path) -> None:
     print("\n".join(suite.table(contents)))
     print(f"records: {records}; `{program()} bench report --records {records}` shows them with their circumstances")
-    return 0 if all(complete) else 1
 
 
 def _plots() -> int:
@@ -165,5 +175,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("stopped: what was not finished has no record", file=sys.stderr)
+        print("stopped: the record of what was running has the turns that had ended, if any had", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -131,23 +131,40 @@ LINES = (
     ),
     both(
         "train_e2e",
-        "training from 10,000 JPEG files, 16 workers, yolov12n, batch 256: images a second",
-        "{}",
-        "train_e2e_n_b256",
+        "training from 4,096 JPEG files, 16 workers, yolov12n, batch 256 / yolov12s, batch 128: images a second",
+        "{} / {}",
+        *("train_e2e_n_b256", "train_e2e_s_b128"),
     ),
     Line(
         "train_e2e",
         "the same: in the first epoch",
-        Cell("{}", (Number("train_e2e_n_b256", r"stock: first epoch (\d+)"),)),
-        Cell("{}", (Number("train_e2e_n_b256", r"ours: first epoch (\d+)"),)),
+        Cell(
+            "{} / {}",
+            (
+                Number("train_e2e_n_b256", r"stock: first epoch (\d+)"),
+                Number("train_e2e_s_b128", r"stock: first epoch (\d+)"),
+            ),
+        ),
+        Cell(
+            "{} / {}",
+            (
+                Number("train_e2e_n_b256", r"ours: first epoch (\d+)"),
+                Number("train_e2e_s_b128", r"ours: first epoch (\d+)"),
+            ),
+        ),
     ),
     both(
         "train_e2e",
-        "from 4,096 JPEG files: yolov12n, batch 256, each side's best cache / yolov12s, batch 128 / yolo11n, batch 256",
-        "{} / {} / {}",
-        *("train_e2e_n_b256_cached", "train_e2e_s_b128", "train_e2e_yolo11n_b256"),
+        "as many files: yolov12n, batch 256, each side's best cache / yolo11n, batch 256",
+        "{} / {}",
+        *("train_e2e_n_b256_cached", "train_e2e_yolo11n_b256"),
     ),
-    both("train_e2e", "the same files on 4 CPU cores, yolov12n, batch 256", "{}", "train_e2e_n_4cores"),
+    both(
+        "train_e2e",
+        "as many files on 2 / 4 CPU cores, yolov12n, batch 256",
+        "{} / {}",
+        *("train_e2e_n_2cores", "train_e2e_n_4cores"),
+    ),
     both(
         "first_step",
         "from the start of the process to the end of the first training step, BCCD, batch 32: caches empty / warm",

@@ -150,3 +150,15 @@ def test_one_that_fails_does_not_keep_the_others_from_the_table(monkeypatch, cap
     assert "export: onnxruntime is not installed" in said.err
     assert "wall" in said.out
     assert command.main(["suite", "--records", str(tmp_path), "start"]) == 0
+
+
+def test_one_that_is_stopped_leaves_those_before_it_their_table(monkeypatch, capsys, tmp_path):
+    def measure(plan, records, words):
+        if plan.benchmark.name == "start":
+            raise KeyboardInterrupt
+        return content()
+
+    monkeypatch.setattr(run, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["suite", "export,start", "--records", str(tmp_path)])
+    assert "wall" in capsys.readouterr().out

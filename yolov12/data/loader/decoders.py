@@ -19,7 +19,7 @@ ENOUGH_READERS = 5
 """From so many on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training.
 
 Images a second by OpenCV and by DALI: 997 and 1,802 with four readers (records train_e2e-reduced and -reduced-2 of 2026-11-30), 1,928 and 1,854 with
-eight (-reduced-5 and -6). Between four and eight was not measured.
+eight (log train_e2e_eight_cores). Between four and eight was not measured.
 """
 
 
