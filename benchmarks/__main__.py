@@ -165,5 +165,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("stopped: what was not finished has no record", file=sys.stderr)
+        print("stopped: a record that was begun is marked unfinished, and has the turns until then", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
