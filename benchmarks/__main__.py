@@ -175,5 +175,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("stopped: the record of what was running has the turns that had ended, if any had", file=sys.stderr)
+        print("stopped: a record that was begun is marked unfinished, and has the turns until then", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -52,7 +52,7 @@ SMALL: dict[str, Small] = {
 """Meant to take less than ten minutes together on two cores."""
 
 BY_NAME_ONLY = {
-    "deploy": "needs a clone of the repository, for what the deploy images hold",
+    "deploy": "its exports and starts take minutes on a CPU, and it runs in a clone alone",
     "flash_attn_archs": "needs the CUDA toolkit, and takes hours",
     "flash_attn_build": "needs the CUDA toolkit, and takes hours",
     "images": "builds every image, which takes hours",

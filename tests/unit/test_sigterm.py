@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from yolov12.sigterm import as_an_exception as ending
+from yolov12.sigterm import held
 
 
 def test_what_was_half_made_goes_and_the_exit_code_says_why(tmp_path):
@@ -46,3 +47,24 @@ def test_afterwards_the_signal_is_whose_it_was():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == ["mine"]
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_signals_that_a_library_would_drop_come_when_it_is_done(number, raised, capfd):
+    done = []
+    with ending(), pytest.raises(raised), held("this library"):
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        done.append("all")
+    assert done == ["all"]
+    assert capfd.readouterr().err.count("this library can not be interrupted: this ends when it is done\n") == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with held("this library"):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -19,6 +19,7 @@ import torch
 
 from yolov12.errors import UserError
 from yolov12.log import say
+from yolov12.sigterm import held
 
 MODULES = ("tensorrt", "tensorrt_rtx")
 """In the order in which they are taken: an engine of the first runs in ultralytics, in trtexec and on data-centre GPUs."""
@@ -190,7 +191,8 @@ def build(trt: Any, order: Order) -> Built:
     limit = order.workspace_bytes
     while True:
         complaints = _logger(trt)
-        built = _attempt(trt, order, limit, complaints)
+        with held(trt.__name__):  # it drops what a signal raises in the logger, and would go on
+            built = _attempt(trt, order, limit, complaints)
         if built is not None:
             return built
         words = " ".join(complaints.said)

@@ -20,8 +20,9 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
         UserError: none of the three, or a size below 0.
     """
     if words not in (["ls"], ["prune"], ["verify"]):
+        typed = f"there is no `cache {' '.join(words)}`: " if words else ""
         raise UserError(
-            "cache needs to know what to do: yolov12 cache ls, yolov12 cache prune max_gib=2, or yolov12 cache verify"
+            f"{typed}cache needs to know what to do: yolov12 cache ls, yolov12 cache prune max_gib=2, or yolov12 cache verify"
         )
     engines = settings.trt_cache_dir()
     if words == ["ls"]:

@@ -84,6 +84,11 @@ def test_a_data_set_that_is_not_there_leaves_its_benchmark_out(monkeypatch, tmp_
     assert any(line.startswith("bccd_wall: left out: needs the data set") for line in left_out)
 
 
+def test_what_is_left_out_in_a_clone_does_not_ask_for_one():
+    _, left_out = suite.steps([], {"deploy": discover()["deploy"]}, 0, {})
+    assert left_out == ["deploy: left out: its exports and starts take minutes on a CPU, and it runs in a clone alone"]
+
+
 @pytest.mark.parametrize("words", [["memory,attention"], ["memory", "attention"], ["memory,", "attention"]])
 def test_names_are_a_list_however_they_are_typed(words):
     assert suite.names_in(words) == ["memory", "attention"]

@@ -2,8 +2,10 @@
 """The builder of engines: on a stand-in for TensorRT, and on TensorRT-RTX where it is installed (an image with TENSORRT=rtx, or its wheels)."""
 
 import ast
+import contextlib
 import importlib
 import importlib.util
+import signal
 from pathlib import Path
 
 import onnx
@@ -52,6 +54,27 @@ def test_without_memory_it_asks_for_half_and_says_so(capsys):
     builder.build(trt, Order(b"graph", None, workspace_bytes=512 * MIB))
     assert [call[1] // MIB for call in trt.calls if call[0] == "workspace"] == [512, 256, 128]
     assert "no memory with a workspace of 512 MiB -> 256 MiB" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_build_ends_it_though_tensorrt_drops_what_its_logger_raises(monkeypatch):
+    trt = TensorRT()
+    started = trt.Builder
+
+    def dropping(logger):
+        made = started(logger)
+        plan_of = made.build_serialized_network
+
+        def build(network, config):
+            with contextlib.suppress(BaseException):
+                signal.raise_signal(signal.SIGINT)
+            return plan_of(network, config)
+
+        monkeypatch.setattr(made, "build_serialized_network", build)
+        return made
+
+    monkeypatch.setattr(trt, "Builder", dropping)
+    with pytest.raises(KeyboardInterrupt):
+        builder.build(trt, Order(b"graph", None))
 
 
 def test_tactics_are_timed_in_what_is_free_also_when_the_workspace_is_lowered():

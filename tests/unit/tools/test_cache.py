@@ -69,4 +69,6 @@ def test_prune_removes_what_is_no_entry_too(engines, capsys):
 @pytest.mark.parametrize("line", ["cache", "cache clear", "cache prune max_gib=-1", "cache prune max_gib=all"])
 def test_another_word_or_size_is_refused(engines, capsys, line):
     assert cli.main(line.split()) == 2
-    assert "error: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: " in said
+    assert ("there is no `cache clear`" in said) == (line == "cache clear")
