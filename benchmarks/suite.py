@@ -45,7 +45,7 @@ SMALL: dict[str, Small] = {
     ),
     "val": Small(
         {"device": "cpu", "images": 32, "train_images": 16, "epochs": 1, "batch": 8, "imgsz": 64},
-        rows=("val_5000_n",),
+        rows=("val_5000_n", "val_5000_n_no_plots"),
         repeats=1,  # three validations of a side, after a training for both
     ),
 }

@@ -27,7 +27,7 @@ from ultralytics.utils import RANK, plotting
 from yolov12 import settings
 from yolov12.engine.plotter import Plot, Plotter, why_not
 from yolov12.engine.saving import is_read_by
-from yolov12.log import say, warn
+from yolov12.log import say_once, warn
 from yolov12.seams import Seam, replaced
 
 SEAMS = (
@@ -86,7 +86,7 @@ class Plots:
             except OSError as error:
                 reason = f"no process can be started for them: {error}"
         if reason:
-            say(f"plots: drawn by this process ({reason})")
+            say_once(f"plots {reason}", f"plots: drawn by this process ({reason})")
 
     @contextmanager
     def of_metrics(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ from yolov12.log import say
 
 RTX_ARCHS = ("80", "86", "89", "120")
 """What TensorRT-RTX builds for where there is no GPU: from Ampere on, in one file; arch=75 is for Turing, whose code makes it larger."""
+TURING = "75"
 
 VALUES = ("stride", "batch", "imgsz", "names", "args", "channels", "end2end", "kpt_shape", "kpt_names")
 """Metadata that is no text; an ONNX file has it as Python writes it (engine/exporter.py:1207)."""
@@ -46,7 +47,8 @@ def check(trt: Any, request: Request) -> tuple[str, ...]:
     """The architectures to build for, empty for TensorRT proper; refuses what can not be built here.
 
     Raises:
-        UserError: no GPU for TensorRT proper, a GPU that TensorRT-RTX does not know, or a folder for engines that can not be written to.
+        UserError: no GPU for TensorRT proper, a GPU that TensorRT-RTX does not know or whose code it lacks for the precision, or a folder for
+            engines that can not be written to.
     """
     settings.trt_cache_dir()
     builder.check(trt, request.archs, request.version_compatible)
@@ -60,6 +62,8 @@ def check(trt: Any, request: Request) -> tuple[str, ...]:
         return ()
     archs = request.archs or ((builder.arch_here(),) if has_gpu else RTX_ARCHS)
     builder.check(trt, archs, request.version_compatible)
+    if TURING in archs and request.precision == "fp32":  # as 1.7.1 says in the middle of the build
+        raise UserError(f"TensorRT-RTX has no float32 for sm_{TURING}: leave half=False out, or arch={TURING}")
     return archs
 
 

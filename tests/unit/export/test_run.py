@@ -203,6 +203,12 @@ def test_an_engine_after_suppression_is_compared_by_its_boxes(model, exported, t
     assert "parity: engine in fp32 against its source on 2 images at 96x96:" in line
 
 
+def test_float32_for_turing_is_refused_before_anything_is_traced(network, stock, tensorrt):
+    with pytest.raises(UserError, match=r"no float32 for sm_75: leave half=False out, or arch=75$"):
+        run.export(network, stock, {"format": "engine", "half": False, "arch": "75,89"}, None)
+    assert not stock.calls
+
+
 def test_tensorrt_proper_needs_a_gpu_which_is_said_before_anything_is_traced(network, stock, tensorrt, monkeypatch):
     monkeypatch.setattr(engine, "module", TensorRT)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
