@@ -49,7 +49,7 @@ def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:
 
 
 def is_installed() -> bool:
-    """Whether there is a decoder on the GPU; `choose` finds out whether it works."""
+    """Whether NVIDIA DALI is there, which decodes on the GPU; `choose` finds out whether it works."""
     try:
         return importlib.util.find_spec("nvidia.dali") is not None
     except ModuleNotFoundError:  # not even its package `nvidia`
