@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial, partialmethod
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -100,7 +100,7 @@ def _require_known(kinds: Iterable[type]) -> None:
     """Look whose classes and methods these are."""
     for kind in {base for one in kinds for base in one.__mro__} - {object}:
         methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
-        functions = [method for method in methods if isinstance(method, FunctionType)]
+        functions = [method for method in methods if isinstance(method, (FunctionType, partial, partialmethod))]
         if not all(map(_is_known, (kind, *functions))):
             raise _NotKnownError
 

@@ -125,6 +125,10 @@ def with_a_method_that_goes_by_the_name_of_ultralytics_own(network, monkeypatch)
     monkeypatch.setattr(Conv, "forward", functools.wraps(upstream)(lambda self, x: 2 * upstream(self, x)))
 
 
+def with_a_method_that_is_called_in_another_way(network, monkeypatch):
+    monkeypatch.setattr(Conv, "forward", functools.partialmethod(Conv.forward))
+
+
 def with_a_method_behind_a_decorator_of_torch(network, monkeypatch):
     mine = functools.wraps(Conv.forward)(lambda self, x: x)
     monkeypatch.setattr(Conv, "forward", torch.no_grad()(mine))
@@ -144,6 +148,7 @@ def with_hooks_of_all(network, monkeypatch):
         with_a_method_on_the_object,
         with_a_method_on_the_class,
         with_a_method_that_goes_by_the_name_of_ultralytics_own,
+        with_a_method_that_is_called_in_another_way,
         with_a_method_behind_a_decorator_of_torch,
         with_hooks_of_all,
     ],
