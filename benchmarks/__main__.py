@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _suite(names: list[str], records: Path) -> int:
-    """Measure one after the other; what fails or is stopped does not keep those before it, and after it, from their rows in the table."""
+    """Measure one after the other; what fails keeps no other from its rows in the table, and Ctrl-C none that was through."""
     steps, left_out = suite.steps(names, discover(), len(system.gpus()), os.environ)
     print(*left_out, sep="\n", file=sys.stderr, flush=True)
     contents: list[dict[str, Any]] = []

@@ -103,7 +103,7 @@ def _choice(trainer: YOLOv12Trainer, dataset: Any, batch: int, obstacle: ours.Ob
     if readers >= AUTO_READERS:
         return True, f"{readers} read, and the GPU augments"
     if ours.gpu_decodes():
-        return True, f"{readers} read, and the GPU decodes and augments"
+        return True, f"{readers} read, NVIDIA DALI is there to decode, and the GPU augments"
     return False, (
         f"{readers} would read and decode, as NVIDIA DALI is not installed, and there are {more}: ours is taken from {AUTO_READERS} on"
     )

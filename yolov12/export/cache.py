@@ -136,7 +136,8 @@ def load(folder: Path, key: Key) -> tuple[bytes | None, str]:
         return None, f"{record} is of another engine"
     if problem := _problem(folder, entry, plan):
         return None, f"{folder / name}.plan {problem}"
-    os.utime(record)
+    with suppress(OSError):  # read-only, or another user's: it counts as used when it was made
+        os.utime(record)
     return plan, ""
 
 

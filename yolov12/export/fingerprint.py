@@ -2,15 +2,17 @@
 """A hash of a network from which follows what is traced of it: another export of the same is found in the cache without a trace, which takes seconds.
 
 It is of classes, attributes and numbers. Where a class of the user's, a hook or a method that a script has replaced may decide what is computed,
-there is no hash, and the network is traced. What is not seen is a function outside of classes that a script has replaced in ultralytics; a package
+there is no hash, and the network is traced. What is not seen is a function outside of classes, or an attribute of a class,
+that a script has replaced in ultralytics, but for the few that onnx_key.py looks at; a package
 that differs for that from its source is refused by the gate, but with verify=False.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial, partialmethod
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -24,6 +26,8 @@ from yolov12 import settings
 
 KNOWN = ("torch", "ultralytics", "yolov12")
 """Packages whose code is known by their version, ours by its sources. A package's own metadata has that of ultralytics (aoti.py)."""
+WRAPPERS = (*sys.stdlib_module_names - {"__main__"}, "typing_extensions")
+"""Packages whose decorators are around some of that code; what they are around is looked at too."""
 SOURCES = ("model", "export")
 """What of this package takes part in a trace."""
 SETTINGS = ("flash_attn", "kernels", "predict_graphs", "predict_kernels")
@@ -43,7 +47,7 @@ def of(network: nn.Module) -> str | None:
     if _has_any_global_hook():
         return None
     chosen = [getattr(settings.current(), name) for name in SETTINGS]
-    digest = hashlib.sha256(f"{_sources()} {chosen} {torch.get_default_dtype()}".encode())
+    digest = hashlib.sha256(f"{_sources()} {chosen} {torch.get_default_dtype()} {_autocasts()}".encode())
     try:
         _require_known(type(module) for module in network.modules())
         for name, module in network.named_modules(remove_duplicate=False):
@@ -87,17 +91,30 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+def _autocasts() -> list[tuple[str, torch.dtype]]:
+    """Where a script has switched it on around the export: a trace takes the casts along."""
+    return [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+
+
 def _require_known(kinds: Iterable[type]) -> None:
     """Look whose classes and methods these are."""
     for kind in {base for one in kinds for base in one.__mro__} - {object}:
         methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
-        functions = [method for method in methods if isinstance(method, FunctionType)]
+        functions = [method for method in methods if isinstance(method, (FunctionType, partial, partialmethod))]
         if not all(map(_is_known, (kind, *functions))):
             raise _NotKnownError
 
 
 def _is_known(thing: Any) -> bool:
-    return str(getattr(thing, "__module__", None)).partition(".")[0] in KNOWN
+    if str(getattr(thing, "__module__", None)).partition(".")[0] not in KNOWN:
+        return False
+    # `functools.wraps` gives a script's function the name and module of what it stands for; where it was written its globals say.
+    while isinstance(thing, FunctionType):
+        home = str(thing.__globals__.get("__name__")).partition(".")[0]
+        if home not in KNOWN and home not in WRAPPERS:
+            return False
+        thing = getattr(thing, "__wrapped__", None)
+    return True
 
 
 def _parts(module: nn.Module, is_root: bool) -> Iterator[str | bytes]:

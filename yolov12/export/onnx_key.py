@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from ultralytics.cfg import DEFAULT_CFG
 from ultralytics.engine.exporter import Exporter, NMSModel
+from ultralytics.engine.model import Model
+from ultralytics.utils.export import engine
 
 from yolov12.export import builder, cache, fingerprint
 from yolov12.export.adapter import destination
@@ -36,7 +38,8 @@ def of_source(network: Any, asked: Mapping[str, Any], model: Any) -> cache.Key |
         asked: what ultralytics' export is called with.
         model: the ultralytics model that it is called on.
     """
-    if not fingerprint.are_known((Exporter, NMSModel), _callbacks(model)):
+    on_the_way = (Model.export, engine.torch2onnx, torch.onnx.export, *_callbacks(model))
+    if not fingerprint.are_known((Exporter, NMSModel), on_the_way):
         return None
     source = fingerprint.of(network)
     about = fingerprint.of_values(_arguments(network, asked, model), _metadata(network))
@@ -65,7 +68,7 @@ def _arguments(network: Any, asked: Mapping[str, Any], model: Any) -> dict[str, 
 def _metadata(network: Any) -> list[Any]:
     """What the exporter writes into the file of what no forward reads (engine/exporter.py:990), and the hash of the network leaves out."""
     name = Path(network.yaml.get("yaml_file", destination(network))).stem
-    return [name, _trained(network).get("data"), network.names, network.task]
+    return [name, _trained(network).get("data"), getattr(network, "names", None), network.task]
 
 
 def _trained(network: Any) -> Mapping[str, Any]:

@@ -135,7 +135,10 @@ def test_auto_takes_ours_where_one_reads_and_the_gpu_decodes(
     monkeypatch.setattr(ours, "readers", lambda args, local_ranks: 1)
     monkeypatch.setattr(ours, "gpu_decodes", lambda: True)
     assert isinstance(made(trainer), Loader)
-    assert "data pipeline: gpu (auto: 1 read, and the GPU decodes and augments)" in capsys.readouterr().err
+    assert (
+        "data pipeline: gpu (auto: 1 read, NVIDIA DALI is there to decode, and the GPU augments)"
+        in capsys.readouterr().err
+    )
 
 
 def test_auto_takes_ours_on_all_ranks_or_on_none(

@@ -109,6 +109,17 @@ def test_timings_count_and_go_as_engines_do(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [cache.LEDGER]
 
 
+def test_an_entry_is_found_where_its_use_can_not_be_noted(tmp_path, monkeypatch):
+    build_counted(tmp_path)
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    (plan, _), built = build_counted(tmp_path)
+    assert (plan, built) == (b"plan", 0)
+
+
 def test_a_plan_that_was_pruned_is_still_known_as_ours(tmp_path):
     build_counted(tmp_path)
     cache.prune(tmp_path, 0)

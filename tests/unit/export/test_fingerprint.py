@@ -2,6 +2,7 @@
 """A network's hash: the same for the same file, another for whatever changes what is traced, and none where that can not be seen."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -88,6 +89,14 @@ def test_our_own_code_and_the_settings_of_forwards_are_part_of_it(network, monke
     assert len(found - {None}) == 3
 
 
+def test_under_autocast_another_graph_is_traced(network):
+    found = {fingerprint.of(network)}
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            found.add(fingerprint.of(network))
+    assert len(found - {None}) == 3
+
+
 class Mine(nn.Module):
     """A layer of a script: what it calls is not known."""
 
@@ -111,6 +120,20 @@ def with_a_method_on_the_class(network, monkeypatch):
     monkeypatch.setattr(Conv, "forward", lambda self, x: x)
 
 
+def with_a_method_that_goes_by_the_name_of_ultralytics_own(network, monkeypatch):
+    upstream = Conv.forward
+    monkeypatch.setattr(Conv, "forward", functools.wraps(upstream)(lambda self, x: 2 * upstream(self, x)))
+
+
+def with_a_method_that_is_called_in_another_way(network, monkeypatch):
+    monkeypatch.setattr(Conv, "forward", functools.partialmethod(Conv.forward))
+
+
+def with_a_method_behind_a_decorator_of_torch(network, monkeypatch):
+    mine = functools.wraps(Conv.forward)(lambda self, x: x)
+    monkeypatch.setattr(Conv, "forward", torch.no_grad()(mine))
+
+
 def with_hooks_of_all(network, monkeypatch):
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     monkeypatch.setattr(nn.modules.module, "_global_forward_hooks", {handle.id: handle})
@@ -124,6 +147,9 @@ def with_hooks_of_all(network, monkeypatch):
         with_a_hook,
         with_a_method_on_the_object,
         with_a_method_on_the_class,
+        with_a_method_that_goes_by_the_name_of_ultralytics_own,
+        with_a_method_that_is_called_in_another_way,
+        with_a_method_behind_a_decorator_of_torch,
         with_hooks_of_all,
     ],
 )

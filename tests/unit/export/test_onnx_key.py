@@ -8,6 +8,8 @@ import pytest
 import torch
 from ultralytics.cfg import DEFAULT_CFG
 from ultralytics.engine.exporter import Exporter
+from ultralytics.engine.model import Model
+from ultralytics.utils.export import engine
 
 from yolov12.export import builder, fingerprint, onnx_key
 
@@ -129,6 +131,12 @@ def test_the_size_of_the_training_is_part_of_it_where_none_is_asked_for(mine):
     assert keys[0] != keys[1]
 
 
+def test_a_network_whose_classes_have_no_names_has_a_key(mine):
+    before = key_of(mine)
+    del mine.model.names
+    assert key_of(mine) not in (before, None)
+
+
 def with_a_network_of_a_script(mine, monkeypatch):
     monkeypatch.setattr(fingerprint, "of", lambda network: None)
 
@@ -141,6 +149,18 @@ def with_an_exporter_of_a_script(mine, monkeypatch):
     monkeypatch.setattr(Exporter, "export_onnx", lambda self: None)
 
 
+def with_an_export_of_a_script(mine, monkeypatch):
+    monkeypatch.setattr(Model, "export", lambda self, **arguments: "")
+
+
+def with_torchs_exporter_replaced(mine, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **arguments: None)
+
+
+def with_ultralytics_call_of_it_replaced(mine, monkeypatch):
+    monkeypatch.setattr(engine, "torch2onnx", lambda *args, **arguments: None)
+
+
 def with_a_default_that_is_no_plain_value(mine, monkeypatch):
     mine.overrides = {**mine.overrides, "name": object()}
 
@@ -151,6 +171,9 @@ def with_a_default_that_is_no_plain_value(mine, monkeypatch):
         with_a_network_of_a_script,
         with_a_callback_of_a_script,
         with_an_exporter_of_a_script,
+        with_an_export_of_a_script,
+        with_torchs_exporter_replaced,
+        with_ultralytics_call_of_it_replaced,
         with_a_default_that_is_no_plain_value,
     ],
 )

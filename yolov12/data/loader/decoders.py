@@ -18,8 +18,8 @@ Decoder = Callable[[Sequence[bytes]], list[Tensor]]
 ENOUGH_READERS = 5
 """From so many on they decode: OpenCV's pixels are ultralytics' own, and the GPU is left to training.
 
-Images a second by OpenCV and by DALI: 997 and 1,802 with four readers (records train_e2e-reduced and -reduced-2 of 2026-11-30), 1,928 and 1,854 with
-eight (log train_e2e_eight_cores). Between four and eight was not measured.
+Images a second by OpenCV and by DALI: 997 and 1,802 with four readers (records train_e2e-reduced and -reduced-2 of 2026-11-30, where
+stock too took in 213 and 313), 1,928 and 1,854 with eight (log train_e2e_eight_cores). Between four and eight was not measured.
 """
 
 
@@ -49,7 +49,7 @@ def choose(device: torch.device, readers: int) -> tuple[Decoder | None, str]:
 
 
 def is_installed() -> bool:
-    """Whether there is a decoder on the GPU; `choose` finds out whether it works."""
+    """Whether NVIDIA DALI is there, which decodes on the GPU; `choose` finds out whether it works."""
     try:
         return importlib.util.find_spec("nvidia.dali") is not None
     except ModuleNotFoundError:  # not even its package `nvidia`
