@@ -44,7 +44,7 @@ SMALL: dict[str, Small] = {
         rows=("train_step_n_b64",),
     ),
     "val": Small(
-        {"device": "cpu", "images": 32, "train_images": 16, "epochs": 1, "batch": 8, "imgsz": 64},
+        {"device": "cpu", "images": 128, "train_images": 16, "epochs": 1, "batch": 16, "imgsz": 64},
         rows=("val_5000_n", "val_5000_n_no_plots"),
         repeats=1,  # three validations of a side, after a training for both
     ),
