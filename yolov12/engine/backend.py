@@ -9,22 +9,16 @@ from functools import partial
 from typing import Any
 
 import torch
-import ultralytics.utils.torch_utils as upstream
 from ultralytics.nn.autobackend import AutoBackend
 
-from yolov12.engine import flops
-from yolov12.seams import Seam, replaced
+from yolov12.seams import Seam
 
-SEAMS = (
-    Seam("nn/autobackend.py", 367, "ultralytics.nn.autobackend.AutoBackend.warmup", "7a07a0488212"),
-    Seam("utils/torch_utils.py", 544, "ultralytics.utils.torch_utils.model_info", "88f47c930e96"),
-)
+SEAMS = (Seam("nn/autobackend.py", 367, "ultralytics.nn.autobackend.AutoBackend.warmup", "7a07a0488212"),)
 
 
 def load(own: Callable[..., AutoBackend], *args: Any, **kwargs: Any) -> AutoBackend:
-    """What `own`, ultralytics' AutoBackend, makes of these arguments. The operations that it prints are counted on the CPU (flops.py)."""
-    with replaced(upstream, get_flops=flops.on_cpu):
-        model = own(*args, **kwargs)
+    """What `own`, ultralytics' AutoBackend, makes of these arguments."""
+    model = own(*args, **kwargs)
     if model.format == "pt":
         model.warmup = partial(warm_up, weakref.proxy(model))  # in a cycle it would keep its memory after its last use
     return model

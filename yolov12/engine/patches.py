@@ -13,14 +13,15 @@ SEAMS = (Seam("utils/checks.py", 987, "ultralytics.utils.checks.check_amp", "079
 
 
 def install_patches() -> None:
-    """Put our attention, convolutions, loss, loading of weights and engines, data adapters, timing, AMP check and plain logs into ultralytics.
+    """Put our attention, convolutions, loss, loading of weights and engines, data adapters, timing, AMP check, count of
+    operations and plain logs into ultralytics.
 
     Torch's own compiler is imported by who compiles alone from then on. May be called again.
     """
     import ultralytics.engine.trainer
 
     from yolov12.data import adapter
-    from yolov12.engine import first_rank_first, no_compiler, predictor, progress
+    from yolov12.engine import first_rank_first, flops, no_compiler, predictor, progress
     from yolov12.export import adapter as export_adapter
     from yolov12.model import attention, blocks, fused, loss, weights
 
@@ -35,6 +36,7 @@ def install_patches() -> None:
     predictor.install()
     progress.install()
     first_rank_first.install()
+    flops.install()
     no_compiler.spare()
     ultralytics.engine.trainer.check_amp = amp_works
 

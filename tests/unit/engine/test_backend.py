@@ -58,17 +58,11 @@ def test_the_warm_up_keeps_no_model_alive():
     assert watched() is None
 
 
-def test_operations_are_counted_on_the_cpu_while_a_model_is_loaded():
-    counting = []
-    backend.load(lambda: counting.append(upstream.get_flops) or StandIn([]))
-    assert counting == [flops.on_cpu]
-    assert upstream.get_flops is not flops.on_cpu
-
-
 def test_the_line_about_a_model_is_ultralytics_own(monkeypatch):
     said: list[str] = []
     monkeypatch.setattr(upstream, "LOGGER", SimpleNamespace(info=said.append))
-    for made_by in (backend.load, lambda own, **arguments: own(**arguments)):
+    for made_by, counter in ((backend.load, flops.known), (lambda own, **arguments: own(**arguments), flops._own)):
+        monkeypatch.setattr(upstream, "get_flops", counter)
         made_by(AutoBackend, model=DetectionModel("yolo11n.yaml", verbose=False), device=torch.device("cpu"))
     assert said[0] == said[1]
     assert "(fused)" in said[0]
