@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Skipping an import of ultralytics that only makes sure that a module is there."""
+"""Skipping an import of ultralytics that only makes sure that a module is there, or that is needed for one function of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from typing import Any
 
 
 @contextmanager
-def put_off(name: str) -> Iterator[None]:
-    """Within it `import name` alone does nothing. Whoever asks for something in the module, or comes later, gets the module itself."""
+def put_off(name: str, **given: Any) -> Iterator[None]:
+    """Within it `import name` alone does nothing. Whoever asks for something in the module, or comes later, gets the module itself.
+
+    Args:
+        name: of the module. One that is there already stays.
+        given: what can be asked for without it.
+    """
     if name in sys.modules:
         yield
         return
     stand_in = _NotYet(name)
     stand_in.__spec__ = _spec_of(name)  # somebody may look whether the module is there
+    vars(stand_in).update(given)
     sys.modules[name] = stand_in
     try:
         yield

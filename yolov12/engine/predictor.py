@@ -4,14 +4,13 @@
 ultralytics launches the network's kernels one by one, suppresses boxes image by image, and empties the GPU's queue six times a batch to read the
 clock. Here network and suppression run as CUDA graphs where a shape comes again (network.py, scoring/asked.py), files are decoded ahead
 (read_ahead.py), pictures go up in one copy (staging.py), and a batch waits for the GPU once, when its boxes are there; on request the next batch of
-files is begun before (ahead.py). On the CPU all of it is ultralytics' own.
+files is begun before (ahead.py). On the CPU all of it is ultralytics' own, but for the import of torchvision (nms_kernel.py).
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +27,7 @@ from ultralytics.utils import ops
 from ultralytics.utils.callbacks.base import default_callbacks
 
 from yolov12 import settings
-from yolov12.engine import ahead, network
+from yolov12.engine import ahead, network, nms_kernel
 from yolov12.engine.ahead import Launched
 from yolov12.engine.letterbox import Letterbox
 from yolov12.engine.network import Network
@@ -66,6 +65,9 @@ SEAMS = (
         "93a4049d5ebd",
     ),
 )
+
+WARMED_UP_ON_A_CPU = {"torchscript", "triton"}
+"""Formats that ultralytics runs once before the first picture there."""
 
 
 def install() -> None:
@@ -151,14 +153,16 @@ class YOLOv12Predictor(DetectionPredictor):
         # Two: what the network answered is looked at again where a crowd has no room in the graph of its suppression.
         pools = network.pool_of(self.device), network.pool_of(self.device)
         self.fast = None if pools[0] is None else Fast(self.model, pools, self.args.compile)
-        # The first batch warms up: ultralytics' own way would run it twice, and import torchvision, for seconds, for a suppression that is not used.
-        self.done_warmup = self.done_warmup or self.fast is not None
+        # Ultralytics' own way would run a first batch on a GPU twice, and import torchvision, for seconds; on a CPU most formats have nothing else
+        # to warm up (nn/autobackend.py:367).
+        is_warm = self.device.type == "cpu" and self.model.format not in WARMED_UP_ON_A_CPU
+        self.done_warmup = self.done_warmup or self.fast is not None or is_warm
         if self.fast and takes_channels_last(self.model, self.args):
             network.lay_out(self.model, torch.channels_last)
 
     def setup_source(self, source: Any, stride: int | None = None) -> None:
         asked_px = self.args.imgsz
-        with put_off("torchvision") if self.fast else nullcontext():  # which it imports for its suppression
+        with put_off("torchvision"):  # which it imports for its suppression
             super().setup_source(source, stride)
         self._say_the_size(asked_px)
         if self.fast is None:
@@ -211,9 +215,8 @@ class YOLOv12Predictor(DetectionPredictor):
     def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Results]:
         """The `Results` of a batch. Waits for the GPU, once."""
         if self.fast is None or getattr(self, "_feats", None) is not None or kwargs.keys() - {"iou"}:
-            if self.fast is not None:
-                import torchvision  # noqa: F401  # with which ultralytics suppresses on the GPU, once it is there (utils/nms.py:99)
-            return super().postprocess(preds, img, orig_imgs, **kwargs)
+            with nms_kernel.at_hand():
+                return super().postprocess(preds, img, orig_imgs, **kwargs)
         prediction = _first(preds)
         if not isinstance(orig_imgs, list):  # pictures came as a tensor
             orig_imgs = ops.convert_torch2numpy_batch(orig_imgs)[..., ::-1]

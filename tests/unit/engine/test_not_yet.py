@@ -51,6 +51,16 @@ def test_inside_the_block_who_uses_it_gets_it(package, use):
     assert sys.modules[package].value == 3
 
 
+def test_what_is_given_needs_no_import_and_all_else_is_the_modules_own(package):
+    with put_off(package, answer=42):
+        module = importlib.import_module(package)
+        assert module.answer == 42
+        assert f"{package}.part" not in sys.modules
+        assert module.value == 3
+        assert f"{package}.part" in sys.modules
+    assert not hasattr(importlib.import_module(package), "answer")
+
+
 def test_who_kept_the_stand_in_gets_what_is_in_the_module(package):
     with put_off(package):
         kept = importlib.import_module(package)
