@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,26 @@ def test_what_is_given_needs_no_import_and_all_else_is_the_modules_own(package):
         assert module.value == 3
         assert f"{package}.part" in sys.modules
     assert not hasattr(importlib.import_module(package), "answer")
+
+
+def test_a_thread_that_leaves_takes_nothing_from_one_that_is_inside(package):
+    with put_off(package, answer=42):
+        inside, leave = threading.Event(), threading.Event()
+
+        def other() -> None:
+            with put_off(package, question=6):
+                inside.set()
+                leave.wait(10)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert inside.wait(10)
+    kept = sys.modules[package]  # of the thread that is still inside
+    assert (kept.answer, kept.question) == (42, 6)
+    assert f"{package}.part" not in sys.modules
+    leave.set()
+    thread.join(10)
+    assert package not in sys.modules
 
 
 def test_who_kept_the_stand_in_gets_what_is_in_the_module(package):
