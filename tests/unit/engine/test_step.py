@@ -83,6 +83,23 @@ def test_parts_add_up_over_several_steps_whose_target_counts_differ() -> None:
     assert_equal_gradients(our_gradients(model(), *three, micro_batches=2), stock_gradients(model(), *three), rtol=1e-5)
 
 
+def test_the_first_step_in_parts_gives_fp16_a_loss_as_large_as_those_before() -> None:
+    """One that is larger by the targets of an image would overflow, and its update be skipped."""
+    runner, crowded = step(model()), batch([40, 40, 40, 40])
+    scaled: list[float] = []
+
+    def scale(loss: torch.Tensor) -> torch.Tensor:
+        scaled.append(float(loss.detach()))
+        return loss
+
+    runner.scale_loss = scale
+    runner.run(crowded)
+    runner.micro_batches = 2
+    runner.run(crowded)
+    whole, *parts = scaled
+    assert sum(parts) == pytest.approx(whole, rel=0.2)
+
+
 def test_a_batch_without_any_box_still_trains_the_classes() -> None:
     expected = stock_gradients(model(), batch([0, 0]))
     assert_equal_gradients(our_gradients(model(), batch([0, 0]), micro_batches=2), expected, rtol=1e-5)
