@@ -77,7 +77,7 @@ class Provisional:
             return 1.0
         if self._is_alone and not self._is_known:
             self._is_known = True
-            self.targets_per_image.copy_(counter.divisor / images)
+            self._take(counter.divisor / images)
         return counter.divisor / (images * self.targets_per_image)
 
     def corrected_by(self, counts: Tensor) -> Tensor:
@@ -89,14 +89,19 @@ class Provisional:
         targets, images = counts
         counted = targets.clamp(min=1) / images
         correction = self.targets_per_image / counted
-        # A count of NaN (the weights are NaN) must not outlive the step that recovery throws away.
-        self.targets_per_image.copy_(torch.where(counted.isfinite(), counted, self.targets_per_image))
+        self._take(counted)
         return correction
 
     def forget(self) -> None:
         """As at a run's beginning."""
         self.targets_per_image.fill_(1)
         self._is_known = False
+
+    def _take(self, targets_per_image: Tensor) -> None:
+        # A count of NaN (the weights are NaN) must not outlive the step that recovery throws away.
+        self.targets_per_image.copy_(
+            torch.where(targets_per_image.isfinite(), targets_per_image, self.targets_per_image)
+        )
 
 
 class Listener:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 import yolov12.engine.step as step_module
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.engine.last_resort import LastResort
+from yolov12.engine.loss_count import Provisional
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
 from yolov12.memory import smaller_images
@@ -98,6 +100,17 @@ def test_the_first_step_in_parts_gives_fp16_a_loss_as_large_as_those_before() ->
     runner.run(crowded)
     whole, *parts = scaled
     assert sum(parts) == pytest.approx(whole, rel=0.2)
+
+
+def test_a_count_that_is_not_finite_outlives_no_step() -> None:
+    divisor = Provisional(torch.device("cpu"), is_alone=True)
+    lost: Any = SimpleNamespace(divisor=torch.tensor(torch.nan))
+    divisor.factor(lost, images=2)
+    assert divisor.targets_per_image == 1
+    divisor.corrected_by(torch.tensor([torch.nan, 2.0]))
+    assert divisor.targets_per_image == 1
+    divisor.corrected_by(torch.tensor([6.0, 2.0]))
+    assert divisor.targets_per_image == 3
 
 
 def test_a_batch_without_any_box_still_trains_the_classes() -> None:
