@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,4 +137,7 @@ def table() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGPIPE, signal.SIG_DFL
+    )  # a reader that has seen enough (`| head`) ends this, without a traceback
     print("\n".join(table()))

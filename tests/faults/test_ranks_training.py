@@ -25,6 +25,10 @@ from ultralytics import YOLO
 
 harm, rank, batches = sys.argv[3], int(os.environ["RANK"]), 0
 
+def on_val_end(validator):
+    if harm == "busy with metrics":
+        time.sleep(9)
+
 def on_model_save(trainer):
     if harm == "busy":
         time.sleep(9)
@@ -52,7 +56,7 @@ def on_train_start(trainer):
         trainer.preprocess_batch = spoiled
 
 model = YOLO(sys.argv[1] + "/tiny.yaml")
-for event in (on_model_save, on_train_batch_end, on_train_start):
+for event in (on_model_save, on_train_batch_end, on_train_start, on_val_end):
     model.add_callback(event.__name__, event)
 model.train(
     data=sys.argv[1] + "/synth/data.yaml", project=sys.argv[2], name="run", epochs=2, imgsz=64, workers=0, plots=False, exist_ok=True,
@@ -91,6 +95,12 @@ def test_a_first_rank_that_is_busy_for_longer_than_the_timeout_ends_nothing(data
     norms = {type(m) for m in torch.load(tmp_path / "run/weights/last.pt", weights_only=False)["model"].modules()}
     assert torch.nn.BatchNorm2d in norms
     assert not any("yolov12" in kind.__module__ for kind in norms)
+
+
+def test_nor_does_one_that_takes_longer_at_the_end_of_a_validation(data: Path, tmp_path: Path) -> None:
+    """The others have gathered by then, and would wait for it in a sum of losses."""
+    code, said = train(data, tmp_path, "busy with metrics")
+    assert code == 0, said
 
 
 TOLD = [

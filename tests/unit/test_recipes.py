@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,3 +114,13 @@ def test_the_page_shows_the_file():
     assert between == "\n".join(recipes.table()).rstrip(), (
         "run `python -m yolov12.recipes` and put its output into docs/recipes.md"
     )
+
+
+def test_a_reader_of_the_table_that_has_seen_enough_sees_no_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-m", "yolov12.recipes"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""

@@ -27,6 +27,8 @@ FOREVER = timedelta(days=1)
 
 _votes: dist.ProcessGroup | None = None
 """The group that `join` made last; None while there is none."""
+_has_begun = False
+"""Whether `join` was called and `leave` was not: `join` may fail between its groups."""
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> World:
@@ -48,7 +50,8 @@ def join(world: World, device: torch.device, timeout_s: int, rendezvous_timeout_
         UserError: MASTER_PORT is taken, or some ranks are on the CPU and others on a GPU.
         RetryableError: not all ranks came in time.
     """
-    global _votes
+    global _votes, _has_begun
+    _has_begun = True
     rendezvous = timedelta(seconds=max(timeout_s, rendezvous_timeout_s))
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
@@ -141,15 +144,15 @@ def from_all(answer: T, group: dist.ProcessGroup | None) -> list[T]:
 
 
 def leave(failed: bool = False) -> None:
-    """Leave all groups; nothing to do where none was joined.
+    """Leave all groups; nothing to do where none was joined: a script may have groups of its own.
 
     Args:
         failed: whether this rank leaves others behind: NCCL's collectives are then given up instead of waited for.
     """
-    global _votes
-    _votes = None
+    global _votes, _has_begun
+    has_begun, _has_begun, _votes = _has_begun, False, None
     pulse.end()
-    if not (dist.is_available() and dist.is_initialized()):
+    if not (has_begun and dist.is_available() and dist.is_initialized()):
         return
     if failed and dist.get_backend() == "nccl":
         dist.distributed_c10d._abort_process_group()

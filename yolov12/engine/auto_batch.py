@@ -54,9 +54,12 @@ def batch_of(trainer: YOLOv12Trainer, measured_by_upstream: Callable[[], int]) -
         batch = max(DEFAULT_CFG.batch // ranks, 1) * ranks
         say(f"{asked}: {batch}, ultralytics' default: memory is not measured on {trainer.device.type}")
         return batch
+    # Not under the vote: while the first rank reads the data set, the others are in another collective (first_rank_first.py).
+    with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
+        dataset = trainer.build_dataset(trainer.data["train"], mode="train", batch=16)
     fits, reason, error = 0, "", None
     try:
-        fits, reason = _on_this_rank(trainer, ranks, measured_by_upstream)
+        fits, reason = _on_this_rank(trainer, dataset, ranks, measured_by_upstream)
     except Exception as failed:  # noqa: BLE001  # whatever it is, the other ranks must hear of it before this one leaves
         error = failed
     verdict = vote(None if error is None else f"{type(error).__name__}: {error}", trainer.vote_group)
@@ -70,10 +73,10 @@ def batch_of(trainer: YOLOv12Trainer, measured_by_upstream: Callable[[], int]) -
     return batch
 
 
-def _on_this_rank(trainer: YOLOv12Trainer, ranks: int, measured_by_upstream: Callable[[], int]) -> tuple[int, str]:
+def _on_this_rank(
+    trainer: YOLOv12Trainer, dataset: Any, ranks: int, measured_by_upstream: Callable[[], int]
+) -> tuple[int, str]:
     """(images of this rank, reason)."""
-    with first_rank_first(LOCAL_RANK), replaced(trainer.args, cache=False):
-        dataset = trainer.build_dataset(trainer.data["train"], mode="train", batch=16)
     bound = max(min(len(dataset), MOST_IMAGES) // ranks, 1)
     share = trainer.batch_size if 0 < trainer.batch_size < 1 else DEFAULT_SHARE
     model, memory, current = unwrap_model(trainer.model), budget.read(trainer.device), settings.current()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from yolov12.distributed.world import from_all
-from yolov12.engine.energy import meter_of
+from yolov12.engine.energy import Meter, meter_of
 from yolov12.errors import ExitError
 from yolov12.log import rank, say, warn
 from yolov12.wholefile import replacing
@@ -66,21 +66,32 @@ class Cost:
         now_s = time.monotonic()
         if self.meter and now_s - self._sampled_s >= SAMPLE_INTERVAL_S:
             self._sampled_s = now_s
-            self._utilisation.append(self.meter.utilisation())
+            if (busy := self._read(lambda meter: meter.utilisation())) is not None:
+                self._utilisation.append(busy)
 
     def share(self, data_wait_s: float, peer_wait_s: float) -> Share:
         """Of this process until now; the arguments are those of `finish`."""
-        busy = self._utilisation
+        busy, energy_j = self._utilisation, self._read(lambda meter: meter.energy_j())
         return Share(
             seconds=time.monotonic() - self._began_s,
             images=self.images,
             data_wait_s=data_wait_s,
             peer_wait_s=peer_wait_s,
             on_gpu=self.on_gpu,
-            energy_j=self.meter.energy_j() - self._energy_before_j if self.meter else None,
+            energy_j=None if energy_j is None else energy_j - self._energy_before_j,
             utilisation=sum(busy) / len(busy) if busy else None,
             why_no_energy=self.why_no_energy,
         )
+
+    def _read(self, reading: Callable[[Meter], float]) -> float | None:
+        """None where there is no meter, or it fails, as from then on: what a run costs is no reason to end it."""
+        if self.meter is None:
+            return None
+        try:
+            return reading(self.meter)
+        except Exception as error:  # noqa: BLE001  # NVML's, whose class is there only with its module
+            self.meter, self.why_no_energy = None, f"NVML: {error}"
+            return None
 
     def finish(
         self,

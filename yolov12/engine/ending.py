@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 from ultralytics.utils import RANK
@@ -94,17 +92,6 @@ def tell_cost(loop: Loop) -> None:
     t, price = loop.trainer, settings.current().price_per_gpu_hour
     waits_s = loop.data_wait.total_s, loop.step.waited_s
     loop.cost.finish(*waits_s, t.save_dir, t.vote_group, price, resumed=bool(t.resume))
-
-
-@contextmanager
-def loaders_closed(loop: Loop) -> Iterator[None]:
-    """However the block ends, so do the loaders' workers: a script may catch the error and train again."""
-    try:
-        yield
-    finally:
-        for loader in (loop.trainer.train_loader, loop.trainer.test_loader):
-            if hasattr(loader, "close"):
-                loader.close()
 
 
 def _seen_after(loop: Loop, batches: int) -> int:

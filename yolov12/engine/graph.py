@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ LEAST_OBJECTS = 256
 SPARE_OBJECTS = 2
 """How many times the objects that were seen the graph has room for."""
 
+_LEARNS, _TRAINS = attrgetter("requires_grad"), attrgetter("training")
 Run = Callable[[Batch], Attempt]
 Kind = tuple[tuple[int, ...], torch.dtype, Hashable]
 """Shape of the images, their type, and what else the kernels depend on."""
@@ -143,7 +145,8 @@ class StepGraph:
         undisturbed: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.model, self.wanted, self.undisturbed = model, wanted, undisturbed
-        self.device = next(model.parameters()).device
+        self._parameters, self._modules = list(model.parameters()), list(model.modules())
+        self.device = self._parameters[0].device
         self.is_off = self.device.type != "cuda" or wanted != "auto"
         self.captured: Captured | None = None
         self.smaller: Captured | None = None
@@ -174,8 +177,8 @@ class StepGraph:
             self.drop()
             say_once(f"no graph {no_room}", f"step: no CUDA graph: {no_room}")
             return attempt(batch)
-        kind: Kind = (tuple(batch["img"].shape), batch["img"].dtype, plan)
-        if self.captured is not None and self.captured.kind[-1] != plan:
+        kind: Kind = (tuple(batch["img"].shape), batch["img"].dtype, (plan, self._what_learns()))
+        if self.captured is not None and self.captured.kind[-1] != kind[-1]:
             self.drop()
         self._most_objects = max(self._most_objects, len(batch["batch_idx"]))
         found = self._of(kind)
@@ -204,6 +207,10 @@ class StepGraph:
             return
         self.captured = self.smaller = None
         torch.cuda.empty_cache()
+
+    def _what_learns(self) -> bytes:
+        """Which parameters get a gradient, and which layers are in training: a script may freeze and thaw them in the middle of a run."""
+        return bytes(map(_LEARNS, self._parameters)) + bytes(map(_TRAINS, self._modules))
 
     def _of(self, kind: Kind) -> Captured | None:
         return next((one for one in (self.captured, self.smaller) if one is not None and one.kind == kind), None)

@@ -116,7 +116,7 @@ class Loop:
             UserError: not even one image fits into memory.
             SystemExit: SIGTERM or SIGUSR1 came; the step that ran then was finished (termination.py).
         """
-        with run_memory.explained(self.trainer, self.step), ending.loaders_closed(self):
+        with run_memory.explained(self.trainer, self.step):
             try:
                 run_memory.refuse_what_can_not_fit(trainer=self.trainer, step=self.step)
                 with self.termination, self.trainer.saver.done_at_a_failure():

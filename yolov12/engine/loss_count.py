@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from ultralytics.utils.loss import v8DetectionLoss
 
@@ -53,6 +54,54 @@ class TargetCounter:
 def counter_for(criterion: Any) -> TargetCounter | None:
     """A counter for criteria with one divisor; None for others (end-to-end heads divide two losses by two different sums)."""
     return TargetCounter(criterion) if type(criterion) is v8DetectionLoss else None
+
+
+class Provisional:
+    """What loss sums are divided by before all targets are counted: the last step's targets per image. It keeps the loss at the size that fp16's
+    scaler is used to.
+
+    Args:
+        device: of the loss.
+        is_alone: whether nobody else must have the same number. Then the first part that is counted, which may follow many whole batches that were
+            not, gives the first one; else that is 1.
+    """
+
+    def __init__(self, device: torch.device, is_alone: bool) -> None:
+        self.targets_per_image = torch.ones((), device=device)
+        """Always this tensor: a graph that was captured reads it where it is."""
+        self._is_alone, self._is_known = is_alone, False
+
+    def factor(self, counter: TargetCounter | None, images: int) -> Tensor | float:
+        """What turns ultralytics' loss of a part with so many images, images * sum / divisor, into sum / provisional."""
+        if counter is None:
+            return 1.0
+        if self._is_alone and not self._is_known:
+            self._is_known = True
+            self._take(counter.divisor / images)
+        return counter.divisor / (images * self.targets_per_image)
+
+    def corrected_by(self, counts: Tensor) -> Tensor:
+        """What turns sums over it into those over what was counted, which takes its place.
+
+        Args:
+            counts: (targets, images) of all parts and ranks.
+        """
+        targets, images = counts
+        counted = targets.clamp(min=1) / images
+        correction = self.targets_per_image / counted
+        self._take(counted)
+        return correction
+
+    def forget(self) -> None:
+        """As at a run's beginning."""
+        self.targets_per_image.fill_(1)
+        self._is_known = False
+
+    def _take(self, targets_per_image: Tensor) -> None:
+        # A count of NaN (the weights are NaN) must not outlive the step that recovery throws away.
+        self.targets_per_image.copy_(
+            torch.where(targets_per_image.isfinite(), targets_per_image, self.targets_per_image)
+        )
 
 
 class Listener:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ultralytics.utils import LOCAL_RANK
@@ -120,6 +120,18 @@ def _around(dataset: Any, trainer: YOLOv12Trainer, upstreams: Callable[[], Any])
     """Ultralytics' loader over this very data set."""
     with replaced(trainer, build_dataset=lambda *_: dataset):
         return upstreams()
+
+
+@contextmanager
+def closed(trainer: YOLOv12Trainer) -> Iterator[None]:
+    """However the block ends, so do the workers of the loaders that were made in it: a script may catch the error and train again."""
+    try:
+        yield
+    finally:
+        for name in ("train_loader", "test_loader"):
+            loader: Any = getattr(trainer, name, None)
+            if hasattr(loader, "close"):
+                loader.close()
 
 
 def undisturbed(loader: Any) -> AbstractContextManager[Any]:

@@ -92,6 +92,10 @@ class RunPlots(Plots):
         if self._labels_are_there:
             super().wait_for(callbacks, uploads=uploads or bool(getattr(self._trainer, "platform", None)))
 
+    def close(self, failed: bool = False) -> None:
+        self._aside.join()  # also of a run that failed, which may be followed by another in this process
+        super().close(failed)
+
     def wait(self) -> None:
         self._labels_are_there = True
         self._aside.join()

@@ -67,8 +67,9 @@ class Saver:
         Raises:
             RetryableError: as `wait`.
         """
-        failure, self._failure = self._failure, None
-        if failure is not None:
+        # Read before it is cleared: the thread may fail in between. Once it has, nobody writes here until the next `offer`.
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
             raise failure
 
     @contextmanager

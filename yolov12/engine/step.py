@@ -28,7 +28,7 @@ from yolov12.distributed.vote import Wish, vote
 from yolov12.engine.attempt import Attempt, Batch, StepResult, copies_of, fill_missing, loaded, put_aside
 from yolov12.engine.graph import StepGraph
 from yolov12.engine.last_resort import LastResort
-from yolov12.engine.loss_count import Listener
+from yolov12.engine.loss_count import Listener, Provisional
 from yolov12.engine.phases import told_by
 from yolov12.engine.rank_norms import RankNorms
 from yolov12.engine.recompute import CALM_STEPS, Recomputation
@@ -116,7 +116,7 @@ class Step:
         self._put_lent_aside = False
         """Whether the last step put a graph's own ones there, which its next replay overwrites. Where each step has its update, none is copied."""
         self._before = Snapshot(model)
-        self._targets_per_image = torch.ones((), device=self.parameters[0].device)
+        self._divisor = Provisional(self.parameters[0].device, is_alone=vote_group is None)
         self._criterion = Listener(model)
 
     def run(self, batch: Batch, wish: Wish = Wish.GO_ON) -> StepResult:
@@ -191,12 +191,12 @@ class Step:
 
     def kept(self) -> dict[str, Any]:
         """What a run that goes on elsewhere needs of the steps since the last update. The same on all ranks."""
-        return {"held": self.held, "targets_per_image": self._targets_per_image}
+        return {"held": self.held, "targets_per_image": self._divisor.targets_per_image}
 
     def go_on_from(self, kept: dict[str, Any]) -> None:
         """Put back what `kept` gave; the tensors may lie on another device."""
         self.held = loaded(kept["held"], self.parameters)
-        self._targets_per_image.copy_(kept["targets_per_image"])
+        self._divisor.targets_per_image.copy_(kept["targets_per_image"])
         if self.rank_norms is not None:
             self.rank_norms.go_on_from(self.held)
 
@@ -204,7 +204,7 @@ class Step:
         """Drop everything that was put aside, for example after NaN recovery reloaded the weights."""
         self._drop()
         self.held = [None] * len(self.parameters)
-        self._targets_per_image.fill_(1)
+        self._divisor.forget()
         if self.reducer is not None:
             self.reducer.forget()
         if self.rank_norms is not None:
@@ -212,10 +212,10 @@ class Step:
 
     def _unit(self) -> Tensor:
         """Of which this step's gradients are multiples: the loss scale over the provisional divisor."""
-        return self._loss_scale() / self._targets_per_image
+        return self._loss_scale() / self._divisor.targets_per_image
 
     def _loss_scale(self) -> Tensor:
-        return self.scale_loss(torch.ones_like(self._targets_per_image))
+        return self.scale_loss(torch.ones_like(self._divisor.targets_per_image))
 
     def _attempt(self, batch: Batch) -> tuple[Attempt | None, Exception | None]:
         """Forward, loss and backward of all parts; the error instead if one fails. Communicates nothing."""
@@ -280,7 +280,7 @@ class Step:
         for part in parts:
             with self._forward(), counted(not counts_not):
                 loss, items = self.forward_loss(part)
-                loss = loss.sum() * (0.0 if counts_not else self._sum_over_provisional(len(part["img"])))
+                loss = loss.sum() * (0.0 if counts_not else self._divisor.factor(counter, len(part["img"])))
             self._backward(loss)
             # item = sum / divisor, so item * divisor adds up over parts; an uncounted criterion's items add up by images
             divisor = counter.divisor if counter else torch.full_like(targets, len(part["img"]))
@@ -307,16 +307,6 @@ class Step:
             self.peaks.begin("backward")
         self.scale_loss(loss).backward()
 
-    def _sum_over_provisional(self, images: int) -> Tensor | float:
-        """The factor that turns ultralytics' loss of a part, images * sum / divisor, into sum / provisional.
-
-        The provisional divisor is the last step's targets per image: it keeps the loss at the size that fp16's scaler is used to.
-        """
-        counter = self._criterion.counter
-        if counter is None:
-            return 1.0
-        return counter.divisor / (images * self._targets_per_image)
-
     def _commit(self, attempt: Attempt, wish: Wish) -> StepResult:
         """Sum over the ranks, divide once, and add to what is put aside."""
         present = [(i, parameter.grad) for i, parameter in enumerate(self.parameters) if parameter.grad is not None]
@@ -327,20 +317,14 @@ class Step:
             if self.vote_group is not None:
                 assert self.reducer is not None
                 if self.rank_norms is not None:
-                    counted_by = self._targets_per_image if self._criterion.counter else None
+                    counted_by = self._divisor.targets_per_image if self._criterion.counter else None
                     self.rank_norms.add([i for i, _ in present], gradients, attempt.counts, counted_by)
                 unit = again(self._unit, warn) if self.reducer.compresses else 1.0
                 self.reducer.sum(gradients, attempt.counts, unit)
             if self._criterion.counter is not None:
-                targets, images = attempt.counts
-                targets_per_image = targets.clamp(min=1) / images
-                correction = self._targets_per_image / targets_per_image
+                correction = self._divisor.corrected_by(attempt.counts)
                 torch._foreach_mul_(gradients, correction)
                 loss = loss * correction
-                # A count of NaN (the weights are NaN) must not outlive the step that recovery throws away.
-                finite = targets_per_image.isfinite()
-                # In place: a graph that was captured reads it where it is.
-                self._targets_per_image.copy_(torch.where(finite, targets_per_image, self._targets_per_image))
         self._put_lent_aside = put_aside(self.held, present) and attempt.lends_gradients
         return StepResult(loss, attempt.items, attempt.loss, wish)
 

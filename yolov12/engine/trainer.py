@@ -251,7 +251,7 @@ class YOLOv12Trainer(DetectionTrainer):
         failed = True
         segments.grow(self.device)
         try:
-            with self.drawing, left_alone(), telling_the_others():
+            with self.drawing, left_alone(), pipeline.closed(self), telling_the_others():
                 self.drawing.begin(bool(self.args.plots))
                 if not self.world.is_alone:
                     self._setup_ddp()

@@ -22,8 +22,9 @@ import ultralytics.models.yolo.detect.val as upstream_detect
 import ultralytics.utils.metrics as upstream_metrics
 from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.utils import ops
+from ultralytics.utils import RANK, ops
 
+from yolov12.distributed import world
 from yolov12.engine import backend
 from yolov12.engine.network import Network, lay_out, parts_of, pool_of, predictions_of
 from yolov12.engine.not_yet import put_off
@@ -223,6 +224,8 @@ class YOLOv12Validator(DetectionValidator):
         """Settle, then gather over ranks as ultralytics does."""
         self.settle()
         super().gather_stats()
+        if RANK > 0:
+            self._meet()
 
     def get_stats(self) -> dict[str, Any]:
         with replaced(upstream_metrics, ap_per_class=ap_per_class), self._plots_begun():
@@ -245,6 +248,13 @@ class YOLOv12Validator(DetectionValidator):
         if self.drawing is not None:
             self.drawing.wait_for(self.callbacks.get(event, ()))
         super().run_callbacks(event)
+        if event == "on_val_end":  # of rank 0, which alone makes metrics
+            self._meet()
+
+    def _meet(self) -> None:
+        """Wait for rank 0's metrics and their callbacks, however long they take: the losses, which are summed next, have a timeout."""
+        if self.training:
+            world.meet()
 
     def _plots_begun(self) -> AbstractContextManager[None]:
         return nullcontext() if self.drawing is None else self.drawing.of_metrics()

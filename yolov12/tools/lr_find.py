@@ -30,7 +30,6 @@ from yolov12.data.order import GHOST
 from yolov12.declare import as_argument, as_text
 from yolov12.distributed.pulse import doing
 from yolov12.distributed.world import from_all
-from yolov12.engine.ending import loaders_closed
 from yolov12.engine.loop import Loop
 from yolov12.engine.trainer import YOLOv12Trainer
 from yolov12.engine.yolo import with_device
@@ -103,13 +102,12 @@ class LrFindTrainer(YOLOv12Trainer):
 
     def _run(self) -> None:
         loop = Loop(self)
-        with loaders_closed(loop):
-            try:
-                with as_before(self):
-                    self.curve = run(loop, self.range.lrs())
-            finally:
-                if loop.step.recomputation is not None:
-                    loop.step.recomputation.close()
+        try:
+            with as_before(self):
+                self.curve = run(loop, self.range.lrs())
+        finally:
+            if loop.step.recomputation is not None:
+                loop.step.recomputation.close()
         if RANK in {-1, 0}:
             report(self)
 

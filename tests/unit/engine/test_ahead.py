@@ -20,9 +20,9 @@ from torch import Tensor
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.autobackend import AutoBackend
 
-from tests.unit.engine import test_predictor as plain
+from tests.unit.engine import predicting as plain
+from tests.unit.engine.predicting import IMGSZ, assert_same, hearing, predicted, put_anew, written
 from tests.unit.engine.stand_in_pool import StandInPools
-from tests.unit.engine.test_predictor import IMGSZ, assert_same, hearing, predicted, put_anew, written
 from yolov12 import YOLO, log
 from yolov12.engine import ahead, network, predictor
 from yolov12.engine.ahead import Launched, prefetch

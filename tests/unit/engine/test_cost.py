@@ -119,6 +119,25 @@ def test_energy_is_what_the_counter_grew_by(monkeypatch: pytest.MonkeyPatch, a_g
     assert (share.data_wait_s, share.peer_wait_s) == (2.0, 1.0)
 
 
+def test_a_counter_that_fails_in_mid_run_ends_no_run(monkeypatch: pytest.MonkeyPatch, a_gpu: torch.device) -> None:
+    nvml = FakeNvml()
+    monkeypatch.setitem(__import__("sys").modules, "pynvml", nvml)
+    monkeypatch.setattr(cost, "SAMPLE_INTERVAL_S", 0.0)
+
+    def fails(handle: str) -> Any:
+        raise nvml.NVMLError(
+            "Unknown Error"
+        )  # as in a container that lost its devices when the host reloaded its units
+
+    watched = Cost(a_gpu)
+    watched.after_step(4)
+    monkeypatch.setattr(nvml, "nvmlDeviceGetUtilizationRates", fails)
+    watched.after_step(4)
+    share = watched.share(data_wait_s=2.0, peer_wait_s=1.0)
+    assert (share.images, share.utilisation) == (8, 0.5)
+    assert (share.energy_j, share.why_no_energy) == (None, "NVML: Unknown Error")
+
+
 def test_a_gpu_without_a_counter_says_why(monkeypatch: pytest.MonkeyPatch, a_gpu: torch.device) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pynvml", FakeNvml(fails=True))
     assert energy.meter_of(a_gpu) == (None, "NVML: Not Supported")

@@ -147,6 +147,24 @@ def test_another_plan_ends_the_graph(runs):
     assert runs.captured is None
 
 
+def freeze(model: nn.Module) -> None:
+    next(model.parameters()).requires_grad = False
+
+
+@pytest.mark.parametrize("change", [freeze, nn.Module.eval])
+def test_what_a_script_freezes_in_mid_run_ends_the_graph(runs, change):
+    """Its replays would go on with gradients for a layer that has none any more, and without those of one that was thawed."""
+    for _ in range(EAGER_STEPS + 1):
+        step(runs)
+    before = runs.captured
+    change(runs.model)
+    assert [step(runs) for _ in range(EAGER_STEPS + 1)] == [EAGER] * EAGER_STEPS + [GRAPH]
+    frozen = runs.captured
+    runs.model.requires_grad_(True).train()
+    step(runs)
+    assert len({id(graph) for graph in (before, frozen, runs.captured)}) == 3
+
+
 def test_more_objects_than_there_is_room_for_capture_it_anew(runs):
     for _ in range(EAGER_STEPS + 1):
         step(runs)

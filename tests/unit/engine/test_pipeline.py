@@ -15,7 +15,9 @@ from yolov12.data import loader as ours
 from yolov12.data.order import Plan
 from yolov12.distributed.world import World
 from yolov12.engine import pipeline
+from yolov12.engine import trainer as of_trainer
 from yolov12.engine.data_wait import DataWait
+from yolov12.engine.run_plots import RunPlots
 from yolov12.errors import UserError
 
 
@@ -337,3 +339,21 @@ def test_without_a_gpu_nobody_watches_the_loop(trainer: Trainer, monkeypatch: py
     asked(monkeypatch, "auto")
     trainer.device = torch.device("cpu")
     assert pipeline.Watch(trainer, DataWait()).wait is None
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_no_loader_behind(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+):
+    """Ours has reading processes and keeps pictures on the GPU until it is closed: a script may catch the error and train again."""
+    first = trainer.train_loader
+    del trainer.train_loader
+
+    def set_up() -> None:
+        trainer.train_loader = first
+        raise UserError("all epochs are done")
+
+    trainer._setup_train, trainer.drawing, trainer.args.plots = set_up, RunPlots(trainer), False
+    monkeypatch.setattr(of_trainer.segments, "grow", lambda device: None)
+    with pytest.raises(UserError, match="all epochs are done"):
+        of_trainer.YOLOv12Trainer._do_train(trainer)
+    assert first.done == ["closed"]

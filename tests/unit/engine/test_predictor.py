@@ -3,127 +3,37 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import os
 import re
 import subprocess
 import sys
-import weakref
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import ultralytics.engine.predictor as upstream_predictor
-from PIL import Image
 from ultralytics.engine.predictor import BasePredictor
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.utils import ops
 
 from benchmarks import lively
 from tests.unit.engine import letterbox_stand_in
-from tests.unit.engine.stand_in_pool import StandInPools
+from tests.unit.engine import predicting as shared
+from tests.unit.engine.predicting import IMGSZ, SIZES, assert_same, both, hearing, predicted, put_anew, sources, written
 from yolov12 import YOLO
-from yolov12.engine import network, patches, predictor
+from yolov12.engine import patches, predictor
 from yolov12.engine.predictor import YOLOv12Predictor
 from yolov12.engine.read_ahead import ReadAhead
 from yolov12.engine.scoring import fixed, in_kernels, timing
 
 REPOSITORY = Path(__file__).parents[3]
-IMGSZ = 96
-SIZES = ((96, 128), (96, 128), (128, 96), (96, 128), (64, 200))
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
-    """BGR uint8 of several sizes."""
-    noise = np.random.default_rng(0)
-    return [
-        cv2.resize(noise.integers(0, 255, (9, 9, 3), np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        for height, width in SIZES
-    ]
-
-
-@pytest.fixture(scope="module")
-def folder(pictures: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pictures")
-    for i, picture in enumerate(pictures):
-        cv2.imwrite(str(made / f"{i}.png"), picture)
-    return made
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> YOLO:
-    """One that finds some tens of boxes."""
-    path = tmp_path_factory.mktemp("weights") / "lively.pt"
-    lively.make("yolo12n.yaml", IMGSZ, share=0.15).save(path)
-    return YOLO(path)
-
-
-@pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> StandInPools:
-    """Makes the CPU a device with graphs."""
-    made = StandInPools()
-    monkeypatch.setattr(network, "pool_of", made.pool_of)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: YOLO) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    yield
-    model.predictor = None
-
-
-def predicted(model: YOLO, source: Any, side: Any = YOLOv12Predictor, **options: Any) -> list[Any]:
-    return model.predict(source, predictor=side, **{"imgsz": IMGSZ, "verbose": False, "device": "cpu"} | options)
-
-
-def assert_same(ours: list[Any], theirs: list[Any]) -> None:
-    """All that a caller may read from results, but for times."""
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert torch.equal(one.boxes.data, other.boxes.data)
-        assert one.boxes.data.dtype == other.boxes.data.dtype
-        assert (one.path, one.names, one.orig_shape, one.save_dir) == (
-            other.path,
-            other.names,
-            other.orig_shape,
-            other.save_dir,
-        )
-        assert np.array_equal(one.orig_img, other.orig_img)
-        assert one.speed.keys() == other.speed.keys()
-        assert all(isinstance(ms, float) for ms in one.speed.values())
-
-
-def both(model: YOLO, source: Any, **options: Any) -> list[Any]:
-    """Our results, as often as it takes to replay them; each time they are ultralytics'."""
-    theirs = list(predicted(model, source, DetectionPredictor, **options))
-    for _ in range(3):
-        ours = list(predicted(model, source, **options))
-        assert_same(ours, theirs)
-    return ours
-
-
-def sources(pictures: list[np.ndarray], folder: Path) -> dict[str, Any]:
-    return {
-        "array": pictures[0],
-        "grey": pictures[0][..., :1],
-        "floats": pictures[0].astype(np.float32),
-        "list": pictures,
-        "PIL": Image.fromarray(pictures[2][..., ::-1].copy()),
-        "file": str(folder / "0.png"),
-        "folder": str(folder),
-        "files": [str(folder / "1.png"), str(folder / "4.png")],
-        "tensor": torch.from_numpy(np.stack(pictures[:2])[..., ::-1].copy()).permute(0, 3, 1, 2) / 255,
-    }
+model, pictures, folder, pool, elsewhere = shared.model, shared.pictures, shared.folder, shared.pool, shared.elsewhere
 
 
 KINDS = ("array", "grey", "floats", "list", "PIL", "file", "folder", "files", "tensor")
@@ -228,14 +138,6 @@ def test_a_folder_that_is_read_ahead_gives_ultralytics_results(model, folder, po
     assert source._executor is None
 
 
-def hearing(model: YOLO, event: str, callback: Any) -> AbstractContextManager[Any]:
-    """A model whose callback is gone afterwards."""
-    model.add_callback(event, callback)
-    ends = ExitStack()
-    ends.callback(model.callbacks[event].remove, callback)
-    return ends
-
-
 def test_pictures_that_a_callback_paints_over_are_those_that_the_network_sees(model, folder, pool, monkeypatch):
     """As a mask of privacy does, also where files were letterboxed ahead."""
     monkeypatch.setattr(predictor, "read_ahead", partial(predictor.read_ahead, threads=3))
@@ -284,10 +186,6 @@ def test_files_that_are_letterboxed_ahead_stay_so_unless_a_callback_may_paint_ov
     assert len(calls) == 3 * len(SIZES)
 
 
-def written(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
-
-
 def test_files_and_lines_are_ultralytics(model, folder, pool, tmp_path, caplog):
     """Annotated pictures, text files and crops; and what is printed, but for times and where it was saved."""
     caplog.set_level("INFO", logger="ultralytics")
@@ -313,11 +211,6 @@ def test_results_stay_what_they_were_when_others_follow(model, pictures, pool):
     predicted(model, pictures[1])
     predicted(model, pictures[2])
     assert torch.equal(first, kept)
-
-
-def put_anew(result: Any) -> None:
-    """As a tracker does."""
-    result.update(boxes=torch.cat([result.boxes.data[:, :5], torch.full((len(result.boxes), 1), 7.0)], 1))
 
 
 def take_some(result: Any) -> None:
@@ -361,20 +254,6 @@ def test_boxes_that_are_exchanged_outside_of_callbacks_are_those_that_are_writte
     written = texts(model, str(folder), Some, tmp_path)
     assert len(written) > 1
     assert all(len(text.splitlines()) == 1 for text in written)
-
-
-def test_hooks_are_called_for_every_picture(model, pictures, pool):
-    predicted(model, pictures[0])
-    heard: list[int] = []
-    handle = model.predictor.model.model.model[-1].register_forward_pre_hook(lambda *_: heard.append(1))
-    for _ in range(3):
-        predicted(model, pictures[0])
-    assert len(heard) == 3
-    handle.remove()
-    predicted(model, pictures[0])
-    predicted(model, pictures[0])
-    assert len(heard) == 3
-    assert pool.replays > 0
 
 
 @pytest.mark.parametrize("asked", [{"embed": [5]}, {"augment": True}])
@@ -428,46 +307,6 @@ def test_tracks_are_ultralytics(model, folder, pool, tracker):
     assert tracks(YOLOv12Predictor) == theirs
 
 
-def test_a_graph_keeps_the_weights_and_anchors_that_it_reads(model, pictures, pool):
-    for _ in range(2):
-        predicted(model, pictures[0])
-    captured = next(one for one in pool.captured if one.held.shape[1] == 3)
-    held = {tensor.data_ptr() for tensor in captured.reads}
-    inside = model.predictor.model.backend.model
-    assert {parameter.data_ptr() for parameter in inside.parameters()} <= held
-    assert inside.model[-1].anchors.data_ptr() in held
-
-
-def test_weights_that_move_are_captured_anew(model, pictures, pool):
-    for _ in range(2):
-        predicted(model, pictures[0])
-    before = predicted(model, pictures[0])
-    for parameter in model.predictor.model.backend.model.parameters():
-        parameter.data = parameter.data.clone()
-    for _ in range(3):
-        assert_same(predicted(model, pictures[0]), before)
-    assert sum(one.held.shape[1] == 3 for one in pool.captured) == 2
-
-
-def test_a_large_batch_runs_as_it_is(model, folder, pool, monkeypatch):
-    monkeypatch.setattr(network, "MOST_PIXELS", 2 * IMGSZ * IMGSZ)
-    both(model, str(folder), batch=3, rect=False)
-    assert not any(one.held.shape[1] == 3 for one in pool.captured if len(one.held) == 3)
-
-
-def test_compile_0_captures_nothing_and_says_so(model, folder, pool, monkeypatch, capsys):
-    monkeypatch.setenv("YOLOV12_COMPILE", "0")
-    both(model, str(folder))
-    assert not pool.captured
-    assert "predict: no CUDA graph: compile=0" in capsys.readouterr().err
-
-
-def test_a_failed_capture_changes_no_answer(model, folder, pool, capsys):
-    pool.fails = RuntimeError("cudaErrorStreamCaptureUnsupported")
-    both(model, str(folder))
-    assert capsys.readouterr().err.count("predict: no CUDA graph: RuntimeError: cudaErrorStreamCaptureUnsupported") == 1
-
-
 @pytest.mark.parametrize(
     ("model_is", "asked", "expected"),
     [
@@ -508,31 +347,6 @@ def test_where_nobody_asks_ultralytics_times_the_parts_of_all_tasks(monkeypatch)
     monkeypatch.setenv("YOLOV12_PREDICT_GRAPHS", "0")
     patches.install_patches()
     assert upstream_predictor.ops is ops
-
-
-def test_hooks_on_the_backend_around_a_network_are_called(model, folder, pool):
-    source, calls = str(folder / "0.png"), []
-    predicted(model, source)
-    handle = model.predictor.model.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        for _ in range(3):
-            predicted(model, source)
-    finally:
-        handle.remove()
-    assert len(calls) == 3
-
-
-def test_a_predictor_that_is_let_go_of_is_gone_at_once(model, folder, pool):
-    """With its graphs: a GPU's memory must not wait for Python to look for cycles."""
-    predicted(model, str(folder))
-    gone = weakref.ref(model.predictor)
-    gc.collect()
-    gc.disable()
-    try:
-        model.predictor = None
-        assert gone() is None
-    finally:
-        gc.enable()
 
 
 def in_torch(prediction, confidence, iou, max_det, agnostic, wanted, placing):

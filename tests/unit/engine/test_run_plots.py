@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +115,19 @@ def test_without_a_plotter_plots_are_drawn_as_before(
     plots.memory(tmp_path, [], [])
     assert drawn == [tmp_path, "memory"]
     plots.close()
+
+
+def test_a_run_that_failed_draws_no_more_when_it_has_ended(trainer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script may train again, and matplotlib's state is for one thread."""
+    drawn = []
+    monkeypatch.setenv("YOLOV12_PLOT_PROCESS", "0")
+    monkeypatch.setattr(plotting, "plot_labels", lambda *_, **__: (time.sleep(0.2), drawn.append("labels")))
+    plots = RunPlots(trainer)
+    with pytest.raises(RuntimeError, match="of the run"), plots:
+        plots.begin(True)
+        plots.labels()
+        raise RuntimeError("of the run")
+    assert drawn == ["labels"]
 
 
 def test_who_may_look_at_plots_is_waited_for(trainer: Any) -> None:

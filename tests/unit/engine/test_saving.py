@@ -120,6 +120,28 @@ def test_a_look_raises_it_too_but_waits_for_nothing() -> None:
     saver.look()
 
 
+def test_a_failure_that_comes_in_the_middle_of_a_look_is_not_lost() -> None:
+    class Watched(Saver):
+        """A job fails right after its failure was looked for."""
+
+        @property
+        def _failure(self) -> BaseException | None:
+            seen = vars(self).get("failure")
+            if "comes" in vars(self):
+                vars(self)["failure"] = vars(self).pop("comes")
+            return seen
+
+        @_failure.setter
+        def _failure(self, failure: BaseException | None) -> None:
+            vars(self)["failure"] = failure
+
+    saver = Watched()
+    vars(saver)["comes"] = RetryableError("no room")
+    saver.look()
+    with pytest.raises(RetryableError, match="no room"):
+        saver.look()
+
+
 def test_a_run_that_ends_for_another_reason_tells_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     saver = Saver()
     saver.offer("last.pt", fails)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 import yolov12.engine.step as step_module
 from tests.unit.engine.tiny import assert_equal_gradients, batch, gradients, model, step
 from yolov12.engine.last_resort import LastResort
+from yolov12.engine.loss_count import Provisional
 from yolov12.engine.step import Step
 from yolov12.errors import RetryableError
 from yolov12.memory import smaller_images
@@ -81,6 +83,34 @@ def test_parts_add_up_to_the_whole_batch_when_batch_norm_is_frozen(micro_batches
 def test_parts_add_up_over_several_steps_whose_target_counts_differ() -> None:
     three = batch(BOXES), batch([20, 1, 0, 0], seed=2), batch([0, 0, 0, 2], seed=3)
     assert_equal_gradients(our_gradients(model(), *three, micro_batches=2), stock_gradients(model(), *three), rtol=1e-5)
+
+
+def test_the_first_step_in_parts_gives_fp16_a_loss_as_large_as_those_before() -> None:
+    """One that is larger by the targets of an image would overflow, and its update be skipped."""
+    runner, crowded = step(model()), batch([40, 40, 40, 40])
+    scaled: list[float] = []
+
+    def scale(loss: torch.Tensor) -> torch.Tensor:
+        scaled.append(float(loss.detach()))
+        return loss
+
+    runner.scale_loss = scale
+    runner.run(crowded)
+    runner.micro_batches = 2
+    runner.run(crowded)
+    whole, *parts = scaled
+    assert sum(parts) == pytest.approx(whole, rel=0.2)
+
+
+def test_a_count_that_is_not_finite_outlives_no_step() -> None:
+    divisor = Provisional(torch.device("cpu"), is_alone=True)
+    lost: Any = SimpleNamespace(divisor=torch.tensor(torch.nan))
+    divisor.factor(lost, images=2)
+    assert divisor.targets_per_image == 1
+    divisor.corrected_by(torch.tensor([torch.nan, 2.0]))
+    assert divisor.targets_per_image == 1
+    divisor.corrected_by(torch.tensor([6.0, 2.0]))
+    assert divisor.targets_per_image == 3
 
 
 def test_a_batch_without_any_box_still_trains_the_classes() -> None:

@@ -31,7 +31,7 @@ def look(options: Mapping[str, Any]) -> World:
     Raises:
         UserError: `data=` names no data set.
     """
-    data = datayaml.load(options["data"]).root if options.get("data") else None
+    data, is_listed = _data(options["data"]) if options.get("data") else (None, False)
     runs, runs_reason = folders.runs_folder()
     if options.get("project"):
         runs, runs_reason = Path(options["project"]).absolute(), f"project={options['project']}"
@@ -54,6 +54,7 @@ def look(options: Mapping[str, Any]) -> World:
         has_infiniband=INFINIBAND.is_dir(),
         cpus=Cpus(frozenset(os.sched_getaffinity(0)), os.cpu_count() or 1, *cgroup.cores()),
         data=data,
+        data_is_listed=is_listed,
         runs=runs,
         runs_reason=runs_reason,
         workspace_owner=folders.WORKSPACE.stat().st_uid if folders.WORKSPACE.is_dir() else None,
@@ -73,6 +74,14 @@ def look(options: Mapping[str, Any]) -> World:
         loader=lambda: probes.loader(bool(gpus)),
         runs_code_from_weights=probes.runs_code_from_weights,
     )
+
+
+def _data(name: str) -> tuple[Path, bool]:
+    """(a folder with pictures of the data set, its root where there is none; whether files list them, which may lie anywhere)."""
+    found = datayaml.load(name)
+    places = [place for split in found.splits.values() for place in split]
+    candidates = (found.root, *(place for place in places if place.is_dir()))
+    return next(filter(probes.has_pictures, candidates), found.root), any(place.is_file() for place in places)
 
 
 def _torch() -> tuple[str, str | None]:

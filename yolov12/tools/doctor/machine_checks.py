@@ -158,7 +158,10 @@ def _where_runs_go(world: World, folder: Path) -> Result:
 def _where_data_lies(world: World, folder: Path) -> Result:
     speed = world.read_speed(folder)
     if speed is None:
-        return skipped("disk", "no pictures were found there", subject=str(folder))
+        if world.data_is_listed:
+            return skipped("disk", "files list its pictures, of which none lies there", subject=str(folder))
+        why = "a training would end before its first epoch"
+        return fail("disk", "no pictures", why, "yolov12 data check my.yaml   # says what is missing", str(folder))
     value = f"{_gib_free(world.free_bytes(folder))}, {_judged(speed)}"  # room for cache=disk
     if not speed.is_enough:
         return skipped("disk", value, subject=str(folder))

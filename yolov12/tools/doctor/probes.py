@@ -133,6 +133,11 @@ def read_speed(folder: Path, most_files: int = READ_FILES, limit_s: float = READ
     return Speed(size / duration_s / 1e6, what, is_enough, rate)
 
 
+def has_pictures(folder: Path) -> bool:
+    """Whether there is one below it."""
+    return any(_pictures(folder, 1))
+
+
 def _pictures(folder: Path, most: int) -> Iterator[Path]:
     found = 0
     for place, _, names in os.walk(folder):

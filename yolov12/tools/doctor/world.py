@@ -148,6 +148,8 @@ class World:
     cpus: Cpus
     data: Path | None
     """Where the data set lies, if one was named."""
+    data_is_listed: bool
+    """Whether files list its pictures, which may lie elsewhere."""
     runs: Path
     runs_reason: str
     workspace_owner: int | None

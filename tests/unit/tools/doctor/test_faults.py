@@ -14,7 +14,7 @@ import pytest
 from tests.unit.docs import blocks, shapes
 from tests.unit.tools.doctor import worlds
 from yolov12.export import cache as engine_cache
-from yolov12.tools.doctor import gpu_checks
+from yolov12.tools.doctor import gpu_checks, look
 from yolov12.tools.doctor.nvml import LostGpuError
 from yolov12.tools.doctor.report import examine
 from yolov12.tools.doctor.result import Result
@@ -160,6 +160,7 @@ FAULTS: dict[str, tuple[Break, str, str, str]] = {
     "a quota": (broken(write_speed=raising(OSError(122, "Disk quota exceeded"))), "disk", "fail", "make room"),
     "slow disk": (broken(write_speed=lambda place: Speed(5, "wrote")), "disk", "warn", "project=FOLDER"),
     "slow data": (broken(read_speed=lambda place: Speed(5, "read", pictures_per_s=50)), "disk", "warn", "cache=ram"),
+    "a data set without pictures": (broken(read_speed=lambda place: None), "disk", "fail", "yolov12 data check"),
     "loader processes die": (
         broken(loader=lambda: LoaderTrial(1000, 8, "OpenCV", "worker is killed by signal: Bus error")), "loader", "fail", "workers=0"),
     "loader processes died once": (
@@ -259,3 +260,23 @@ def test_the_page_lists_twelve_of_them_as_they_are():
     assert rows == [
         (fault, FAULTS[fault][1], FAULTS[fault][2].replace("fail", "FAIL"), FAULTS[fault][3]) for fault, *_ in rows
     ]
+
+
+def test_pictures_that_files_list_may_lie_elsewhere(tmp_path):
+    assert bad(broken(read_speed=lambda place: None, data_is_listed=True)(worlds.healthy(tmp_path))) == []
+
+
+@pytest.mark.parametrize("where", ["images", "elsewhere", "nowhere"])
+def test_a_data_set_is_looked_at_where_its_pictures_lie(where, tmp_path):
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        (root / "images" / split).mkdir(parents=True)
+        (tmp_path / "disk" / split).mkdir(parents=True)
+    file = root / "data.yaml"
+    folder = tmp_path / "disk" if where == "elsewhere" else root / "images"
+    file.write_text(f"names: [a]\npath: {root}\ntrain: {folder}/train\nval: {folder}/val\n")
+    if where != "nowhere":
+        (folder / "train" / "0.jpg").write_bytes(b"a picture")
+    found, is_listed = look._data(str(file))
+    assert found == (folder / "train" if where == "elsewhere" else root)
+    assert not is_listed

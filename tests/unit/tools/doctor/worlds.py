@@ -52,6 +52,7 @@ def healthy(folder: Path) -> World:
         has_infiniband=True,
         cpus=Cpus(frozenset(range(32)), 32),
         data=folder / "data",
+        data_is_listed=False,
         runs=folder / "runs",
         runs_reason="/workspace is writable",
         workspace_owner=1000,
