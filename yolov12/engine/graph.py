@@ -37,6 +37,8 @@ LEAST_GAIN = 1.0
 LEAST_OBJECTS = 256
 SPARE_OBJECTS = 2
 """How many times the objects that were seen the graph has room for."""
+GAINS = ("box", "cls", "dfl")
+"""Of the loss; the kernels take them as numbers (model/loss/kernels.py)."""
 
 _LEARNS, _TRAINS = attrgetter("requires_grad"), attrgetter("training")
 Run = Callable[[Batch], Attempt]
@@ -208,9 +210,16 @@ class StepGraph:
         self.captured = self.smaller = None
         torch.cuda.empty_cache()
 
-    def _what_learns(self) -> bytes:
-        """Which parameters get a gradient, and which layers are in training: a script may freeze and thaw them in the middle of a run."""
-        return bytes(map(_LEARNS, self._parameters)) + bytes(map(_TRAINS, self._modules))
+    def look(self) -> None:
+        """Before an epoch: a script's hooks, or a layer of its own, that came after the graph would not be called by its replays."""
+        if self.captured is not None and (reason := why_not(self.model, self.device, self.wanted)) is not None:
+            self._turn_off(reason)
+
+    def _what_learns(self) -> Hashable:
+        """What a script may change in the middle of a run: which parameters get a gradient, which layers are in training, the gains of the loss."""
+        hyp = getattr(getattr(self.model, "criterion", None), "hyp", None)
+        frozen = bytes(map(_LEARNS, self._parameters)) + bytes(map(_TRAINS, self._modules))
+        return frozen, tuple(getattr(hyp, gain, None) for gain in GAINS)
 
     def _of(self, kind: Kind) -> Captured | None:
         return next((one for one in (self.captured, self.smaller) if one is not None and one.kind == kind), None)

@@ -190,6 +190,8 @@ class Loop:
             t.scheduler.step()
         t._model_train()
         self.pipeline.at_epoch_start()
+        if self.step.graph is not None:
+            self.step.graph.look()
         self.seen_before = self.place[1] if self.place[0] == t.epoch else 0
         t.train_loader.set_epoch(t.epoch, self.seen_before)
         first = self.batches_per_epoch - t.train_loader.order.plan.batches(self.seen_before)

@@ -173,6 +173,7 @@ class Before:
             values.clear()
             values.update(kept)
             self.optimizer.state[owner] = values
+        # Other tensors than those of the scaler that a step's graph reads; the graph goes with `release_memory`, before the next try.
         vars(self.scaler).update(self.scaler_state)
         if self.ema:
             self.ema.updates = self.ema_updates

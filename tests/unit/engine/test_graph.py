@@ -165,6 +165,26 @@ def test_what_a_script_freezes_in_mid_run_ends_the_graph(runs, change):
     assert len({id(graph) for graph in (before, frozen, runs.captured)}) == 3
 
 
+def test_a_gain_of_the_loss_that_a_script_changes_ends_the_graph(runs):
+    """They are numbers in the launches that it replays."""
+    runs.model.criterion = SimpleNamespace(hyp=SimpleNamespace(box=7.5, cls=0.5, dfl=1.5))
+    for _ in range(EAGER_STEPS + 1):
+        step(runs)
+    runs.model.criterion.hyp.box = 5.0
+    assert [step(runs) for _ in range(EAGER_STEPS + 1)] == [EAGER] * EAGER_STEPS + [GRAPH]
+
+
+def test_hooks_that_come_between_epochs_end_the_graph_with_the_reason(runs, capsys, monkeypatch):
+    for _ in range(EAGER_STEPS + 1):
+        step(runs)
+    runs.look()
+    assert step(runs) == GRAPH
+    monkeypatch.setattr(graph, "why_not", lambda *_: "the model has hooks")
+    runs.look()
+    assert step(runs) == EAGER
+    assert "step: no CUDA graph: the model has hooks" in capsys.readouterr().err
+
+
 def test_more_objects_than_there_is_room_for_capture_it_anew(runs):
     for _ in range(EAGER_STEPS + 1):
         step(runs)
