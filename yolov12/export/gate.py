@@ -7,6 +7,7 @@ What can not be run on this machine is not called verified, and the line says wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     """
     pictures = list(images or bundled_images())
     allowed = TOLERANCES[case.precision]
-    try:
+    with _explained(case, pictures):
         lines = list(_compared(case, pictures, allowed))
         if _takes_any_size(case):
             another = _another_size(case)
@@ -90,8 +91,22 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
                 )
             else:
                 lines += _compared(replace(case, imgsz=another), pictures, allowed)
-        if case.evaluate is not None:
-            lines.append(_same_map(case, case.evaluate, allowed))
+    return lines + verify_map(case, pictures)
+
+
+def verify_map(case: Case, images: Sequence[parity.Image] | None = None) -> list[str]:
+    """Compare mAP alone, where there is something that measures it; gives and raises what `verify` does."""
+    if case.evaluate is None:
+        return []
+    with _explained(case, list(images or bundled_images())):
+        return [_same_map(case, case.evaluate, TOLERANCES[case.precision])]
+
+
+@contextmanager
+def _explained(case: Case, pictures: Sequence[parity.Image]) -> Iterator[None]:
+    """Within the block an error says where source and export part, or that the file does not run."""
+    try:
+        yield
     except ParityError as error:
         raise ParityError(f"{error} {_where(case, pictures)}") from error
     except Exception as error:
@@ -99,7 +114,6 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
             raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ParityError(f"{case.path} does not run on pictures that it says it takes: {said}") from error
-    return lines
 
 
 def _takes_any_size(case: Case) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def driver_version() -> str:
@@ -34,6 +36,17 @@ def cuda_version() -> str:
         return ""
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
     return f"{driver // 1000}.{driver % 1000 // 10}"
+
+
+def cpuinfo() -> str:
+    """What the kernel says of the CPU; "" where it says nothing."""
+    return CPUINFO.read_text() if CPUINFO.is_file() else ""
+
+
+def processor() -> str:
+    """The CPU's architecture and name, as "x86_64 Intel(R) Xeon(R) Platinum 8581C"; an arm one has a number for a name."""
+    found = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", cpuinfo(), re.MULTILINE)
+    return " ".join(filter(None, (platform.machine(), found[1] if found else "")))
 
 
 def cxx() -> str:
