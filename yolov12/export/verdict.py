@@ -19,7 +19,7 @@ import cv2
 import onnx
 
 from yolov12 import settings
-from yolov12.export import aoti_file, cache, engine_file, gate, machine, parity, seen
+from yolov12.export import aoti_file, cache, engine_file, gate, machine, parity, roundings, seen
 
 PACKAGES = ("torch", "ultralytics", "onnx", "onnxruntime", "numpy")
 """What runs both sides, besides our own sources, which are in the hash of the source, and what built an engine, which its header names."""
@@ -71,6 +71,7 @@ def key_of(case: gate.Case, source: str, gpu: str) -> cache.Key:
                 gate.NMS_LEAST_IOU[case.precision],
                 seen.SHOWN_SCORE,
                 parity.RAW_THRESHOLD,
+                roundings.ALLOWED,
             ]
         ),
         "pictures": _digest(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in gate.bundled_images())),
