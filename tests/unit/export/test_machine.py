@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.unit.export.trt_stand_in import TensorRT
+from yolov12 import driver
 from yolov12.export import aoti_file, aoti_key, builder, cache, engine, machine, request
 
 
@@ -23,7 +24,7 @@ def gpu(monkeypatch):
 @pytest.fixture
 def install(monkeypatch, gpu, tmp_path):
     """Sets the driver's version by NVML; None: it does not answer."""
-    monkeypatch.setattr(machine, "KERNEL_MODULE", tmp_path / "version")
+    monkeypatch.setattr(driver, "KERNEL_MODULE", tmp_path / "version")
 
     class NVMLError(Exception):
         pass
@@ -49,7 +50,7 @@ def test_the_drivers_version_is_nvidias_own(install, version):
 def test_where_nvml_does_not_answer_the_kernel_module_does(install):
     install(None)
     assert machine.driver_version() == ""
-    machine.KERNEL_MODULE.write_text(
+    driver.KERNEL_MODULE.write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  575.57.08  Sat May 24\nGCC version: gcc version 13.3.0"
     )
     assert machine.driver_version() == "575.57.08"
