@@ -63,7 +63,8 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
         staged = Path(folder) / target.name
-        staged.write_bytes(content)
+        with folders.named_where_full(target.parent):
+            staged.write_bytes(content)
         for line in _verified(network, staged, asked, evaluate, by_source):
             say(line)
         with replacing(target) as part:

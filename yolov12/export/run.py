@@ -91,13 +91,14 @@ def export(
         staged = Path(folder) / target.name
         asked = {**request.stock, **({"nms": False} if by_plugin else {})}
         key = None if trt is None or model is None else _key(network, asked, model, staged)
-        closing = _traced(network, lambda: stock(**asked), staged, target.parent, key)
-        _set_precision(staged, request)
+        with folders.named_where_full(target.parent):
+            closing = _traced(network, lambda: stock(**asked), staged, target.parent, key)
+            _set_precision(staged, request)
         for line in _verified(network, staged, "onnx", request, evaluate, key=key):
             say(line)
         made = [staged]
         if trt is not None:
-            made.append(_engine(network, staged, request, trt, by_plugin, key))
+            made.append(_engine(network, staged, target.parent, request, trt, by_plugin, key))
         for file in made:
             with replacing(target.parent / file.name) as part:
                 shutil.copyfile(file, part)
@@ -280,16 +281,23 @@ def _verified(
 
 
 def _engine(
-    network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin: Suppression | None, key: cache.Key | None
+    network: Any,
+    onnx_path: Path,
+    final: Path,
+    request: Request,
+    trt: Any,
+    by_plugin: Suppression | None,
+    key: cache.Key | None,
 ) -> Path:
-    """The engine beside the ONNX file, verified if it can be run here."""
+    """The engine beside the ONNX file, verified if it can be run here; `final` is the folder that it will be in."""
     import torch
 
     from yolov12.export import builder, engine, engine_file
 
     plan, metadata = engine.make(onnx_path, request, trt, by_plugin)
     path = onnx_path.with_suffix(".engine")
-    path.write_bytes(engine_file.framed(metadata, plan))
+    with folders.named_where_full(final):
+        path.write_bytes(engine_file.framed(metadata, plan))
     if builder.is_rtx(trt):
         say(
             "parity: the engine itself is not verified: nothing here runs engines of TensorRT-RTX; the ONNX file that it was built from is"
