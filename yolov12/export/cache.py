@@ -35,11 +35,13 @@ GRAPH = "graph"
 VERDICT = "verdict"
 """The same, of what the gate said of a file."""
 ALSO = "also.txt"
-"""By what else entries are asked for: a line for each such key, its name and that of the entry."""
+"""By what else entries are asked for: a line for each such key, its name and that of the entry. Lines go with their entries, see `prune`."""
 _made: set[tuple[Path, str]] = set()
 """Folder and hash of what this process has built: that is ours also where the ledger's disk is full, and an export runs it to compare it."""
 NAME = re.compile(r"[0-9a-f]{32}")
 """Of entries, see `name_of`."""
+NOTE = re.compile(r"[0-9a-f]{0,32}( [0-9a-f]{0,32})?")
+"""A line of `ALSO`, or what a full disk has left of one."""
 TIMING = re.compile(r"timing-[0-9a-f]{32}\.cache")
 """Of files with timings, see `timing_file`."""
 
@@ -273,7 +275,27 @@ def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry | Timing
             continue
         total -= size(one)
         removed.append(one)
+    _forget_notes(folder)
     return removed
+
+
+def _forget_notes(folder: Path) -> None:
+    """Remove the lines of `ALSO` that lead to no entry any more, unless it is a file of the user's.
+
+    One that another process writes just now may be lost: its entry is found by its own key.
+    """
+    notes = folder / ALSO
+    with suppress(OSError, ExitError):  # none, read-only, or no room: it is no more than longer than need be
+        lines = [line for line in notes.read_text().splitlines() if line]
+        if not all(map(NOTE.fullmatch, lines)):
+            return
+        last = {line.partition(" ")[0]: line for line in lines}
+        kept = [line for line in last.values() if (folder / f"{line.partition(' ')[2]}.json").is_file()]
+        if not kept:
+            notes.unlink()
+        elif kept != lines:
+            with replacing(notes) as part:
+                part.write_text("".join(f"{line}\n" for line in kept))
 
 
 def size(one: Entry | Timing) -> int:
