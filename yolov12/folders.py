@@ -8,7 +8,8 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ def is_full_disk(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(  # caffe2/serialize/inline_container.cc
         re.search(r"inline_container.*(unexpected pos|write failed)", str(error), re.DOTALL)
     )
+
+
+@contextmanager
+def named_where_full(folder: Path) -> Iterator[None]:
+    """Within the block a full disk is told with the folder that is written to: the error of a write names no file, that of an open does.
+
+    Raises:
+        RetryableError: the disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if not is_full_disk(error) or getattr(error, "filename", None):
+            raise
+        reason = getattr(error, "strerror", None) or "torch could not write all of it"
+        raise RetryableError(f"no room in {folder} ({reason}); make room and run the same command again") from error
 
 
 def why_not_writable(folder: Path) -> str:

@@ -56,7 +56,9 @@ def train(words: list[str], options: Options) -> int:
     early.check_amp(options)
     early.check_address(options)
     _refuse_early(options, check_folder=not resume)
-    if not options.get("model"):
+    if options.get("model"):
+        exported.refuse_training(str(options["model"]))
+    else:
         options["model"] = DEFAULT_MODEL
         say(f"model={DEFAULT_MODEL} (the default: the smallest, from scratch)")
     if dry_run:

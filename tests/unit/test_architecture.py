@@ -31,6 +31,7 @@ FOUNDATION = {
     "seams",
     "pins",
     "sigterm",
+    "driver",
 }
 ROOMS = {"model", "memory", "precision", "data", "distributed", "export"}
 MAY_IMPORT = {

@@ -57,12 +57,15 @@ def export(network: Any, options: Mapping[str, Any], evaluate: Evaluate | None) 
     target = target.with_name(f"{target.stem}_{here.arch}{aoti_file.SUFFIX}")
     folders.check_writable(target.parent, str(target))
     settings.trt_cache_dir()  # refused here, where nothing has been traced yet
-    content = built(network, asked, device, here)
+    about = metadata(network, asked, here)
+    by_source = aoti_key.of_source(network, about, here)
+    content = built(network, asked, device, here, about, by_source)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
         staged = Path(folder) / target.name
-        staged.write_bytes(content)
-        for line in _verified(network, staged, asked, evaluate):
+        with folders.named_where_full(target.parent):
+            staged.write_bytes(content)
+        for line in _verified(network, staged, asked, evaluate, by_source):
             say(line)
         with replacing(target) as part:
             shutil.copyfile(staged, part)
@@ -88,15 +91,29 @@ def device_of(asked: Asked) -> torch.device:
     return torch.device("cpu" if text == "cpu" else f"cuda:{text}")
 
 
-def built(network: Any, asked: Asked, device: torch.device, here: Origin) -> bytes:
+def built(
+    network: Any,
+    asked: Asked,
+    device: torch.device,
+    here: Origin,
+    about: Mapping[str, Any],
+    by_source: cache.Key | None,
+) -> bytes:
     """The package, from the cache where it was compiled before; there even the trace is not made again, if the network says enough of itself.
+
+    Args:
+        network: what is exported.
+        asked: how.
+        device: what it is compiled for.
+        here: the same in words.
+        about: see `metadata`.
+        by_source: see aoti_key.of_source.
 
     Raises:
         UserError: the compiler failed, in its words.
     """
-    about, folder = metadata(network, asked, here), settings.trt_cache_dir()
+    folder = settings.trt_cache_dir()
     say(f"aoti: {asked.precision} at {'{1}x{0}'.format(*asked.imgsz)} for {here}")
-    by_source = aoti_key.of_source(network, about, here)
     if by_source is not None and (content := cache.load_also(folder, by_source)) is not None:
         say(f"aoti: {len(content) / 2**20:.1f} MiB, from the cache in {folder}, without a trace")
         return content
@@ -203,13 +220,16 @@ def metadata(network: Any, asked: Asked, here: Origin) -> dict[str, Any]:
     }
 
 
-def _verified(network: Any, path: Path, asked: Asked, evaluate: Evaluate | None) -> list[str]:
+def _verified(
+    network: Any, path: Path, asked: Asked, evaluate: Evaluate | None, by_source: cache.Key | None
+) -> list[str]:
     if not asked.verify:
         return [f"parity: aoti {request.NOT_ASKED}"]
-    from yolov12.export import gate
+    from yolov12.export import gate, verdict
 
     case = gate.Case(network, path, "aoti", asked.precision, asked.imgsz, evaluate=evaluate if asked.data else None)
-    return gate.verify(case)
+    source, gpu = (None, "") if by_source is None else (by_source["source"], by_source["gpu"])
+    return verdict.lines(case, source, "" if gpu == "cpu" else gpu, asked.again)
 
 
 def _floats(found: Any) -> Any:

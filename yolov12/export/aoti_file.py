@@ -69,8 +69,9 @@ def origin_here(device: Any) -> Origin:
     """
     import torch
 
-    cpuinfo = Path("/proc/cpuinfo")
-    features = cpu_features(cpuinfo.read_text() if cpuinfo.is_file() else "")
+    from yolov12.export import machine
+
+    features = cpu_features(machine.cpuinfo())
     if device.type == "cuda":
         arch = "sm_" + "".join(map(str, torch.cuda.get_device_capability(device)))
         return Origin(torch.__version__, arch, torch.cuda.get_device_name(device), platform.machine(), features)

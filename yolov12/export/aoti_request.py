@@ -13,7 +13,7 @@ from yolov12.export.request import batch_of, exported_size, precision_of
 NAMES = ("aoti", "aotinductor", "pt2")
 """What `format=` may be called."""
 
-TAKEN = ("format", "imgsz", "batch", "half", "quantize", "device", "data", "verify", "verbose")
+TAKEN = ("format", "imgsz", "batch", "half", "quantize", "device", "data", "verify", "verify_again", "verbose")
 UNFIT = {
     "dynamic": "a package is compiled for one shape; leave dynamic out (fewer pictures than batch= are padded), or take format=engine",
     "nms": "a package holds the network alone, and predict suppresses after it; leave nms out, or take format=onnx",
@@ -36,6 +36,8 @@ class Asked:
     data: str | None
     """A data set whose mAP is compared."""
     verify: bool
+    again: bool = False
+    """Whether what was compared before is compared again."""
 
 
 def is_asked(options: Mapping[str, Any]) -> bool:
@@ -69,4 +71,5 @@ def of(options: Mapping[str, Any], trained_imgsz: Any) -> Asked:
         device=None if device in (None, "") else str(device),
         data=str(options["data"]) if options.get("data") else None,
         verify=options.get("verify") is not False,
+        again=bool(options.get("verify_again")),
     )

@@ -2,7 +2,8 @@
 """Engines that were built here, by what they depend on; and which plans are ours at all (promise 9).
 
 An entry is two files: NAME.plan, and NAME.json with its key, its length and its hash, written last, so that an entry is whole or absent. NAME is
-a hash of the key. Packages of torch (aoti.py) and the ONNX graphs that engines are built from (onnx_key.py) lie there in the same way. `made.txt`
+a hash of the key. Packages of torch (aoti.py), the ONNX graphs that engines are built from (onnx_key.py) and what the gate said of a file
+(verdict.py) lie there in the same way. `made.txt`
 remembers the hash of every plan that was built here, also when its entry is gone: an exported engine outlives it.
 Beside them lie TensorRT's timings, one file for each builder, driver and GPU (engine.py), which a build begins with and writes again.
 """
@@ -31,12 +32,16 @@ LIMIT_BYTES = 8 * 2**30
 LEDGER = "made.txt"
 GRAPH = "graph"
 """What `get_or_build` is told of an ONNX graph, which is kept as engines are and needs nobody's trust: nothing of it is native code."""
+VERDICT = "verdict"
+"""The same, of what the gate said of a file."""
 ALSO = "also.txt"
-"""By what else entries are asked for: a line for each such key, its name and that of the entry."""
+"""By what else entries are asked for: a line for each such key, its name and that of the entry. Lines go with their entries, see `prune`."""
 _made: set[tuple[Path, str]] = set()
 """Folder and hash of what this process has built: that is ours also where the ledger's disk is full, and an export runs it to compare it."""
 NAME = re.compile(r"[0-9a-f]{32}")
 """Of entries, see `name_of`."""
+NOTE = re.compile(r"[0-9a-f]{0,32}( [0-9a-f]{0,32})?")
+"""A line of `ALSO`, or what a full disk has left of one."""
 TIMING = re.compile(r"timing-[0-9a-f]{32}\.cache")
 """Of files with timings, see `timing_file`."""
 
@@ -74,24 +79,24 @@ def get_or_build(
 
     A cache that can not be written to, since its disk is full or why ever, is said, and the engine is built all the same. `what` is its name then.
     """
-    name = name_of(key)
+    name, done = name_of(key), "reached" if what == VERDICT else "built"
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(folder / f"{name}.lock", f"this {what} is being built"))
+            stack.enter_context(held(folder / f"{name}.lock", f"this {what} is being {done}"))
         except OSError as error:
             warn(f"{what} cache: no lock, so another process may build the same: {_reason(error)}")
         plan, reason = load(folder, key)
         if plan is not None:
             return plan, f"from the cache, {folder / name}.plan"
         if reason:
-            say(f"{what} cache: built again: {reason}")
+            say(f"{what} cache: {done} again: {reason}")
         plan = build()
         _made.add((folder, digest(plan)))
         try:
             store(folder, key, plan)
         except (OSError, ExitError) as error:
-            warn(f"{what} cache: this {what} is not kept, and is built again the next time: {_reason(error)}")
-            if what != GRAPH and not _is_listed(folder, plan):
+            warn(f"{what} cache: this {what} is not kept, and is {done} again the next time: {_reason(error)}")
+            if what not in (GRAPH, VERDICT) and not _is_listed(folder, plan):
                 warn(
                     f"{what} cache: nor can it be noted that it was built here: it loads with YOLOV12_TRUST_WEIGHTS=1 alone"
                 )
@@ -105,6 +110,12 @@ def get_or_build(
         except OSError as error:
             warn(f"{what} cache: what was used longest ago can not be removed: {_reason(error)}")
         return plan, "built"
+
+
+def forget(folder: Path, key: Key) -> None:
+    """Remove the entry of a key, if there is one, unless somebody makes or loads it."""
+    if (folder / f"{name_of(key)}.json").is_file():
+        _removed(folder, name_of(key))
 
 
 def keep_timings(path: Path, content: bytes) -> None:
@@ -264,7 +275,27 @@ def prune(folder: Path, limit_bytes: int, keep: str = "") -> list[Entry | Timing
             continue
         total -= size(one)
         removed.append(one)
+    _forget_notes(folder)
     return removed
+
+
+def _forget_notes(folder: Path) -> None:
+    """Remove the lines of `ALSO` that lead to no entry any more, unless it is a file of the user's.
+
+    One that another process writes just now may be lost: its entry is found by its own key.
+    """
+    notes = folder / ALSO
+    with suppress(OSError, ExitError):  # none, read-only, or no room: it is no more than longer than need be
+        lines = [line for line in notes.read_text().splitlines() if line]
+        if not all(map(NOTE.fullmatch, lines)):
+            return
+        last = {line.partition(" ")[0]: line for line in lines}
+        kept = [line for line in last.values() if (folder / f"{line.partition(' ')[2]}.json").is_file()]
+        if not kept:
+            notes.unlink()
+        elif kept != lines:
+            with replacing(notes) as part:
+                part.write_text("".join(f"{line}\n" for line in kept))
 
 
 def size(one: Entry | Timing) -> int:

@@ -58,7 +58,7 @@ def steps(source: torch.nn.Module, model: onnx.ModelProto, pixels: np.ndarray) -
     expected = _source_results(source, pixels)
     nodes = [(node, scope(node.name)) for node in model.graph.node if node.op_type == "Conv"]
     common = [(node, name) for node, name in nodes if name in expected]
-    got = _graph_results(model, [node.output[0] for node, _ in common], pixels)
+    got = graph_results(model, [node.output[0] for node, _ in common], pixels)
     return [Step(node.name, _relative(expected[name], array)) for (node, name), array in zip(common, got, strict=True)]
 
 
@@ -95,7 +95,8 @@ def _source_results(source: torch.nn.Module, pixels: np.ndarray) -> dict[str, np
     return results
 
 
-def _graph_results(model: onnx.ModelProto, tensors: list[str], pixels: np.ndarray) -> list[np.ndarray]:
+def graph_results(model: onnx.ModelProto, tensors: list[str], pixels: np.ndarray) -> list[np.ndarray]:
+    """What these tensors of a graph are for (batch, channels, height, width) float32, computed on the CPU."""
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     known = {output.name for output in shown.graph.output}

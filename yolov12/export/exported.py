@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What was exported already, and can not be exported again: said in one sentence, with what to type. Imports nothing heavy."""
+"""What was exported already, and can not be exported again or trained: said in one sentence, with what to type. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -39,18 +39,43 @@ def refuse(model: str | Path, form: str | None) -> None:
         return
     if suffix not in KINDS and not path.is_dir():
         raise UserError(f"model={model} is no network that can be exported: name a .pt or .yaml file")
-    what = KINDS.get(suffix, "a folder")
-    weights = path.with_name(_MADE_FOR.sub("", path.stem) + ".pt")
-    graph = path.with_suffix(".onnx")
-    advice = [
-        _command(weights, form) if weights.is_file() else f"name the .pt file that it was made from (model={weights})"
-    ]
+    weights, graph = _weights_of(path), path.with_suffix(".onnx")
+    advice = [_command(weights, form) if weights.is_file() else _name_them(weights)]
     if suffix == ".onnx":
         advice.append("type format=engine")
     elif form in ENGINE and graph.is_file() and not weights.is_file():
         advice = [_command(graph, form)]
-    is_one = f"is {what}, exported already" if suffix in KINDS else f"is {what}, and no weights"
-    raise UserError(f"model={model} {is_one}: {', or '.join(advice)}")
+    raise UserError(f"model={model} {_what_it_is(path)}: {', or '.join(advice)}")
+
+
+def refuse_training(model: str | Path) -> None:
+    """Refuse to train what was exported.
+
+    Args:
+        model: as for `refuse`.
+
+    Raises:
+        UserError: says what it is, and what to type.
+    """
+    path = Path(model)
+    if not path.is_dir() and not (path.suffix.lower() in KINDS and path.exists()):
+        return
+    weights = _weights_of(path)
+    advice = f"type model={weights}" if weights.is_file() else _name_them(weights)
+    raise UserError(f"model={model} {_what_it_is(path)}, and can not be trained: {advice}")
+
+
+def _what_it_is(path: Path) -> str:
+    what = KINDS.get(path.suffix.lower())
+    return f"is {what}, exported already" if what else "is a folder, and no weights"
+
+
+def _weights_of(path: Path) -> Path:
+    return path.with_name(_MADE_FOR.sub("", path.stem) + ".pt")
+
+
+def _name_them(weights: Path) -> str:
+    return f"name the .pt file that it was made from (model={weights})"
 
 
 def _command(source: Path, form: str) -> str:

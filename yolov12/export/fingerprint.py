@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """A hash of a network from which follows what is traced of it: another export of the same is found in the cache without a trace, which takes seconds.
 
-It is of classes, attributes and numbers. Where a class of the user's, a hook or a method that a script has replaced may decide what is computed,
-there is no hash, and the network is traced. What is not seen is a function outside of classes, or an attribute of a class,
-that a script has replaced in ultralytics, but for the few that onnx_key.py looks at; a package
-that differs for that from its source is refused by the gate, but with verify=False.
+It is of classes, attributes and numbers. Where a class of the user's, a hook, or a method or a function that a script has replaced may decide what is
+computed, there is no hash, and the network is traced. Functions are looked at in `FORWARD`, where networks are made of them, and in the few
+places that onnx_key.py names; of other modules they are not seen.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache, partial, partialmethod
 from pathlib import Path
 from types import FunctionType
@@ -28,6 +29,10 @@ KNOWN = ("torch", "ultralytics", "yolov12")
 """Packages whose code is known by their version, ours by its sources. A package's own metadata has that of ultralytics (aoti.py)."""
 WRAPPERS = (*sys.stdlib_module_names - {"__main__"}, "typing_extensions")
 """Packages whose decorators are around some of that code; what they are around is looked at too."""
+FORWARD = re.compile(
+    r"ultralytics\.nn(\..*)?|ultralytics\.utils\.(tal|ops|torch_utils)|torch(\.functional|\.nn\.functional)?"
+)
+"""Modules whose functions a forward calls by their name."""
 SOURCES = ("model", "export")
 """What of this package takes part in a trace."""
 SETTINGS = ("flash_attn", "kernels", "predict_graphs", "predict_kernels")
@@ -49,7 +54,11 @@ def of(network: nn.Module) -> str | None:
     chosen = [getattr(settings.current(), name) for name in SETTINGS]
     digest = hashlib.sha256(f"{_sources()} {chosen} {torch.get_default_dtype()} {_autocasts()}".encode())
     try:
-        _require_known(type(module) for module in network.modules())
+        _require_known_functions()
+        kinds = {type(module) for module in network.modules()}
+        _require_known(kinds)
+        for line in _of_classes(kinds):
+            digest.update(line.encode())
         for name, module in network.named_modules(remove_duplicate=False):
             for part in _parts(module, is_root=not name):
                 digest.update(part if isinstance(part, bytes) else f"{name}|{part}\n".encode())
@@ -103,6 +112,26 @@ def _require_known(kinds: Iterable[type]) -> None:
         functions = [method for method in methods if isinstance(method, (FunctionType, partial, partialmethod))]
         if not all(map(_is_known, (kind, *functions))):
             raise _NotKnownError
+
+
+def _require_known_functions() -> None:
+    """Look whose the functions are that a forward may call."""
+    for module in [module for name, module in list(sys.modules.items()) if FORWARD.fullmatch(name)]:
+        for function in [value for value in list(vars(module).values()) if isinstance(value, FunctionType)]:
+            home = str(function.__globals__.get("__name__")).partition(".")[0]
+            if home not in WRAPPERS and not _is_known(function):  # the standard library's are imported there by name
+                raise _NotKnownError
+
+
+def _of_classes(kinds: Iterable[type]) -> Iterator[str]:
+    """The plain values that classes have as attributes: a script may have set one."""
+    for kind in sorted(
+        {base for one in kinds for base in one.__mro__}, key=lambda kind: (kind.__module__, kind.__qualname__)
+    ):
+        for key, value in sorted(vars(kind).items()):
+            with suppress(_NotKnownError):
+                if not key.startswith("__"):
+                    yield f"{kind.__qualname__}.{key}={_words(value)}\n"
 
 
 def _is_known(thing: Any) -> bool:

@@ -7,6 +7,7 @@ What can not be run on this machine is not called verified, and the line says wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import onnx
 import torch
 from ultralytics.utils import ASSETS
 
-from yolov12.export import divergence, parity, ranked, rounded, suppressed
+from yolov12.export import divergence, parity, ranked, rounded, roundings, suppressed
 from yolov12.export.adapter import as_exported
 from yolov12.export.candidates import Room
 from yolov12.export.parity import ParityError
 from yolov12.export.request import STRIDE, Evaluate, Suppression
+from yolov12.export.roundings import LayerError
 from yolov12.export.seen import SHOWN_SCORE, TOLERANCES, Tolerance, compare_seen, require_seen
 from yolov12.seams import replaced
 
@@ -80,8 +82,10 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
     """
     pictures = list(images or bundled_images())
     allowed = TOLERANCES[case.precision]
-    try:
+    with _explained(case, pictures):
         lines = list(_compared(case, pictures, allowed))
+        if case.form == "onnx" and case.precision == "fp16":
+            lines.append(_layer_by_layer(case, pictures))
         if _takes_any_size(case):
             another = _another_size(case)
             if reason := _why_not_at(case.source, another):
@@ -90,8 +94,24 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
                 )
             else:
                 lines += _compared(replace(case, imgsz=another), pictures, allowed)
-        if case.evaluate is not None:
-            lines.append(_same_map(case, case.evaluate, allowed))
+    return lines + verify_map(case, pictures)
+
+
+def verify_map(case: Case, images: Sequence[parity.Image] | None = None) -> list[str]:
+    """Compare mAP alone, where there is something that measures it; gives and raises what `verify` does."""
+    if case.evaluate is None:
+        return []
+    with _explained(case, list(images or bundled_images())):
+        return [_same_map(case, case.evaluate, TOLERANCES[case.precision])]
+
+
+@contextmanager
+def _explained(case: Case, pictures: Sequence[parity.Image]) -> Iterator[None]:
+    """Within the block an error says where source and export part, or that the file does not run."""
+    try:
+        yield
+    except LayerError:
+        raise
     except ParityError as error:
         raise ParityError(f"{error} {_where(case, pictures)}") from error
     except Exception as error:
@@ -99,7 +119,17 @@ def verify(case: Case, images: Sequence[parity.Image] | None = None) -> list[str
             raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ParityError(f"{case.path} does not run on pictures that it says it takes: {said}") from error
-    return lines
+
+
+def _layer_by_layer(case: Case, images: Sequence[parity.Image]) -> str:
+    model = onnx.load(case.path)
+    pixels = next(parity.full_batches(parity.open_onnx(case.path, case.imgsz), images))
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    layers = roundings.require_rounded(case.source, rounded.emulated(model), pixels[:batch])
+    if not layers:
+        return "parity: no convolution of the file has the name of one of its source, so none was compared by itself"
+    off = max(layer.off for layer in layers)
+    return f"parity: {len(layers)} convolutions, each by itself, off by {off:.1e} of their terms (allowed {roundings.ALLOWED:.1e})"
 
 
 def _takes_any_size(case: Case) -> bool:

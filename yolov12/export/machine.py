@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
 
-KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+from yolov12 import driver
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def driver_version() -> str:
@@ -20,9 +22,7 @@ def driver_version() -> str:
 
     Many drivers speak one version of CUDA, so that one does not tell them apart.
     """
-    if not torch.cuda.is_available():
-        return ""
-    return _by_nvml() or _by_kernel_module()
+    return driver.version() if torch.cuda.is_available() else ""
 
 
 def cuda_version() -> str:
@@ -32,8 +32,19 @@ def cuda_version() -> str:
     """
     if not torch.cuda.is_available():
         return ""
-    driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
-    return f"{driver // 1000}.{driver % 1000 // 10}"
+    spoken = getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
+    return f"{spoken // 1000}.{spoken % 1000 // 10}"
+
+
+def cpuinfo() -> str:
+    """What the kernel says of the CPU; "" where it says nothing."""
+    return CPUINFO.read_text() if CPUINFO.is_file() else ""
+
+
+def processor() -> str:
+    """The CPU's architecture and name, as "x86_64 Intel(R) Xeon(R) Platinum 8581C"; an arm one has a number for a name."""
+    found = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", cpuinfo(), re.MULTILINE)
+    return " ".join(filter(None, (platform.machine(), found[1] if found else "")))
 
 
 def cxx() -> str:
@@ -48,21 +59,3 @@ def compiler_version() -> str:
     command = [cxx(), "--version"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     return told.stdout.partition("\n")[0].strip()
-
-
-def _by_nvml() -> str:
-    try:
-        import pynvml
-    except ImportError:  # what needs no GPU does without it
-        return ""
-    try:
-        pynvml.nvmlInit()
-        version: Any = pynvml.nvmlSystemGetDriverVersion()
-    except pynvml.NVMLError:
-        return ""
-    return version.decode() if isinstance(version, bytes) else str(version)
-
-
-def _by_kernel_module() -> str:
-    found = re.search(r"\s(\d+\.[\d.]+)\s", KERNEL_MODULE.read_text()) if KERNEL_MODULE.is_file() else None
-    return found[1] if found else ""

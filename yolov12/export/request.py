@@ -38,6 +38,7 @@ STRIDE = 32
 
 OWN_KEYS = {
     "verify": True,
+    "verify_again": False,
     "raw": False,
     "version_compatible": False,
     "arch": None,
@@ -52,6 +53,7 @@ NOTES = (
     "format=  default onnx; also torchscript, engine, aoti, openvino, ...",
     "data=    a data set: calibrates quantize=8, and compares the mAP of model and export",
     "verify=  False (or --no-verify) does not compare the export with the model",
+    "         verify_again=True (or --verify-again) compares also what was compared before",
     "engine:  raw=True writes the plan alone; min_imgsz=, max_imgsz= and batch= say which shapes it takes; version_compatible=True;",
     "         arch=86 says for which GPUs TensorRT-RTX builds (docs/export.md)",
 )
@@ -107,6 +109,8 @@ class Request:
     """A line for each choice that the user did not make."""
     stock: Mapping[str, Any]
     """What ultralytics' exporter is called with to make the float32 ONNX file."""
+    again: bool = False
+    """Whether what was compared before is compared again."""
 
 
 def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
@@ -143,6 +147,7 @@ def of(options: Mapping[str, Any], trained_imgsz: Any = None) -> Request | None:
         batch=batch_of(options),
         data=str(options["data"]) if options.get("data") else None,
         verify=options.get("verify") is not False,
+        again=bool(options.get("verify_again")),
         nms=suppression_of(options) if options.get("nms") else None,
         raw=bool(options.get("raw")),
         version_compatible=bool(options.get("version_compatible")),
@@ -162,9 +167,11 @@ def _refuse_keys_of_others(form: str, options: Mapping[str, Any]) -> None:
 
 
 def _refuse_no_switches(options: Mapping[str, Any]) -> None:
-    for key in ("verify", "raw", "version_compatible"):
+    for key in ("verify", "verify_again", "raw", "version_compatible"):
         if not isinstance(options.get(key, False), (bool, type(None))):
             raise UserError(f"{key}={options[key]}: type True or False")
+    if options.get("verify") is False and options.get("verify_again"):
+        raise UserError("verify=False and verify_again=True contradict each other: leave one of them out")
 
 
 def precision_of(form: str, options: Mapping[str, Any]) -> tuple[str, str]:

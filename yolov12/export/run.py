@@ -91,13 +91,14 @@ def export(
         staged = Path(folder) / target.name
         asked = {**request.stock, **({"nms": False} if by_plugin else {})}
         key = None if trt is None or model is None else _key(network, asked, model, staged)
-        closing = _traced(network, lambda: stock(**asked), staged, target.parent, key)
-        _set_precision(staged, request)
-        for line in _verified(network, staged, "onnx", request, evaluate):
+        with folders.named_where_full(target.parent):
+            closing = _traced(network, lambda: stock(**asked), staged, target.parent, key)
+            _set_precision(staged, request)
+        for line in _verified(network, staged, "onnx", request, evaluate, key=key):
             say(line)
         made = [staged]
         if trt is not None:
-            made.append(_engine(network, staged, request, trt, by_plugin))
+            made.append(_engine(network, staged, target.parent, request, trt, by_plugin, key))
         for file in made:
             with replacing(target.parent / file.name) as part:
                 shutil.copyfile(file, part)
@@ -251,12 +252,14 @@ def _verified(
     request: Request,
     evaluate: Evaluate | None,
     by_plugin: Suppression | None = None,
+    key: cache.Key | None = None,
 ) -> list[str]:
+    """The gate's lines; `key` is the graph's in the cache, and without one nothing is known of an earlier comparison."""
     if not request.verify:
         return [f"parity: {form} {requests.NOT_ASKED}"]
     import onnx
 
-    from yolov12.export import engine, gate
+    from yolov12.export import builder, engine, gate, verdict
 
     metadata = engine.metadata_of(onnx.load(path.with_suffix(".onnx"), load_external_data=False))
     if why_not := gate.why_not_compared(network, metadata):
@@ -273,18 +276,28 @@ def _verified(
         evaluate=evaluate if request.data else None,
         ranked=requests.suppression_of(request.stock) if gate.is_ranked(network, metadata) else None,
     )
-    return gate.verify(case)
+    source = None if key is None else key["source"]
+    return verdict.lines(case, source, builder.gpu_here() if form == "engine" else "", request.again)
 
 
-def _engine(network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin: Suppression | None) -> Path:
-    """The engine beside the ONNX file, verified if it can be run here."""
+def _engine(
+    network: Any,
+    onnx_path: Path,
+    final: Path,
+    request: Request,
+    trt: Any,
+    by_plugin: Suppression | None,
+    key: cache.Key | None,
+) -> Path:
+    """The engine beside the ONNX file, verified if it can be run here; `final` is the folder that it will be in."""
     import torch
 
     from yolov12.export import builder, engine, engine_file
 
     plan, metadata = engine.make(onnx_path, request, trt, by_plugin)
     path = onnx_path.with_suffix(".engine")
-    path.write_bytes(engine_file.framed(metadata, plan))
+    with folders.named_where_full(final):
+        path.write_bytes(engine_file.framed(metadata, plan))
     if builder.is_rtx(trt):
         say(
             "parity: the engine itself is not verified: nothing here runs engines of TensorRT-RTX; the ONNX file that it was built from is"
@@ -292,7 +305,7 @@ def _engine(network: Any, onnx_path: Path, request: Request, trt: Any, by_plugin
     elif not torch.cuda.is_available():
         say("parity: the engine itself is not verified: there is no GPU here")
     else:
-        for line in _verified(network, path, "engine", request, None, by_plugin):
+        for line in _verified(network, path, "engine", request, None, by_plugin, key):
             say(line)
     if request.raw:
         path.write_bytes(plan)

@@ -55,7 +55,11 @@ def export(
     _require_room(target, sum(parameter.numel() for parameter in network.parameters()) * FLOAT_BYTES)
     with tempfile.TemporaryDirectory(prefix=f".{target.stem}.export-", dir=target.parent) as folder:
         staged = Path(folder) / target.name
-        with told_in_our_words(Path(folder), target.parent) as closing, written_to(network, staged):
+        with (
+            folders.named_where_full(target.parent),
+            told_in_our_words(Path(folder), target.parent) as closing,
+            written_to(network, staged),
+        ):
             stock(**arguments)
         for line in _verified(network, staged, options, evaluate):
             say(line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`yolov12 cache ls|prune|verify`: what lies in the cache folder, and the engines, graphs and packages in it one by one."""
+"""`yolov12 cache ls|prune|verify`: what lies in the cache folder, and the engines, graphs, packages and verdicts in it one by one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
             "\n".join(
                 [
                     *problems,
-                    f"{len(cache.entries(engines)[0])} engines, graphs and packages in {engines}, {len(problems)} would be built again",
+                    f"{len(cache.entries(engines)[0])} engines, graphs, packages and verdicts in {engines}, {len(problems)} would be built again",
                 ]
             )
         )
@@ -42,14 +42,15 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
     max_gib = options.get("max_gib", 0.0)
     if isinstance(max_gib, bool) or not isinstance(max_gib, (int, float)) or not max_gib >= 0:
         raise UserError(
-            f"max_gib={max_gib}: type how many GiB engines, graphs and packages may take, for example max_gib=2"
+            f"max_gib={max_gib}: type how many GiB engines, graphs, packages and verdicts may take, for example max_gib=2"
         )
     strays = cache.sweep(engines)
     removed = cache.prune(engines, int(max_gib * 2**30))
     freed = sum(map(cache.size, removed))
     timings = sum(isinstance(one, cache.Timing) for one in removed)
+    and_timings = f" and {timings} files of timings" if timings else ""
     print(
-        f"{len(removed) - timings} engines, graphs and packages{f' and {timings} files of timings' if timings else ''} removed from {engines},"
+        f"{len(removed) - timings} engines, graphs, packages and verdicts{and_timings} removed from {engines},"
         f" {freed / 2**20:.1f} MiB; {len(cache.entries(engines)[0])} are left"
         + (f"; {len(strays)} without a record that can be read removed too" if strays else "")
     )
@@ -59,7 +60,7 @@ def main(words: list[str], options: Mapping[str, Any]) -> int:
 def listed(engines: Path) -> Iterator[str]:
     """A line for each engine, package and file of timings, the one used last first, and one for each other folder of the cache."""
     found, unreadable = cache.entries(engines)
-    yield f"{engines}: {len(found)} engines, graphs and packages, {sum(entry.plan_bytes for entry in found) / 2**20:.1f} MiB"
+    yield f"{engines}: {len(found)} engines, graphs, packages and verdicts, {sum(entry.plan_bytes for entry in found) / 2**20:.1f} MiB"
     for entry in reversed(found):
         words = " ".join(entry.key.get(part, "?") for part in ("precision", "builder", "gpu"))
         yield _line(entry, words)

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from yolov12 import __version__, folders, settings
+from yolov12 import driver as nvidia
 
 PACKAGES = ("ultralytics", "torch", "torchvision", "onnxruntime", "flash_attn")
 DRIVER = Path("/proc/driver/nvidia")
@@ -39,8 +40,8 @@ def gpus(driver: Path) -> str:
     ]
     if not models:
         return f"none (nothing is listed in {driver})"
-    release = re.search(r"\d+\.\d+(\.\d+)?", (driver / "version").read_text())
-    return ", ".join(models) + (f" (driver {release[0]})" if release else "")
+    release = nvidia.of_kernel_module(driver / "version")
+    return ", ".join(models) + (f" (driver {release})" if release else "")
 
 
 def _version(package: str) -> str:

@@ -199,6 +199,15 @@ def test_what_is_in_the_cache_is_not_traced_again(best, compiled, monkeypatch, c
         best.export(format="aoti", imgsz=96, device="cpu", verify=False)
 
 
+def test_what_was_compared_is_not_compared_again(best, compiled, monkeypatch, capsys):
+    compared = []
+    monkeypatch.setattr(gate, "verify", lambda case: compared.append(case.form) or ["parity: aoti in fp32: fine"])
+    for again in (False, False, True):
+        best.export(format="aoti", imgsz=64, device="cpu", verify_again=again)
+    assert compared == ["aoti", "aoti"]
+    assert "parity: as compared on 20" in capsys.readouterr().err
+
+
 def test_a_network_that_does_not_say_enough_of_itself_is_traced_and_found(best, compiled, monkeypatch, capsys):
     monkeypatch.setattr(fingerprint, "of", lambda network: None)
     for _ in range(2):

@@ -146,12 +146,12 @@ def test_a_plan_whose_record_is_about_to_be_written_is_not_swept(tmp_path):
 
 
 def test_files_of_the_users_own_are_not_swept(tmp_path):
-    for name in ("annotations.json", "mine.plan", "timing-of-mine.cache"):
+    for name in ("annotations.json", "mine.plan", "timing-of-mine.cache", cache.ALSO):
         (tmp_path / name).write_text("{}")
     assert cache.sweep(tmp_path) == []
     assert cache.prune(tmp_path, 0) == []
     assert cache.verify(tmp_path) == []
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_what_is_being_built_is_not_pruned(tmp_path):
@@ -286,6 +286,30 @@ def test_a_note_of_what_is_gone_or_has_changed_is_none(tmp_path, harm):
     else:
         (tmp_path / f"{cache.name_of(KEY)}.plan").write_bytes(b"plaN")
     assert cache.load_also(tmp_path, ALSO) is None
+
+
+def test_notes_go_with_their_entries_and_the_last_of_a_key_stays(tmp_path):
+    old, new = KEY | {"model": "old"}, KEY | {"model": "new"}
+    for used_s, key in ((1000, old), (2000, new)):
+        cache.store(tmp_path, key, b"plan")
+        os.utime(tmp_path / f"{cache.name_of(key)}.json", (used_s, used_s))
+    for also, key in ((ALSO, old), (ALSO, new), (ALSO | {"source": "another"}, old)):
+        cache.store_also(tmp_path, also, key)
+    (tmp_path / cache.ALSO).open("a").write("0123 4")
+    cache.prune(tmp_path, 4)
+    assert (tmp_path / cache.ALSO).read_text() == f"{cache.name_of(ALSO)} {cache.name_of(new)}\n"
+    assert cache.load_also(tmp_path, ALSO) == b"plan"
+    cache.prune(tmp_path, 0)
+    assert not (tmp_path / cache.ALSO).exists()
+
+
+def test_notes_that_can_not_be_written_anew_stay(tmp_path, monkeypatch):
+    build_counted(tmp_path)
+    cache.store_also(tmp_path, ALSO, KEY)
+    cache.store_also(tmp_path, ALSO | {"source": "another"}, KEY | {"model": "gone"})
+    monkeypatch.setattr(cache, "replacing", full)
+    cache.prune(tmp_path, 10**9)
+    assert cache.load_also(tmp_path, ALSO) == b"plan"
 
 
 def test_a_note_that_has_no_room_is_no_failure(tmp_path):

@@ -86,3 +86,33 @@ def test_in_python_it_is_the_same_sentence(here):
     (here / "best.engine").touch()
     with pytest.raises(UserError, match=r"model=best\.engine is a TensorRT engine, exported already"):
         YOLO("best.engine", task="detect").export(format="onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("best_cpu.pt2", "is a package of AOTInductor, exported already"),
+        ("best.engine", "is a TensorRT engine, exported already"),
+        ("best.onnx", "is an ONNX file, exported already"),
+    ],
+)
+def test_what_was_exported_is_not_trained_which_the_command_line_says_with_what_to_type(here, capsys, name, what):
+    (here / name).write_bytes(b"a file")
+    assert cli.main(["train", f"model={name}", "data=synth"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"error: model={name} {what}, and can not be trained: name the .pt file that it was made from (model=best.pt)\n"
+        in said
+    )
+    (here / "best.pt").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"and can not be trained: type model=best\.pt$"):
+        exported.refuse_training(name)
+
+
+def test_an_exported_folder_is_not_trained_and_weights_and_what_is_not_there_are_told_by_others(here):
+    (here / "best_openvino_model").mkdir()
+    (here / "best.pt").touch()
+    with pytest.raises(UserError, match=r"is a folder, and no weights, and can not be trained: type model=best\.pt"):
+        exported.refuse_training("best_openvino_model")
+    for name in ("best.pt", "yolov12n.yaml", "missing.onnx"):
+        exported.refuse_training(name)

@@ -7,7 +7,8 @@ import functools
 import pytest
 import torch
 from torch import nn
-from ultralytics.nn.modules import Conv
+from ultralytics.nn.modules import Conv, Detect, head
+from ultralytics.utils.tal import dist2bbox
 
 from yolov12.export import fingerprint
 
@@ -89,6 +90,12 @@ def test_our_own_code_and_the_settings_of_forwards_are_part_of_it(network, monke
     assert len(found - {None}) == 3
 
 
+def test_an_attribute_that_a_script_has_set_on_a_class_is_part_of_it(network, monkeypatch):
+    before = fingerprint.of(network)
+    monkeypatch.setattr(Detect, "max_det", Detect.max_det + 1)
+    assert fingerprint.of(network) not in (before, None)
+
+
 def test_under_autocast_another_graph_is_traced(network):
     found = {fingerprint.of(network)}
     for dtype in (torch.bfloat16, torch.float16):
@@ -134,6 +141,14 @@ def with_a_method_behind_a_decorator_of_torch(network, monkeypatch):
     monkeypatch.setattr(Conv, "forward", torch.no_grad()(mine))
 
 
+def with_a_function_of_ultralytics_replaced(network, monkeypatch):
+    monkeypatch.setattr(head, "dist2bbox", lambda *args, **options: dist2bbox(*args, **options) + 1)
+
+
+def with_a_function_of_torch_replaced(network, monkeypatch):
+    monkeypatch.setattr(nn.functional, "silu", lambda x, inplace=False: x)
+
+
 def with_hooks_of_all(network, monkeypatch):
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     monkeypatch.setattr(nn.modules.module, "_global_forward_hooks", {handle.id: handle})
@@ -150,6 +165,8 @@ def with_hooks_of_all(network, monkeypatch):
         with_a_method_that_goes_by_the_name_of_ultralytics_own,
         with_a_method_that_is_called_in_another_way,
         with_a_method_behind_a_decorator_of_torch,
+        with_a_function_of_ultralytics_replaced,
+        with_a_function_of_torch_replaced,
         with_hooks_of_all,
     ],
 )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What the cache's keys hold of a machine: the driver by stand-ins of its library and its file, the compiler as a program that answers."""
 
+import platform
 import sys
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.unit.export.trt_stand_in import TensorRT
+from yolov12 import driver
 from yolov12.export import aoti_file, aoti_key, builder, cache, engine, machine, request
 
 
@@ -22,7 +24,7 @@ def gpu(monkeypatch):
 @pytest.fixture
 def install(monkeypatch, gpu, tmp_path):
     """Sets the driver's version by NVML; None: it does not answer."""
-    monkeypatch.setattr(machine, "KERNEL_MODULE", tmp_path / "version")
+    monkeypatch.setattr(driver, "KERNEL_MODULE", tmp_path / "version")
 
     class NVMLError(Exception):
         pass
@@ -48,7 +50,7 @@ def test_the_drivers_version_is_nvidias_own(install, version):
 def test_where_nvml_does_not_answer_the_kernel_module_does(install):
     install(None)
     assert machine.driver_version() == ""
-    machine.KERNEL_MODULE.write_text(
+    driver.KERNEL_MODULE.write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  575.57.08  Sat May 24\nGCC version: gcc version 13.3.0"
     )
     assert machine.driver_version() == "575.57.08"
@@ -95,3 +97,20 @@ def test_a_package_for_a_gpu_depends_on_compiler_and_driver(compiler, install):
     install("580.95.05")
     found = aoti_key.of_machine(aoti_file.Origin("2.11.0", "sm_90", "NVIDIA H100", "x86_64", ()))
     assert found == {"compiler": "g++ 12.2.0", "driver": "580.95.05", "cuda": "13.0"}
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        (
+            "processor : 0\nmodel name\t: Some Xeon @ 2.60GHz\nmodel name\t: Some Xeon @ 2.60GHz\n",
+            " Some Xeon @ 2.60GHz",
+        ),
+        ("processor\t: 0\nCPU part\t: 0xd40\n", " 0xd40"),
+        ("", ""),
+    ],
+)
+def test_the_processor_is_named_as_the_kernel_does(monkeypatch, tmp_path, told, name):
+    (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    assert machine.processor() == platform.machine() + name

@@ -65,6 +65,8 @@ def test_other_formats_are_left_alone():
         ({"arch": 86}, "arch=86 is for format=engine"),
         ({"workspace": 4}, "workspace=4 is for format=engine"),
         ({"verify": "maybe"}, "verify=maybe: type True or False"),
+        ({"verify": False, "verify_again": True}, "verify=False and verify_again=True contradict each other"),
+        ({"verify_again": "maybe"}, "verify_again=maybe: type True or False"),
         ({"format": "engine", "workspace": 0}, "workspace=0"),
         ({"format": "engine", "arch": "ampere"}, "'ampere' is no GPU architecture"),
         ({"format": "engine", "dynamic": False, "max_imgsz": 640}, "max_imgsz=640 needs an open input size"),

@@ -2,6 +2,8 @@
 """An export from its arguments to its files. The graph that ultralytics' exporter would trace is traced once (conftest.py) and copied."""
 
 import dataclasses
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 from tests.unit.export.trt_stand_in import TensorRT
 from yolov12.data import synth
-from yolov12.errors import UserError
+from yolov12.errors import RetryableError, UserError
 from yolov12.export import builder, calibrate, engine, engine_file, gate, request, run
 
 
@@ -67,6 +69,36 @@ def test_an_exporter_that_fails_leaves_nothing_behind(network, tmp_path):
     with pytest.raises(RuntimeError, match="no kernel"):
         run.export(network, stock, {"format": "onnx"}, None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["onnx", "torchscript"])
+def test_a_full_disk_is_told_with_the_folder_where_the_error_names_no_file(network, tmp_path, form):
+    def stock(**arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(RetryableError, match=rf"^no room in {tmp_path} \(No space left on device\); make room and run"):
+        run.export(network, stock, {"format": form, "imgsz": 96}, None)
+
+
+def test_a_full_disk_under_another_file_is_told_with_that(network, tmp_path):
+    def stock(**arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/elsewhere")
+
+    with pytest.raises(OSError, match="/tmp/elsewhere"):
+        run.export(network, stock, {"format": "onnx", "imgsz": 96}, None)
+
+
+def test_an_engine_without_room_is_told_with_its_folder(network, stock, tensorrt, tmp_path, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, content):
+        if path.suffix == ".engine":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RetryableError, match=rf"^no room in {tmp_path} \("):
+        run.export(network, stock, {"format": "engine", "imgsz": 96, "dynamic": False, "verify": False}, None)
 
 
 def test_what_can_not_be_made_is_refused_before_the_exporter_runs(network, stock):

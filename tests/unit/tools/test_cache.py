@@ -23,7 +23,7 @@ def engines(tmp_path, monkeypatch):
 def test_ls_shows_the_engines_and_the_other_folders(engines, capsys):
     assert cli.main(["cache", "ls"]) == 0
     first, entry, other = capsys.readouterr().out.splitlines()
-    assert first == f"{engines}: 1 engines, graphs and packages, 1.0 MiB"
+    assert first == f"{engines}: 1 engines, graphs, packages and verdicts, 1.0 MiB"
     assert entry.startswith(f"  {cache.name_of(KEY)}      1.0 MiB  used 20")
     assert entry.endswith("fp16 tensorrt 11.4 sm_90 NVIDIA H100")
     assert other == f"{engines.parent / 'weights'}: 1.0 MiB"
@@ -31,7 +31,7 @@ def test_ls_shows_the_engines_and_the_other_folders(engines, capsys):
 
 def test_verify_finds_nothing_and_then_what_was_changed(engines, capsys):
     assert cli.main(["cache", "verify"]) == 0
-    assert "1 engines, graphs and packages in" in capsys.readouterr().out
+    assert "1 engines, graphs, packages and verdicts in" in capsys.readouterr().out
     (engines / f"{cache.name_of(KEY)}.plan").write_bytes(b"\1" + bytes(2**20 - 1))
     assert cli.main(["cache", "verify"]) == 1
     assert "has changed since it was stored" in capsys.readouterr().out
@@ -39,9 +39,9 @@ def test_verify_finds_nothing_and_then_what_was_changed(engines, capsys):
 
 def test_prune_removes_down_to_a_size(engines, capsys):
     assert cli.main(["cache", "prune", "max_gib=1"]) == 0
-    assert "0 engines, graphs and packages removed" in capsys.readouterr().out
+    assert "0 engines, graphs, packages and verdicts removed" in capsys.readouterr().out
     assert cli.main(["cache", "prune"]) == 0
-    assert "1 engines, graphs and packages removed" in capsys.readouterr().out
+    assert "1 engines, graphs, packages and verdicts removed" in capsys.readouterr().out
     assert cache.entries(engines) == ([], [])
 
 
@@ -53,7 +53,10 @@ def test_timings_are_shown_and_pruned(engines, capsys):
     assert shown.startswith(f"  {timing.name}      0.5 MiB  used 20")
     assert cli.main(["cache", "prune"]) == 0
     said = capsys.readouterr().out
-    assert f"1 engines, graphs and packages and 1 files of timings removed from {engines}, 1.5 MiB; 0 are left" in said
+    assert (
+        f"1 engines, graphs, packages and verdicts and 1 files of timings removed from {engines}, 1.5 MiB; 0 are left"
+        in said
+    )
     assert not timing.exists()
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 from collections.abc import Mapping
@@ -117,7 +116,6 @@ def _gpus() -> tuple[tuple[Gpu, ...], dict[int, str]]:
 
 def _driver(promises: Path) -> Driver:
     version, cuda, gpus = nvml.driver()
-    version = version or driver_version(_read(Path("/proc/driver/nvidia/version")))
     least = _read(promises / "least_driver").strip()
     return Driver(
         version=version,
@@ -127,12 +125,6 @@ def _driver(promises: Path) -> Driver:
         older=older_drivers(_read(promises / "older_drivers")),
         gpus=gpus,
     )
-
-
-def driver_version(text: str) -> str:
-    """The version in the kernel module's words; empty where there is none."""
-    found = re.search(r"\s(\d+\.[\d.]+)\s", text)
-    return found[1] if found else ""
 
 
 def older_drivers(text: str) -> tuple[tuple[int, str], ...]:

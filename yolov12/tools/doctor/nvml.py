@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+from yolov12 import driver as nvidia
+
 CLOCKS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 """The same bits; the second is the name before driver 535."""
 
@@ -19,17 +21,13 @@ class LostGpuError(Exception):
 
 def driver() -> tuple[str, tuple[int, int] | None, int | None]:
     """(driver, newest CUDA that it runs, how many GPUs it has); what it does not say is "" or None."""
+    version = nvidia.version()
     try:
         nvml = _started()
     except OSError:
-        return "", None, None
-    version: Any = _ask(nvml, "nvmlSystemGetDriverVersion") or ""
+        return version, None, None
     cuda, gpus = _ask(nvml, "nvmlSystemGetCudaDriverVersion"), _ask(nvml, "nvmlDeviceGetCount")
-    return (
-        version.decode() if isinstance(version, bytes) else version,
-        None if cuda is None else (cuda // 1000, cuda % 1000 // 10),
-        gpus,
-    )
+    return version, None if cuda is None else (cuda // 1000, cuda % 1000 // 10), gpus
 
 
 def slowdowns(pci: str) -> int:

@@ -12,6 +12,7 @@ import pynvml
 import pytest
 
 from tests.unit.tools.doctor import worlds
+from yolov12 import driver
 from yolov12.tools.doctor import gpu_checks, nvml
 from yolov12.tools.doctor.result import Result
 
@@ -32,6 +33,13 @@ def answers(value: Any) -> Callable[..., Any]:
 
 def error(name: str) -> pynvml.NVMLError:
     return pynvml.NVMLError(getattr(pynvml, f"NVML_ERROR_{name}"))
+
+
+@pytest.fixture(autouse=True)
+def kernel_module(monkeypatch, tmp_path):
+    """Where the kernel's module would tell its version; it does not."""
+    monkeypatch.setattr(driver, "KERNEL_MODULE", tmp_path / "version")
+    return tmp_path / "version"
 
 
 @pytest.fixture
@@ -149,6 +157,14 @@ def test_what_the_driver_says_of_itself(plant, version, cuda, read):
 def test_one_answer_that_is_refused_costs_no_other(plant, silent, read, name):
     plant(**{silent: error(name)})
     assert nvml.driver() == read
+
+
+def test_where_the_library_does_not_start_the_kernels_module_tells_the_version(plant, kernel_module):
+    kernel_module.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12"
+    )
+    plant(nvmlInit=error("LIBRARY_NOT_FOUND"))
+    assert nvml.driver() == ("580.65.06", None, None)
 
 
 def test_without_a_driver_nothing_is_known_of_it(plant):

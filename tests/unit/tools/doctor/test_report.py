@@ -156,10 +156,7 @@ def test_limits_that_no_file_tells_are_said_to_be_unknown(tmp_path):
     assert not [one for one in report.examine(world, checks) if one.status == "skipped"]
 
 
-def test_a_drivers_own_words():
-    module = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12"
-    assert look.driver_version(module) == "580.65.06"
-    assert look.driver_version("") == ""
+def test_images_for_older_drivers_are_read():
     assert look.older_drivers("570=12.8 525=12.4\n") == ((570, "12.8"), (525, "12.4"))
     assert look.older_drivers("none") == ()
 
