@@ -12,7 +12,7 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,8 +39,20 @@ def at_hand() -> Iterator[None]:
         importlib.import_module(PACKAGE)
         yield
         return
-    with put_off(PACKAGE, ops=SimpleNamespace(nms=found)):
+    with put_off(PACKAGE, ops=_Ops(found)):
         yield
+
+
+class _Ops:
+    """`torchvision.ops` for another thread too, which may import it within the block: all but the kernel is the package's."""
+
+    def __init__(self, nms: Kernel) -> None:
+        self.nms = nms
+
+    def __getattr__(self, attribute: str) -> Any:
+        package = importlib.import_module(PACKAGE)
+        package.__path__  # noqa: B018  # for which the stand-in gives way
+        return getattr(importlib.import_module(PACKAGE).ops, attribute)
 
 
 @cache

@@ -46,7 +46,8 @@ class _NotYet(ModuleType):
 
     def __getattr__(self, attribute: str) -> Any:
         # Also asked for __path__ by `import name.submodule`.
-        _take_away(self)
+        with _one_thread:
+            _take_away(self)
         return getattr(importlib.import_module(self.__name__), attribute)
 
 

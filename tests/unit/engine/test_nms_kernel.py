@@ -56,6 +56,34 @@ def test_what_stands_is_what_torchvision_says(without_torchvision, monkeypatch, 
     assert torch.equal(found, expected)
 
 
+OTHER_THREAD = """
+import sys, threading
+from yolov12.engine import nms_kernel
+inside, leave = threading.Event(), threading.Event()
+def suppress():
+    with nms_kernel.at_hand():
+        inside.set()
+        leave.wait(60)
+thread = threading.Thread(target=suppress)
+thread.start()
+inside.wait()
+try:
+    import torchvision
+    print(torchvision.ops.box_iou.__name__, type(sys.modules["torchvision"]).__name__)
+finally:
+    leave.set()
+    thread.join()
+"""
+
+
+def test_another_thread_that_imports_torchvision_meanwhile_has_all_of_it():
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    words = [sys.executable, "-c", OTHER_THREAD]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["box_iou", "module"]
+
+
 def test_a_torchvision_that_is_there_is_the_one_that_is_used(monkeypatch):
     used = []
     ops = SimpleNamespace(nms=lambda *given: used.append(given) or torchvision.ops.nms(*given))
