@@ -137,7 +137,6 @@ def table() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    signal.signal(
-        signal.SIGPIPE, signal.SIG_DFL
-    )  # a reader that has seen enough (`| head`) ends this, without a traceback
+    # A reader that has seen enough (`| head`) ends this without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print("\n".join(table()))
