@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache, partial, partialmethod
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ KNOWN = ("torch", "ultralytics", "yolov12")
 """Packages whose code is known by their version, ours by its sources. A package's own metadata has that of ultralytics (aoti.py)."""
 WRAPPERS = (*sys.stdlib_module_names - {"__main__"}, "typing_extensions")
 """Packages whose decorators are around some of that code; what they are around is looked at too."""
+CALLED = (*KNOWN, *{*WRAPPERS} - {"functools", "unittest"})
+"""Packages of objects that are called like functions there. A `partial` or a mock is the script's, whoever wrote its class."""
 FORWARD = re.compile(
     r"ultralytics\.nn(\..*)?|ultralytics\.utils\.(tal|ops|torch_utils)|torch(\.functional|\.nn\.functional)?"
 )
@@ -54,7 +56,8 @@ def of(network: nn.Module) -> str | None:
     chosen = [getattr(settings.current(), name) for name in SETTINGS]
     digest = hashlib.sha256(f"{_sources()} {chosen} {torch.get_default_dtype()} {_autocasts()}".encode())
     try:
-        _require_known_functions()
+        for line in _of_functions():
+            digest.update(line.encode())
         kinds = {type(module) for module in network.modules()}
         _require_known(kinds)
         for line in _of_classes(kinds):
@@ -114,13 +117,26 @@ def _require_known(kinds: Iterable[type]) -> None:
             raise _NotKnownError
 
 
-def _require_known_functions() -> None:
-    """Look whose the functions are that a forward may call."""
-    for module in [module for name, module in list(sys.modules.items()) if FORWARD.fullmatch(name)]:
-        for function in [value for value in list(vars(module).values()) if isinstance(value, FunctionType)]:
-            home = str(function.__globals__.get("__name__")).partition(".")[0]
-            if home not in WRAPPERS and not _is_known(function):  # the standard library's are imported there by name
+def _of_functions() -> Iterator[str]:
+    """Look whose the functions are that a forward may call, and give those that stand under another's name: a script may have exchanged two."""
+    for name, module in [found for found in list(sys.modules.items()) if FORWARD.fullmatch(found[0])]:
+        for key, value in list(vars(module).items()):
+            if isinstance(value, FunctionType):
+                home = str(value.__globals__.get("__name__"))
+                is_known = _is_from(home, WRAPPERS) or _is_known(value)  # the standard library's are imported there
+            else:
+                of_a_library = (
+                    isinstance(value, type) or not callable(value) or _is_from(type(value).__module__, CALLED)
+                )
+                is_known = of_a_library or _is_known(getattr(value, "__wrapped__", value))  # a function with a cache
+            if not is_known:
                 raise _NotKnownError
+            if isinstance(value, (FunctionType, BuiltinFunctionType)) and value.__name__ != key:
+                yield f"{name}.{key}={value.__module__}.{value.__qualname__}\n"
+
+
+def _is_from(module: str, packages: Iterable[str]) -> bool:
+    return module.partition(".")[0] in packages
 
 
 def _of_classes(kinds: Iterable[type]) -> Iterator[str]:

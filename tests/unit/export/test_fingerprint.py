@@ -96,6 +96,16 @@ def test_an_attribute_that_a_script_has_set_on_a_class_is_part_of_it(network, mo
     assert fingerprint.of(network) not in (before, None)
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "another"),
+    [(nn.functional, "silu", nn.functional.relu), (nn.functional, "relu", torch.sigmoid), (torch, "cat", torch.stack)],
+)
+def test_a_function_of_torch_under_the_name_of_another_is_part_of_it(network, monkeypatch, module, name, another):
+    before = fingerprint.of(network)
+    monkeypatch.setattr(module, name, another)
+    assert fingerprint.of(network) not in (before, None)
+
+
 def test_under_autocast_another_graph_is_traced(network):
     found = {fingerprint.of(network)}
     for dtype in (torch.bfloat16, torch.float16):
@@ -149,6 +159,14 @@ def with_a_function_of_torch_replaced(network, monkeypatch):
     monkeypatch.setattr(nn.functional, "silu", lambda x, inplace=False: x)
 
 
+def with_an_object_in_the_place_of_a_function(network, monkeypatch):
+    monkeypatch.setattr(nn.functional, "silu", Mine())
+
+
+def with_a_partial_in_the_place_of_a_function(network, monkeypatch):
+    monkeypatch.setattr(torch, "cat", functools.partial(torch.cat, dim=0))
+
+
 def with_hooks_of_all(network, monkeypatch):
     handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
     monkeypatch.setattr(nn.modules.module, "_global_forward_hooks", {handle.id: handle})
@@ -167,6 +185,8 @@ def with_hooks_of_all(network, monkeypatch):
         with_a_method_behind_a_decorator_of_torch,
         with_a_function_of_ultralytics_replaced,
         with_a_function_of_torch_replaced,
+        with_an_object_in_the_place_of_a_function,
+        with_a_partial_in_the_place_of_a_function,
         with_hooks_of_all,
     ],
 )
