@@ -79,7 +79,7 @@ def on_cpu(model: nn.Module, imgsz: Any = 640) -> float:
 def _structure(bare: nn.Module) -> list[Any] | None:
     """All that the count depends on but the pictures' size: of each layer its class, what it was made with and its tensors' shapes.
 
-    None where a version does not tell what a layer does: of other models than ultralytics', with a class or a hook of somebody else's.
+    None where a version does not tell what a layer does: of other models than ultralytics', with a class, a hook or a method of somebody else's.
     """
     if not isinstance(bare, BaseModel):
         return None
@@ -95,6 +95,8 @@ def _structure(bare: nn.Module) -> list[Any] | None:
             if _is_plain(value):
                 made_with[attribute] = repr(value)
             elif callable(value):  # as Conv's `forward` after it was fused
+                if str(getattr(value, "__module__", None)).partition(".")[0] not in PINNED:
+                    return None
                 made_with[attribute] = getattr(value, "__qualname__", type(value).__qualname__)
         shapes = [list(tensor.shape) for tensor in layer.parameters(recurse=False)]
         layers.append([name, f"{kind.__module__}.{kind.__qualname__}", made_with, shapes])
