@@ -89,8 +89,18 @@ class Provisional:
         targets, images = counts
         counted = targets.clamp(min=1) / images
         correction = self.targets_per_image / counted
+        self._is_known = True
         self._take(counted)
         return correction
+
+    def kept(self) -> dict[str, Any]:
+        """For `go_on_from` of a run that goes on elsewhere. The same on all ranks."""
+        return {"targets_per_image": self.targets_per_image, "targets_are_known": self._is_known}
+
+    def go_on_from(self, kept: dict[str, Any]) -> None:
+        """Put back what `kept` gave. A checkpoint of an earlier version does not say whether its number was counted: all but 1 were."""
+        self.targets_per_image.copy_(kept["targets_per_image"])
+        self._is_known = bool(kept.get("targets_are_known", kept["targets_per_image"] != 1))
 
     def forget(self) -> None:
         """As at a run's beginning."""

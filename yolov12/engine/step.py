@@ -191,12 +191,12 @@ class Step:
 
     def kept(self) -> dict[str, Any]:
         """What a run that goes on elsewhere needs of the steps since the last update. The same on all ranks."""
-        return {"held": self.held, "targets_per_image": self._divisor.targets_per_image}
+        return {"held": self.held, **self._divisor.kept()}
 
     def go_on_from(self, kept: dict[str, Any]) -> None:
         """Put back what `kept` gave; the tensors may lie on another device."""
         self.held = loaded(kept["held"], self.parameters)
-        self._divisor.targets_per_image.copy_(kept["targets_per_image"])
+        self._divisor.go_on_from(kept)
         if self.rank_norms is not None:
             self.rank_norms.go_on_from(self.held)
 

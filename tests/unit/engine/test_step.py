@@ -102,6 +102,21 @@ def test_the_first_step_in_parts_gives_fp16_a_loss_as_large_as_those_before() ->
     assert sum(parts) == pytest.approx(whole, rel=0.2)
 
 
+@pytest.mark.parametrize("says_so", [True, False], ids=["", "of-a-checkpoint-from-before"])
+def test_a_run_that_goes_on_elsewhere_has_the_divisor_of_the_one_that_was_cut(says_so: bool) -> None:
+    one, other = (Provisional(torch.device("cpu"), is_alone=True) for _ in range(2))
+    part: Any = SimpleNamespace(divisor=torch.tensor(12.0))
+    one.corrected_by(torch.tensor([6.0, 2.0]))
+    other.go_on_from({key: value for key, value in one.kept().items() if says_so or key == "targets_per_image"})
+    assert other.factor(part, images=2) == one.factor(part, images=2) == 2
+
+
+def test_a_run_cut_before_anything_was_counted_counts_first_where_it_goes_on() -> None:
+    one, other = (Provisional(torch.device("cpu"), is_alone=True) for _ in range(2))
+    other.go_on_from(one.kept())
+    assert other.factor(SimpleNamespace(divisor=torch.tensor(12.0)), images=2) == 1  # type: ignore[arg-type]
+
+
 def test_a_count_that_is_not_finite_outlives_no_step() -> None:
     divisor = Provisional(torch.device("cpu"), is_alone=True)
     lost: Any = SimpleNamespace(divisor=torch.tensor(torch.nan))
