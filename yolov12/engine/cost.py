@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from yolov12.distributed.world import from_all
-from yolov12.engine.energy import Meter, meter_of
+from yolov12.engine.energy import CounterError, Meter, meter_of
 from yolov12.errors import ExitError
 from yolov12.log import rank, say, warn
 from yolov12.wholefile import replacing
@@ -89,8 +89,8 @@ class Cost:
             return None
         try:
             return reading(self.meter)
-        except Exception as error:  # noqa: BLE001  # NVML's, whose class is there only with its module
-            self.meter, self.why_no_energy = None, f"NVML: {error}"
+        except CounterError as error:
+            self.meter, self.why_no_energy = None, str(error)
             return None
 
     def finish(

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
 
+class CounterError(Exception):
+    """A counter that can not be read; says why."""
+
+
 class Meter(Protocol):
-    """Of one GPU."""
+    """Of one GPU. Both raise CounterError."""
 
     def energy_j(self) -> float:
         """Used by the board since the driver was loaded."""
@@ -30,10 +35,16 @@ class OfNvml:
         self._nvml, self._handle = nvml, handle
 
     def energy_j(self) -> float:
-        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+        return float(self._read(self._nvml.nvmlDeviceGetTotalEnergyConsumption)) / 1e3
 
     def utilisation(self) -> float:
-        return float(self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu) / 100
+        return float(self._read(self._nvml.nvmlDeviceGetUtilizationRates).gpu) / 100
+
+    def _read(self, counter: Callable[[Any], Any]) -> Any:
+        try:
+            return counter(self._handle)
+        except self._nvml.NVMLError as error:
+            raise CounterError(f"NVML: {error}") from error
 
 
 def meter_of(device: torch.device) -> tuple[Meter | None, str]:
@@ -50,6 +61,8 @@ def meter_of(device: torch.device) -> tuple[Meter | None, str]:
         name = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         meter = OfNvml(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
         meter.energy_j(), meter.utilisation()
-    except pynvml.NVMLError as error:  # older than Volta, a share of a GPU (MIG), no driver
+    except pynvml.NVMLError as error:  # no driver
         return None, f"NVML: {error}"
+    except CounterError as error:  # older than Volta, a share of a GPU (MIG)
+        return None, str(error)
     return meter, ""

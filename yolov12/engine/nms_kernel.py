@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolov12.engine.not_yet import put_off
+from yolov12.engine.not_yet import itself, put_off
 from yolov12.seams import Seam
 
 SEAMS = (Seam("utils/nms.py", 13, "ultralytics.utils.nms.non_max_suppression", "51cdbaecdb06"),)
@@ -50,9 +50,7 @@ class _Ops:
         self.nms = nms
 
     def __getattr__(self, attribute: str) -> Any:
-        package = importlib.import_module(PACKAGE)
-        package.__path__  # noqa: B018  # for which the stand-in gives way
-        return getattr(importlib.import_module(PACKAGE).ops, attribute)
+        return getattr(itself(PACKAGE).ops, attribute)
 
 
 @cache

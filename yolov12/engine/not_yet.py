@@ -32,6 +32,14 @@ def put_off(name: str, **given: Any) -> Iterator[None]:
             _left(stand_in)
 
 
+def itself(name: str) -> ModuleType:
+    """The module, also within a block that puts it off."""
+    with _one_thread:
+        if isinstance(stand_in := sys.modules.get(name), _NotYet):
+            _take_away(stand_in)
+    return importlib.import_module(name)
+
+
 @cache
 def _spec_of(name: str) -> ModuleSpec | None:
     # Looked for once: it takes a part of a millisecond, of each frame of a stream.
@@ -46,9 +54,7 @@ class _NotYet(ModuleType):
 
     def __getattr__(self, attribute: str) -> Any:
         # Also asked for __path__ by `import name.submodule`.
-        with _one_thread:
-            _take_away(self)
-        return getattr(importlib.import_module(self.__name__), attribute)
+        return getattr(itself(self.__name__), attribute)
 
 
 def _entered(name: str, given: dict[str, Any]) -> _NotYet | None:

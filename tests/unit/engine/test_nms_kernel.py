@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -136,8 +135,6 @@ print(min(map(len, rows)) > 0, bool(same), sorted(late))
 
 @pytest.mark.parametrize("suffix", [".pt", ".onnx"])
 def test_the_first_boxes_on_a_cpu_wait_for_no_compiler_and_are_stocks(tmp_path: Path, suffix):
-    if suffix == ".onnx" and not importlib.util.find_spec("onnxruntime"):
-        pytest.skip("onnxruntime is not installed")
     path = tmp_path / "lively.pt"
     model = lively.make("yolo11n.yaml", 96, share=0.1)
     model.save(path)

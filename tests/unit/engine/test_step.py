@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_elsewhere_has_the_divisor_of_the_one_that_was_cut(sa
 def test_a_run_cut_before_anything_was_counted_counts_first_where_it_goes_on() -> None:
     one, other = (Provisional(torch.device("cpu"), is_alone=True) for _ in range(2))
     other.go_on_from(one.kept())
-    assert other.factor(SimpleNamespace(divisor=torch.tensor(12.0)), images=2) == 1  # type: ignore[arg-type]
+    assert other.factor(SimpleNamespace(divisor=torch.tensor(12.0)), images=2) == 1  # type: ignore[arg-type]  # as far as it is used
 
 
 def test_a_count_that_is_not_finite_outlives_no_step() -> None:
